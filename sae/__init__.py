@@ -1,0 +1,24 @@
+"""Train k-sparse autoencoders on every layer of a language model at once, on the fly."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sae.autoencoder import Encoded, Sae, SaeOutput
+    from sae.config import RunConfig, SaeConfig, TrainConfig
+    from sae.trainer import SaeTrainer
+
+__all__ = ["Encoded", "RunConfig", "Sae", "SaeConfig", "SaeOutput", "SaeTrainer", "TrainConfig"]
+
+_HOMES = {
+    "Encoded": "autoencoder", "Sae": "autoencoder", "SaeOutput": "autoencoder",
+    "RunConfig": "config", "SaeConfig": "config", "TrainConfig": "config",
+    "SaeTrainer": "trainer",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: `sae --help` need not wait for PyTorch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sae' has no attribute {name!r}")
+    return getattr(import_module(f"sae.{_HOMES[name]}"), name)

@@ -1,0 +1,163 @@
+"""One sparse autoencoder: parameters, encode, decode, forward, and where they come from and go to."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from sae.config import SaeConfig
+from sae.formats import eleuther
+from sae.losses import VarianceSums, fvu
+from sae.ops.autograd import Decode, Encode
+from sae.select import selection
+
+
+class Encoded(NamedTuple):
+    """The code of each token: at most k latents."""
+
+    top_acts: Float[Tensor, "*batch k"]
+    """Activations, non-negative, in no particular order. A latent with activation 0 did not fire."""
+    top_indices: Int[Tensor, "*batch k"]
+    """Which latents, distinct within a token."""
+
+
+class SaeOutput(NamedTuple):
+    """What `Sae.forward` returns."""
+
+    recon: Float[Tensor, "*batch d_in"]
+    """The reconstruction x̂."""
+    top_acts: Float[Tensor, "*batch k"]
+    """See `Encoded`."""
+    top_indices: Int[Tensor, "*batch k"]
+    """See `Encoded`."""
+    fvu: Float[Tensor, ""]
+    """Fraction of variance unexplained over these tokens (`losses.fvu`), differentiable."""
+
+
+class Sae(nn.Module):
+    """A k-sparse autoencoder: x̂ = Σ_i a_i W_dec[i] + b_dec, a = TopK(ReLU((x − b_dec) W_encᵀ + b_enc)).
+
+    `encoder.weight` and `W_dec` are both (num_latents, d_in): row = latent. New weights follow Gao et al. 2024,
+    arXiv:2406.04093, app. A.1: rows of W_dec uniform on the sphere, W_enc equal to W_dec, biases 0; the trainer sets
+    b_dec to the mean of the data.
+    """
+
+    def __init__(
+        self,
+        d_in: int,
+        cfg: SaeConfig,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        """`generator` draws the weights, on the CPU for any `device`. Raises ValueError if `cfg` does not fit d_in."""
+        super().__init__()
+        self.cfg, self.d_in, self.num_latents = cfg, d_in, cfg.latents_for(d_in)
+        self.encoder = nn.Linear(d_in, self.num_latents, device="meta", dtype=dtype)
+        rows = nn.functional.normalize(torch.randn(self.num_latents, d_in, generator=generator), dim=-1)
+        self.W_dec = nn.Parameter(rows.to(device, dtype))
+        self.encoder.weight = nn.Parameter(self.W_dec.detach().clone())
+        self.encoder.bias = nn.Parameter(torch.zeros(self.num_latents, device=device, dtype=dtype))
+        self.b_dec = nn.Parameter(torch.zeros(d_in, device=device, dtype=dtype))
+        self._select = selection(cfg)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return self.W_dec.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the parameters, and of what `encode` and `decode` compute."""
+        return self.W_dec.dtype
+
+    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Encoded:
+        """Keep the k largest latents of each token.
+
+        x has any leading shape. Gradients flow through `top_acts` to x and to the parameters. Raises ValueError if x
+        is not d_in wide. Source: Gao et al. 2024, arXiv:2406.04093, sec. 2.3.
+        """
+        if x.shape[-1] != self.d_in:
+            raise ValueError(
+                f"activations must be d_in={self.d_in} wide, got shape {tuple(x.shape)}; "
+                "is this the autoencoder of another hookpoint?"
+            )
+        centred = x.to(self.dtype).reshape(-1, self.d_in) - self.b_dec
+        acts, indices = Encode.apply(centred, self.encoder.weight, self.encoder.bias, self._select)
+        batch = x.shape[:-1]
+        return Encoded(acts.view(*batch, acts.shape[1]), indices.view(*batch, indices.shape[1]))
+
+    def decode(
+        self, top_acts: Float[Tensor, "*batch k"], top_indices: Int[Tensor, "*batch k"]
+    ) -> Float[Tensor, "*batch d_in"]:
+        """Σ_i top_acts[i] · W_dec[top_indices[i]] + b_dec, for any number of latents a token and any leading shape."""
+        batch, k = top_acts.shape[:-1], top_acts.shape[-1]
+        acts = top_acts.to(self.dtype).reshape(-1, k)
+        summed = Decode.apply(acts, top_indices.reshape(-1, k).contiguous(), self.W_dec)
+        return (summed + self.b_dec).view(*batch, self.d_in)
+
+    def forward(self, x: Float[Tensor, "*batch d_in"]) -> SaeOutput:
+        """Encode, decode and measure. Raises ValueError if x is not d_in wide."""
+        encoded = self.encode(x)
+        recon = self.decode(*encoded)
+        target = x.to(self.dtype).reshape(-1, self.d_in)
+        variance = VarianceSums.of(target - self.b_dec.detach()).total_variance()
+        error = (target - recon.reshape(-1, self.d_in)).square().sum()
+        return SaeOutput(recon, *encoded, fvu(error, variance.to(self.dtype)))
+
+    @torch.no_grad()
+    def set_decoder_norm_to_unit_norm(self) -> None:
+        """Scale every row of W_dec to unit length."""
+        self.W_dec.div_(self.W_dec.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(self.dtype).tiny))
+
+    def save_to_disk(self, path: Path | str) -> None:
+        """Write cfg.json and sae.safetensors into the folder `path`, in EleutherAI's format."""
+        eleuther.save(Path(path), eleuther.SaeFile(self.cfg, self.d_in, dict(self.state_dict())))
+
+    @classmethod
+    def load_from_disk(cls, path: Path | str, device: torch.device | str = "cpu") -> "Sae":
+        """Load a folder with cfg.json and sae.safetensors, in the data type of the file.
+
+        Raises ValueError that names the file and what is wrong with it.
+        """
+        return cls._from_file(eleuther.load(Path(path)), device)
+
+    @classmethod
+    def load_from_hub(
+        cls, name: str, hookpoint: str | None = None, device: torch.device | str = "cpu", *, revision: str | None = None
+    ) -> "Sae":
+        """Load the autoencoder of `hookpoint` from the hub repository `name`, or the repository's only one."""
+        folder = eleuther.download(name, hookpoint, revision=revision)
+        return cls.load_from_disk(folder / hookpoint if hookpoint else folder, device)
+
+    @classmethod
+    def load_many(
+        cls,
+        name: Path | str,
+        layers: Iterable[str] | None = None,
+        device: torch.device | str = "cpu",
+        *,
+        local: bool | None = None,
+        pattern: str | None = None,
+    ) -> dict[str, "Sae"]:
+        """Load the autoencoders of a folder or hub repository, by hookpoint.
+
+        `layers` names hookpoints; `pattern` is a glob on them. A run's folder stands for its newest checkpoint.
+        `local=None` means the folder if there is one of that name, else the hub.
+        """
+        folder = Path(name)
+        if local is False or (local is None and not folder.is_dir()):
+            folder = eleuther.download(str(name), None)
+        found = eleuther.find(folder, layers, pattern)
+        return {hookpoint: cls.load_from_disk(path, device) for hookpoint, path in found.items()}
+
+    @classmethod
+    def _from_file(cls, file: eleuther.SaeFile, device: torch.device | str) -> "Sae":
+        with torch.device("meta"):
+            sae = cls(file.d_in, file.cfg, device="meta", dtype=file.tensors["W_dec"].dtype)
+        sae.load_state_dict(file.tensors, assign=True)
+        return sae.to(device)

@@ -1,0 +1,209 @@
+"""What a user can choose. Plain dataclasses; every rule that needs no file, model or device is checked here."""
+
+from dataclasses import dataclass, field
+
+
+def _check(name: str, value: float, holds: bool, rule: str, way_out: str) -> None:
+    if not holds:
+        raise ValueError(f"{name} must be {rule}, got {value}; {way_out}")
+
+
+def _check_positive(config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        _check(name, value, value > 0, "greater than 0", f"set --{name} to a positive number")
+
+
+@dataclass
+class SaeConfig:
+    """The shape of one sparse autoencoder."""
+
+    d_in: int = 0
+    """Width of the activations. 0: taken from the model, hookpoint by hookpoint."""
+
+    expansion_factor: int = 32
+    """Latents per dimension of the activations; used when num_latents is 0."""
+
+    normalize_decoder: bool = True
+    """Keep every row of W_dec at unit length."""
+
+    num_latents: int = 0
+    """Number of latents. 0: expansion_factor times the width of the activations."""
+
+    k: int = 32
+    """Latents kept per token."""
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "expansion_factor", "k")
+        for name in ("d_in", "num_latents"):
+            value = getattr(self, name)
+            _check(name, value, value >= 0, "0 or more", f"leave {name} out to have it derived")
+        if self.num_latents or self.d_in:
+            self.check_k(self.num_latents or self.d_in * self.expansion_factor)
+
+    def check_k(self, num_latents: int) -> None:
+        """Raise ValueError if k does not fit a dictionary of `num_latents`."""
+        if self.k > num_latents:
+            raise ValueError(
+                f"k must be between 1 and num_latents={num_latents}, got {self.k}; "
+                "lower --k or raise --num_latents or --expansion_factor"
+            )
+
+    def latents_for(self, d_in: int) -> int:
+        """Number of latents of a dictionary on activations that are `d_in` wide."""
+        if self.d_in and self.d_in != d_in:
+            raise ValueError(f"d_in must be the width of the activations, {d_in}, got {self.d_in}; leave d_in out")
+        num_latents = self.num_latents or d_in * self.expansion_factor
+        self.check_k(num_latents)
+        return num_latents
+
+
+@dataclass
+class TrainConfig:
+    """How sparse autoencoders are trained. A *step* is an optimizer step."""
+
+    sae: SaeConfig = field(default_factory=SaeConfig)
+
+    batch_size: int = 8
+    """Sequences per forward pass of the language model."""
+
+    grad_acc_steps: int = 1
+    """Forward passes whose gradients are summed into one step."""
+
+    micro_acc_steps: int = 1
+    """Parts into which the tokens of a forward pass are split for the autoencoders, to save memory."""
+
+    max_tokens: int | None = None
+    """Stop after this many tokens of the data. None: one pass over all of it."""
+
+    lr: float | None = None
+    """Peak learning rate. None: 2e-4 / sqrt(num_latents / 2**14)."""
+
+    lr_warmup_steps: int | None = None
+    """Steps of linear warm-up. None: 1000, or a twentieth of a shorter run."""
+
+    auxk_alpha: float = 1 / 32
+    """Weight of the AuxK loss, which revives dead latents. 0 turns it off."""
+
+    dead_feature_threshold: int = 10_000_000
+    """Tokens without firing after which a latent counts as dead."""
+
+    hookpoints: list[str] = field(default_factory=list)
+    """Module paths of the base model whose outputs to train on, with globs ('layers.*.mlp'); a trailing '.input' names
+    a module's input. None: the output of every block."""
+
+    layers: list[int] = field(default_factory=list)
+    """Indices of the blocks whose outputs to train on, from 0. None: all."""
+
+    layer_stride: int = 1
+    """Train on every layer_stride-th block."""
+
+    exclude_tokens: list[int] = field(default_factory=list)
+    """Token ids whose activations are left out of training and evaluation."""
+
+    exclude_positions: list[int] = field(default_factory=list)
+    """Positions in the sequence, from 0, whose activations are left out: 0 for models whose first token is an
+    attention sink with enormous activations."""
+
+    distribute_layers: bool = False
+    """Give each process the autoencoders of some hookpoints instead of a copy of all."""
+
+    finetune: str | None = None
+    """Folder of a checkpoint, or hub id, whose autoencoders to start from."""
+
+    seed: int = 42
+    """Seed of the initial weights, the order of the data and the shuffling of tokens."""
+
+    save_every: int = 1000
+    """Steps between checkpoints. The last step is always saved."""
+
+    save_dir: str = "checkpoints"
+    """Folder that holds the runs."""
+
+    run_name: str | None = None
+    """Folder of this run inside save_dir, and its name in Weights & Biases. None: named after model and data."""
+
+    log_to_wandb: bool = True
+    """Log to Weights & Biases too, where it is installed and configured."""
+
+    wandb_log_frequency: int = 1
+    """Steps between two records of the metrics, in metrics.jsonl and Weights & Biases alike."""
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "batch_size", "grad_acc_steps", "micro_acc_steps", "layer_stride")
+        _check_positive(self, "dead_feature_threshold", "save_every", "wandb_log_frequency")
+        for name in ("lr", "max_tokens"):
+            if getattr(self, name) is not None:
+                _check_positive(self, name)
+        for name in ("lr_warmup_steps", "auxk_alpha"):
+            value = getattr(self, name)
+            _check(name, value, value is None or value >= 0, "0 or more", f"leave --{name} out for the default")
+        for name in ("layers", "exclude_tokens", "exclude_positions"):
+            lowest = min(getattr(self, name), default=0)
+            _check(name, lowest, lowest >= 0, "0 or more", "count from the start, from 0")
+        given = [name for name in ("hookpoints", "layers") if getattr(self, name)]
+        given += ["layer_stride"] * (self.layer_stride != 1)
+        if len(given) > 1:
+            raise ValueError(f"--{given[0]} and --{given[1]} both choose where to train; give one of them")
+        if self.run_name is not None and not _is_plain_name(self.run_name):
+            raise ValueError(
+                f"run_name must be a path inside save_dir, got {self.run_name!r}; "
+                "leave out '..' and a leading '/', and choose the place with --save_dir"
+            )
+
+
+def _is_plain_name(name: str) -> bool:
+    parts = name.replace("\\", "/").split("/")
+    return all(part not in ("", ".", "..") for part in parts) and ":" not in parts[0]
+
+
+@dataclass
+class RunConfig(TrainConfig):
+    """A training run from the command line: which model, which text, and how to train."""
+
+    model: str = "EleutherAI/pythia-160m"
+    """Language model: a hub id, a local folder, or a .gguf file."""
+
+    dataset: str = "togethercomputer/RedPajama-Data-1T-Sample"
+    """Text or tokens: a hub id, a folder, local .txt .jsonl .parquet .csv files or globs, or a .bin file of tokens."""
+
+    split: str = "train"
+    """Split of the data set."""
+
+    text_column: str = "text"
+    """Column that holds the text."""
+
+    streaming: bool = False
+    """Read the data set as a stream, for data that does not fit on the disk. Needs max_tokens."""
+
+    ctx_len: int = 2048
+    """Tokens per sequence."""
+
+    revision: str | None = None
+    """Branch, tag or commit of the model on the hub."""
+
+    hf_token: str | None = field(default=None, repr=False)
+    """Token for gated models and data on the hub. Never written anywhere. Also read from HF_TOKEN."""
+
+    load_in_8bit: bool = False
+    """Load the language model in 8 bits, through bitsandbytes."""
+
+    attn_implementation: str | None = None
+    """Attention of the language model: eager, sdpa, flash_attention_2, ... None: what transformers chooses."""
+
+    data_preprocessing_num_proc: int | None = None
+    """Processes that tokenise. None: half of the cores."""
+
+    device: str = "auto"
+    """Where to train: cuda, cuda:1, cpu, ... auto: cuda if there is one."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_positive(self, "ctx_len")
+        if self.data_preprocessing_num_proc is not None:
+            _check_positive(self, "data_preprocessing_num_proc")
+        if self.streaming and self.max_tokens is None:
+            raise ValueError(
+                "--streaming has no end that is known beforehand, and the learning rate decays over the "
+                "whole run; give --max_tokens"
+            )

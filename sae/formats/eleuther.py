@@ -1,0 +1,181 @@
+"""EleutherAI's format: a folder per hookpoint with cfg.json and sae.safetensors. It is also our own.
+
+Files may come from strangers: every name, type, size and shape is checked before memory is taken.
+"""
+
+import fnmatch
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sae.config import SaeConfig
+
+CFG, WEIGHTS = "cfg.json", "sae.safetensors"
+_MAX_CFG_BYTES = 2**20
+_READ = ("expansion_factor", "normalize_decoder", "num_latents", "k")
+
+
+class SaeFile(NamedTuple):
+    """One autoencoder as it lies on disk."""
+
+    cfg: SaeConfig
+    d_in: int
+    tensors: dict[str, Tensor]
+    """encoder.weight (num_latents, d_in), encoder.bias (num_latents), W_dec (num_latents, d_in), b_dec (d_in)."""
+
+
+def save(folder: Path, file: SaeFile) -> None:
+    """Write `file` into `folder`, which is created if need be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    cfg = {
+        "activation": "topk",
+        "expansion_factor": file.cfg.expansion_factor,
+        "normalize_decoder": file.cfg.normalize_decoder,
+        "num_latents": len(file.tensors["W_dec"]),
+        "k": file.cfg.k,
+        "multi_topk": False,
+        "skip_connection": False,
+        "transcode": False,
+        "d_in": file.d_in,
+    }
+    (folder / CFG).write_text(json.dumps(cfg, indent=2) + "\n")
+    save_file({name: t.detach().cpu().contiguous() for name, t in file.tensors.items()}, folder / WEIGHTS)
+
+
+def load(folder: Path) -> SaeFile:
+    """Read the autoencoder in `folder`. Raises ValueError naming the file and the rule it breaks."""
+    cfg, d_in = _read_cfg(folder / CFG)
+    num_latents = cfg.latents_for(d_in)
+    shapes = {
+        "encoder.weight": [num_latents, d_in],
+        "encoder.bias": [num_latents],
+        "W_dec": [num_latents, d_in],
+        "b_dec": [d_in],
+    }
+    return SaeFile(cfg, d_in, _read_tensors(folder / WEIGHTS, shapes))
+
+
+def _read_cfg(path: Path) -> tuple[SaeConfig, int]:
+    if not path.is_file():
+        raise ValueError(
+            f"{path.parent} must hold {CFG} and {WEIGHTS}, but there is no {CFG}; "
+            "name the folder of one hookpoint, or use Sae.load_many for all of them"
+        )
+    if path.stat().st_size > _MAX_CFG_BYTES:
+        raise ValueError(f"{path} must be a small JSON file, got {path.stat().st_size} bytes; it is not a cfg.json")
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} must be JSON, but it is not ({str(error)[:80]}); is the download complete?") from None
+    if not isinstance(raw, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {type(raw).__name__}")
+    _check_supported(path, raw)
+    fields = {name: raw[name] for name in ("d_in", *_READ) if raw.get(name) is not None}
+    for name, wanted in {"d_in": int, **dict.fromkeys(_READ, int), "normalize_decoder": bool}.items():
+        if type(fields.get(name, wanted())) is not wanted or "d_in" not in fields:
+            raise ValueError(f"{path}: {name} must be {wanted.__name__}, got {str(fields.get(name))[:40]!r}")
+    d_in = int(fields.pop("d_in"))
+    try:
+        cfg = SaeConfig(**fields)
+        num_latents = cfg.latents_for(d_in)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if not 0 < d_in < 2**31 or num_latents >= 2**31:
+        raise ValueError(f"{path}: d_in and num_latents must be between 1 and 2**31, got {d_in} and {num_latents}")
+    return cfg, d_in
+
+
+def _check_supported(path: Path, raw: dict[str, Any]) -> None:
+    refused = {
+        "activation": raw.get("activation", "topk") != "topk",
+        "signed": bool(raw.get("signed")),
+        "skip_connection": bool(raw.get("skip_connection")),
+        "transcode": bool(raw.get("transcode")),
+    }
+    for name, is_refused in refused.items():
+        if is_refused:
+            raise ValueError(
+                f"{path}: {name}={str(raw[name])[:40]!r} is not supported yet; "
+                "only TopK autoencoders without a skip connection are"
+            )
+
+
+def _read_tensors(path: Path, shapes: dict[str, list[int]]) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ValueError(f"{path} must hold the weights, but there is no such file; is the download complete?")
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name, shape in shapes.items():
+                if name not in file.keys():
+                    raise ValueError(f"{path} must hold the tensor {name}, but holds {sorted(file.keys())[:8]}")
+                found = file.get_slice(name).get_shape()
+                if found != shape:
+                    raise ValueError(f"{path}: {name} must have shape {shape} by {CFG}, got {found}")
+            tensors = {name: file.get_tensor(name) for name in shapes}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} must be a safetensors file, but it is damaged ({str(error)[:80]})") from None
+    dtypes = {t.dtype for t in tensors.values()}
+    if len(dtypes) > 1 or not next(iter(dtypes)).is_floating_point:
+        raise ValueError(f"{path}: all tensors must have one floating-point type, got {sorted(map(str, dtypes))}")
+    return tensors
+
+
+def find(folder: Path, names: Iterable[str] | None = None, pattern: str | None = None) -> dict[str, Path]:
+    """The folders of autoencoders below `folder`, by hookpoint, in natural order.
+
+    A run's folder stands for its newest checkpoint. Raises ValueError if there is none, or a named one is missing.
+    """
+    folder = _newest_step(folder)
+    found = {path.parent.relative_to(folder).as_posix(): path.parent for path in folder.rglob(CFG)}
+    found = {name: path for name, path in found.items() if name != "."}
+    wanted = list(names) if names is not None else [n for n in found if fnmatch.fnmatchcase(n, pattern or "*")]
+    missing = [name for name in wanted if name not in found]
+    if missing or not wanted:
+        raise ValueError(
+            f"{folder} must hold {missing or pattern or 'autoencoders'}, "
+            f"but holds {sorted(found, key=_natural)[:20] or 'none'}"
+        )
+    return {name: found[name] for name in sorted(wanted, key=_natural)}
+
+
+def _newest_step(folder: Path) -> Path:
+    steps = [path for path in folder.glob("step_*") if path.is_dir() and path.name[5:].isdigit()]
+    return max(steps, key=lambda path: int(path.name[5:]), default=folder)
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in name.replace("/", ".").split(".")]
+
+
+def download(name: str, hookpoint: str | None, *, revision: str | None = None) -> Path:
+    """Fetch `hookpoint` (or everything) of the hub repository `name`; the local folder of the repository.
+
+    Only JSON and safetensors files are fetched. Raises ValueError in one line if the hub cannot be reached, the
+    repository does not exist, or it lacks the hookpoint.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    if hookpoint is not None and ".." in Path(hookpoint).parts:
+        raise ValueError(f"hookpoint must be a module path, got {hookpoint!r}")
+    prefix = f"{hookpoint}/" if hookpoint else "*"
+    patterns = [f"{prefix}{CFG}", f"{prefix}{WEIGHTS}"]
+    try:
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        raise ValueError(
+            f"{name} must be a folder or a repository on the hub, but it cannot be had ({reason}); "
+            "check the name, the network and HF_HUB_OFFLINE"
+        ) from None
+    if hookpoint and not (folder / hookpoint / CFG).is_file():
+        raise ValueError(
+            f"{name} must hold the hookpoint {hookpoint}, but has no {hookpoint}/{CFG}; "
+            "Sae.load_many(name) lists and loads what is there"
+        )
+    return folder

@@ -1,0 +1,141 @@
+"""The gradient of the training loss of one autoencoder, written out: every part but the encoder product is sparse.
+
+With N the tokens of a step, v the normaliser (variance per token), r = x̂ − x and e = −r held constant,
+
+    loss = Σ ‖r‖² / (N v)  +  auxk_alpha · min(num_dead / k_aux, 1) · Σ ‖ê − e‖² / (N v).
+
+It is linear in the tokens: gradients of any split of the same tokens add up to the same sum. `tests/oracle.py` holds
+the dense autograd twin.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sae import ops
+from sae.autoencoder import Sae
+from sae.losses import VarianceSums, auxk_scale
+from sae.ops.encode import Select, chunk_tokens
+
+
+class Gradients(NamedTuple):
+    """Sums of gradients over micro-batches, in the type of the parameters."""
+
+    W_enc: Float[Tensor, "latents d_in"]
+    b_enc: Float[Tensor, "latents"]
+    W_dec: Float[Tensor, "latents d_in"]
+    b_dec: Float[Tensor, "d_in"]
+
+    @classmethod
+    def like(cls, sae: Sae) -> "Gradients":
+        """Zeros; also installed as the `.grad` of the parameters, so that an optimizer sees them."""
+        parameters = (sae.encoder.weight, sae.encoder.bias, sae.W_dec, sae.b_dec)
+        grads = cls(*(torch.zeros_like(parameter) for parameter in parameters))
+        for parameter, gradient in zip(parameters, grads, strict=True):
+            parameter.grad = gradient
+        return grads
+
+    def zero_(self) -> None:
+        """Forget what was accumulated."""
+        for gradient in self:
+            gradient.zero_()
+
+
+class Weights(NamedTuple):
+    """Parameters as the step reads them: the encoder in the compute type too."""
+
+    W_enc: Float[Tensor, "latents d_in"]
+    W_dec: Float[Tensor, "latents d_in"]
+    b_enc: Float[Tensor, "latents"]
+    b_dec: Float[Tensor, "d_in"]
+    W_enc_compute: Float[Tensor, "latents d_in"]
+
+    @classmethod
+    def of(cls, sae: Sae, compute_dtype: torch.dtype) -> "Weights":
+        """Views of the parameters, and one copy of the encoder."""
+        W_enc, b_enc = sae.encoder.weight.detach(), sae.encoder.bias.detach()
+        return cls(W_enc, sae.W_dec.detach(), b_enc, sae.b_dec.detach(), W_enc.to(compute_dtype))
+
+
+class Reconstruction(NamedTuple):
+    """What one micro-batch leaves behind: the code, the residual, and the sums that are reported."""
+
+    centred: Float[Tensor, "tokens d_in"]
+    """x − b_dec."""
+    residual: Float[Tensor, "tokens d_in"]
+    """x̂ − x."""
+    fired: Bool[Tensor, "tokens k"]
+    top_indices: Int[Tensor, "tokens k"]
+    squared_error: Float[Tensor, ""]
+    """Σ ‖x̂ − x‖²."""
+    variance: VarianceSums
+    """Of x, shifted by b_dec."""
+
+
+def accumulate_reconstruction(
+    grads: Gradients, weights: Weights, x: Float[Tensor, "tokens d_in"], select: Select, *, scale: float | Tensor
+) -> Reconstruction:
+    """Add the gradient of scale · Σ ‖x̂ − x‖² to `grads`. The caller chooses scale = 1 / (N v)."""
+    centred = x.to(weights.b_dec.dtype) - weights.b_dec
+    W = weights.W_enc_compute
+    compute_acts, top_indices = ops.encode(centred.to(W.dtype), W, weights.b_enc.to(W.dtype), select)
+    top_acts = compute_acts.to(centred.dtype)
+    fired = top_acts > 0
+    residual = ops.decode(top_acts, top_indices, weights.W_dec).sub_(centred)
+
+    grad_recon = residual * (2 * scale)
+    grad_pre = ops.gather_dot(grad_recon, top_indices, weights.W_dec) * fired
+    segments = ops.LatentSegments(top_indices, len(W))
+    grad_b_enc = segments.sum_weights(grad_pre)
+    grads.W_dec.add_(segments.sum(top_acts, grad_recon))
+    grads.W_enc.add_(segments.sum(grad_pre, centred))
+    grads.b_enc.add_(grad_b_enc)
+    # b_dec is added to x̂ and subtracted from x: the latter reaches it through every pre-activation that fired.
+    grads.b_dec.add_(grad_recon.sum(0)).sub_(grad_b_enc @ weights.W_enc)
+    squared_error = residual.flatten().dot(residual.flatten())
+    return Reconstruction(centred, residual, fired, top_indices, squared_error, VarianceSums.of(centred))
+
+
+def accumulate_auxk(
+    grads: Gradients, weights: Weights, recon: Reconstruction, dead: Int[Tensor, "dead"], *, scale: float | Tensor
+) -> Float[Tensor, ""]:
+    """Add the gradient of scale · min(num_dead / k_aux, 1) · Σ ‖ê − e‖² to `grads`; returns Σ ‖ê − e‖².
+
+    e = x − x̂ is held constant; ê decodes, without b_dec, the k_aux = d_in / 2 largest ReLU'd pre-activations among
+    the `dead` latents. Their rows are gathered once, so the cost follows the number of dead latents.
+    Source: Gao et al. 2024, arXiv:2406.04093, sec. 2.4 and app. A.2.
+    """
+    k_aux = max(1, recon.centred.shape[1] // 2)
+    scale = scale * auxk_scale(len(dead), k_aux)
+    W_enc, b_enc, W_dec = (
+        weights.W_enc_compute[dead],
+        weights.b_enc[dead].to(weights.W_enc_compute.dtype),
+        weights.W_dec[dead],
+    )
+    total = recon.residual.new_zeros(())
+    grad_W_enc, grad_b_enc, grad_W_dec = torch.zeros_like(W_dec), torch.zeros_like(W_dec[:, 0]), torch.zeros_like(W_dec)
+    chunk = chunk_tokens(len(dead), W_dec.dtype)
+    for centred, residual in zip(recon.centred.split(chunk), recon.residual.split(chunk), strict=True):
+        acts = _dense_topk(torch.addmm(b_enc, centred.to(W_enc.dtype), W_enc.T).to(W_dec.dtype), k_aux)
+        error = torch.addmm(residual, acts, W_dec)  # ê − e, with e = −residual
+        grad_recon = error * (2 * scale)
+        grad_pre = (grad_recon @ W_dec.T).mul_(acts > 0)
+        grad_W_dec.addmm_(acts.T, grad_recon)
+        grad_W_enc.addmm_(grad_pre.T, centred)
+        grad_b_enc.add_(grad_pre.sum(0))
+        total = total + error.flatten().dot(error.flatten())
+    grads.W_dec.index_add_(0, dead, grad_W_dec)
+    grads.W_enc.index_add_(0, dead, grad_W_enc)
+    grads.b_enc.index_add_(0, dead, grad_b_enc)
+    grads.b_dec.sub_(grad_b_enc @ weights.W_enc[dead])
+    return total
+
+
+def _dense_topk(pre_acts: Float[Tensor, "tokens dead"], k: int) -> Float[Tensor, "tokens dead"]:
+    """The k largest of each row, ReLU'd, in place; 0 elsewhere."""
+    if k >= pre_acts.shape[1]:
+        return pre_acts.relu()
+    values, indices = pre_acts.topk(k, dim=-1, sorted=False)
+    return torch.zeros_like(pre_acts).scatter_(1, indices, values.relu())

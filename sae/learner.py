@@ -1,0 +1,158 @@
+"""One autoencoder in training: its optimizer, dead latents, normaliser and meters. It knows neither files nor ranks."""
+
+import math
+import sys
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sae.autoencoder import Sae
+from sae.dead import DeadLatents
+from sae.gradients import Gradients, Weights, accumulate_auxk, accumulate_reconstruction
+from sae.losses import VarianceSums, fvu
+from sae.optim import adam, remove_parallel_component_
+from sae.select import selection
+
+
+class Metrics(NamedTuple):
+    """What happened to one autoencoder since the metrics were last read. Exact: merged from sums over tokens."""
+
+    fvu: float
+    """Fraction of variance unexplained, over these tokens (`losses.fvu`)."""
+    l0: float
+    """Mean number of latents that fired per token."""
+    auxk: float
+    """Share of the residual's energy that AuxK leaves: Σ‖ê − e‖² / Σ‖e‖²; 1 if no latent was dead."""
+    dead_fraction: float
+    """Share of latents that are dead now."""
+
+
+class SaeLearner:
+    """Trains `sae` on micro-batches of activations: `initialise` once, then per step `accumulate`… and `update`."""
+
+    def __init__(
+        self,
+        sae: Sae,
+        *,
+        tokens_per_step: int,
+        auxk_alpha: float,
+        dead_feature_threshold: int,
+        compute_dtype: torch.dtype,
+    ) -> None:
+        """`tokens_per_step` is nominal: it scales the loss, so that the loss is linear in the tokens."""
+        self.sae = sae
+        self.dead = DeadLatents(sae.num_latents, dead_feature_threshold, sae.device)
+        self._tokens_per_step, self._auxk_alpha, self._compute_dtype = tokens_per_step, auxk_alpha, compute_dtype
+        self._select = selection(sae.cfg)
+        self._grads = Gradients.like(sae)
+        self._weights = Weights.of(sae, compute_dtype)
+        self._optimizer = adam(sae.parameters())
+        self._fired = torch.zeros(sae.num_latents, dtype=torch.int32, device=sae.device)
+        self._tokens = 0
+        self._mean = torch.zeros(sae.d_in, device=sae.device)
+        self._variance = torch.ones((), dtype=torch.float64, device=sae.device)
+        self._variance_sums = VarianceSums.zeros(sae.d_in, sae.device)
+        self._sums = torch.zeros(3, dtype=torch.float64, device=sae.device)
+        self._create_optimizer_state()
+
+    # The normaliser
+
+    def initialise(self, x: Float[Tensor, "tokens d_in"], *, set_b_dec: bool = True) -> None:
+        """Measure mean and variance per token of x, fix the loss's normaliser, and start b_dec at the mean."""
+        first = x[0].float()
+        sums = [VarianceSums.of(part.float() - first) for part in x.split(2**14)]
+        total = sums[0]
+        for part in sums[1:]:
+            total = total.merge(part)
+        self._mean.copy_(first + (total.first / total.tokens).float())
+        self._variance.copy_(total.total_variance() / total.tokens)
+        if set_b_dec:
+            self.sae.b_dec.data.copy_(self._mean)
+
+    @property
+    def variance(self) -> float:
+        """The normaliser: total variance per token of the activations that `initialise` saw. Waits for the device."""
+        return self._variance.item()
+
+    # One step
+
+    def accumulate(self, x: Float[Tensor, "tokens d_in"]) -> None:
+        """Add the gradients of the loss on these tokens, and the sums that are reported."""
+        if len(x) == 0:
+            return
+        scale = (1 / (self._tokens_per_step * self._variance)).to(self.sae.dtype)
+        recon = accumulate_reconstruction(self._grads, self._weights, x, self._select, scale=scale)
+        auxk_error = recon.squared_error
+        if self._auxk_alpha and len(self.dead.indices):
+            auxk_error = accumulate_auxk(
+                self._grads, self._weights, recon, self.dead.indices, scale=scale * self._auxk_alpha
+            )
+        self._fired.index_add_(0, recon.top_indices.flatten(), recon.fired.flatten().int())
+        self._tokens += len(x)
+        self._variance_sums = self._variance_sums.merge(recon.variance.shifted_by(self.sae.b_dec.detach() - self._mean))
+        self._sums += torch.stack([recon.squared_error.double(), auxk_error.double(), recon.fired.sum().double()])
+
+    def update(self, lr: float) -> None:
+        """Take one optimizer step with what was accumulated. A step whose sums are not finite changes nothing."""
+        unit_norm = self.sae.cfg.normalize_decoder
+        if unit_norm:
+            remove_parallel_component_(self._grads.W_dec, self._weights.W_dec)
+        self._optimizer.param_groups[0]["lr"] = lr
+        self._optimizer.found_inf = (~self._sums.isfinite().all()).float()  # type: ignore[attr-defined]
+        self._optimizer.step()
+        if unit_norm:
+            self.sae.set_decoder_norm_to_unit_norm()
+        self.dead.update(self._fired > 0, self._tokens)
+        self._grads.zero_()
+        self._fired.zero_()
+        self._tokens = 0
+        self._weights = Weights.of(self.sae, self._compute_dtype)
+
+    # Meters
+
+    def read_metrics(self) -> Metrics:
+        """The metrics since the last call, which starts them anew. Waits for the device.
+
+        Raises FloatingPointError if a loss was not finite; the weights are those before that step.
+        """
+        variance, sums = self._variance_sums, self._sums
+        self._variance_sums = VarianceSums.zeros(self.sae.d_in, self.sae.device)
+        self._sums = torch.zeros_like(sums)
+        squared_error, auxk_error, fired = sums.tolist()
+        if not math.isfinite(squared_error + auxk_error):
+            raise FloatingPointError("the loss is not finite")
+        return Metrics(
+            fvu=fvu(sums[0], variance.total_variance()).item(),
+            l0=fired / max(1.0, variance.tokens.item()),
+            auxk=auxk_error / max(squared_error, sys.float_info.min),
+            dead_fraction=len(self.dead.indices) / self.sae.num_latents,
+        )
+
+    # State
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything beside the weights that survives a restart, between steps."""
+        state = {f"dead.{name}": t for name, t in self.dead.state_dict().items()}
+        state |= {"mean": self._mean, "variance": self._variance, "meters.sums": self._sums}
+        state |= {f"meters.variance.{name}": t for name, t in self._variance_sums._asdict().items()}
+        for name, parameter in self.sae.named_parameters():
+            state |= {f"adam.{name}.{key}": t for key, t in self._optimizer.state[parameter].items()}
+        return state
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continue from a `state_dict`; the weights are loaded into `sae` beforehand."""
+        for name, tensor in self.state_dict().items():
+            tensor.copy_(state[name])
+        self.dead.load_state_dict({"tokens_since_fired": state["dead.tokens_since_fired"]})
+        self._weights = Weights.of(self.sae, self._compute_dtype)
+
+    def _create_optimizer_state(self) -> None:
+        """Let Adam make its moments now, all 0, so that they have a place before the first step."""
+        for parameter in self.sae.parameters():
+            self._optimizer.state[parameter] = {
+                "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }

@@ -1,0 +1,37 @@
+"""The operations of this folder in plain PyTorch: what they mean, and what their tests hold them against."""
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def topk(
+    pre_acts: Float[Tensor, "tokens latents"], k: int
+) -> tuple[Float[Tensor, "tokens k"], Int[Tensor, "tokens k"]]:
+    """The k largest entries of each row, negative ones replaced by 0."""
+    values, indices = pre_acts.topk(k, dim=-1, sorted=False)
+    return values.relu(), indices
+
+
+def decode(
+    acts: Float[Tensor, "tokens k"], indices: Int[Tensor, "tokens k"], W: Float[Tensor, "latents d_out"]
+) -> Float[Tensor, "tokens d_out"]:
+    """out[n] = Σ_i acts[n, i] · W[indices[n, i]]."""
+    return (acts.unsqueeze(-1) * W[indices]).sum(1)
+
+
+def gather_dot(
+    rows: Float[Tensor, "tokens d"], indices: Int[Tensor, "tokens k"], W: Float[Tensor, "latents d"]
+) -> Float[Tensor, "tokens k"]:
+    """out[n, i] = ⟨rows[n], W[indices[n, i]]⟩."""
+    return (rows.unsqueeze(1) * W[indices]).sum(-1)
+
+
+def segment_sum(
+    weights: Float[Tensor, "tokens k"],
+    indices: Int[Tensor, "tokens k"],
+    rows: Float[Tensor, "tokens d"],
+    num_latents: int,
+) -> Float[Tensor, "latents d"]:
+    """out[j] = Σ over the (n, i) with indices[n, i] = j of weights[n, i] · rows[n]."""
+    out = rows.new_zeros(num_latents, rows.shape[1])
+    return out.index_add_(0, indices.flatten(), (weights.unsqueeze(-1) * rows.unsqueeze(1)).flatten(0, 1))

@@ -1,0 +1,46 @@
+"""Exact top-k of non-negative values, from the maxima of groups of columns."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+import sae.ops.naive as naive
+
+# Integers of the same width order the bit patterns of positive floats as the floats do, and reduce faster on CPUs.
+_ORDERED_AS = {torch.bfloat16: torch.int16, torch.float32: torch.int32}
+
+
+def topk(
+    pre_acts: Float[Tensor, "tokens latents"], k: int
+) -> tuple[Float[Tensor, "tokens k"], Int[Tensor, "tokens k"]]:
+    """Keep the k largest entries of each row and replace negative ones by 0.
+
+    Returns values (tokens, k), non-negative, and indices (tokens, k) int64, distinct within a row, in no particular
+    order. Among equal entries, and among those that are not positive, the choice is arbitrary but deterministic.
+    A row that holds a NaN keeps it. Twin: `naive.topk`.
+
+    Exact: if a column is among the k largest, the maximum of its group is among the k largest maxima.
+    """
+    group = _group_size(pre_acts, k)
+    if group == 1:
+        return naive.topk(pre_acts, k)
+    tokens, num_latents = pre_acts.shape
+    # Column j belongs to group j % num_groups, so that the maxima are an elementwise maximum of contiguous slices.
+    num_groups = num_latents // group
+    grouped = pre_acts.view(_ORDERED_AS[pre_acts.dtype]).view(tokens, group, num_groups)
+    best_groups = grouped.amax(1).topk(k, sorted=False).indices
+    candidates = grouped.gather(2, best_groups.unsqueeze(1).expand(-1, group, -1)).flatten(1)
+    top, at = candidates.topk(k, sorted=False)
+    indices = (at // k) * num_groups + best_groups.gather(1, at % k)
+    return top.view(pre_acts.dtype).relu(), indices
+
+
+def _group_size(pre_acts: Tensor, k: int) -> int:
+    """Columns per group; 1 where groups do not help. Measured on two cores of a Zen 4, torch 2.13 (CPU build)."""
+    num_latents = pre_acts.shape[1]
+    if pre_acts.device.type != "cpu" or pre_acts.dtype not in _ORDERED_AS or not pre_acts.is_contiguous():
+        return 1
+    for group in (16, 8, 4) if num_latents > 2**16 else (8, 4):
+        if num_latents % group == 0 and num_latents // group >= 4 * k:
+            return group
+    return 1

@@ -1,0 +1,40 @@
+"""For every test: shapes are checked, memory starts as NaN, and no network is used."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["WANDB_MODE"] = "disabled"
+os.environ.setdefault("TRITON_INTERPRET", "1")
+
+from jaxtyping import install_import_hook  # noqa: E402
+
+install_import_hook("sae", "typecheck.checked")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+_empty = torch.empty
+with torch.device("meta"):
+    torch.empty(0)  # torch remembers its constructors at the first device context: let it be before they are replaced
+
+torch.set_num_threads(1)  # tiny tensors: a second thread only waits, ten times as long when the cores are busy
+
+
+@pytest.fixture(autouse=True)
+def memory_starts_as_nan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An element that an operation forgot to write shows as NaN, instead of as what lay there before."""
+
+    def fill(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.fill_(float("nan")) if tensor.is_floating_point() and not tensor.is_meta else tensor
+
+    new_empty = torch.Tensor.new_empty
+    monkeypatch.setattr(torch, "empty", lambda *size, **options: fill(_empty(*size, **options)))
+    monkeypatch.setattr(
+        torch.Tensor, "new_empty", lambda self, *size, **options: fill(new_empty(self, *size, **options))
+    )
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed() -> None:
+    """Every test draws the same random numbers, alone or among others."""
+    torch.manual_seed(0)

@@ -1,0 +1,141 @@
+"""EleutherAI's layout: files written by others load and mean what the published formula says; bad ones say why."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from oracle import make_sae
+from safetensors.torch import load_file, save_file
+
+from sae import Sae
+from sae.formats import eleuther
+
+D, M, K = 8, 24, 3
+CFG_2024 = {"expansion_factor": 3, "normalize_decoder": True, "k": K, "d_in": D}
+CFG_133 = {"activation": "topk", "expansion_factor": 32, "normalize_decoder": True, "num_latents": M, "k": K,
+           "multi_topk": False, "skip_connection": False, "transcode": False, "d_in": D}  # fmt: skip
+
+
+def write(folder: Path, cfg: Any = CFG_133, **changed: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    """A checkpoint written by hand, without this library's writer."""
+    tensors = {"encoder.weight": torch.randn(M, D), "encoder.bias": torch.randn(M), "W_dec": torch.randn(M, D),
+               "b_dec": torch.randn(D)} | changed  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "cfg.json").write_text(cfg if isinstance(cfg, str) else json.dumps(cfg))
+    save_file({name: t for name, t in tensors.items() if t is not None}, folder / "sae.safetensors")
+    return tensors
+
+
+@pytest.mark.parametrize(
+    "cfg",
+    [
+        CFG_2024,
+        CFG_133,
+        CFG_133 | {"num_latents": 0, "expansion_factor": 3},
+        CFG_2024 | {"signed": False, "from_the_future": [1]},
+    ],
+)
+def test_a_checkpoint_written_by_hand_loads_and_computes_the_published_formula(tmp_path: Path, cfg: Any) -> None:
+    t = write(tmp_path, cfg)
+    sae = Sae.load_from_disk(tmp_path)
+    x = torch.randn(5, D)
+    pre_acts = ((x - t["b_dec"]) @ t["encoder.weight"].T + t["encoder.bias"]).relu()
+    top = pre_acts.topk(K)
+    recon = torch.stack([a @ t["W_dec"][i] for a, i in zip(*top, strict=True)]) + t["b_dec"]
+    torch.testing.assert_close(sae(x).recon, recon)
+    assert (sae.d_in, sae.num_latents, sae.cfg.k) == (D, M, K)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_the_type_is_read_from_the_file(tmp_path: Path, dtype: torch.dtype) -> None:
+    write(tmp_path, **{n: t.to(dtype) for n, t in write(tmp_path).items()})
+    assert Sae.load_from_disk(tmp_path).dtype == dtype
+
+
+def test_save_and_load_changes_nothing(tmp_path: Path) -> None:
+    sae = make_sae(dtype=torch.float32)
+    sae.save_to_disk(tmp_path / "layers.3")
+    loaded = Sae.load_from_disk(tmp_path / "layers.3")
+    assert all(torch.equal(loaded.state_dict()[name], t) for name, t in sae.state_dict().items())
+    assert (loaded.cfg.k, loaded.num_latents, loaded.d_in) == (5, 96, 48)
+    x = torch.randn(37, 48)
+    assert torch.equal(loaded(x).recon, sae(x).recon)
+
+
+def test_what_is_written_has_the_published_names_shapes_and_keys(tmp_path: Path) -> None:
+    make_sae(dtype=torch.float32).save_to_disk(tmp_path)
+    tensors = load_file(tmp_path / "sae.safetensors")
+    shapes = {"encoder.weight": (96, 48), "encoder.bias": (96,), "W_dec": (96, 48), "b_dec": (48,)}
+    assert {name: tuple(t.shape) for name, t in tensors.items()} == shapes
+    cfg = json.loads((tmp_path / "cfg.json").read_text())
+    assert set(cfg) == set(CFG_133) and (cfg["k"], cfg["num_latents"], cfg["d_in"]) == (5, 96, 48)
+
+
+def test_load_many_finds_hookpoints_in_natural_order_and_the_newest_step(tmp_path: Path) -> None:
+    for step in ("step_9", "step_10"):
+        for name in ("layers.10", "layers.2", "layers.2.mlp"):
+            write(tmp_path / step / name, b_dec=torch.full((D,), float(step[5:])))
+    saes = Sae.load_many(tmp_path)
+    assert list(saes) == ["layers.2", "layers.2.mlp", "layers.10"]
+    assert saes["layers.2"].b_dec[0] == 10
+    assert list(Sae.load_many(tmp_path, ["layers.10"])) == ["layers.10"]
+    assert list(Sae.load_many(tmp_path / "step_9", pattern="*.mlp")) == ["layers.2.mlp"]
+
+
+def test_the_seeds_layout_of_layer_folders_loads(tmp_path: Path) -> None:
+    write(tmp_path / "layer_11.pt", CFG_2024)
+    assert list(Sae.load_many(tmp_path)) == ["layer_11.pt"]
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+BAD = {
+    "no cfg": (lambda f: (f / "cfg.json").unlink(), "no cfg.json"),
+    "no weights": (lambda f: (f / "sae.safetensors").unlink(), "no such file"),
+    "cut weights": (lambda f: cut(f / "sae.safetensors"), "damaged"),
+    "garbage weights": (lambda f: (f / "sae.safetensors").write_bytes(b"\xff" * 64), "damaged"),
+    "not json": (lambda f: write(f, "{"), "must be JSON"),
+    "deep json": (lambda f: write(f, "[" * 100_000), "must be JSON"),
+    "a list": (lambda f: write(f, "[]"), "JSON object"),
+    "no d_in": (lambda f: write(f, {"k": 3}), "d_in must be int"),
+    "k as text": (lambda f: write(f, CFG_133 | {"k": "3"}), "k must be int, got '3'"),
+    "k true": (lambda f: write(f, CFG_133 | {"k": True}), "k must be int"),
+    "k 0": (lambda f: write(f, CFG_133 | {"k": 0}), "k must be greater than 0"),
+    "k too large": (lambda f: write(f, CFG_133 | {"k": 25}), "k must be between 1 and num_latents=24"),
+    "huge": (lambda f: write(f, CFG_133 | {"num_latents": 2**40}), "2\\*\\*31"),
+    "shape": (lambda f: write(f, W_dec=torch.zeros(D, M)), r"W_dec must have shape \[24, 8\] .*, got \[8, 24\]"),
+    "missing tensor": (lambda f: write(f, b_dec=None), "must hold the tensor b_dec"),
+    "integers": (lambda f: write(f, **{n: t.int() for n, t in write(f).items()}), "floating-point"),
+    "mixed types": (lambda f: write(f, b_dec=torch.zeros(D).half()), "one floating-point type"),
+    "groupmax": (lambda f: write(f, CFG_133 | {"activation": "groupmax"}), "activation='groupmax' is not supported"),
+    "signed": (lambda f: write(f, CFG_133 | {"signed": True}), "signed"),
+    "transcoder": (lambda f: write(f, CFG_133 | {"transcode": True}), "transcode"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_checkpoint_says_what_is_wrong_in_one_line(tmp_path: Path, name: str) -> None:
+    write(tmp_path)
+    break_it, message = BAD[name]
+    break_it(tmp_path)
+    with pytest.raises(ValueError, match=message) as caught:
+        Sae.load_from_disk(tmp_path)
+    assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
+
+
+def test_a_missing_hookpoint_lists_what_is_there(tmp_path: Path) -> None:
+    write(tmp_path / "layers.1")
+    with pytest.raises(ValueError, match=r"must hold \['layers.2'\], but holds \['layers.1'\]"):
+        Sae.load_many(tmp_path, ["layers.2"])
+
+
+def test_a_hub_repository_that_cannot_be_reached_says_so_in_one_line() -> None:
+    with pytest.raises(ValueError, match="nobody/nothing must be a folder or a repository on the hub") as caught:
+        Sae.load_from_hub("nobody/nothing", "layers.1")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="hookpoint must be a module path"):
+        eleuther.download("nobody/nothing", "../../etc")

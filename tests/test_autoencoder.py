@@ -1,0 +1,91 @@
+"""The autoencoder as a user holds it: any leading shape, any type, differentiable, and what the formula says."""
+
+import pytest
+import torch
+from oracle import dense_code, make_sae
+
+from sae import Sae, SaeConfig
+from sae.losses import VarianceSums, fvu
+
+SHAPES = [(48,), (1, 48), (37, 48), (2, 5, 48), (2, 3, 4, 48), (0, 48), (3, 0, 48)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_any_leading_shape_gives_the_published_formula(shape: tuple[int, ...]) -> None:
+    sae, x = make_sae(), torch.randn(shape, dtype=torch.float64)
+    out = sae(x)
+    dense = dense_code(x, sae.encoder.weight, sae.encoder.bias, sae.b_dec, 5)
+    torch.testing.assert_close(out.recon, dense @ sae.W_dec + sae.b_dec)
+    assert out.top_acts.shape == out.top_indices.shape == (*shape[:-1], 5)
+    torch.testing.assert_close(torch.zeros_like(dense).scatter(-1, out.top_indices, out.top_acts), dense)
+
+
+def test_forward_backpropagates_to_the_input_and_every_parameter() -> None:
+    sae, x = make_sae(), torch.randn(2, 5, 48, dtype=torch.float64, requires_grad=True)
+    leaves = [x, sae.encoder.weight, sae.encoder.bias, sae.W_dec, sae.b_dec]
+    code = dense_code(x, sae.encoder.weight, sae.encoder.bias, sae.b_dec, 5)
+    expected = torch.autograd.grad((code @ sae.W_dec + sae.b_dec).sin().sum(), leaves)
+    for one, other in zip(torch.autograd.grad(sae(x).recon.sin().sum(), leaves), expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_fvu_of_forward_is_the_definition_and_differentiable() -> None:
+    sae, x = make_sae(), torch.randn(37, 48, dtype=torch.float64) + 3
+    out = sae(x)
+    torch.testing.assert_close(out.fvu, (x - out.recon).square().sum() / (x - x.mean(0)).square().sum())
+    out.fvu.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.abs().sum() > 0 for p in sae.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_activations_of_any_type_are_accepted(dtype: torch.dtype) -> None:
+    sae, x = make_sae(dtype=torch.float32), torch.randn(37, 48).to(dtype)
+    torch.testing.assert_close(sae(x).recon, sae(x.float()).recon)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_an_autoencoder_of_any_type_encodes_and_backpropagates(dtype: torch.dtype) -> None:
+    sae, x = make_sae(dtype=torch.float32).to(dtype), torch.randn(64, 48)
+    out = sae(x)
+    assert out.recon.dtype == dtype
+    out.recon.float().square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in sae.parameters())
+
+
+def test_new_weights_are_tied_unit_rows_and_depend_on_the_seed_alone() -> None:
+    one, two = (Sae(48, SaeConfig(k=4), generator=torch.Generator().manual_seed(3)) for _ in range(2))
+    assert one.num_latents == 48 * 32
+    assert torch.equal(one.encoder.weight, one.W_dec) and torch.equal(one.W_dec, two.W_dec)
+    torch.testing.assert_close(one.W_dec.norm(dim=1), torch.ones(one.num_latents))
+
+
+def test_permuting_latents_leaves_the_reconstruction_alone() -> None:
+    sae, x, order = make_sae(), torch.randn(37, 48, dtype=torch.float64), torch.randperm(96)
+    before = sae(x).recon
+    with torch.no_grad():
+        for parameter in (sae.encoder.weight, sae.encoder.bias, sae.W_dec):
+            parameter.copy_(parameter[order].clone())
+    torch.testing.assert_close(sae(x).recon, before)
+
+
+def test_a_selected_latent_with_value_zero_passes_no_gradient() -> None:
+    sae, x = make_sae(), torch.randn(37, 48, dtype=torch.float64)
+    with torch.no_grad():
+        sae.encoder.bias.fill_(-1000.0)
+    out = sae(x)
+    assert out.top_acts.max() == 0 and torch.equal(out.recon, sae.b_dec.expand(37, 48))
+    out.recon.square().sum().backward()
+    assert sae.encoder.weight.grad is not None and sae.encoder.weight.grad.abs().max() == 0
+
+
+def test_the_wrong_width_is_refused_with_both_widths() -> None:
+    with pytest.raises(ValueError, match=r"d_in=48 wide, got shape \(3, 47\)"):
+        make_sae().encode(torch.zeros(3, 47, dtype=torch.float64))
+
+
+def test_fvu_agrees_with_merged_sums() -> None:
+    sae, x = make_sae(), torch.randn(37, 48, dtype=torch.float64)
+    parts = [x[:10], x[10:]]
+    error = torch.stack([(p - sae(p).recon).square().sum() for p in parts]).sum()
+    variance = VarianceSums.of(parts[0]).merge(VarianceSums.of(parts[1])).total_variance()
+    torch.testing.assert_close(fvu(error, variance), sae(x).fvu)

@@ -1,0 +1,252 @@
+"""One autoencoder in training: steps, dead latents, meters and state."""
+
+import pytest
+import torch
+from oracle import dense_gradients, make_sae
+
+from sae import Sae, SaeConfig
+from sae.dead import DeadLatents
+from sae.learner import SaeLearner
+from sae.optim import adam, peak_lr, remove_parallel_component_, schedule, warmup_steps
+
+N = 64
+
+
+def make_learner(sae: Sae | None = None, **changed: object) -> SaeLearner:
+    options: dict = {"tokens_per_step": N, "auxk_alpha": 1 / 32, "dead_feature_threshold": 100,
+                     "compute_dtype": torch.float32}  # fmt: skip
+    return SaeLearner(sae or make_sae(dtype=torch.float32), **options | changed)
+
+
+def batches(count: int, d: int = 48) -> list[torch.Tensor]:
+    """Activations with a mean and directions of unequal variance."""
+    return [torch.randn(N, d) * torch.linspace(0.1, 3, d) + 2 for _ in range(count)]
+
+
+def weights(learner: SaeLearner) -> dict[str, torch.Tensor]:
+    return {name: t.clone() for name, t in learner.sae.state_dict().items()}
+
+
+def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], **tolerance: float) -> None:
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], **tolerance, msg=lambda text, n=name: f"{n}: {text}")
+
+
+@pytest.mark.parametrize("num_dead", [0, 20])
+def test_a_step_is_adam_on_the_oracles_gradient_with_projection_and_unit_norm(num_dead: int) -> None:
+    x = batches(1)[0]
+    learner = make_learner(make_sae(dtype=torch.float32))
+    learner.initialise(x)
+    dead = torch.arange(num_dead)
+    learner.dead.tokens_since_fired[dead] = 1000
+    learner.dead.load_state_dict(learner.dead.state_dict())
+    normaliser = (x - x.mean(0)).square().sum().item() / N
+    scale = 1 / (N * normaliser)
+    oracle = dense_gradients(learner.sae, x, scale=scale, auxk_scale=scale / 32 * min(num_dead / 24, 1), dead=dead)
+
+    twin = {name: p.detach().double().clone().requires_grad_() for name, p in learner.sae.named_parameters()}
+    names = {"encoder.weight": "W_enc", "encoder.bias": "b_enc", "W_dec": "W_dec", "b_dec": "b_dec"}
+    for name, parameter in twin.items():
+        parameter.grad = getattr(oracle, names[name])
+    W = twin["W_dec"].detach()
+    twin["W_dec"].grad = oracle.W_dec - (oracle.W_dec * W).sum(1, keepdim=True) * W
+    torch.optim.Adam(twin.values(), lr=1e-2, betas=(0.9, 0.999), eps=6.25e-10).step()
+    twin["W_dec"].data /= twin["W_dec"].data.norm(dim=1, keepdim=True)
+
+    learner.accumulate(x)
+    learner.update(1e-2)
+    # Adam's first step is ±lr: where a gradient is rounding noise its sign is free, so those entries are left out.
+    for name, parameter in learner.sae.named_parameters():
+        clear = getattr(oracle, names[name]).abs() > 1e-7
+        assert clear.double().mean() > 0.2, name
+        torch.testing.assert_close(parameter[clear].double(), twin[name][clear], atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("split", [[32, 32], [1, 63], [16] * 4, [0, 64]])
+def test_how_a_step_is_split_changes_memory_and_not_the_result(split: list[int]) -> None:
+    data = batches(4)
+    whole, parts = make_learner(make_sae(dtype=torch.float32)), None
+    parts = make_learner(make_sae(dtype=torch.float32))
+    parts.sae.load_state_dict(whole.sae.state_dict())
+    for learner, sizes in ((whole, [N]), (parts, split)):
+        learner.initialise(data[0])
+        for x in data:
+            for part in x.split(sizes):
+                learner.accumulate(part)
+            learner.update(1e-3)
+    assert_same(weights(parts), weights(whole), atol=1e-4, rtol=1e-3)
+    assert parts.read_metrics() == pytest.approx(whole.read_metrics(), rel=1e-3)
+
+
+def test_training_lowers_the_error_and_keeps_decoder_rows_at_unit_length() -> None:
+    learner = make_learner(Sae(48, SaeConfig(num_latents=96, k=8)))
+    data = batches(60)
+    learner.initialise(data[0])
+    fvus = []
+    for x in data:
+        learner.accumulate(x)
+        learner.update(3e-3)
+        fvus.append(learner.read_metrics().fvu)
+    assert fvus[-1] < 0.7 * fvus[0]
+    torch.testing.assert_close(learner.sae.W_dec.norm(dim=1), torch.ones(96))
+
+
+def test_without_normalize_decoder_rows_are_free() -> None:
+    learner = make_learner(Sae(48, SaeConfig(num_latents=96, k=8, normalize_decoder=False)))
+    x = batches(1)[0]
+    learner.initialise(x)
+    learner.accumulate(x)
+    learner.update(1e-2)
+    assert (learner.sae.W_dec.norm(dim=1) - 1).abs().max() > 1e-4
+
+
+def test_reported_metrics_are_exact_over_many_steps() -> None:
+    learner, data = make_learner(), batches(5)
+    learner.initialise(data[0])
+    errors, fired = 0.0, 0.0
+    for x in data:
+        with torch.no_grad():
+            out = learner.sae(x)
+        errors += (x.double() - out.recon.double()).square().sum().item()
+        fired += (out.top_acts > 0).sum().item()
+        learner.accumulate(x)
+        learner.update(1e-3)
+    every = torch.cat(data).double()
+    metrics = learner.read_metrics()
+    assert metrics.fvu == pytest.approx(errors / (every - every.mean(0)).square().sum().item(), rel=1e-5)
+    assert metrics.l0 == pytest.approx(fired / len(every))
+
+
+def test_reading_metrics_changes_no_weight() -> None:
+    data, results = batches(4), []
+    for reads in (False, True):
+        learner = make_learner(Sae(48, SaeConfig(num_latents=96, k=8), generator=torch.Generator().manual_seed(0)))
+        learner.initialise(data[0])
+        for x in data:
+            learner.accumulate(x)
+            learner.update(1e-3)
+            if reads:
+                learner.read_metrics()
+        results.append(weights(learner))
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
+
+
+def test_initialise_takes_mean_and_variance_of_all_tokens() -> None:
+    learner, x = make_learner(), torch.cat(batches(3)) + 1000
+    learner.initialise(x)
+    torch.testing.assert_close(learner.sae.b_dec.detach().double(), x.double().mean(0), rtol=1e-6, atol=1e-4)
+    assert learner.variance == pytest.approx(x.double().var(0, correction=0).sum().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_step_that_is_not_finite_changes_nothing_and_is_reported(bad: float) -> None:
+    learner, (x, y) = make_learner(), batches(2)
+    learner.initialise(x)
+    learner.accumulate(x)
+    learner.update(1e-3)
+    learner.read_metrics()
+    before, state = weights(learner), {k: v.clone() for k, v in learner.state_dict().items() if k.startswith("adam")}
+    y[3, 5] = bad
+    learner.accumulate(y)
+    learner.update(1e-3)
+    with pytest.raises(FloatingPointError, match="not finite"):
+        learner.read_metrics()
+    assert_same(weights(learner), before, atol=1e-7, rtol=1e-6)
+    assert all(torch.equal(learner.state_dict()[name], t) for name, t in state.items())
+
+
+def test_stopping_and_resuming_equals_not_stopping_bit_for_bit() -> None:
+    data = batches(8)
+    straight = make_learner(Sae(48, SaeConfig(num_latents=96, k=4), generator=torch.Generator().manual_seed(0)))
+    straight.initialise(data[0])
+    saved: tuple[dict, dict] | None = None
+    for step, x in enumerate(data):
+        if step == 3:
+            saved = weights(straight), {name: t.clone() for name, t in straight.state_dict().items()}
+        straight.accumulate(x)
+        straight.update(1e-3)
+    resumed = make_learner(Sae(48, SaeConfig(num_latents=96, k=4)))
+    assert saved is not None
+    resumed.sae.load_state_dict(saved[0])
+    resumed.load_state_dict(saved[1])
+    for x in data[3:]:
+        resumed.accumulate(x)
+        resumed.update(1e-3)
+    assert all(torch.equal(t, weights(straight)[name]) for name, t in weights(resumed).items())
+    assert resumed.read_metrics() == straight.read_metrics()
+
+
+def test_auxk_revives_latents_that_nothing_else_reaches() -> None:
+    data = batches(150)
+    dead_after = {}
+    for alpha in (0.0, 1 / 32):
+        torch.manual_seed(1)
+        learner = make_learner(Sae(48, SaeConfig(num_latents=96, k=4)), auxk_alpha=alpha, dead_feature_threshold=2 * N)
+        learner.initialise(data[0])
+        learner.sae.encoder.bias.data[:40] = -4.0
+        for x in data:
+            learner.accumulate(x)
+            learner.update(5e-3)
+        dead_after[alpha] = learner.dead.silent_for(5 * N)
+    assert dead_after[0.0] > 20
+    assert dead_after[1 / 32] < 12
+
+
+class TestDeadLatents:
+    def test_a_latent_is_dead_after_threshold_tokens_without_firing_and_alive_when_it_fires(self) -> None:
+        dead = DeadLatents(3, threshold=100)
+        fired = torch.tensor([True, False, False])
+        dead.update(fired, 60)
+        assert dead.indices.tolist() == []
+        dead.update(fired, 40)
+        assert dead.indices.tolist() == [1, 2] and dead.tokens_since_fired.tolist() == [0, 100, 100]
+        dead.update(torch.tensor([False, True, False]), 10)
+        assert dead.indices.tolist() == [2]
+        assert (dead.silent_for(10), dead.silent_for(11)) == (2, 1)
+
+    def test_state_survives(self) -> None:
+        dead, other = DeadLatents(3, threshold=100), DeadLatents(3, threshold=100)
+        dead.update(torch.tensor([True, False, False]), 150)
+        other.load_state_dict(dead.state_dict())
+        assert other.indices.tolist() == [1, 2]
+
+
+def test_a_latent_selected_with_value_zero_did_not_fire() -> None:
+    learner, x = make_learner(), batches(1)[0]
+    learner.initialise(x)
+    learner.sae.encoder.bias.data.fill_(-1e6)
+    learner.load_state_dict(learner.state_dict())
+    learner.accumulate(x)
+    learner.update(0.0)
+    assert learner.dead.tokens_since_fired.tolist() == [N] * 96
+    assert learner.read_metrics().l0 == 0
+
+
+class TestOptim:
+    @pytest.mark.parametrize(("num_latents", "expected"), [(2**14, 2e-4), (2**16, 1e-4), (2**12, 4e-4)])
+    def test_the_learning_rate_falls_with_the_root_of_the_latents(self, num_latents: int, expected: float) -> None:
+        assert peak_lr(num_latents) == pytest.approx(expected)
+
+    def test_the_schedule_rises_to_one_falls_to_zero_and_never_takes_a_step_at_zero(self) -> None:
+        factors = [schedule(step, 100, 10) for step in range(100)]
+        assert factors[10] == max(factors) == 1.0
+        assert all(f > 0 for f in factors) and schedule(100, 100, 10) == 0
+        rises, falls = torch.tensor(factors[:11]).diff(), torch.tensor(factors[10:]).diff()
+        torch.testing.assert_close(rises, torch.full((10,), 1 / 11))
+        torch.testing.assert_close(falls, torch.full((89,), -1 / 90))
+
+    @pytest.mark.parametrize(
+        ("total", "chosen", "expected"), [(50, None, 2), (10**6, None, 1000), (50, 7, 7), (50, 0, 0)]
+    )
+    def test_the_warm_up_is_derived_from_the_run(self, total: int, chosen: int | None, expected: int) -> None:
+        assert warmup_steps(total, chosen) == expected
+
+    def test_the_projected_gradient_is_orthogonal_to_the_rows(self) -> None:
+        rows = torch.nn.functional.normalize(torch.randn(7, 5, dtype=torch.float64), dim=1)
+        grad = torch.randn(7, 5, dtype=torch.float64)
+        remove_parallel_component_(grad, rows)
+        torch.testing.assert_close((grad * rows).sum(1), torch.zeros(7, dtype=torch.float64))
+
+    def test_adam_has_the_papers_constants(self) -> None:
+        group = adam([torch.nn.Parameter(torch.zeros(2))]).param_groups[0]
+        assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.9, 0.999), 6.25e-10, 0)
