@@ -1,0 +1,33 @@
+"""All that touches the language model: load it, name places in it (hookpoints), read what passes there (harvest)."""
+
+from .harvest import harvest, widths
+from .hookpoints import base_model, block_list, locate, resolve_hookpoints
+from .load import (
+    check_ctx_len,
+    check_device,
+    compute_dtype,
+    context_limit,
+    load_config,
+    load_model,
+    load_skeleton,
+    load_tokenizer,
+    vocab_size,
+)
+
+__all__ = [
+    "base_model",
+    "block_list",
+    "check_ctx_len",
+    "check_device",
+    "compute_dtype",
+    "context_limit",
+    "harvest",
+    "load_config",
+    "load_model",
+    "load_skeleton",
+    "load_tokenizer",
+    "locate",
+    "resolve_hookpoints",
+    "vocab_size",
+    "widths",
+]

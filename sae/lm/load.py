@@ -1,0 +1,271 @@
+"""Load a language model from the Hub, a folder or a .gguf file, and what a run must know about it beforehand.
+
+Whatever is wrong with what the user named is a ValueError of one line. Code that comes with a model is never executed.
+"""
+
+import copy
+import functools
+import importlib.util
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import nn
+
+from .explain import Access, explained
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+else:  # they take seconds to import, and the tests' shape checks look annotations up at run time
+    PreTrainedConfig = PreTrainedModel = PreTrainedTokenizerBase = Any
+
+CONTEXT_LIMITS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length")
+# Position numbers of these start after the padding token's, so that they read fewer tokens than they have positions.
+OFFSET_POSITIONS = {"camembert", "longformer", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl"}
+
+
+def load_config(name: str, *, revision: str | None = None, token: str | None = None) -> PreTrainedConfig:
+    """The model's config: a few kB from the Hub, or read off a local folder or .gguf file."""
+    place, access = _place(name), Access(name, revision, token)
+    with _loading(place, access):
+        if place.gguf_file is not None:
+            stat = place.path.stat()
+            return copy.deepcopy(_gguf_config(place, (stat.st_mtime_ns, stat.st_size)))
+        from transformers import AutoConfig
+
+        return AutoConfig.from_pretrained(**_source(place, access))
+
+
+def load_skeleton(
+    name: str, *, revision: str | None = None, token: str | None = None, attn_implementation: str | None = None
+) -> PreTrainedModel:
+    """The model's modules without weights, on the meta device: enough to resolve hookpoints."""
+    config = load_config(name, revision=revision, token=token)
+    with _loading(_place(name), Access(name, revision, token)), torch.device("meta"):
+        from transformers import AutoModel
+
+        options = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
+        return AutoModel.from_config(config, trust_remote_code=False, **options)
+
+
+def load_tokenizer(name: str, *, revision: str | None = None, token: str | None = None) -> PreTrainedTokenizerBase:
+    """The model's tokenizer. Raises ValueError if the model comes without one."""
+    place, access = _place(name), Access(name, revision, token)
+    with _loading(place, access):
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(**_source(place, access))
+    # transformers builds an empty tokenizer, and says nothing, when the files are missing
+    if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
+        raise ValueError(f"model {name} must come with a tokenizer, and has no tokenizer files; add its tokenizer.json")
+    return tokenizer
+
+
+def load_model(
+    name: str,
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    revision: str | None = None,
+    token: str | None = None,
+    attn_implementation: str | None = None,
+    load_in_8bit: bool = False,
+) -> PreTrainedModel:
+    """The base model, frozen: no head, eval mode, no gradients, dense weights in `dtype` on `device`.
+
+    With `load_in_8bit` bitsandbytes keeps the linear weights in int8. Raises ValueError, one line, for whatever is
+    wrong with the name, the access, the files, or an installation that lacks what they need.
+    """
+    place, access = _place(name), Access(name, revision, token)
+    options = _quantization(place, load_in_8bit)
+    if attn_implementation is not None:
+        options["attn_implementation"] = attn_implementation
+    config = load_config(name, revision=revision, token=token)
+    with _loading(place, access):
+        from transformers import AutoModel
+
+        model, info = AutoModel.from_pretrained(
+            **_source(place, access),
+            config=config,
+            dtype=dtype,
+            device_map={"": torch.device(device)},
+            output_loading_info=True,
+            **options,
+        )
+    _check_complete(name, model, info["missing_keys"])
+    return model.eval().requires_grad_(False)
+
+
+def check_device(device: str = "auto") -> torch.device:
+    """The device to run on; "auto" is CUDA where there is one, else the CPU (mps only when asked for).
+
+    Raises ValueError for a device that torch does not know or that this machine does not have.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        backend = torch.get_device_module(found)
+    except RuntimeError:
+        raise ValueError(f"--device must be auto, cpu, cuda, cuda:1 or mps, got {device!r}; use --device cpu") from None
+    if not backend.is_available():
+        raise ValueError(
+            f"--device must be usable here, got {device!r}, and torch {torch.__version__} finds none; use --device cpu"
+        )
+    if found.index is not None and found.index >= (count := backend.device_count()):
+        raise ValueError(f"--device must be one of this machine's {count}, got {device!r}; use {found.type}:0")
+    return found
+
+
+def compute_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the hardware multiplies it (measured on a CPU with avx512_bf16: half the time of float32), else
+    float32."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    return torch.bfloat16 if device.type == "cpu" and _cpu_has_bf16() else torch.float32
+
+
+def context_limit(config: PreTrainedConfig) -> int | None:
+    """How many tokens the model reads at once; None if its config sets no limit."""
+    text = config.get_text_config()
+    limit = next((n for key in CONTEXT_LIMITS if isinstance(n := getattr(text, key, None), int) and n > 0), None)
+    if limit is not None and text.model_type in OFFSET_POSITIONS:
+        return limit - text.pad_token_id - 1
+    return limit
+
+
+def check_ctx_len(ctx_len: int, config: PreTrainedConfig) -> None:
+    """Raises ValueError if the model cannot read `ctx_len` tokens at once."""
+    limit = context_limit(config)
+    if ctx_len < 1:
+        raise ValueError(f"--ctx_len must be at least 1 token, got {ctx_len}; use --ctx_len {min(limit or 2048, 2048)}")
+    if limit is not None and ctx_len > limit:
+        raise ValueError(f"--ctx_len must be at most the model's limit={limit}, got {ctx_len}; use --ctx_len {limit}")
+
+
+def vocab_size(model: nn.Module | PreTrainedConfig) -> int:
+    """How many token ids the model has: rows of its embedding, or what its config says when that is all there is."""
+    if isinstance(model, nn.Module):
+        try:
+            return model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+        except (AttributeError, NotImplementedError):
+            return model.config.get_text_config().vocab_size  # type: ignore[union-attr, operator]
+    return model.get_text_config().vocab_size
+
+
+class Place(NamedTuple):
+    """Where a model is: a hub id or a local folder, and the file in it if that is a GGUF file."""
+
+    folder: str
+    gguf_file: str | None = None
+
+    @property
+    def path(self) -> Path:
+        return Path(self.folder, self.gguf_file or "")
+
+
+def _place(name: str) -> Place:
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _folder_place(name, path)
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise ValueError(f"model {name} must be a hub id, a folder or a .gguf file; give the folder {path.parent}")
+        return Place(str(path.parent), path.name)
+    if name.startswith((".", "/", "~")) or path.suffix == ".gguf" or name.count("/") > 1:
+        raise ValueError(f"model {name} does not exist: there is no such file or folder; check the path")
+    return Place(name)
+
+
+def _folder_place(name: str, path: Path) -> Place:
+    if (path / "config.json").is_file():
+        return Place(str(path))
+    files = sorted(path.glob("*.gguf"))
+    if len(files) == 1:
+        return Place(str(path), files[0].name)
+    if files:
+        raise ValueError(f"model {name} must be one of the {len(files)} .gguf files in that folder; give its path")
+    raise ValueError(f"model {name} is not a model folder: it has no config.json and no .gguf file; check the path")
+
+
+def _source(place: Place, access: Access) -> dict[str, Any]:
+    """What every from_pretrained of transformers is told about where the model is."""
+    source: dict[str, Any] = {"pretrained_model_name_or_path": place.folder, "trust_remote_code": False}
+    if place.gguf_file is not None:
+        return source | {"gguf_file": place.gguf_file}
+    return source | {"revision": access.revision or "main", "token": access.token}
+
+
+@functools.lru_cache(maxsize=4)
+def _gguf_config(place: Place, stamp: tuple[int, int]) -> PreTrainedConfig:
+    """A GGUF file's config, parsed once for each state of the file (2 s for a vocabulary of 49 152 tokens)."""
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(**_source(place, Access(place.folder)))
+
+
+def _quantization(place: Place, load_in_8bit: bool) -> dict[str, Any]:
+    """The `quantization_config` to load with, checked against what is installed."""
+    if load_in_8bit and place.gguf_file is not None:
+        raise ValueError("--load_in_8bit must not be used with a .gguf file, which is always unpacked; drop it")
+    if load_in_8bit and importlib.util.find_spec("bitsandbytes") is None:
+        raise ValueError("--load_in_8bit needs bitsandbytes, which is not installed; pip install bitsandbytes")
+    if not load_in_8bit and place.gguf_file is None:
+        return {}
+    import transformers
+
+    if load_in_8bit:
+        return {"quantization_config": transformers.BitsAndBytesConfig(load_in_8bit=True)}
+    return {"quantization_config": transformers.GgufConfig(dequantize=True)}
+
+
+@contextmanager
+def _loading(place: Place, access: Access) -> Iterator[None]:
+    """transformers at work on this model: quiet, errors of one line, random state as before."""
+    with ExitStack() as stack:
+        if place.gguf_file is not None:
+            if importlib.util.find_spec("gguf") is None:
+                raise ValueError(f"model {access.name} needs gguf, which is not installed; pip install gguf")
+            stack.enter_context(explained(access, "cannot be read as GGUF: {text}; download it again"))
+        else:
+            stack.enter_context(explained(access))
+        stack.enter_context(_quiet())
+        # Building modules draws initial weights, on the meta device too: a run's seed must not depend on it.
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        yield
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No bar while weights are copied and no report on the head that we leave out; downloads keep their bars."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    hook = logging.set_tqdm_hook(lambda bar, args, kwargs: bar(*args, **(kwargs | {"disable": True})))
+    try:
+        yield
+    finally:
+        logging.set_tqdm_hook(hook)
+        logging.set_verbosity(verbosity)
+
+
+def _check_complete(name: str, model: nn.Module, missing: set[str]) -> None:
+    """A weight that the files lack is random, and SAEs trained behind it are worthless. Only a pooler may be."""
+    absent = sorted(key for key in missing if "pooler" not in key.split("."))
+    if absent:
+        raise ValueError(
+            f"model {name} must have all weights of {type(model).__name__}, and its files lack {len(absent)} of "
+            f"{len(model.state_dict())} ({absent[0]} …); check that config.json and weights belong together"
+        )
+
+
+def _cpu_has_bf16() -> bool:
+    # Not every torch that we run on has it.
+    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    if capabilities:
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, probe, bool)() for probe in probes)

@@ -1,0 +1,230 @@
+"""Harvest: the forward that stops early gives the very numbers of the whole forward, and leaves no trace."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import FAMILIES, VOCAB_SIZE, tiny_model, tiny_tokens
+from torch import Tensor, nn
+from transformers import AutoModel, T5Config
+
+from sae.lm import base_model, block_list, harvest, locate, resolve_hookpoints, widths
+
+# Besides the blocks: a wider layer inside, attention (which returns a tuple), inputs (by position and by keyword).
+INSIDE = {
+    "gpt_neox": ["embed_in", "layers.1.attention", "layers.*.mlp.dense_h_to_4h", "layers.2.input"],
+    "gpt2": ["wte", "drop", "h.1.attn", "h.*.mlp.c_fc", "h.2.input", "h.1.mlp.input"],
+    "llama": ["embed_tokens", "layers.1.self_attn", "layers.*.mlp.up_proj", "layers.*.self_attn.input", "norm"],
+    "gemma3": ["embed_tokens", "layers.1.self_attn", "layers.*.mlp.up_proj", "layers.*.self_attn.input", "norm"],
+    "bert": ["embeddings", "encoder.layer.1.attention", "encoder.layer.*.intermediate", "encoder.layer.*.output.input"],
+}
+
+
+def run_whole(model: nn.Module, tokens: Tensor, hookpoints: Sequence[str]) -> dict[str, Tensor]:
+    """The oracle: one forward to its end, copying as it goes."""
+    seen: dict[str, Tensor] = {}
+    handles = []
+
+    def watch(name: str) -> None:
+        def take(value: Any) -> None:
+            seen.setdefault(name, (value if isinstance(value, Tensor) else value[0]).clone())
+
+        module, side = locate(model, name)
+        if side == "input":
+            hook = lambda m, args, kw: take(args[0] if args else kw["hidden_states"])  # noqa: E731
+            handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+        else:
+            handles.append(module.register_forward_hook(lambda m, args, output: take(output)))
+
+    for name in hookpoints:
+        watch(name)
+    with torch.no_grad():
+        model(input_ids=tokens)
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
+
+
+def num_hooks(model: nn.Module) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+class InPlace(nn.Module):
+    """A model that adds to its residual stream in place, runs one block twice and hands out strange shapes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(10, 4)
+        self.blocks = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
+        self.flat = nn.Flatten(0, 1)
+        self.count = nn.Identity()
+        self.unused = nn.Linear(4, 4)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens)
+        for block in (*self.blocks, self.blocks[0]):
+            x += block(x)
+        return self.flat(x) + self.count(tokens).sum()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_stopping_early_equals_the_hidden_states_of_the_whole_model(family: str) -> None:
+    model, tokens = tiny_model(family), tiny_tokens()
+    hookpoints = resolve_hookpoints(model)
+    with torch.no_grad():
+        states = model(tokens, output_hidden_states=True).hidden_states
+    found = harvest(model, tokens, hookpoints)
+    if family == "bert":
+        expected = states[1:]
+    else:  # transformers puts the last block's output through the final norm; the next test covers that block
+        expected = states[1:-1]
+    for hookpoint, state in zip(hookpoints, expected, strict=False):
+        assert torch.equal(found[hookpoint], state), hookpoint
+        assert not torch.equal(state, states[0])
+
+
+@pytest.mark.parametrize("causal_lm", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_stopping_early_equals_hooks_in_the_whole_model(family: str, causal_lm: bool) -> None:
+    model, tokens = tiny_model(family, causal_lm=causal_lm), tiny_tokens(3, 11)
+    hookpoints = resolve_hookpoints(model, hookpoints=[*INSIDE[family], *resolve_hookpoints(model)])
+    expected = run_whole(model, tokens, hookpoints)
+    assert_equal(harvest(model, tokens, hookpoints), expected)
+    for hookpoint in hookpoints:  # each alone, so that each is the one to stop at
+        assert_equal(harvest(model, tokens, [hookpoint]), {hookpoint: expected[hookpoint]})
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nothing_behind_the_last_hookpoint_runs(family: str) -> None:
+    model = tiny_model(family)
+    path, count = block_list(model)
+    ran = []
+    for layer in range(count):
+        model.get_submodule(f"{path}.{layer}").register_forward_hook(lambda m, a, o, layer=layer: ran.append(layer))
+    harvest(model, tiny_tokens(), [f"{path}.0", f"{path}.1.input"])
+    assert ran == [0]
+    harvest(model, tiny_tokens(), [f"{path}.1"])
+    assert ran == [0, 0, 1]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_model_is_as_before_also_when_its_forward_raises(family: str) -> None:
+    model = tiny_model(family, causal_lm=True).train()
+    base_model(model).get_submodule(resolve_hookpoints(model)[1]).eval()
+    before = num_hooks(model), [m.training for m in model.modules()], [p.requires_grad for p in model.parameters()]
+    config, grad = model.config.to_dict(), torch.is_grad_enabled()
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    harvest(model, tiny_tokens(), resolve_hookpoints(model))
+    with pytest.raises(IndexError):
+        harvest(model, torch.full((1, 4), 10**6), resolve_hookpoints(model))
+    assert before == (
+        num_hooks(model),
+        [m.training for m in model.modules()],
+        [p.requires_grad for p in model.parameters()],
+    )
+    assert (config, grad) == (model.config.to_dict(), torch.is_grad_enabled())
+    assert_equal(model.state_dict(), weights)
+
+
+def test_harvested_values_carry_no_graph_and_may_be_trained_on() -> None:
+    model = tiny_model("llama")
+    value = harvest(model, tiny_tokens(), ["layers.1"])["layers.1"]
+    assert not value.requires_grad and not value.is_inference()
+    weight = torch.ones(32, requires_grad=True)
+    (value * weight).sum().backward()
+    assert torch.equal(weight.grad, value.sum((0, 1)))
+
+
+def test_dropout_is_off_in_a_model_left_in_training_mode() -> None:
+    model = tiny_model("gpt2")
+    expected = harvest(model, tiny_tokens(), ["h.2"])
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.5
+    assert_equal(harvest(model.train(), tiny_tokens(), ["h.2"]), expected)
+
+
+def test_values_are_those_of_the_moment_though_the_model_writes_into_them_later() -> None:
+    model, tokens = InPlace(), torch.arange(6).reshape(2, 3)
+    embedded = model.embed.weight[tokens].detach()
+    first = (embedded + model.blocks[0](embedded)).detach()
+    found = harvest(model, tokens, ["embed", "blocks.1.input", "blocks.1"])
+    assert torch.equal(found["embed"], embedded)
+    assert torch.equal(found["blocks.1.input"], first)
+    assert torch.equal(found["blocks.1"], model.blocks[1](first))
+
+
+def test_a_module_that_runs_twice_counts_the_first_time() -> None:
+    model, tokens = InPlace(), torch.arange(6).reshape(2, 3)
+    expected = model.blocks[0](model.embed.weight[tokens]).detach()
+    assert torch.equal(harvest(model, tokens, ["blocks.0", "blocks.1"])["blocks.0"], expected)
+
+
+@pytest.mark.parametrize(
+    ("hookpoint", "message"),
+    [
+        ("unused", r"the forward of InPlace runs, and unused was not reached"),
+        ("blocks", r"blocks was not reached"),
+        ("flat", r"hookpoint flat must carry one vector per token, .* \(2, 3\), got float32 \(6, 4\)"),
+        ("count", r"hookpoint count must carry .* got int64 \(2, 3\)"),
+        ("block.0", r"'block.0' matches nothing; near names: blocks.0"),
+    ],
+)
+def test_a_hookpoint_without_a_vector_per_token_is_refused_by_name(hookpoint: str, message: str) -> None:
+    model = InPlace()
+    with pytest.raises(ValueError, match=message):
+        harvest(model, torch.arange(6).reshape(2, 3), ["embed", hookpoint])
+    assert num_hooks(model) == 0
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 37), (5, 1)])
+def test_any_batch_and_length_harvests(shape: tuple[int, int]) -> None:
+    model, tokens = tiny_model("gpt_neox"), tiny_tokens(*shape)
+    assert_equal(harvest(model, tokens, ["layers.1"]), run_whole(model, tokens, ["layers.1"]))
+
+
+def test_an_encoder_harvests_though_its_decoder_got_nothing_to_read() -> None:
+    config = T5Config(d_model=8, d_kv=4, d_ff=8, num_layers=2, num_heads=2, vocab_size=VOCAB_SIZE, dropout_rate=0.0)
+    model, tokens = AutoModel.from_config(config).eval(), tiny_tokens()
+    hookpoints = resolve_hookpoints(model)
+    with torch.no_grad():
+        states = model.encoder(tokens, output_hidden_states=True).hidden_states
+    found = harvest(model, tokens, hookpoints)
+    assert hookpoints == ["encoder.block.0", "encoder.block.1"]
+    assert torch.equal(found["encoder.block.0"], states[1])
+
+
+def test_widths_are_those_of_each_hookpoint() -> None:
+    model = tiny_model("llama", causal_lm=True)
+    hookpoints = ["embed_tokens", "layers.0.mlp.up_proj", "layers.0.self_attn.k_proj", "layers.2", "layers.2.input"]
+    assert list(widths(model, hookpoints).values()) == [32, 48, 16, 32, 32]
+    assert widths(tiny_model("gemma3"), ["layers.1"]) == {"layers.1": 40}
+
+
+def test_widths_refuse_what_has_no_vector_per_token() -> None:
+    with pytest.raises(ValueError, match=r"hookpoint rotary_emb must carry one vector per token.*\(1, 3, 8\)"):
+        widths(tiny_model("llama"), ["rotary_emb"])
+
+
+def test_the_text_side_of_a_multimodal_model_harvests() -> None:
+    model, tokens = tiny_model("gemma3_multimodal"), tiny_tokens()
+    hookpoints = resolve_hookpoints(model)
+    assert_equal(harvest(model, tokens, hookpoints), run_whole(model, tokens, hookpoints))
+    with pytest.raises(ValueError, match=r"vision_tower.encoder.layers.0 was not reached"):
+        harvest(model, tokens, ["vision_tower.encoder.layers.0"])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bfloat16_stays_bfloat16_to_the_bit(family: str) -> None:
+    model, tokens = tiny_model(family).to(torch.bfloat16), tiny_tokens()
+    hookpoints = resolve_hookpoints(model)
+    found = harvest(model, tokens, hookpoints)
+    assert {value.dtype for value in found.values()} == {torch.bfloat16}
+    assert_equal(found, run_whole(model, tokens, hookpoints))
