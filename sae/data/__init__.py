@@ -1,0 +1,8 @@
+"""Text and token files to batches of token sequences."""
+
+from .load import load_data
+from .memmap import MemmapTokens
+from .tokenize import chunk_and_tokenize
+from .tokens import TokenBatches, as_sequences
+
+__all__ = ["MemmapTokens", "TokenBatches", "as_sequences", "chunk_and_tokenize", "load_data"]

@@ -1,0 +1,125 @@
+"""Activations by hookpoint: an iterator of {hookpoint: (tokens, d_in)} whose position can be saved."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Activations = dict[str, Tensor]
+"""{hookpoint: (tokens, d_in)}; the same tokens at every hookpoint."""
+
+Harvest = Callable[[Tensor], Mapping[str, Tensor]]
+"""Token ids (batch, seq) -> {hookpoint: (batch, seq, d_in)}."""
+
+
+@runtime_checkable
+class ActivationSource(Protocol):
+    """Where activations come from: live from a language model, or cached. The trainer cannot tell."""
+
+    @property
+    def num_batches(self) -> int | None:
+        """How many batches there are in all; None if nobody knows."""
+
+    def __iter__(self) -> Iterator[Activations]: ...
+
+    def __next__(self) -> Activations: ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position, as JSON."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue at the position of a `state_dict`."""
+
+
+@runtime_checkable
+class TokenSource(Protocol):
+    """Batches of token ids; `tokens.TokenBatches` is one."""
+
+    @property
+    def num_batches(self) -> int | None: ...
+
+    def __next__(self) -> Tensor: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class NonFiniteError(FloatingPointError):
+    """Activations hold a NaN or an infinity."""
+
+
+class LiveActivations:
+    """Runs the language model on token batches and flattens what it yields to tokens."""
+
+    def __init__(
+        self,
+        batches: TokenSource,
+        harvest: Harvest,
+        *,
+        exclude_tokens: Sequence[int] = (),
+        exclude_positions: Sequence[int] = (),
+    ) -> None:
+        """Activations at the token ids and at the positions in the sequence that are excluded are left out."""
+        self._batches, self._harvest = batches, harvest
+        self._exclude_tokens = torch.tensor(list(exclude_tokens), dtype=torch.int64)
+        self._exclude_positions = torch.tensor(list(exclude_positions), dtype=torch.int64)
+        self.batch_index = 0
+        """How many batches were read."""
+
+    @property
+    def num_batches(self) -> int | None:
+        """How many batches of tokens there are in all; None for a stream."""
+        return self._batches.num_batches
+
+    def __iter__(self) -> Iterator[Activations]:
+        return self
+
+    def __next__(self) -> Activations:
+        """Raises NonFiniteError naming the hookpoint, the batch and the position in it."""
+        activations = self.read(next(self._batches), self.batch_index)
+        self.batch_index += 1
+        return activations
+
+    def read(self, tokens: Int[Tensor, "batch seq"], batch_index: int | None = None) -> Activations:
+        """The activations of one batch of tokens, without the excluded ones, in the order of the tokens."""
+        harvested = self._harvest(tokens)
+        check_finite(harvested, "a held-out batch" if batch_index is None else f"batch {batch_index}")
+        flat = {name: acts.flatten(0, 1) for name, acts in harvested.items()}
+        if len(self._exclude_tokens) == len(self._exclude_positions) == 0:
+            return flat
+        kept = self._kept(tokens.cpu())
+        return {name: acts[kept.to(acts.device, non_blocking=True)] for name, acts in flat.items()}
+
+    def _kept(self, tokens: Int[Tensor, "batch seq"]) -> Int[Tensor, "kept"]:
+        """Which of the flattened tokens stay. Token ids live on the CPU, so the device is not asked."""
+        positions = torch.arange(tokens.shape[1])
+        excluded = torch.isin(tokens, self._exclude_tokens) | torch.isin(positions, self._exclude_positions)
+        return (~excluded).flatten().nonzero().squeeze(1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position in the data."""
+        return {"batches": self._batches.state_dict(), "batch_index": self.batch_index}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue at the position of a `state_dict`."""
+        self._batches.load_state_dict(state["batches"])
+        self.batch_index = state["batch_index"]
+
+
+def check_finite(activations: Mapping[str, Float[Tensor, "batch seq d_in"]], where: str) -> None:
+    """Raise NonFiniteError at the first NaN or infinity. Waits for the device, once for all hookpoints."""
+    if not activations:
+        return
+    sums = torch.stack([acts.sum(dtype=torch.float32) for acts in activations.values()]).cpu()
+    if sums.isfinite().all():
+        return
+    for name, acts in activations.items():
+        bad = (~acts.isfinite()).any(-1).nonzero()
+        if len(bad):
+            sequence, position = bad[0].tolist()
+            raise NonFiniteError(
+                f"{name}: an activation is not finite in {where}, sequence {sequence}, position {position}"
+            )

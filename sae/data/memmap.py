@@ -1,0 +1,70 @@
+"""Token files: nothing but token ids, 16 or 32 bits each, little endian, read without loading the file."""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+SAMPLE_BYTES = 1 << 20  # what is looked at to check the file, at its start
+
+
+class MemmapTokens:
+    """Sequences of `ctx_len` tokens, one after the other in a `.bin` file; a tail that fills none is left out.
+
+    Tokens are 32 bits wide if `vocab_size` needs it, or if the file's start reads as 32-bit numbers that are all below
+    65536; else 16. Raises ValueError if the file's size, its first tokens or its length do not fit.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], ctx_len: int, vocab_size: int) -> None:
+        self.path = os.fspath(path)
+        self.ctx_len = ctx_len
+        num_bytes = os.path.getsize(self.path)
+        width = _token_width(self.path, num_bytes, vocab_size)
+        num_tokens = num_bytes // width
+        if num_tokens < ctx_len:
+            raise ValueError(
+                f"token file must hold at least one sequence of ctx_len={ctx_len} tokens, got {num_tokens} tokens in "
+                f"{self.path!r}; lower --ctx_len or use a longer file"
+            )
+        tokens = np.memmap(self.path, dtype=f"<u{width}", mode="r")
+        _check_vocabulary(self.path, tokens[: SAMPLE_BYTES // width], vocab_size, width)
+        self._rows = tokens[: num_tokens // ctx_len * ctx_len].reshape(-1, ctx_len)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, indices: Sequence[int]) -> Int64[Tensor, "n ctx_len"]:
+        return self.take(indices)
+
+    def take(self, indices: Sequence[int]) -> Int64[Tensor, "n ctx_len"]:
+        return torch.from_numpy(self._rows[np.asarray(indices, np.int64)].astype(np.int64))
+
+
+def _token_width(path: str, num_bytes: int, vocab_size: int) -> int:
+    """Bytes per token, 2 or 4."""
+    width = 4 if vocab_size > 1 << 16 or _reads_as_32_bits(path, num_bytes) else 2
+    if num_bytes % width:
+        raise ValueError(
+            f"token file must be a multiple of {width} bytes long ({8 * width}-bit tokens, vocabulary {vocab_size}), "
+            f"got {num_bytes} bytes in {path!r}; write it again, or check that it is a file of token ids"
+        )
+    return width
+
+
+def _reads_as_32_bits(path: str, num_bytes: int) -> bool:
+    if num_bytes == 0 or num_bytes % 4:
+        return False
+    high_halves = np.fromfile(path, dtype="<u2", count=SAMPLE_BYTES // 2)[1::2]
+    return not high_halves.any()
+
+
+def _check_vocabulary(path: str, sample: np.ndarray, vocab_size: int, width: int) -> None:
+    index = int(sample.argmax())
+    if sample[index] >= vocab_size:
+        raise ValueError(
+            f"tokens must be below the vocabulary size {vocab_size}, got {sample[index]} at position {index} of "
+            f"{path!r} (read as {8 * width}-bit tokens); use the model whose tokenizer wrote the file"
+        )

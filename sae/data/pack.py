@@ -1,0 +1,185 @@
+"""Cutting a stream of tokens into chunks of one length, without losing any token on the way."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Integer
+
+if TYPE_CHECKING:
+    import datasets
+    import pyarrow
+
+DOCUMENTS_PER_BATCH = 256  # bounds the memory of one step of packing; the result does not depend on it
+STREAMED_DOCUMENTS_PER_BATCH = 64
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ChunkLayout:
+    """A chunk is prefix + body + suffix, `size` tokens in all; bodies follow one another in the stream of tokens."""
+
+    size: int
+    prefix: tuple[int, ...] = ()
+    suffix: tuple[int, ...] = ()
+    # part of the key under which `datasets` caches packed rows: raise it when the same input must give other rows
+    version: int = 1
+
+    def __post_init__(self) -> None:
+        if self.body_size < 1:
+            num_special = len(self.prefix) + len(self.suffix)
+            raise ValueError(
+                f"max_seq_len must be larger than the tokenizer's {num_special} special tokens per chunk, "
+                f"got {self.size}; raise max_seq_len (--ctx_len)"
+            )
+
+    @property
+    def body_size(self) -> int:
+        return self.size - len(self.prefix) - len(self.suffix)
+
+    def cut(
+        self, tokens: Integer[np.ndarray, " tokens"]
+    ) -> tuple[Integer[np.ndarray, "chunks size"], Integer[np.ndarray, " rest"]]:
+        """All whole chunks of `tokens`, and the tokens after the last whole chunk."""
+        num_chunks = len(tokens) // self.body_size
+        used = num_chunks * self.body_size
+        return self.wrap(tokens[:used].reshape(num_chunks, self.body_size)), tokens[used:]
+
+    def wrap(self, bodies: Integer[np.ndarray, "chunks body"]) -> Integer[np.ndarray, "chunks size"]:
+        """Give every body its prefix and suffix; bodies may be shorter than `body_size`."""
+        ends = [np.tile(np.asarray(end, bodies.dtype), (len(bodies), 1)) for end in (self.prefix, self.suffix)]
+        return np.concatenate([ends[0], bodies, ends[1]], axis=1)
+
+
+def pack_dataset(
+    documents: "datasets.Dataset", layout: ChunkLayout, *, keep_partial: bool = False, use_cache: bool = True
+) -> "datasets.Dataset":
+    """Rows of `layout.size` tokens from the rows of `documents`, whose one column is `input_ids` (any lengths).
+
+    Runs in one process, in order, so that nothing is lost between batches: only the tokens after the last whole chunk
+    are dropped, or with `keep_partial` become a last, shorter row.
+    """
+    from datasets import Features, List
+
+    return documents.with_format("arrow").map(
+        _Packer(layout, num_documents=len(documents), keep_partial=keep_partial),
+        batched=True,
+        batch_size=DOCUMENTS_PER_BATCH,
+        with_indices=True,
+        features=Features({"input_ids": List(documents.features["input_ids"].feature)}),
+        load_from_cache_file=use_cache,
+        desc="Packing",
+    )
+
+
+class _Packer:
+    """One pass over batches of documents; what does not fill a chunk waits for the next batch."""
+
+    def __init__(self, layout: ChunkLayout, *, num_documents: int, keep_partial: bool) -> None:
+        self.layout = layout
+        self.num_documents = num_documents
+        self.keep_partial = keep_partial
+        self.rest: list[int] = []
+
+    def __call__(self, table: "pyarrow.Table", indices: list[int]) -> "pyarrow.Table":
+        import pyarrow as pa
+
+        column = table["input_ids"]
+        tokens = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        chunks, rest = self.layout.cut(np.concatenate([np.asarray(self.rest, tokens.dtype), tokens]))
+        self.rest = rest.tolist()
+        rows = list(chunks)
+        if self.keep_partial and len(rest) and indices[-1] == self.num_documents - 1:
+            rows.append(self.layout.wrap(rest[None])[0])
+        return pa.table({"input_ids": pa.array(rows, type=pa.list_(column.type.value_type))})
+
+
+class PackedStream:
+    """An `IterableDataset` of documents as a stream of rows `{"input_ids": ...}` of `layout.size` tokens.
+
+    `state_dict` is the place after the row yielded last: going back there tokenises nothing that lies before. As with
+    `IterableDataset`, iterating starts at the loaded place, or at the beginning; iterate once at a time.
+    """
+
+    column_names = ["input_ids"]
+
+    def __init__(
+        self,
+        documents: "datasets.IterableDataset",
+        tokens_of: Callable[[list[Row]], list[list[int]]],
+        layout: ChunkLayout,
+        *,
+        format: str | None = None,
+        keep_partial: bool = False,
+    ) -> None:
+        self._documents = own_view(documents)
+        self._tokens_of = tokens_of
+        self._layout = layout
+        self._convert = _row_converter(format)
+        self._keep_partial = keep_partial
+        self._start: dict[str, Any] = {"documents": self._documents.state_dict(), "rest": [], "num_rows": 0}
+        self._place = self._start
+
+    def with_format(self, format: str | None) -> "PackedStream":
+        """The same rows from the beginning, as tensors ("torch"), arrays ("numpy") or lists (None)."""
+        return PackedStream(
+            self._documents, self._tokens_of, self._layout, format=format, keep_partial=self._keep_partial
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values: the place in the documents before the last batch, the tokens then waiting, the rows since."""
+        return dict(self._place)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._start = self._place = dict(state)
+
+    def __iter__(self) -> Iterator[Row]:
+        skip = self._start["num_rows"]
+        for place, rows in self._batches():
+            for num_rows, row in enumerate(rows[skip:], start=skip + 1):
+                self._place = place | {"num_rows": num_rows}
+                yield {"input_ids": self._convert(row)}
+            skip = 0
+
+    def _batches(self) -> Iterator[tuple[dict[str, Any], list[np.ndarray]]]:
+        """The rows that each batch of documents completes, with the place before that batch."""
+        rest = self._start["rest"]
+        documents_state = self._start["documents"]
+        self._documents.load_state_dict(documents_state)
+        documents = iter(self._documents)
+        while True:
+            batch = list(islice(documents, STREAMED_DOCUMENTS_PER_BATCH))
+            tokens = [np.asarray(ids, np.int64) for ids in [rest, *self._tokens_of(batch)]]
+            chunks, tail = self._layout.cut(np.concatenate(tokens))
+            is_last = len(batch) < STREAMED_DOCUMENTS_PER_BATCH
+            last_row = [self._layout.wrap(tail[None])[0]] if is_last and self._keep_partial and len(tail) else []
+            yield {"documents": documents_state, "rest": rest}, [*chunks, *last_row]
+            if is_last:
+                return
+            rest, documents_state = tail.tolist(), self._documents.state_dict()
+
+
+def own_view(stream: Any) -> Any:
+    """The rows of an `IterableDataset` or `PackedStream` from the beginning, with a place of their own.
+
+    Loading a place into it leaves the caller's object where it was.
+    """
+    view = stream.with_format(None)
+    if hasattr(stream, "epoch"):
+        view.set_epoch(stream.epoch)
+    return view
+
+
+def _row_converter(format: str | None) -> Callable[[np.ndarray], Any]:
+    if format in ("torch", "pt"):
+        import torch
+
+        return torch.from_numpy
+    if format in ("numpy", "np"):
+        return np.asarray
+    if format in (None, "python"):
+        return np.ndarray.tolist
+    raise ValueError(f"format of a stream must be torch, numpy or None, got {format!r}; pass format='torch'")

@@ -1,0 +1,180 @@
+"""Text to rows of token ids of one length."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .pack import DOCUMENTS_PER_BATCH, ChunkLayout, PackedStream, Row, pack_dataset
+
+if TYPE_CHECKING:
+    import datasets
+    import transformers
+
+DOCUMENTS_PER_PROCESS = 1000  # below this, starting a process takes longer than tokenising
+
+
+def chunk_and_tokenize(
+    data: "datasets.Dataset | datasets.DatasetDict | datasets.IterableDataset | datasets.IterableDatasetDict",
+    tokenizer: "transformers.PreTrainedTokenizerBase",
+    *,
+    format: str | None = "torch",
+    num_proc: int | None = None,
+    text_key: str = "text",
+    max_seq_len: int = 2048,
+    return_final_batch: bool = False,
+    load_from_cache_file: bool = True,
+) -> "datasets.Dataset | datasets.DatasetDict | PackedStream | dict[str, PackedStream]":
+    """Tokenise the documents in the column `text_key` and pack them into rows of one length, in a column `input_ids`.
+
+    Each document is tokenised alone, without special tokens; the stream of tokens is `eos doc eos doc …` (with `sep`,
+    else `cls`, else nothing for a tokenizer that has no eos). It is cut into chunks of
+    min(tokenizer.model_max_length, max_seq_len) tokens, and each chunk carries the special tokens that the tokenizer
+    puts around a text (BOS; [CLS] and [SEP]), which count. Empty texts and None are skipped.
+
+    The result does not depend on `num_proc` (default: half of the CPUs, one for small data). Every token is kept except
+    those after the last whole chunk of each split; with `return_final_batch` these are a last, shorter row.
+
+    A Dataset gives a Dataset with torch tensors (or `format`), a DatasetDict a DatasetDict. An IterableDataset gives
+    a `PackedStream` of rows that `state_dict` can resume, an IterableDatasetDict a dict of them. Raises ValueError if
+    the column is missing or is not text, or if a Dataset has fewer tokens than one chunk.
+    """
+    from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
+
+    layout = chunk_layout(tokenizer, max_seq_len)
+    tokenize = Tokenize(tokenizer, text_key, separator_id(tokenizer))
+
+    def rows_of(split: "datasets.Dataset") -> "datasets.Dataset":
+        documents = _tokenize_dataset(split, tokenize, num_proc=num_proc, use_cache=load_from_cache_file)
+        return pack_dataset(documents, layout, keep_partial=return_final_batch, use_cache=load_from_cache_file)
+
+    def stream_of(split: "datasets.IterableDataset") -> PackedStream:
+        check_text_column(split.column_names, split.features, text_key)
+        return PackedStream(split, tokenize.rows, layout, format=format, keep_partial=return_final_batch)
+
+    if isinstance(data, Dataset):
+        rows = rows_of(data)
+        if not len(rows):
+            raise ValueError(
+                f"data must have at least one chunk of {layout.size} tokens, got fewer in {len(data)} documents; "
+                "pass more text or lower max_seq_len (--ctx_len)"
+            )
+        return rows.with_format(format, columns=["input_ids"])
+    if isinstance(data, DatasetDict):
+        return DatasetDict({name: rows_of(split).with_format(format) for name, split in data.items()})
+    if isinstance(data, IterableDataset):
+        return stream_of(data)
+    if isinstance(data, IterableDatasetDict):
+        return {name: stream_of(split) for name, split in data.items()}
+    raise ValueError(f"data must be a data set of the `datasets` library, got {type(data).__name__}; use load_dataset")
+
+
+@dataclass(frozen=True)
+class Tokenize:
+    """A batch of texts to the token ids of each, the separator first; picklable, so that `datasets` can cache by it."""
+
+    tokenizer: "transformers.PreTrainedTokenizerBase"
+    text_key: str
+    separator: int | None
+    # part of the key under which `datasets` caches tokens: raise it when the same text must give other tokens
+    version: int = 1
+
+    def __call__(self, batch: Mapping[str, list[Any]]) -> dict[str, list[list[int]]]:
+        texts = self._texts(batch)
+        if not texts:
+            return {"input_ids": []}
+        ids = self.tokenizer(
+            texts,
+            add_special_tokens=False,
+            truncation=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,  # the chunks are what must fit the model, not the documents
+        )["input_ids"]
+        return {"input_ids": ids if self.separator is None else [[self.separator, *document] for document in ids]}
+
+    def rows(self, rows: list[Row]) -> list[list[int]]:
+        """The same for a batch of rows; a row without the column is an error that lists the columns."""
+        for row in rows:
+            check_text_column(list(row), None, self.text_key)
+        return self({self.text_key: [row[self.text_key] for row in rows]})["input_ids"]
+
+    def _texts(self, batch: Mapping[str, list[Any]]) -> list[str]:
+        texts = [text for text in batch[self.text_key] if text is not None and text != ""]
+        wrong = next((text for text in texts if not isinstance(text, str)), None)
+        if wrong is not None:
+            raise _not_text(self.text_key, type(wrong).__name__)
+        return texts
+
+
+def check_text_column(column_names: list[str] | None, features: Any, text_key: str) -> None:
+    """Raise ValueError if the column is known to be missing or not to be text. Streams may know neither: None."""
+    if column_names is not None and text_key not in column_names:
+        raise ValueError(
+            f"text column must be one of the data set's columns ({', '.join(column_names)}), got {text_key!r}; "
+            "name it with text_key (--text_column)"
+        )
+    dtype = getattr((features or {}).get(text_key), "dtype", "string" if features is None else "not a string")
+    if dtype not in ("string", "large_string", "null"):
+        raise _not_text(text_key, dtype)
+
+
+def _not_text(text_key: str, found: str) -> ValueError:
+    return ValueError(
+        f"text column {text_key!r} must hold strings, got {found}; name the column that holds text with text_key "
+        "(--text_column)"
+    )
+
+
+def chunk_layout(tokenizer: "transformers.PreTrainedTokenizerBase", max_seq_len: int) -> ChunkLayout:
+    """Chunks as long as both the tokenizer's model and `max_seq_len` allow, with the tokenizer's special tokens."""
+    prefix, suffix = special_ends(tokenizer)
+    # a tokenizer that does not know its model's length says 1e30
+    return ChunkLayout(int(min(tokenizer.model_max_length, max_seq_len)), prefix, suffix)
+
+
+def special_ends(tokenizer: "transformers.PreTrainedTokenizerBase") -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The special tokens that the tokenizer puts before and after a text, found by tokenising one both ways."""
+    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
+    full = tokenizer("a", add_special_tokens=True)["input_ids"]
+    for start in range(len(full) - len(plain) + 1):
+        if full[start : start + len(plain)] == plain:
+            return tuple(full[:start]), tuple(full[start + len(plain) :])
+    return (), ()
+
+
+def separator_id(tokenizer: "transformers.PreTrainedTokenizerBase") -> int | None:
+    """The token that goes before each document."""
+    candidates = (tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.cls_token_id)
+    return next((token for token in candidates if token is not None), None)
+
+
+def derived_num_proc(num_documents: int) -> int:
+    """Processes for tokenising: half of the CPUs that we may use, as far as there is work for them."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
+    num_cpus = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, min(num_cpus // 2, num_documents // DOCUMENTS_PER_PROCESS))
+
+
+def _tokenize_dataset(
+    data: "datasets.Dataset", tokenize: Tokenize, *, num_proc: int | None, use_cache: bool
+) -> "datasets.Dataset":
+    """One row of token ids per document. Cached on its own, so that another chunk length costs no tokenising."""
+    from datasets import Features, List, Value
+
+    check_text_column(data.column_names, data.features, tokenize.text_key)
+    if num_proc is not None and num_proc < 1:
+        raise ValueError(
+            f"num_proc must be at least 1, got {num_proc}; leave it out to derive it (--data_preprocessing_num_proc)"
+        )
+    num_proc = min(num_proc or derived_num_proc(len(data)), max(1, len(data)))
+    return data.with_format(None).map(
+        tokenize,
+        batched=True,
+        batch_size=DOCUMENTS_PER_BATCH,
+        num_proc=num_proc if num_proc > 1 else None,
+        remove_columns=data.column_names,
+        features=Features({"input_ids": List(Value("int32"))}),
+        load_from_cache_file=use_cache,
+        desc="Tokenizing",
+    )

@@ -1,0 +1,432 @@
+"""Batches of token sequences: one interface over every source, with a place that can be saved."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import chain, islice
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from .pack import own_view
+
+HELD_OUT_TOKENS = 65536
+HELD_OUT_TOKENS_STREAM = 16384
+
+
+@runtime_checkable
+class Sequences(Protocol):
+    """Token sequences of one length that can be read in any order."""
+
+    @property
+    def ctx_len(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def take(self, indices: Sequence[int]) -> Int64[Tensor, "n ctx_len"]: ...
+
+
+class TensorSequences:
+    """The rows of a tensor (n, ctx_len)."""
+
+    def __init__(self, tokens: Tensor) -> None:
+        if tokens.ndim != 2 or tokens.is_floating_point() or not tokens.numel():
+            raise ValueError(
+                "a tensor of tokens must be (sequences, ctx_len), whole numbers, not empty, "
+                f"got {tuple(tokens.shape)} of {tokens.dtype}; reshape it or pass a tokenised data set"
+            )
+        self._tokens = tokens
+        self.ctx_len = tokens.shape[1]
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def take(self, indices: Sequence[int]) -> Int64[Tensor, "n ctx_len"]:
+        return self._tokens[torch.as_tensor(indices, dtype=torch.int64)].to("cpu", torch.int64)
+
+
+class RowSequences:
+    """The `input_ids` of a data set's rows: a `datasets.Dataset`, or anything with len() and rows by number.
+
+    All rows are as long as the first. A shorter last row (`return_final_batch`) is left out; another length anywhere
+    else raises ValueError when it is read.
+    """
+
+    def __init__(self, rows: Any) -> None:
+        if not len(rows):
+            raise ValueError("a tokenised data set must have at least one row, got none; pass more text")
+        self._fetch = _row_fetcher(rows)
+        first, last = (_as_ids(self._fetch([index])[0]) for index in (0, len(rows) - 1))
+        self.ctx_len = len(first)
+        self._num_rows = len(rows) - (len(last) < len(first))
+
+    def __len__(self) -> int:
+        return self._num_rows
+
+    def take(self, indices: Sequence[int]) -> Int64[Tensor, "n ctx_len"]:
+        if not len(indices):
+            return torch.empty(0, self.ctx_len, dtype=torch.int64)
+        rows = [_as_ids(row) for row in self._fetch(list(indices))]
+        for index, row in zip(indices, rows, strict=True):
+            _check_length(index, len(row), self.ctx_len)
+        return torch.from_numpy(np.stack(rows))
+
+
+class PiecedSequences:
+    """Every sequence of `rows` cut into pieces of `ctx_len` tokens; what is left of a row is left out."""
+
+    def __init__(self, rows: Sequences, ctx_len: int) -> None:
+        self._rows = rows
+        self._pieces_per_row = rows.ctx_len // ctx_len
+        self.ctx_len = ctx_len
+
+    def __len__(self) -> int:
+        return len(self._rows) * self._pieces_per_row
+
+    def take(self, indices: Sequence[int]) -> Int64[Tensor, "n ctx_len"]:
+        row, piece = np.divmod(np.asarray(indices, np.int64), self._pieces_per_row)
+        used = self._rows.take(row.tolist())[:, : self._pieces_per_row * self.ctx_len]
+        pieces = used.unflatten(1, (self._pieces_per_row, self.ctx_len))
+        return pieces[torch.arange(len(row)), torch.from_numpy(piece)]
+
+
+class SequenceStream:
+    """Token sequences that can only be read one after the other, and the place in them.
+
+    `rows` yields mappings with `input_ids`. The place is kept by the rows' own `state_dict` where they have one
+    (`datasets.IterableDataset`, `PackedStream`); else it is found again by reading up to it.
+    """
+
+    def __init__(self, rows: Iterable[Any]) -> None:
+        self._can_resume = hasattr(rows, "state_dict") and hasattr(rows, "load_state_dict")
+        self._rows: Any = own_view(rows) if self._can_resume else rows
+        self._beginning = self._rows_state()
+        self._iterator: Iterator[Any] = iter(())  # until the first row is looked at
+        self.num_read = 0
+
+    @cached_property
+    def ctx_len(self) -> int:
+        """The length of the first row, which must exist."""
+        iterator = iter(self._rows)
+        first = next(iterator, None)
+        if first is None:
+            raise ValueError(
+                "a stream of tokens must have at least one row, got none; pass more text or lower --ctx_len"
+            )
+        self._iterator = chain([first], iterator)
+        return len(_input_ids(first))
+
+    def read(self, count: int) -> list[Int64[Tensor, " ctx_len"]]:
+        """The next `count` sequences, fewer at the end."""
+        ctx_len = self.ctx_len
+        sequences: list[Tensor] = []
+        for row in islice(self._iterator, count):
+            ids = _as_ids(_input_ids(row))
+            # a shorter row is the stream's last (`return_final_batch`), or else an error
+            if len(ids) < ctx_len and next(self._iterator, None) is None:
+                break
+            _check_length(self.num_read, len(ids), ctx_len)
+            sequences.append(torch.from_numpy(ids))
+            self.num_read += 1
+        return sequences
+
+    def state_dict(self) -> dict[str, Any]:
+        # the first row may have been looked at, but not read
+        return {"num_read": self.num_read, "rows": self._rows_state() if self.num_read else self._beginning}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self._can_resume:
+            self.ctx_len  # noqa: B018 - from the first row, while we stand at the beginning
+            self._rows.load_state_dict(state["rows"])
+            self._iterator, self.num_read = iter(self._rows), state["num_read"]
+            return
+        if state["num_read"] < self.num_read:
+            raise ValueError(
+                f"a stream without state_dict can only go forward, got sequence {state['num_read']} after "
+                f"{self.num_read}; make it anew, or pass a datasets.IterableDataset"
+            )
+        while self.num_read < state["num_read"] and self.read(1):
+            pass
+
+    def _rows_state(self) -> Any:
+        return self._rows.state_dict() if self._can_resume else None
+
+
+def as_sequences(dataset: Any) -> Sequences | SequenceStream:
+    """What `TokenBatches` reads, from whatever holds token ids.
+
+    Random access: a `Sequences` (MemmapTokens), a tensor or array (n, ctx_len), a tokenised `datasets.Dataset`, or any
+    object with len() and rows `{"input_ids": ...}` by number. A stream: `datasets.IterableDataset`, or any iterable of
+    such rows. Raises ValueError for anything else, naming the columns that there are.
+    """
+    if isinstance(dataset, (SequenceStream, Sequences)):
+        return dataset
+    if isinstance(dataset, np.ndarray):
+        return TensorSequences(torch.from_numpy(dataset))
+    if isinstance(dataset, Tensor):
+        return TensorSequences(dataset)
+    if isinstance(dataset, Mapping):
+        raise ValueError(
+            f"dataset must be one split, got several ({', '.join(map(str, dataset))}); pick one: dataset['train']"
+        )
+    if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__") and not isinstance(dataset, str):
+        return RowSequences(dataset)
+    if isinstance(dataset, Iterable) and not isinstance(dataset, str):
+        _check_columns(getattr(dataset, "column_names", None))
+        return SequenceStream(dataset)
+    raise ValueError(
+        f"dataset must hold token sequences, got {type(dataset).__name__}; pass the result of chunk_and_tokenize"
+    )
+
+
+def held_out_count(num_sequences: int | None, batch_size: int, ctx_len: int) -> int:
+    """How many sequences to set aside for measuring; `num_sequences` is None for a stream.
+
+    A hundredth, but at least a batch, at most 65536 tokens, at most a tenth of the data, and never less than one
+    sequence. 16384 tokens of a stream.
+    """
+    if num_sequences is None:
+        return max(1, HELD_OUT_TOKENS_STREAM // ctx_len)
+    wanted = max(num_sequences // 100, batch_size)
+    return max(1, min(wanted, HELD_OUT_TOKENS // ctx_len, num_sequences // 10))
+
+
+class TokenBatches:
+    """Iterates over batches (batch_size, ctx_len) of int64 token ids, once, from a place that can be saved.
+
+    Random access sources are read in an order drawn from `seed`, streams in their own; neither depends on the batch
+    size. The first `held_out` sequences of that order are never trained on: `held_out_batches()` gives them. An
+    incomplete last batch is dropped. `max_batches` counts from the start of the data, resumed or not.
+
+    Raises ValueError if the data is less than one batch, and, when such a batch comes up, if a token is outside
+    [0, vocab_size).
+    """
+
+    def __init__(
+        self,
+        sequences: Any,
+        batch_size: int,
+        *,
+        seed: int,
+        vocab_size: int | None = None,
+        held_out: int = 0,
+        max_batches: int | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}; raise --batch_size")
+        self.batch_size = batch_size
+        self.vocab_size = vocab_size
+        self.max_batches = max_batches
+        source = as_sequences(sequences)
+        self._order = (
+            _StreamOrder(source, held_out)
+            if isinstance(source, SequenceStream)
+            else _ShuffledOrder(source, held_out, seed)
+        )
+        if self._order.num_sequences is not None and self._order.num_sequences < batch_size:
+            raise self._too_few(self._order.num_sequences)
+
+    @property
+    def ctx_len(self) -> int:
+        return self._order.ctx_len
+
+    @property
+    def num_batches(self) -> int | None:
+        """Batches in the whole pass, those already handed out included; of a stream `max_batches` at most, or None."""
+        if self._order.num_sequences is None:
+            return self.max_batches
+        num_batches = self._order.num_sequences // self.batch_size
+        return num_batches if self.max_batches is None else min(num_batches, self.max_batches)
+
+    def held_out_batches(self) -> Iterator[Int64[Tensor, "batch ctx_len"]]:
+        """The held-out sequences in batches of `batch_size`, the last one as small as it comes."""
+        for start in range(0, self._order.held_out, self.batch_size):
+            yield self._checked(*self._order.read_held_out(start, self.batch_size))
+
+    def __iter__(self) -> "TokenBatches":
+        return self
+
+    def __next__(self) -> Int64[Tensor, "batch_size ctx_len"]:
+        end = self._order.position + self.batch_size
+        if self.max_batches is not None and end > self.max_batches * self.batch_size:
+            raise StopIteration
+        tokens, indices = self._order.read(self.batch_size)
+        if len(indices) < self.batch_size:
+            if end == self.batch_size:
+                raise self._too_few(len(indices))
+            raise StopIteration
+        batch = self._checked(tokens, indices)
+        self._order.advance(self.batch_size)
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place after the last batch that was handed out, in sequences; plain values only."""
+        return self._order.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a saved place. Raises ValueError unless data, seed and held-out set are those it was saved with."""
+        own = self._order.state_dict()
+        for name in ("kind", "num_sequences", "ctx_len", "held_out", "seed"):
+            if state.get(name) != own[name]:
+                raise ValueError(
+                    f"{name} of the token batches must be what it was when the state was saved ({state.get(name)}), "
+                    f"got {own[name]}; resume with the same data, --seed and --ctx_len"
+                )
+        self._order.load_state_dict(state)
+
+    def _checked(self, tokens: Tensor, indices: list[int]) -> Int64[Tensor, "batch ctx_len"]:
+        limit = self.vocab_size if self.vocab_size is not None else torch.iinfo(torch.int64).max
+        wrong = (tokens < 0) | (tokens >= limit)
+        if wrong.any():
+            row, column = wrong.nonzero()[0].tolist()
+            rule = "at least 0" if self.vocab_size is None else f"at least 0 and below the vocabulary size {limit}"
+            raise ValueError(
+                f"tokens must be {rule}, got {tokens[row, column].item()} in sequence {indices[row]}; "
+                "tokenise with this model's tokenizer"
+            )
+        return tokens
+
+    def _too_few(self, num_sequences: int) -> ValueError:
+        return ValueError(
+            f"the data must have at least one batch of batch_size={self.batch_size} sequences after the "
+            f"{self._order.held_out} held out, got {num_sequences}; pass more text, or lower --batch_size or --ctx_len"
+        )
+
+
+class _ShuffledOrder:
+    """A permutation of all sequences; the held-out ones are its beginning."""
+
+    def __init__(self, source: Sequences, held_out: int, seed: int) -> None:
+        self._source = source
+        self._seed = seed
+        self._permutation = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))
+        self.ctx_len = source.ctx_len
+        self.held_out = min(held_out, len(source))
+        self.num_sequences: int | None = len(source) - self.held_out
+        self.position = 0
+
+    def read_held_out(self, start: int, count: int) -> tuple[Tensor, list[int]]:
+        return self._take(start, min(start + count, self.held_out))
+
+    def read(self, count: int) -> tuple[Tensor, list[int]]:
+        start = self.held_out + self.position
+        return self._take(start, start + count)
+
+    def advance(self, count: int) -> None:
+        self.position += count
+
+    def _take(self, start: int, end: int) -> tuple[Tensor, list[int]]:
+        indices = self._permutation[start:end].tolist()
+        return self._source.take(indices), indices
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "kind": "shuffled",
+            "seed": self._seed,
+            "num_sequences": len(self._permutation),
+            "ctx_len": self.ctx_len,
+            "held_out": self.held_out,
+            "position": self.position,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.position = state["position"]
+
+
+class _StreamOrder:
+    """The stream as it comes; the held-out sequences are its beginning, kept in memory."""
+
+    num_sequences: int | None = None
+
+    def __init__(self, source: SequenceStream, held_out: int) -> None:
+        self._source = source
+        self.held_out = held_out
+        self.position = 0
+
+    @property
+    def ctx_len(self) -> int:
+        return self._source.ctx_len
+
+    @cached_property
+    def _held_out_rows(self) -> list[Tensor]:
+        """The stream's beginning, read before anything else is."""
+        rows = self._source.read(self.held_out)
+        self._place = self._source.state_dict()
+        return rows
+
+    def read_held_out(self, start: int, count: int) -> tuple[Tensor, list[int]]:
+        rows = self._held_out_rows[start : start + count]
+        return self._stack(rows), list(range(start, start + len(rows)))
+
+    def read(self, count: int) -> tuple[Tensor, list[int]]:
+        first = len(self._held_out_rows) + self.position
+        rows = self._source.read(count)
+        return self._stack(rows), list(range(first, first + len(rows)))
+
+    def advance(self, count: int) -> None:
+        self.position += count
+        self._place = self._source.state_dict()
+
+    def _stack(self, rows: list[Tensor]) -> Int64[Tensor, "n ctx_len"]:
+        return torch.stack(rows) if rows else torch.empty(0, self.ctx_len, dtype=torch.int64)
+
+    def state_dict(self) -> dict[str, Any]:
+        num_held_out = len(self._held_out_rows)
+        return {
+            "kind": "stream",
+            "seed": None,
+            "num_sequences": None,
+            "ctx_len": self.ctx_len,
+            "held_out": num_held_out,
+            "position": self.position,
+            "place": self._place,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._source.load_state_dict(state["place"])
+        self.position, self._place = state["position"], state["place"]
+
+
+def _row_fetcher(rows: Any) -> Callable[[list[int]], Sequence[Any]]:
+    """A function from indices to the `input_ids` of these rows."""
+    column_names = getattr(rows, "column_names", None)
+    if column_names is None:
+        return lambda indices: [_input_ids(rows[index]) for index in indices]
+    _check_columns(column_names)
+    view = rows.with_format("numpy", columns=["input_ids"])
+    return lambda indices: view[indices]["input_ids"]
+
+
+def _check_columns(column_names: Iterable[str] | None) -> None:
+    if column_names is not None and "input_ids" not in column_names:
+        raise ValueError(
+            f"a tokenised data set must have a column input_ids, got {', '.join(column_names)}; "
+            "call chunk_and_tokenize on it first"
+        )
+
+
+def _input_ids(row: Any) -> Any:
+    if not isinstance(row, Mapping):
+        raise ValueError(f'rows must look like {{"input_ids": ...}}, got {type(row).__name__}; use chunk_and_tokenize')
+    _check_columns(row)
+    return row["input_ids"]
+
+
+def _as_ids(ids: Any) -> Int64[np.ndarray, " ctx_len"]:
+    ids = np.asarray(ids)
+    if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
+        raise ValueError(
+            f"input_ids must be one list of whole numbers per row, got {ids.dtype} of shape {ids.shape}; "
+            "make them with chunk_and_tokenize"
+        )
+    return ids.astype(np.int64, copy=False)
+
+
+def _check_length(index: int, length: int, ctx_len: int) -> None:
+    if length != ctx_len:
+        raise ValueError(
+            f"all rows of input_ids must be {ctx_len} tokens long like the first, got {length} in row {index}; "
+            "pack them with chunk_and_tokenize"
+        )

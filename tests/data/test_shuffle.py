@@ -1,0 +1,146 @@
+"""The shuffle buffer: every token once, mixed, independent of the batch size, resumable; and the live source."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from sae.data.activations import Activations, LiveActivations, NonFiniteError
+from sae.data.shuffle import ShuffleBuffer, batches_per_block
+
+
+class Counting:
+    """A source whose tokens are numbered: hookpoint a holds n, hookpoint b holds (n, −n)."""
+
+    def __init__(self, batches: int, tokens: int) -> None:
+        self.num_batches: int | None = batches
+        self._tokens, self._at = tokens, 0
+
+    def __iter__(self) -> Iterator[Activations]:
+        return self
+
+    def __next__(self) -> Activations:
+        if self._at == self.num_batches:
+            raise StopIteration
+        n = torch.arange(self._at * self._tokens, (self._at + 1) * self._tokens).double()
+        self._at += 1
+        return {"a": n[:, None], "b": torch.stack([n, -n], 1)}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"at": self._at}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._at = state["at"]
+
+
+def order(buffer: ShuffleBuffer) -> list[int]:
+    return [int(n) for part in buffer for n in part["a"][:, 0]]
+
+
+@pytest.mark.parametrize("block", [1, 2, 4, 5, 100])
+@pytest.mark.parametrize("batches", [1, 7, 8])
+def test_every_token_comes_out_exactly_once_in_as_many_parts(block: int, batches: int) -> None:
+    parts = list(ShuffleBuffer(Counting(batches, 10), block, seed=0))
+    assert [len(part["a"]) for part in parts] == [10] * batches
+    assert sorted(int(n) for part in parts for n in part["a"][:, 0]) == list(range(10 * batches))
+
+
+def test_hookpoints_are_permuted_alike() -> None:
+    for part in ShuffleBuffer(Counting(6, 10), 3, seed=0):
+        assert torch.equal(part["b"], torch.cat([part["a"], -part["a"]], 1))
+
+
+def test_tokens_mix_within_a_block_and_differently_in_each() -> None:
+    out = order(ShuffleBuffer(Counting(8, 10), 4, seed=0))
+    assert out[:40] != sorted(out[:40]) and sorted(out[:40]) == list(range(40))
+    assert [n - 40 for n in out[40:]] != out[:40]
+    assert out != order(ShuffleBuffer(Counting(8, 10), 4, seed=1))
+
+
+def test_a_block_of_one_changes_nothing() -> None:
+    assert order(ShuffleBuffer(Counting(3, 10), 1, seed=0)) == list(range(30))
+
+
+def test_the_order_does_not_depend_on_the_batch_size() -> None:
+    assert order(ShuffleBuffer(Counting(8, 10), 4, seed=3)) == order(ShuffleBuffer(Counting(16, 5), 8, seed=3))
+
+
+@pytest.mark.parametrize("block", [1, 2, 3])
+@pytest.mark.parametrize("stop", range(9))
+def test_stopping_and_resuming_equals_not_stopping(block: int, stop: int) -> None:
+    straight, stopped = (ShuffleBuffer(Counting(8, 6), block, seed=0) for _ in range(2))
+    expected = order(straight)
+    before = [int(n) for _ in range(stop) for n in next(stopped)["a"][:, 0]]
+    resumed = ShuffleBuffer(Counting(8, 6), block, seed=0)
+    resumed.load_state_dict(stopped.state_dict())
+    assert before + order(resumed) == expected
+
+
+def test_peeking_shows_the_block_and_moves_nothing() -> None:
+    buffer = ShuffleBuffer(Counting(4, 5), 2, seed=0)
+    assert sorted(buffer.peek()["a"][:, 0].tolist()) == list(range(10))
+    assert order(buffer) == order(ShuffleBuffer(Counting(4, 5), 2, seed=0))
+
+
+@pytest.mark.parametrize(
+    ("per_step", "size", "expected"), [(1, 2**20, 8), (4, 2**20, 32), (1, 2**27, 4), (1, 2**33, 1)]
+)
+def test_the_block_is_eight_steps_or_what_fits(per_step: int, size: int, expected: int) -> None:
+    assert batches_per_block(per_step, size) == expected
+
+
+class Tokens:
+    """Token ids that count up, in batches (2, 4)."""
+
+    num_batches: int | None = 3
+
+    def __init__(self) -> None:
+        self._at = 0
+
+    def __next__(self) -> torch.Tensor:
+        if self._at == 3:
+            raise StopIteration
+        self._at += 1
+        return torch.arange(8).view(2, 4) + 8 * (self._at - 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"at": self._at}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._at = state["at"]
+
+
+def embed(tokens: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {"h": tokens[..., None].double().expand(-1, -1, 3)}
+
+
+def test_live_activations_are_flattened_in_the_order_of_the_tokens() -> None:
+    out = torch.cat([batch["h"] for batch in LiveActivations(Tokens(), embed)])
+    assert torch.equal(out, torch.arange(24).double()[:, None].expand(-1, 3))
+
+
+def test_excluded_tokens_and_positions_are_left_out() -> None:
+    live = LiveActivations(Tokens(), embed, exclude_tokens=[2, 9], exclude_positions=[0, 3])
+    kept = [int(n) for batch in live for n in batch["h"][:, 0]]
+    assert kept == [n for n in range(24) if n not in (2, 9) and n % 4 not in (0, 3)]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_an_activation_that_is_not_finite_is_named(bad: float) -> None:
+    def harvest(tokens: torch.Tensor) -> dict[str, torch.Tensor]:
+        acts = {"layers.0": torch.ones(2, 4, 3), "layers.7": torch.ones(2, 4, 3)}
+        acts["layers.7"][1, 2, 0] = bad if tokens.max() == 15 else 1
+        return acts
+
+    live = LiveActivations(Tokens(), harvest)
+    next(live)
+    with pytest.raises(
+        NonFiniteError, match="layers.7: an activation is not finite in batch 1, sequence 1, position 2"
+    ):
+        next(live)
+
+
+def test_large_finite_activations_pass() -> None:
+    live = LiveActivations(Tokens(), lambda tokens: {"h": torch.full((2, 4, 64), 3e38)})
+    assert len(list(live)) == 3
