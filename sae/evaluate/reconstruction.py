@@ -1,0 +1,64 @@
+"""How well autoencoders reconstruct activations that they were not trained on."""
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sae.autoencoder import Sae
+from sae.losses import VarianceSums, fvu
+
+
+class ReconstructionMetrics(NamedTuple):
+    """Measured in the autoencoder's own precision, from sums over all tokens."""
+
+    tokens: int
+    fvu: float
+    """Fraction of variance unexplained (`losses.fvu`)."""
+    l0: float
+    """Mean number of latents that fire per token."""
+    unused_fraction: float
+    """Share of latents that fire on none of the tokens. Falls as tokens are added."""
+
+
+class ReconstructionMeter:
+    """Sums over tokens for one autoencoder."""
+
+    def __init__(self, sae: Sae) -> None:
+        self._sae = sae
+        self._variance = VarianceSums.zeros(sae.d_in, sae.device)
+        self._squared_error = torch.zeros((), dtype=torch.float64, device=sae.device)
+        self._counts = torch.zeros(sae.num_latents, dtype=torch.int64, device=sae.device)
+
+    @torch.no_grad()
+    def add(self, x: Tensor) -> None:
+        """Account for the activations x (tokens, d_in)."""
+        x = x.to(self._sae.dtype)
+        encoded = self._sae.encode(x)
+        error = (x - self._sae.decode(*encoded)).flatten()
+        self._squared_error += error.dot(error).double()
+        self._variance = self._variance.merge(VarianceSums.of(x - self._sae.b_dec))
+        fired = (encoded.top_acts > 0).flatten()
+        self._counts.index_add_(0, encoded.top_indices.flatten(), fired.long())
+
+    def result(self) -> ReconstructionMetrics:
+        """The metrics over all tokens so far."""
+        tokens = int(self._variance.tokens)
+        return ReconstructionMetrics(
+            tokens=tokens,
+            fvu=fvu(self._squared_error, self._variance.total_variance()).item(),
+            l0=self._counts.sum().item() / max(1, tokens),
+            unused_fraction=(self._counts == 0).double().mean().item(),
+        )
+
+
+def evaluate_reconstruction(
+    saes: Mapping[str, Sae], batches: Iterable[Mapping[str, Tensor]]
+) -> dict[str, ReconstructionMetrics]:
+    """Metrics by hookpoint over `batches` of activations {hookpoint: (tokens, d_in)}; no batch, no metrics."""
+    meters = {name: ReconstructionMeter(sae) for name, sae in saes.items()}
+    for batch in batches:
+        for name, meter in meters.items():
+            meter.add(batch[name])
+    return {name: meter.result() for name, meter in meters.items()}

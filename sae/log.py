@@ -1,0 +1,154 @@
+"""Where metrics go: a progress bar, metrics.jsonl, Weights & Biases. A sink never changes training."""
+
+import importlib.util
+import json
+import netrc
+import os
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self, runtime_checkable
+
+import torch
+from tqdm import tqdm
+
+Record = dict[str, float]
+"""Metrics of one log step: `step`, `tokens`, and `<hookpoint>/<metric>`."""
+
+
+@runtime_checkable
+class Sink(Protocol):
+    """A place for metrics."""
+
+    def write(self, record: Record) -> None:
+        """Take one record."""
+
+    def close(self) -> None:
+        """Finish; called once, also after an error."""
+
+
+class JsonLines:
+    """Appends records to a file, one JSON object a line, each on disk when `write` returns."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a", encoding="utf-8", buffering=1)
+
+    def write(self, record: Record) -> None:
+        """Append one line."""
+        self._file.write(json.dumps(record) + "\n")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class WandbSink:
+    """Sends records to Weights & Biases."""
+
+    def __init__(self, *, name: str, config: dict[str, Any], folder: Path) -> None:
+        import wandb
+
+        self._run = wandb.init(
+            project="sae", name=name, config=config, dir=str(folder), settings=wandb.Settings(silent=True)
+        )
+
+    def write(self, record: Record) -> None:
+        """Log one record at its step."""
+        self._run.log(record, step=int(record["step"]))
+
+    def close(self) -> None:
+        """Upload what is left."""
+        self._run.finish()
+
+
+def why_no_wandb() -> str | None:
+    """Why Weights & Biases cannot be used without a question to the user; None if it can."""
+    if importlib.util.find_spec("wandb") is None:
+        return "it is not installed (pip install wandb)"
+    mode = os.environ.get("WANDB_MODE", "online")
+    if mode == "disabled":
+        return "WANDB_MODE is disabled"
+    if mode == "offline" or os.environ.get("WANDB_API_KEY") or _has_netrc_entry():
+        return None
+    return "it is not configured (wandb login, or set WANDB_API_KEY)"
+
+
+def _has_netrc_entry() -> bool:
+    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("://")[-1].split("/")[0]
+    try:
+        return netrc.netrc().authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+class Progress:
+    """A bar over the tokens of a run: how many, how fast, how long still, and the FVU now."""
+
+    def __init__(self, *, total: int, done: int = 0) -> None:
+        # smoothing=0: the mean speed so far, which makes the time left an honest guess from the first minute on.
+        self._bar = tqdm(
+            total=total,
+            initial=done,
+            unit="tok",
+            unit_scale=True,
+            desc="training",
+            smoothing=0,
+            dynamic_ncols=True,
+            mininterval=0.5 if sys.stderr.isatty() else 10.0,
+        )
+
+    def advance(self, tokens: int) -> None:
+        """Count tokens."""
+        self._bar.update(tokens)
+
+    def show(self, record: Record) -> None:
+        """Show the mean FVU over hookpoints beside the bar."""
+        values = [value for name, value in record.items() if name.endswith("/fvu")]
+        self._bar.set_postfix_str(f"FVU {sum(values) / len(values):.4f}", refresh=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bar.close()
+
+
+def note(message: str) -> None:
+    """Print one line for the user, above a progress bar if one is shown."""
+    tqdm.write(message, file=sys.stderr)
+
+
+class Stopwatch:
+    """Seconds spent inside `with`; on a GPU the device's own time, taken without waiting for it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._seconds = 0.0
+        self._started: Any = None
+        self._pending: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    def __enter__(self) -> Self:
+        self._started = self._mark()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._on_gpu:
+            self._pending.append((self._started, self._mark()))
+        else:
+            self._seconds += self._mark() - self._started
+
+    def read(self) -> float:
+        """Seconds so far. Waits for the device."""
+        for start, end in self._pending:
+            end.synchronize()
+            self._seconds += start.elapsed_time(end) / 1000
+        self._pending.clear()
+        return self._seconds
+
+    def _mark(self) -> Any:
+        if not self._on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event

