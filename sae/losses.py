@@ -56,13 +56,3 @@ def fvu(squared_error: Float[Tensor, ""], total_variance: Float[Tensor, ""]) -> 
 def auxk_scale(num_dead: int, k_aux: int) -> float:
     """Factor that phases AuxK in while fewer latents are dead than it would pick: min(num_dead / k_aux, 1)."""
     return min(num_dead / k_aux, 1.0)
-
-
-def outliers(x: Float[Tensor, "tokens d"], fraction: float = 0.005) -> tuple[int, float]:
-    """How many tokens the given `fraction` is (at least 1), and the share of the variance that as many can carry.
-
-    A share near 1 says that FVU measures those few tokens only: typically the first token of each sequence.
-    """
-    count = max(1, int(len(x) * fraction))
-    distances = (x.float() - x.float().mean(0)).square().sum(-1)
-    return count, (distances.topk(count).values.sum() / distances.sum()).item()

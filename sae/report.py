@@ -81,9 +81,8 @@ def draw_curves(records: list[Record], path: Path) -> None:
         for index, name in enumerate(names):
             values = [record[f"{name}/{metric}"] for record in records]
             axes.plot(tokens, values, label=name, color=_color(index, len(names)), marker="." * (len(records) == 1))
-        axes.set(title=title, xlabel="tokens", ylim=(0, None))
+        axes.set(title=title, xlabel="tokens", **({"yscale": "log"} if metric == "fvu" else {"ylim": (0, None)}))
         axes.grid(alpha=0.3)
-    figure.axes[0].set(yscale="log", ylim=(None, None))
     figure.legend(
         *figure.axes[0].get_legend_handles_labels(),
         loc="outside right upper",

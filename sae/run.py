@@ -73,8 +73,13 @@ def versions() -> dict[str, str]:
 def _derived_name(cfg: TrainConfig, model_name: str) -> str:
     parts = [Path(model_name).name or "model"]
     if isinstance(cfg, RunConfig):
-        parts = [Path(cfg.model).name, Path(cfg.dataset).name]
+        parts = [_short(cfg.model), _short(cfg.dataset)]
     return "-".join("".join(c if c.isalnum() or c in "._-" else "_" for c in part) for part in parts)
+
+
+def _short(source: str) -> str:
+    path = Path(source)
+    return path.stem if path.suffix in (".gguf", ".jsonl", ".json", ".txt", ".parquet", ".csv", ".bin") else path.name
 
 
 def _next_free(save_dir: Path, name: str) -> Path:

@@ -17,11 +17,11 @@ from sae.data.activations import Activations, LiveActivations
 from sae.data.shuffle import ShuffleBuffer, batches_per_block
 from sae.data.tokens import TokenBatches, as_sequences, held_out_count
 from sae.distributed import World
+from sae.evaluate.outliers import outlier_warning
 from sae.evaluate.reconstruction import ReconstructionMetrics, evaluate_reconstruction
 from sae.interrupt import StopRequests
 from sae.learner import SaeLearner
 from sae.log import JsonLines, Progress, Record, Sink, Stopwatch, WandbSink, note, why_no_wandb
-from sae.losses import outliers
 from sae.optim import peak_lr, schedule, warmup_steps
 from sae.report import report
 from sae.run import RunFolder
@@ -134,13 +134,10 @@ class SaeTrainer:
         first = self.source.peek()
         for name, learner in self.learners.items():
             learner.initialise(first[name], set_b_dec=self.cfg.finetune is None)
-            few, share = outliers(first[name])
-            if share > 0.5:
-                note(
-                    f"{name}: {few} of {len(first[name]):,} tokens carry {share:.0%} of the variance, so FVU will look "
-                    "better than it is; leave them out with --exclude_positions 0 (the first token of each sequence) "
-                    "or --exclude_tokens (special tokens)"
-                )
+        tokens = next(self.tokens.held_out_batches())
+        for name, acts in self.live.read(tokens).items():
+            if warning := outlier_warning(acts, tokens, self.live.kept(tokens)):
+                note(f"{name}: {warning}")
 
     def train_step(self) -> bool:
         """One optimizer step of every autoencoder; False, and nothing done, if the data ended before."""

@@ -17,11 +17,11 @@ from importlib import metadata
 from pathlib import Path
 
 CHARACTERS = 2_600_000
-"""Length of the text: about 600,000 tokens, more than the run reads."""
+"""Length of the text: about 570,000 tokens, more than the run reads."""
 
 OPTIONS = (
-    "--layers 5 10 15 --exclude_positions 0 --expansion_factor 8 --ctx_len 256 --batch_size 8 "
-    "--max_tokens 300000 --lr 4e-3 --dead_feature_threshold 100000 --run_name demo"
+    "--layers 2 6 10 --exclude_positions 0 --expansion_factor 8 --ctx_len 256 --batch_size 4 "
+    "--max_tokens 250000 --lr 4e-3 --dead_feature_threshold 100000 --no_log_to_wandb"
 )
 
 

@@ -90,11 +90,11 @@ class LiveActivations:
         flat = {name: acts.flatten(0, 1) for name, acts in harvested.items()}
         if len(self._exclude_tokens) == len(self._exclude_positions) == 0:
             return flat
-        kept = self._kept(tokens.cpu())
+        kept = self.kept(tokens)
         return {name: acts[kept.to(acts.device, non_blocking=True)] for name, acts in flat.items()}
 
-    def _kept(self, tokens: Int[Tensor, "batch seq"]) -> Int[Tensor, "kept"]:
-        """Which of the flattened tokens stay. Token ids live on the CPU, so the device is not asked."""
+    def kept(self, tokens: Int[Tensor, "batch seq"]) -> Int[Tensor, "kept"]:
+        """Which of the flattened tokens are not excluded. Token ids live on the CPU, so the device is not asked."""
         positions = torch.arange(tokens.shape[1])
         excluded = torch.isin(tokens, self._exclude_tokens) | torch.isin(positions, self._exclude_positions)
         return (~excluded).flatten().nonzero().squeeze(1)

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Set up, then run all tests. Arguments go to pytest instead: ./test.sh tests/ops -k topk
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/scripts/setup.sh"
+if [ $# -gt 0 ]; then
+    exec python -m pytest "$@"
+fi
+python -m pytest -n 2 -m "not slow"
+exec python -m pytest -m slow
