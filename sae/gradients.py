@@ -21,26 +21,20 @@ from sae.ops.encode import Select, chunk_tokens
 
 
 class Gradients(NamedTuple):
-    """Sums of gradients over micro-batches, in the type of the parameters."""
+    """Gradients of the loss on some tokens, in the type of the parameters."""
 
     W_enc: Float[Tensor, "latents d_in"]
     b_enc: Float[Tensor, "latents"]
     W_dec: Float[Tensor, "latents d_in"]
     b_dec: Float[Tensor, "d_in"]
+    radial: Float[Tensor, "latents"]
+    """⟨W_dec gradient, W_dec⟩ of each row: the part that a row of unit length must not follow. The dot products with
+    W_dec are needed for the encoder anyway, so this costs no pass over the rows."""
 
-    @classmethod
-    def like(cls, sae: Sae) -> "Gradients":
-        """Zeros; also installed as the `.grad` of the parameters, so that an optimizer sees them."""
-        parameters = (sae.encoder.weight, sae.encoder.bias, sae.W_dec, sae.b_dec)
-        grads = cls(*(torch.zeros_like(parameter) for parameter in parameters))
-        for parameter, gradient in zip(parameters, grads, strict=True):
-            parameter.grad = gradient
-        return grads
-
-    def zero_(self) -> None:
-        """Forget what was accumulated."""
-        for gradient in self:
-            gradient.zero_()
+    def add_(self, other: "Gradients") -> None:
+        """Add the gradients of other tokens."""
+        for mine, theirs in zip(self, other, strict=True):
+            mine.add_(theirs)
 
 
 class Weights(NamedTuple):
@@ -74,31 +68,36 @@ class Reconstruction(NamedTuple):
     """Of x, shifted by b_dec."""
 
 
-def accumulate_reconstruction(
-    grads: Gradients, weights: Weights, x: Float[Tensor, "tokens d_in"], select: Select, *, scale: float | Tensor
-) -> Reconstruction:
-    """Add the gradient of scale · Σ ‖x̂ − x‖² to `grads`. The caller chooses scale = 1 / (N v)."""
+def reconstruction_gradients(
+    weights: Weights, x: Float[Tensor, "tokens d_in"], select: Select, *, scale: float | Tensor
+) -> tuple[Gradients, Reconstruction]:
+    """The gradient of scale · Σ ‖x̂ − x‖², for which a caller chooses scale = 1 / (N v)."""
     centred = x.to(weights.b_dec.dtype) - weights.b_dec
     W = weights.W_enc_compute
     compute_acts, top_indices = ops.encode(centred.to(W.dtype), W, weights.b_enc.to(W.dtype), select)
     top_acts = compute_acts.to(centred.dtype)
     fired = top_acts > 0
     residual = ops.decode(top_acts, top_indices, weights.W_dec).sub_(centred)
+    squared_error = residual.flatten().dot(residual.flatten())
+    recon = Reconstruction(centred, residual, fired, top_indices, squared_error, VarianceSums.of(centred))
 
     grad_recon = residual * (2 * scale)
-    grad_pre = ops.gather_dot(grad_recon, top_indices, weights.W_dec) * fired
+    grad_acts = ops.gather_dot(grad_recon, top_indices, weights.W_dec)
+    grad_pre = grad_acts * fired
     segments = ops.LatentSegments(top_indices, len(W))
     grad_b_enc = segments.sum_weights(grad_pre)
-    grads.W_dec.add_(segments.sum(top_acts, grad_recon))
-    grads.W_enc.add_(segments.sum(grad_pre, centred))
-    grads.b_enc.add_(grad_b_enc)
-    # b_dec is added to x̂ and subtracted from x: the latter reaches it through every pre-activation that fired.
-    grads.b_dec.add_(grad_recon.sum(0)).sub_(grad_b_enc @ weights.W_enc)
-    squared_error = residual.flatten().dot(residual.flatten())
-    return Reconstruction(centred, residual, fired, top_indices, squared_error, VarianceSums.of(centred))
+    grads = Gradients(
+        W_enc=segments.sum(grad_pre, centred),
+        b_enc=grad_b_enc,
+        W_dec=segments.sum(top_acts, grad_recon),
+        # b_dec is added to x̂ and subtracted from x: the latter reaches it through every pre-activation that fired.
+        b_dec=grad_recon.sum(0) - grad_b_enc @ weights.W_enc,
+        radial=segments.sum_weights(top_acts * grad_acts),
+    )
+    return grads, recon
 
 
-def accumulate_auxk(
+def add_auxk_gradients_(
     grads: Gradients, weights: Weights, recon: Reconstruction, dead: Int[Tensor, "dead"], *, scale: float | Tensor
 ) -> Float[Tensor, ""]:
     """Add the gradient of scale · min(num_dead / k_aux, 1) · Σ ‖ê − e‖² to `grads`; returns Σ ‖ê − e‖².
@@ -115,20 +114,23 @@ def accumulate_auxk(
         weights.W_dec[dead],
     )
     total = recon.residual.new_zeros(())
-    grad_W_enc, grad_b_enc, grad_W_dec = torch.zeros_like(W_dec), torch.zeros_like(W_dec[:, 0]), torch.zeros_like(W_dec)
-    chunk = chunk_tokens(len(dead), W_dec.dtype)
+    grad_W_enc, grad_W_dec = torch.zeros_like(W_dec), torch.zeros_like(W_dec)
+    grad_b_enc, radial = torch.zeros_like(W_dec[:, 0]), torch.zeros_like(W_dec[:, 0])
+    chunk = chunk_tokens(len(dead), W_dec)
     for centred, residual in zip(recon.centred.split(chunk), recon.residual.split(chunk), strict=True):
         acts = _dense_topk(torch.addmm(b_enc, centred.to(W_enc.dtype), W_enc.T).to(W_dec.dtype), k_aux)
         error = torch.addmm(residual, acts, W_dec)  # ê − e, with e = −residual
         grad_recon = error * (2 * scale)
-        grad_pre = (grad_recon @ W_dec.T).mul_(acts > 0)
+        grad_acts = grad_recon @ W_dec.T
+        radial.add_((acts * grad_acts).sum(0))
+        grad_pre = grad_acts.mul_(acts > 0)
         grad_W_dec.addmm_(acts.T, grad_recon)
         grad_W_enc.addmm_(grad_pre.T, centred)
         grad_b_enc.add_(grad_pre.sum(0))
         total = total + error.flatten().dot(error.flatten())
-    grads.W_dec.index_add_(0, dead, grad_W_dec)
-    grads.W_enc.index_add_(0, dead, grad_W_enc)
-    grads.b_enc.index_add_(0, dead, grad_b_enc)
+    added = {"W_enc": grad_W_enc, "b_enc": grad_b_enc, "W_dec": grad_W_dec, "radial": radial}
+    for name, rows in added.items():
+        getattr(grads, name).index_add_(0, dead, rows)
     grads.b_dec.sub_(grad_b_enc @ weights.W_enc[dead])
     return total
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from sae.autoencoder import Sae
 from sae.dead import DeadLatents
-from sae.gradients import Gradients, Weights, accumulate_auxk, accumulate_reconstruction
+from sae.gradients import Gradients, Weights, add_auxk_gradients_, reconstruction_gradients
 from sae.losses import VarianceSums, fvu
-from sae.optim import adam, remove_parallel_component_
+from sae.optim import adam
 from sae.select import selection
 
 
@@ -46,7 +46,7 @@ class SaeLearner:
         self.dead = DeadLatents(sae.num_latents, dead_feature_threshold, sae.device)
         self._tokens_per_step, self._auxk_alpha, self._compute_dtype = tokens_per_step, auxk_alpha, compute_dtype
         self._select = selection(sae.cfg)
-        self._grads = Gradients.like(sae)
+        self._grads: Gradients | None = None
         self._weights = Weights.of(sae, compute_dtype)
         self._optimizer = adam(sae.parameters())
         self._fired = torch.zeros(sae.num_latents, dtype=torch.int32, device=sae.device)
@@ -55,6 +55,7 @@ class SaeLearner:
         self._variance = torch.ones((), dtype=torch.float64, device=sae.device)
         self._variance_sums = VarianceSums.zeros(sae.d_in, sae.device)
         self._sums = torch.zeros(3, dtype=torch.float64, device=sae.device)
+        self._step_variance_sums, self._step_sums = VarianceSums.zeros(sae.d_in, sae.device), self._sums.clone()
         self._create_optimizer_state()
 
     # The normaliser
@@ -83,34 +84,54 @@ class SaeLearner:
         if len(x) == 0:
             return
         scale = (1 / (self._tokens_per_step * self._variance)).to(self.sae.dtype)
-        recon = accumulate_reconstruction(self._grads, self._weights, x, self._select, scale=scale)
+        grads, recon = reconstruction_gradients(self._weights, x, self._select, scale=scale)
         auxk_error = recon.squared_error
         if self._auxk_alpha and len(self.dead.indices):
-            auxk_error = accumulate_auxk(
-                self._grads, self._weights, recon, self.dead.indices, scale=scale * self._auxk_alpha
+            auxk_error = add_auxk_gradients_(
+                grads, self._weights, recon, self.dead.indices, scale=scale * self._auxk_alpha
             )
+        if self._grads is None:
+            self._grads = grads
+        else:
+            self._grads.add_(grads)
         self._fired.index_add_(0, recon.top_indices.flatten(), recon.fired.flatten().int())
         self._tokens += len(x)
-        self._variance_sums = self._variance_sums.merge(recon.variance.shifted_by(self.sae.b_dec.detach() - self._mean))
-        self._sums += torch.stack([recon.squared_error.double(), auxk_error.double(), recon.fired.sum().double()])
+        variance = recon.variance.shifted_by(self.sae.b_dec.detach() - self._mean)
+        self._step_variance_sums = self._step_variance_sums.merge(variance)
+        self._step_sums += torch.stack([recon.squared_error.double(), auxk_error.double(), recon.fired.sum().double()])
 
     def update(self, lr: float) -> None:
         """Take one optimizer step with what was accumulated. A step whose sums are not finite changes nothing."""
-        unit_norm = self.sae.cfg.normalize_decoder
-        if unit_norm:
-            remove_parallel_component_(self._grads.W_dec, self._weights.W_dec)
-        self._optimizer.param_groups[0]["lr"] = lr
-        self._optimizer.found_inf = (~self._sums.isfinite().all()).float()  # type: ignore[attr-defined]
-        self._optimizer.step()
-        if unit_norm:
-            self.sae.set_decoder_norm_to_unit_norm()
+        self._count_step()
+        if self._grads is not None:
+            self._descend(self._grads, lr)
+            self._grads = None
         self.dead.update(self._fired > 0, self._tokens)
-        self._grads.zero_()
         self._fired.zero_()
         self._tokens = 0
         self._weights = Weights.of(self.sae, self._compute_dtype)
 
+    def _descend(self, grads: Gradients, lr: float) -> None:
+        sae, unit_norm = self.sae, self.sae.cfg.normalize_decoder
+        if unit_norm:
+            grads.W_dec.addcmul_(sae.W_dec.detach(), grads.radial.unsqueeze(1), value=-1)
+        sae.encoder.weight.grad, sae.encoder.bias.grad = grads.W_enc, grads.b_enc
+        sae.W_dec.grad, sae.b_dec.grad = grads.W_dec, grads.b_dec
+        self._optimizer.param_groups[0]["lr"] = lr
+        self._optimizer.found_inf = (~self._sums.isfinite().all()).float()  # type: ignore[attr-defined]
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        if unit_norm:
+            sae.set_decoder_norm_to_unit_norm()
+
     # Meters
+
+    def _count_step(self) -> None:
+        """Let the step's sums count: until then the state is that before the step, should an error end it halfway."""
+        self._variance_sums = self._variance_sums.merge(self._step_variance_sums)
+        self._sums += self._step_sums
+        self._step_variance_sums = VarianceSums.zeros(self.sae.d_in, self.sae.device)
+        self._step_sums.zero_()
 
     def read_metrics(self) -> Metrics:
         """The metrics since the last call, which starts them anew. Waits for the device.

@@ -1,11 +1,9 @@
-"""The optimizer, its learning-rate law and schedule, and the unit norm of decoder rows."""
+"""The optimizer, its learning-rate law and its schedule."""
 
 import math
 from collections.abc import Iterable
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 
 def adam(parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Adam:
@@ -31,9 +29,3 @@ def schedule(step: int, total_steps: int, warmup: int) -> float:
     if step < warmup:
         return (step + 1) / (warmup + 1)
     return max(0.0, (total_steps - step) / max(1, total_steps - warmup))
-
-
-def remove_parallel_component_(grad: Float[Tensor, "rows d"], unit_rows: Float[Tensor, "rows d"]) -> None:
-    """Subtract from each row of `grad` its component along the unit vector in the same row of `unit_rows`."""
-    along = torch.linalg.vecdot(grad, unit_rows).unsqueeze(-1)
-    grad.addcmul_(unit_rows, along, value=-1)

@@ -7,7 +7,7 @@ from oracle import dense_gradients, make_sae
 from sae import Sae, SaeConfig
 from sae.dead import DeadLatents
 from sae.learner import SaeLearner
-from sae.optim import adam, peak_lr, remove_parallel_component_, schedule, warmup_steps
+from sae.optim import adam, peak_lr, schedule, warmup_steps
 
 N = 64
 
@@ -240,12 +240,6 @@ class TestOptim:
     )
     def test_the_warm_up_is_derived_from_the_run(self, total: int, chosen: int | None, expected: int) -> None:
         assert warmup_steps(total, chosen) == expected
-
-    def test_the_projected_gradient_is_orthogonal_to_the_rows(self) -> None:
-        rows = torch.nn.functional.normalize(torch.randn(7, 5, dtype=torch.float64), dim=1)
-        grad = torch.randn(7, 5, dtype=torch.float64)
-        remove_parallel_component_(grad, rows)
-        torch.testing.assert_close((grad * rows).sum(1), torch.zeros(7, dtype=torch.float64))
 
     def test_adam_has_the_papers_constants(self) -> None:
         group = adam([torch.nn.Parameter(torch.zeros(2))]).param_groups[0]

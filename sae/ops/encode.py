@@ -6,16 +6,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-CHUNK_BYTES = 64 * 2**20
-"""Memory for the pre-activations of one chunk of tokens."""
-
-
-def chunk_tokens(num_latents: int, dtype: torch.dtype, chunk_bytes: int = CHUNK_BYTES) -> int:
-    """How many tokens' pre-activations fit into `chunk_bytes`; at least 1."""
-    return max(1, chunk_bytes // (num_latents * dtype.itemsize))
-
+CHUNK_BYTES = {"cpu": 12 * 2**20, "cuda": 256 * 2**20}
+"""Memory for the pre-activations of one chunk of tokens. On a CPU they stay in the third-level cache between product
+and selection: of a step's encoder at d_in 768 and 24,576 latents, 450 ms against 530 ms at 64 MiB (2 cores, Zen 4)."""
 
 Select = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+def chunk_tokens(num_latents: int, like: Tensor, chunk_bytes: int | None = None) -> int:
+    """How many tokens' pre-activations, of the type and on the device of `like`, make a chunk; a multiple of 64."""
+    budget = chunk_bytes or CHUNK_BYTES.get(like.device.type, CHUNK_BYTES["cuda"])
+    return max(64, budget // (num_latents * like.element_size()) // 64 * 64)
 
 
 def encode(
@@ -24,15 +25,15 @@ def encode(
     b_enc: Float[Tensor, "latents"],
     select: Select,
     *,
-    chunk_bytes: int = CHUNK_BYTES,
+    chunk_bytes: int | None = None,
 ) -> tuple[Float[Tensor, "tokens k"], Int[Tensor, "tokens k"]]:
     """select(x @ W_encᵀ + b_enc) for each token, without gradients.
 
     All three tensors have one dtype, in which the product is computed. `select` maps pre-activations (tokens, latents)
-    to values and indices, both (tokens, k). Uses `chunk_bytes` of memory beside the result, or one token's worth.
+    to values and indices, both (tokens, k). Uses about `chunk_bytes` of memory beside the result, or 64 tokens' worth.
     """
     num_latents = W_enc.shape[0]
-    chunk = chunk_tokens(num_latents, x.dtype, chunk_bytes)
+    chunk = chunk_tokens(num_latents, x, chunk_bytes)
     buffer = x.new_empty(min(chunk, len(x)), num_latents)
     parts = []
     for rows in x.split(chunk):

@@ -10,7 +10,7 @@ from sae import ops
 from sae.ops import naive
 from sae.ops.autograd import Decode, Encode
 
-SIZES = [(1, 48, 96, 1), (37, 48, 96, 5), (37, 7, 31, 31), (0, 48, 96, 5), (13, 48, 1024, 32)]
+SIZES = [(1, 48, 96, 1), (37, 48, 96, 5), (150, 48, 96, 5), (37, 7, 31, 31), (0, 48, 96, 5), (13, 48, 1024, 32)]
 sizes = pytest.mark.parametrize(("tokens", "d", "latents", "k"), SIZES)
 
 
@@ -73,7 +73,7 @@ def test_encode_equals_the_whole_product_at_any_chunk_size(tokens: int, d: int, 
     x, W, _, _ = problem(tokens, d, latents, k)
     b = torch.randn(latents, dtype=torch.float64)
     expected = naive.topk(x @ W.T + b, k)[0].sort().values
-    for rows_per_chunk in (1, 5, 1000):
+    for rows_per_chunk in (64, 128, 10_000):
         values, indices = ops.encode(x, W, b, partial(ops.topk, k=k), chunk_bytes=rows_per_chunk * latents * 8)
         torch.testing.assert_close(values.sort().values, expected)
         torch.testing.assert_close((x @ W.T + b).gather(1, indices).relu(), values)
