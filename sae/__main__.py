@@ -27,7 +27,7 @@ GROUPS = {
         "batch_size", "grad_acc_steps", "micro_acc_steps", "lr", "lr_warmup_steps", "auxk_alpha",
         "dead_feature_threshold", "seed",
     ),
-    "output": ("save_dir", "run_name", "save_every", "log_to_wandb", "wandb_log_frequency"),
+    "output": ("save_dir", "run_name", "resume", "save_every", "log_to_wandb", "wandb_log_frequency"),
     "machine": (
         "device", "load_in_8bit", "attn_implementation", "distribute_layers", "revision", "hf_token",
     ),
@@ -55,8 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lines = [str(error), *getattr(error, "__notes__", [])]
         print("sae: error:", "; ".join(" ".join(line.split()) for line in lines), file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("sae: stopped before the first step; nothing was written", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print("sae: stopped;", *getattr(stop, "__notes__", ["nothing was written"]), file=sys.stderr)
         return 130
 
 
@@ -64,9 +64,11 @@ def train(cfg: RunConfig) -> int:
     """Load model and data, train, report. The cheap checks come first, each before the work that it would spoil."""
     from sae import lm
     from sae.data import load_data
+    from sae.distributed import World
     from sae.run import RunFolder
     from sae.trainer import SaeTrainer
 
+    World.from_environment(distribute_layers=cfg.distribute_layers)
     device = lm.check_device(cfg.device)
     RunFolder.plan(cfg)
     access = {"revision": cfg.revision, "token": cfg.hf_token}
@@ -93,7 +95,12 @@ def train(cfg: RunConfig) -> int:
         **access,
     )
     trainer = SaeTrainer(cfg, dataset, model)
-    trainer.fit()
+    try:
+        trainer.fit()
+    except KeyboardInterrupt as stop:
+        if trainer.folder.path.is_dir():
+            stop.add_note(f"what was saved before is in {trainer.folder.path}")
+        raise
     return 130 if trainer.stop else 0
 
 

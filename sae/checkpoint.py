@@ -14,6 +14,7 @@ import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -40,13 +41,11 @@ def save(run: Path, step: int, checkpoint: Checkpoint) -> Path:
     if partial.exists():
         shutil.rmtree(partial)
     partial.mkdir(parents=True)
-    for name, sae in checkpoint.saes.items():
-        sae.save_to_disk(partial / name)
-        save_file(
-            {key: t.detach().cpu().contiguous() for key, t in checkpoint.states[name].items()}, partial / name / STATE
-        )
-    (partial / TRAINER).write_text(json.dumps(checkpoint.trainer, indent=2) + "\n")
-    _write_manifest(partial)
+    try:
+        _write(partial, checkpoint)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)  # the disk may be full
+        raise OSError(f"{final} cannot be written ({error}); make room, or choose another --save_dir") from error
     partial.rename(final)
     _sync(run)
     return final
@@ -64,24 +63,54 @@ def load(folder: Path, names: list[str]) -> Checkpoint:
 
 def latest(run: Path) -> Path | None:
     """The complete checkpoint with the highest step in the folder of a run; None if there is none."""
-    steps = {int(path.parent.name[5:]): path.parent for path in run.glob(f"step_*/{MANIFEST}")}
-    return steps[max(steps)] if steps else None
+    return next(iter(_by_step(run)), None)
+
+
+def _by_step(run: Path) -> list[Path]:
+    """The complete checkpoints of a run, newest first."""
+    steps = [path.parent for path in run.glob(f"step_*/{MANIFEST}") if path.parent.name[5:].isdigit()]
+    return sorted(steps, key=lambda path: int(path.name[5:]), reverse=True)
+
+
+def newest_undamaged(run: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint of a run that `check` passes, and what is wrong with each newer one."""
+    complaints: list[str] = []
+    for folder in _by_step(run):
+        try:
+            check(folder)
+            return folder, complaints
+        except ValueError as error:
+            complaints.append(str(error))
+    return None, complaints
 
 
 def check(folder: Path) -> None:
     """Raise ValueError unless every file that the manifest lists is there, with its size and hash."""
     if not (folder / MANIFEST).is_file():
         raise ValueError(f"{folder} must be a complete checkpoint, but has no {MANIFEST}; use an earlier one")
-    files = json.loads((folder / MANIFEST).read_text())["files"]
-    for name, expected in files.items():
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        files = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(f"{folder / MANIFEST} is damaged; use an earlier checkpoint") from None
+    for name, (size, sha256) in files.items():
         path = folder / name
-        if not path.is_file() or path.stat().st_size != expected["bytes"] or _sha256(path) != expected["sha256"]:
+        if not path.is_file() or path.stat().st_size != size or _sha256(path) != sha256:
             raise ValueError(f"{path} is missing or damaged: it is not what {MANIFEST} says; use an earlier checkpoint")
 
 
 def size_on_disk(saes: dict[str, Sae]) -> int:
     """About how many bytes one checkpoint takes: the weights and two moments of each."""
     return sum(3 * parameter.nbytes for sae in saes.values() for parameter in sae.parameters())
+
+
+def _write(folder: Path, checkpoint: Checkpoint) -> None:
+    for name, sae in checkpoint.saes.items():
+        sae.save_to_disk(folder / name)
+        state = {key: t.detach().cpu().contiguous() for key, t in checkpoint.states[name].items()}
+        save_file(state, folder / name / STATE)
+    (folder / TRAINER).write_text(json.dumps(checkpoint.trainer, indent=2) + "\n")
+    _write_manifest(folder)
 
 
 def _write_manifest(folder: Path) -> None:

@@ -1,9 +1,10 @@
 """What a user can choose. Plain dataclasses; every rule that needs no file, model or device is checked here."""
 
+import math
 from dataclasses import dataclass, field
 
 
-def _check(name: str, value: float, holds: bool, rule: str, way_out: str) -> None:
+def _check(name: str, value: float | None, holds: bool, rule: str, way_out: str) -> None:
     if not holds:
         raise ValueError(f"{name} must be {rule}, got {value}; {way_out}")
 
@@ -123,6 +124,10 @@ class TrainConfig:
     run_name: str | None = None
     """Folder of this run inside save_dir, and its name in Weights & Biases. None: named after model and data."""
 
+    resume: bool = False
+    """Continue the run of this name from its newest undamaged checkpoint, as if it had not stopped. With run_name None,
+    the last run of this model and data."""
+
     log_to_wandb: bool = True
     """Log to Weights & Biases too, where it is installed and configured."""
 
@@ -138,6 +143,9 @@ class TrainConfig:
         for name in ("lr_warmup_steps", "auxk_alpha"):
             value = getattr(self, name)
             _check(name, value, value is None or value >= 0, "0 or more", f"leave --{name} out for the default")
+        for name in ("lr", "auxk_alpha"):
+            value = getattr(self, name)
+            _check(name, value, value is None or value < math.inf, "finite", f"leave --{name} out for the default")
         for name in ("layers", "exclude_tokens", "exclude_positions"):
             lowest = min(getattr(self, name), default=0)
             _check(name, lowest, lowest >= 0, "0 or more", "count from the start, from 0")

@@ -11,13 +11,18 @@ class World(NamedTuple):
     size: int = 1
 
     @classmethod
-    def from_environment(cls) -> "World":
+    def from_environment(cls, *, distribute_layers: bool = False) -> "World":
         """The world that torchrun describes in the environment. Raises ValueError for more than one process."""
         size = int(os.environ.get("WORLD_SIZE", "1"))
         if size > 1:
             raise ValueError(
                 f"WORLD_SIZE must be 1, got {size}: training on several processes is not built yet; "
                 "start it with python -m sae instead of torchrun"
+            )
+        if distribute_layers:
+            raise ValueError(
+                "distribute_layers needs training on several processes, which is not built yet; "
+                "leave out --distribute_layers"
             )
         return cls()
 

@@ -3,7 +3,7 @@
 import signal
 import threading
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -18,7 +18,7 @@ class StopRequests:
     def __bool__(self) -> bool:
         return self._requested
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "StopRequests":
         # Only the main thread may set handlers; elsewhere, as in a notebook's worker, signals keep their meaning.
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._request) for number in _SIGNALS}

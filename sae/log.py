@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from tqdm import tqdm
@@ -31,8 +31,12 @@ class Sink(Protocol):
 class JsonLines:
     """Appends records to a file, one JSON object a line, each on disk when `write` returns."""
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("a", encoding="utf-8", buffering=1)
+    def __init__(self, path: Path, *, keep_until_step: int = 0) -> None:
+        """Records of later steps are dropped: a run that is resumed writes them again."""
+        kept = [record for record in read_records(path) if record["step"] <= keep_until_step]
+        self._file = path.open("w", encoding="utf-8", buffering=1)
+        for record in kept:
+            self.write(record)
 
     def write(self, record: Record) -> None:
         """Append one line."""
@@ -41,6 +45,12 @@ class JsonLines:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def read_records(path: Path) -> list[Record]:
+    """The records of a metrics.jsonl; a last line that was cut off is left out. No file, no records."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
 
 
 class WandbSink:
@@ -107,7 +117,7 @@ class Progress:
         values = [value for name, value in record.items() if name.endswith("/fvu")]
         self._bar.set_postfix_str(f"FVU {sum(values) / len(values):.4f}", refresh=False)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Progress":
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -128,7 +138,7 @@ class Stopwatch:
         self._started: Any = None
         self._pending: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Stopwatch":
         self._started = self._mark()
         return self
 

@@ -1,11 +1,12 @@
 """The end of a run: a table for the terminal, evaluation.json, and a picture of the training curves."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
 from sae.evaluate.reconstruction import ReconstructionMetrics
-from sae.log import Record
+from sae.log import Record, read_records
 
 _PANELS = {
     "fvu": "FVU (fraction of variance unexplained)",
@@ -16,17 +17,17 @@ _PANELS = {
 
 
 def report(
-    run: Path, checkpoint: Path, results: Mapping[str, ReconstructionMetrics], tokens: int, seconds: Mapping[str, float]
+    run: Path, checkpoint: Path, results: Mapping[str, ReconstructionMetrics], tokens: int, speeds: Mapping[str, float]
 ) -> None:
     """Print the table of held-out quality, write evaluation.json and curves.png into `run`, and say where all is.
 
-    `seconds` is the time that each autoencoder took to train on `tokens`, without the language model.
+    `speeds` are tokens per second of each autoencoder's training alone, without the language model; NaN if none was.
     """
     (run / "evaluation.json").write_text(json.dumps({n: m._asdict() for n, m in results.items()}, indent=2) + "\n")
     records = read_records(run / "metrics.jsonl")
     draw_curves(records, run / "curves.png")
     last = records[-1] if records else {}
-    _print_table(results, {name: last.get(f"{name}/dead_fraction", 0.0) for name in results}, tokens, seconds)
+    _print_table(results, {name: last.get(f"{name}/dead_fraction", 0.0) for name in results}, tokens, speeds)
     if last:
         print(f"{last['tokens_per_second']:,.0f} tokens/s end to end, language model included")
     for what, path in {
@@ -34,17 +35,12 @@ def report(
         "metrics": run / "metrics.jsonl",
         "curves": run / "curves.png",
     }.items():
-        print(f"{what:<11} {path}")
-
-
-def read_records(path: Path) -> list[Record]:
-    """The records of a metrics.jsonl; a last line that was cut off is left out."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]
+        if path.exists():
+            print(f"{what:<11} {path}")
 
 
 def _print_table(
-    results: Mapping[str, ReconstructionMetrics], dead: Mapping[str, float], tokens: int, seconds: Mapping[str, float]
+    results: Mapping[str, ReconstructionMetrics], dead: Mapping[str, float], tokens: int, speeds: Mapping[str, float]
 ) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -61,7 +57,7 @@ def _print_table(
             f"{metrics.l0:.1f}",
             f"{dead[name]:.1%}",
             f"{metrics.unused_fraction:.1%}",
-            f"{tokens / seconds[name]:,.0f}",
+            "-" if math.isnan(speeds[name]) else f"{speeds[name]:,.0f}",
         )
     Console().print(table)
 

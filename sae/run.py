@@ -13,6 +13,10 @@ from sae.config import RunConfig, TrainConfig
 
 _PACKAGES = ("sae", "torch", "transformers", "datasets", "tokenizers", "safetensors", "numpy")
 _SECRET = "hf_token"
+_FREE_TO_CHANGE = (
+    "resume", "run_name", "save_dir", "save_every", "log_to_wandb", "wandb_log_frequency",
+    "data_preprocessing_num_proc",
+)  # fmt: skip
 
 
 class RunFolder(NamedTuple):
@@ -27,27 +31,52 @@ class RunFolder(NamedTuple):
 
     @classmethod
     def plan(cls, cfg: TrainConfig, *, model_name: str = "", needed_bytes: int = 0) -> "RunFolder":
-        """Choose the folder and check that it is free and fits on the disk. Touches nothing.
+        """Choose the folder, and check that it is free (or can be resumed) and fits on the disk. Touches nothing.
 
-        Raises ValueError for a named folder that holds another run, or too little space. An unnamed run takes the
-        next free name.
+        Raises ValueError for a named folder that holds another run, for a run that cannot be resumed with these
+        options, or for too little space. An unnamed run takes the next free name; resumed, the last one taken.
         """
         save_dir = Path(cfg.save_dir)
         if cfg.run_name is not None:
             path = save_dir / cfg.run_name
-            check_free(path)
         else:
-            path = _next_free(save_dir, _derived_name(cfg, model_name))
+            taken, free = _last_taken_and_next_free(save_dir, _derived_name(cfg, model_name))
+            path = taken if cfg.resume else free
+        if cfg.resume:
+            _check_resumable(path, cfg)
+        else:
+            check_free(path)
         _check_space(save_dir, needed_bytes)
         return cls(path)
 
     def claim(self, cfg: TrainConfig, derived: dict[str, Any]) -> None:
         """Create the folder and write config.json. Raises ValueError if another run took it meanwhile."""
+        if cfg.resume:
+            return
         check_free(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
-        options = {name: value for name, value in asdict(cfg).items() if name != _SECRET}
-        document = {"options": options, "derived": derived, "versions": versions(), "command": _command()}
+        document = {"options": _options(cfg), "derived": derived, "versions": versions(), "command": _command()}
         (self.path / "config.json").write_text(json.dumps(document, indent=2) + "\n")
+
+
+def _options(cfg: TrainConfig) -> dict[str, Any]:
+    return {name: value for name, value in asdict(cfg).items() if name != _SECRET}
+
+
+def _check_resumable(path: Path, cfg: TrainConfig) -> None:
+    """Raise ValueError unless `path` holds a run with the options of `cfg`, but for those that do not matter."""
+    try:
+        before = json.loads((path / "config.json").read_text())["options"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ValueError(
+            f"resume must name a run, but {path} holds none (no readable config.json); "
+            "check --run_name and --save_dir, or leave out --resume"
+        ) from None
+    now = json.loads(json.dumps(_options(cfg)))
+    changed = [name for name in now if name not in _FREE_TO_CHANGE and now[name] != before.get(name)]
+    if changed:
+        was = ", ".join(f"{name} was {before.get(name)!r} and is {now[name]!r}" for name in changed)
+        raise ValueError(f"resume must not change what is computed, but {was}; use the options of {path}/config.json")
 
 
 def check_free(path: Path) -> None:
@@ -82,11 +111,13 @@ def _short(source: str) -> str:
     return path.stem if path.suffix in (".gguf", ".jsonl", ".json", ".txt", ".parquet", ".csv", ".bin") else path.name
 
 
-def _next_free(save_dir: Path, name: str) -> Path:
+def _last_taken_and_next_free(save_dir: Path, name: str) -> tuple[Path, Path]:
+    taken, free = save_dir / name, save_dir / name
     number = 1
-    while (path := save_dir / (name if number == 1 else f"{name}-{number}")).exists():
+    while free.exists():
         number += 1
-    return path
+        taken, free = free, save_dir / f"{name}-{number}"
+    return taken, free
 
 
 def _check_space(save_dir: Path, needed: int) -> None:

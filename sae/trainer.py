@@ -1,5 +1,6 @@
 """The trainer: composes the language model, the data, the autoencoders and the logs, and reads top to bottom."""
 
+import math
 import time
 import zlib
 from collections.abc import Mapping, Sized
@@ -37,12 +38,8 @@ class SaeTrainer:
 
     def __init__(self, cfg: TrainConfig, dataset: Any, model: nn.Module) -> None:
         """Raises ValueError, naming the option, for a choice that does not fit the model or the data."""
-        self.cfg, self.model, self.world = cfg, model, World.from_environment()
-        if cfg.distribute_layers:
-            raise ValueError(
-                "distribute_layers needs training on several processes, which is not built yet; "
-                "leave out --distribute_layers"
-            )
+        self.cfg, self.model = cfg, model
+        self.world = World.from_environment(distribute_layers=cfg.distribute_layers)
         self.device = next(model.parameters()).device
         self.hookpoints = lm.resolve_hookpoints(
             model, hookpoints=cfg.hookpoints, layers=cfg.layers, layer_stride=cfg.layer_stride
@@ -50,7 +47,9 @@ class SaeTrainer:
 
         sequences = as_sequences(dataset)
         length = len(sequences) if isinstance(sequences, Sized) else None
-        self.held_out = held_out_count(length, cfg.batch_size, sequences.ctx_len)
+        lm.check_ctx_len(sequences.ctx_len, model.config)  # type: ignore[arg-type]
+        # by the step, so that two batches of 4 leave the data that one of 8 leaves
+        self.held_out = held_out_count(length, cfg.batch_size * cfg.grad_acc_steps, sequences.ctx_len)
         self.tokens = TokenBatches(
             sequences,
             cfg.batch_size,
@@ -77,7 +76,8 @@ class SaeTrainer:
             )
             for name, sae in self.saes.items()
         }
-        self.step = 0
+        self.step = self.first_step = 0
+        self._position = self.source.state_dict()
         self.stop = StopRequests()
         self.stopwatches = {name: Stopwatch(self.device) for name in self.saes}
         self.folder = RunFolder.plan(
@@ -94,6 +94,10 @@ class SaeTrainer:
         Ctrl-C and SIGTERM save and end early. Raises FloatingPointError, naming the hookpoint, the step and the place,
         when activations or a loss are not finite. After any error the last good state is saved first.
         """
+        if self.cfg.resume:
+            self.resume()
+        if self.step == 0:
+            self.initialise()  # the first look at the data: what is wrong with it shows before anything is written
         self.folder.claim(self.cfg, self.describe())
         try:
             with ExitStack() as stack:
@@ -104,39 +108,55 @@ class SaeTrainer:
                 stack.enter_context(self.stop)
                 self._train(sinks, progress)
         except Exception as error:
-            error.add_note(f"stopped at step {self.step}; the state before is saved in {self.save()}")
+            error.add_note(self._save_what_is_left())
             raise
         saved = self.save()
         if self.stop:
             note(f"stopped at step {self.step} of {self.total_steps}; saved in {saved}")
         else:
-            seconds = {name: watch.read() for name, watch in self.stopwatches.items()}
-            report(self.folder.path, saved, self.evaluate(), self.step * self.tokens_per_step, seconds)
+            report(self.folder.path, saved, self.evaluate(), self.step * self.tokens_per_step, self._speeds())
         return saved
 
     def _train(self, sinks: list[Sink], progress: Progress) -> None:
-        started, first_step = time.perf_counter(), self.step
-        if self.step == 0:
-            self.initialise()
+        started, self.first_step = time.perf_counter(), self.step
         while self.step < self.total_steps and not self.stop and self.train_step():
             progress.advance(self.tokens_per_step)
             if self.step % self.cfg.wandb_log_frequency == 0 or self.step == self.total_steps:
-                seconds = time.perf_counter() - started
-                record = self.metrics(tokens_per_second=(self.step - first_step) * self.tokens_per_step / seconds)
-                progress.show(record)
-                for sink in sinks:
-                    sink.write(record)
+                self._log(sinks, progress, seconds=time.perf_counter() - started)
             if self.step % self.cfg.save_every == 0:
                 self.save()
+        if self.step < self.total_steps and not self.stop:
+            note(
+                f"the data ended at step {self.step} of {self.total_steps}, before the learning rate had decayed; "
+                f"next time give --max_tokens {self.step * self.tokens_per_step}"
+            )
+            if self.step % self.cfg.wandb_log_frequency:
+                self._log(sinks, progress, seconds=time.perf_counter() - started)
+
+    def _speeds(self) -> dict[str, float]:
+        """Tokens per second of each autoencoder's own training, since this process started; NaN if it trained none."""
+        tokens = (self.step - self.first_step) * self.tokens_per_step
+        return {name: tokens / watch.read() if tokens else math.nan for name, watch in self.stopwatches.items()}
+
+    def _log(self, sinks: list[Sink], progress: Progress, *, seconds: float) -> None:
+        tokens = (self.step - self.first_step) * self.tokens_per_step
+        record = self.metrics(tokens_per_second=tokens / seconds)
+        progress.show(record)
+        for sink in sinks:
+            sink.write(record)
 
     def initialise(self) -> None:
         """Set every b_dec to the mean of the first activations, and every loss's normaliser to their variance."""
-        first = self.source.peek()
+        first, tokens = self.source.peek(), next(self.tokens.held_out_batches())
+        held_out, kept = self.live.read(tokens), self.live.kept(tokens)
+        if not len(first[self.hookpoints[0]]) or not len(kept):
+            raise ValueError(
+                "--exclude_tokens and --exclude_positions must leave some tokens to train on and to hold out, got none "
+                "of the first batches; exclude fewer"
+            )
         for name, learner in self.learners.items():
             learner.initialise(first[name], set_b_dec=self.cfg.finetune is None)
-        tokens = next(self.tokens.held_out_batches())
-        for name, acts in self.live.read(tokens).items():
-            if warning := outlier_warning(acts, tokens, self.live.kept(tokens)):
+            if warning := outlier_warning(held_out[name], tokens, kept):
                 note(f"{name}: {warning}")
 
     def train_step(self) -> bool:
@@ -153,6 +173,7 @@ class SaeTrainer:
             with self.stopwatches[name]:
                 learner.update(self.learning_rate(learner.sae.num_latents))
         self.step += 1
+        self._position = self.source.state_dict()
         return True
 
     def learning_rate(self, num_latents: int) -> float:
@@ -199,7 +220,7 @@ class SaeTrainer:
         }
 
     def _open_sinks(self, stack: ExitStack) -> list[Sink]:
-        sinks: list[Sink] = [JsonLines(self.folder.metrics)]
+        sinks: list[Sink] = [JsonLines(self.folder.metrics, keep_until_step=self.step)]
         if self.cfg.log_to_wandb:
             if reason := why_no_wandb():
                 note(f"not logging to Weights & Biases: {reason}; metrics go to {self.folder.metrics}")
@@ -214,8 +235,27 @@ class SaeTrainer:
     def save(self) -> Path:
         """Write a checkpoint of the state between two steps; returns its folder."""
         states = {name: learner.state_dict() for name, learner in self.learners.items()}
-        trainer = {"step": self.step, "source": self.source.state_dict()}
+        trainer = {"step": self.step, "source": self._position}
         return checkpoint.save(self.folder.path, self.step, checkpoint.Checkpoint(self.saes, states, trainer))
+
+    def _save_what_is_left(self) -> str:
+        """Save after an error, if that is still possible; what to tell the user."""
+        try:
+            return f"stopped at step {self.step}; the state before is saved in {self.save()}"
+        except OSError as error:
+            found = checkpoint.latest(self.folder.path)
+            return f"stopped at step {self.step}; it could not be saved ({error}); the last checkpoint is {found}"
+
+    def resume(self) -> None:
+        """Continue from the newest undamaged checkpoint of this run; from the beginning if there is none."""
+        folder, complaints = checkpoint.newest_undamaged(self.folder.path)
+        for complaint in complaints:
+            note(f"passed over: {complaint}")
+        if folder is None:
+            note(f"no checkpoint in {self.folder.path} yet: starting at the beginning")
+        else:
+            self.load(folder)
+            note(f"continuing from {folder}")
 
     def load(self, folder: Path) -> None:
         """Continue from a checkpoint of a run with the same configuration. Raises ValueError if it is damaged."""
@@ -224,6 +264,7 @@ class SaeTrainer:
             self.saes[name].load_state_dict(saved.saes[name].state_dict())
             learner.load_state_dict(saved.states[name])
         self.source.load_state_dict(saved.trainer["source"])
+        self._position = self.source.state_dict()
         self.step = saved.trainer["step"]
 
     # Set-up

@@ -12,8 +12,14 @@ STEPS, BYTES = 8, 2**30
 
 
 def batches_per_block(batches_per_step: int, bytes_per_batch: int) -> int:
-    """How many batches are mixed with each other: eight steps' worth, fewer if they do not fit, at least 1."""
-    return max(1, min(STEPS * batches_per_step, BYTES // (2 * bytes_per_batch)))
+    """How many batches are mixed with each other: up to eight steps' worth, as many whole steps as fit, at least 1.
+
+    Of a step that does not fit, an equal part: so that one batch of 8 is mixed with what two batches of 4 are.
+    """
+    if steps := min(STEPS, BYTES // (2 * bytes_per_batch * batches_per_step)):
+        return steps * batches_per_step
+    fitting = max(1, BYTES // (2 * bytes_per_batch))
+    return max(part for part in range(1, batches_per_step + 1) if batches_per_step % part == 0 and part <= fitting)
 
 
 class ShuffleBuffer:

@@ -1,0 +1,199 @@
+"""A checkpoint exists exactly when its manifest does, and then it is whole."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from oracle import make_sae
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sae import Sae, checkpoint
+from sae.checkpoint import MANIFEST, STATE, TRAINER, Checkpoint
+from sae.learner import SaeLearner
+
+NAMES = ["layers.0", "layers.10.mlp", "h.2.input"]
+
+
+def make_checkpoint() -> Checkpoint:
+    """State of every kind: weights, moments that are not 0, counters, a place in the data."""
+    saes = {name: make_sae(8, 16, 3, dtype=torch.float32) for name in NAMES}
+    states = {name: trained(one).state_dict() for name, one in saes.items()}
+    return Checkpoint(saes, states, {"step": 3, "source": {"index": 1, "rest": [1, 2], "place": None}})
+
+
+def trained(one: Sae) -> SaeLearner:
+    learner = SaeLearner(
+        one, tokens_per_step=32, auxk_alpha=1 / 32, dead_feature_threshold=64, compute_dtype=torch.float32
+    )
+    learner.initialise(torch.randn(32, 8))
+    for _ in range(3):
+        learner.accumulate(torch.randn(32, 8))
+        learner.update(1e-3)
+    return learner
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    return checkpoint.save(tmp_path / "run", 3, make_checkpoint())
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        assert tensor.dtype == other[name].dtype and torch.equal(tensor, other[name]), name
+
+
+def test_save_and_load_changes_nothing(tmp_path: Path) -> None:
+    given = make_checkpoint()
+    loaded = checkpoint.load(checkpoint.save(tmp_path / "run", 3, given), NAMES)
+    assert list(loaded.saes) == NAMES and loaded.trainer == given.trainer
+    for name in NAMES:
+        assert_same(loaded.saes[name].state_dict(), given.saes[name].state_dict())
+        assert_same(loaded.states[name], given.states[name])
+
+
+def test_what_a_learner_needs_survives(tmp_path: Path) -> None:
+    one = make_sae(8, 16, 3, dtype=torch.float32)
+    learner = trained(one)
+    folder = checkpoint.save(tmp_path / "run", 3, Checkpoint({"a": one}, {"a": learner.state_dict()}, {}))
+    loaded = checkpoint.load(folder, ["a"])
+    other = trained(make_sae(8, 16, 3, dtype=torch.float32))
+    other.sae.load_state_dict(loaded.saes["a"].state_dict())
+    other.load_state_dict(loaded.states["a"])
+    x = torch.randn(32, 8)
+    for each in (learner, other):
+        each.accumulate(x)
+        each.update(1e-2)
+    assert_same(one.state_dict(), other.sae.state_dict())
+    assert_same(learner.state_dict(), other.state_dict())
+    assert learner.read_metrics() == other.read_metrics()
+
+
+def test_a_checkpoint_is_laid_out_as_promised_and_opens_as_a_folder_of_autoencoders(saved: Path) -> None:
+    of_each = {f"{name}/{file}" for name in NAMES for file in ("cfg.json", "sae.safetensors", STATE)}
+    assert saved.name == "step_3"
+    assert set(files_in(saved)) == of_each | {MANIFEST, TRAINER}
+    assert set(Sae.load_many(saved)) == set(Sae.load_many(saved.parent)) == set(NAMES)
+
+
+def test_the_manifest_lists_every_other_file_and_is_written_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(checkpoint, "_sync", lambda path: synced.append(path))
+    folder = checkpoint.save(tmp_path / "run", 3, make_checkpoint())
+    listed = json.loads((folder / MANIFEST).read_text())["files"]
+    assert set(listed) == set(files_in(folder)) - {MANIFEST}
+    assert all(listed[name]["bytes"] == (folder / name).stat().st_size for name in listed)
+    assert [path.name for path in synced[-2:]] == [MANIFEST, "run"]
+    assert {path.relative_to(path.parents[-len(folder.parts)]).name for path in synced[:-2]} == {
+        Path(name).name for name in listed
+    }
+
+
+@pytest.mark.parametrize("name", [TRAINER, "layers.0/cfg.json", "layers.10.mlp/sae.safetensors", f"h.2.input/{STATE}"])
+@pytest.mark.parametrize("damage", ["missing", "truncated", "one bit", "longer"])
+def test_a_file_that_is_damaged_is_named(saved: Path, name: str, damage: str) -> None:
+    path = saved / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    broken = {"truncated": path.read_bytes()[:-1], "one bit": content, "longer": path.read_bytes() + b" "}
+    path.unlink()
+    if damage in broken:
+        path.write_bytes(broken[damage])
+    with pytest.raises(ValueError, match=f"{name} is missing or damaged: .*; use an earlier checkpoint"):
+        checkpoint.load(saved, NAMES)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"files": 3}', '{"version": 1}', '{"files": {"trainer.json": 1}}'])
+def test_a_damaged_manifest_is_named(saved: Path, content: str) -> None:
+    (saved / MANIFEST).write_text(content)
+    with pytest.raises(ValueError, match="manifest.json .*; use an earlier checkpoint"):
+        checkpoint.load(saved, NAMES)
+
+
+def test_a_folder_without_a_manifest_is_no_checkpoint(saved: Path) -> None:
+    (saved / MANIFEST).unlink()
+    with pytest.raises(ValueError, match="step_3 must be a complete checkpoint, but has no manifest.json"):
+        checkpoint.load(saved, NAMES)
+    assert checkpoint.latest(saved.parent) is None
+
+
+def test_a_hookpoint_that_the_checkpoint_lacks_is_named(saved: Path) -> None:
+    with pytest.raises(ValueError, match="layers.7 must hold cfg.json"):
+        checkpoint.load(saved, ["layers.7"])
+
+
+def test_the_latest_is_the_highest_complete_step(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert checkpoint.latest(run) is None
+    for step in (9, 100, 20):
+        checkpoint.save(run, step, make_checkpoint())
+    assert checkpoint.latest(run) == run / "step_100"
+    (run / "step_100" / MANIFEST).unlink()
+    shutil.copytree(run / "step_20", run / ".step_300.partial")
+    shutil.copytree(run / "step_20", run / "step_old")
+    (run / "step_400").mkdir()
+    assert checkpoint.latest(run) == run / "step_20"
+
+
+def test_saving_a_step_twice_keeps_the_first_and_returns_it(saved: Path) -> None:
+    before, times = files_in(saved), {path: path.stat().st_mtime_ns for path in saved.rglob("*")}
+    assert checkpoint.save(saved.parent, 3, make_checkpoint()) == saved
+    assert files_in(saved) == before
+    assert {path: path.stat().st_mtime_ns for path in saved.rglob("*")} == times
+
+
+@pytest.mark.parametrize("after", range(7))
+def test_a_crash_while_saving_leaves_no_step_and_the_one_before(
+    saved: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    """As if the power went: no clean-up of ours runs, and what lies there is in the way of nobody."""
+    before, calls = files_in(saved), iter(range(100))
+
+    class PowerCut(BaseException):
+        pass
+
+    def write(tensors: dict[str, Tensor], path: Path) -> None:
+        if next(calls) == after:
+            raise PowerCut
+        save_file(tensors, path)
+
+    monkeypatch.setattr(checkpoint, "save_file", write)
+    monkeypatch.setattr("sae.formats.eleuther.save_file", write)
+    if after == 6:  # all tensors are written
+        monkeypatch.setattr(checkpoint, "_write_manifest", lambda folder: write({}, folder))
+    with pytest.raises(PowerCut):
+        checkpoint.save(saved.parent, 4, make_checkpoint())
+    assert not (saved.parent / "step_4").exists()
+    assert files_in(saved) == before and checkpoint.latest(saved.parent) == saved
+    assert list(Sae.load_many(saved.parent)) == list(Sae.load_many(saved))
+    monkeypatch.undo()
+    checkpoint.check(checkpoint.save(saved.parent, 4, make_checkpoint()))
+    assert {path.name for path in saved.parent.iterdir()} == {"step_3", "step_4"}
+
+
+def test_a_disk_that_is_full_is_told_and_the_part_is_removed(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(folder: Path) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(checkpoint, "_write_manifest", fill)
+    with pytest.raises(OSError, match="step_4 cannot be written .*No space left on device.*make room"):
+        checkpoint.save(saved.parent, 4, make_checkpoint())
+    assert [path.name for path in saved.parent.iterdir()] == ["step_3"]
+
+
+def test_size_on_disk_is_about_what_a_checkpoint_takes(tmp_path: Path) -> None:
+    one = make_sae(64, 512, 3, dtype=torch.float32)
+    learner = SaeLearner(one, tokens_per_step=1, auxk_alpha=0, dead_feature_threshold=1, compute_dtype=torch.float32)
+    folder = checkpoint.save(tmp_path / "run", 1, Checkpoint({"a": one}, {"a": learner.state_dict()}, {}))
+    taken = sum(len(content) for content in files_in(folder).values())
+    assert checkpoint.size_on_disk({"a": one}) == pytest.approx(taken, rel=0.05)

@@ -1,0 +1,579 @@
+"""The command line from end to end: what it writes, what it says, and one line for every wrong input."""
+
+import ast
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from importlib.metadata import entry_points, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, config
+from safetensors.torch import load_file, save_file
+from tiny_models import VOCAB_SIZE, save_tiny, tiny_tokenizer
+
+import sae.__main__
+from sae import Sae, SaeTrainer, checkpoint
+from sae.config import RunConfig, SaeConfig
+from sae.data import MemmapTokens
+
+ROOT = Path(sae.__main__.__file__).parents[1]
+PNG = b"\x89PNG\r\n\x1a\n"
+SMALL = ["--expansion_factor", "4", "--k", "4", "--batch_size", "4", "--ctx_len", "16", "--max_tokens", "512"]
+FIXED = ["--no_log_to_wandb", "--save_dir", "runs"]
+
+OPTIONS = {
+    "model", "dataset", "split", "text_column", "streaming", "ctx_len", "max_tokens", "exclude_tokens",
+    "exclude_positions", "data_preprocessing_num_proc",
+    "hookpoints", "layers", "layer_stride", "expansion_factor", "num_latents", "k", "normalize_decoder", "finetune",
+    "batch_size", "grad_acc_steps", "micro_acc_steps", "lr", "lr_warmup_steps", "auxk_alpha", "dead_feature_threshold",
+    "seed",
+    "save_dir", "run_name", "resume", "save_every", "log_to_wandb", "wandb_log_frequency",
+    "device", "load_in_8bit", "attn_implementation", "distribute_layers", "revision", "hf_token",
+}  # fmt: skip
+"""All there are. A new one needs a reason: what can be derived is derived."""
+
+
+class Result(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+    @property
+    def errors(self) -> list[str]:
+        return [line for line in self.err.splitlines() if line.startswith("sae: error:")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quiet_datasets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    import datasets
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
+        datasets.disable_progress_bars()
+        yield
+        datasets.enable_progress_bars()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny model, `model`, and the same text in every kind of file."""
+    folder = tmp_path_factory.mktemp("files")
+    save_tiny(folder / "model", "gpt_neox")
+    line = "The quick brown fox jumps over the lazy dog: {0} times, or {1}, while the models read on and on. "
+    texts = [line.format(number, number**2) * 2 for number in range(60)]
+    (folder / "text.txt").write_text("\n".join(texts))
+    (folder / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    rows = Dataset.from_dict({"text": texts})
+    rows.to_parquet(folder / "text.parquet")
+    rows.to_csv(folder / "text.csv")
+    rows.rename_column("text", "body").to_json(folder / "body.jsonl")
+    rows.save_to_disk(folder / "saved")
+    ids = [token for text in texts for token in tiny_tokenizer()(text)["input_ids"]]
+    np.array(ids, np.uint16).tofile(folder / "tokens.bin")
+    for name, content in broken_files(ids).items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def broken_files(ids: list[int]) -> dict[str, bytes]:
+    return {
+        "empty.jsonl": b"",
+        "short.jsonl": b'{"text": "too short"}\n',
+        "two_rows.jsonl": json.dumps({"text": "a b c d e f g h i j k l m n o p q r s t u v w x y z"}).encode() + b"\n",
+        "numbers.jsonl": b'{"text": 1}\n{"text": 2}\n',
+        "notes.docx": b"PK",
+        "odd.bin": b"123",
+        "high.bin": np.array([*ids[:1000], VOCAB_SIZE], np.uint16).tobytes(),
+        "high.jsonl": (json.dumps({"input_ids": [*ids[:15], VOCAB_SIZE] * 60}) + "\n").encode(),
+        "script/script.py": b"import datasets\n",
+        "nothing/readme.md": b"no data here\n",
+        "no_config/model.safetensors": b"",
+    }
+
+
+@pytest.fixture
+def run(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """The command line in this process, in a folder of the test's own that shows `files`."""
+    for path in files.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run_command(*arguments: str) -> Result:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["sae", *arguments])
+        return Result(sae.__main__.main(), *capsys.readouterr())
+
+    return run_command
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sae.report.draw_curves", lambda records, path: None)
+
+
+# A run
+
+
+def test_a_run_prints_a_table_and_the_paths_of_what_it_wrote(run: Run) -> None:
+    result = run("model", "text.jsonl", *SMALL, *FIXED)
+    assert (result.status, result.errors) == (0, [])
+    folder = Path("runs") / "model-text"
+    measured = json.loads((folder / "evaluation.json").read_text())
+    assert list(measured) == ["layers.0", "layers.1", "layers.2"]
+    for name, metrics in measured.items():
+        row = next(line for line in result.out.splitlines() if name in line)
+        assert f"{metrics['fvu']:.4f}" in row and f"{metrics['l0']:.1f}" in row
+    for heading in ("FVU", "L0", "dead", "tokens/s", "held-out"):
+        assert heading in result.out
+    paths = {line.split()[0]: Path(line.split()[1]) for line in result.out.splitlines()[-3:]}
+    assert paths == {
+        "checkpoint": folder / "step_8",
+        "metrics": folder / "metrics.jsonl",
+        "curves": folder / "curves.png",
+    }
+    checkpoint.check(paths["checkpoint"])
+    assert len(paths["metrics"].read_text().splitlines()) == 8
+    assert_is_a_picture(paths["curves"])
+    assert "FVU 0." in result.err and "tok/s" in result.err
+
+
+def assert_is_a_picture(path: Path) -> None:
+    from matplotlib.image import imread
+
+    assert path.read_bytes()[:8] == PNG
+    pixels = imread(path)
+    assert min(pixels.shape[:2]) > 300 and pixels.std() > 0.01
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # `datasets` and .csv
+@pytest.mark.parametrize("name", ["text.txt", "text.jsonl", "text.csv", "text.parquet", "t*.parquet", "saved"])
+def test_the_same_text_in_any_file_is_the_same_run(run: Run, no_picture: None, name: str) -> None:
+    assert run("model", name, *SMALL, *FIXED, "--layers", "0", "--run_name", "one").status == 0
+    if name == "text.txt":  # one document
+        return
+    assert run("model", "text.jsonl", *SMALL, *FIXED, "--layers", "0", "--run_name", "two").status == 0
+    one, two = (Path("runs", which, "step_8", "layers.0", "sae.safetensors").read_bytes() for which in ("one", "two"))
+    assert one == two
+
+
+def test_a_token_file_and_a_stream_train(run: Run, no_picture: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sae.data.tokens.HELD_OUT_TOKENS_STREAM", 64)
+    assert run("model", "tokens.bin", *SMALL, *FIXED, "--run_name", "bin").status == 0
+    assert run("model", "text.jsonl", "--streaming", *SMALL, *FIXED, "--run_name", "stream").status == 0
+    assert Path("runs/bin/step_8/manifest.json").exists() and Path("runs/stream/step_8/manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("choice", "names"),
+    [
+        (["--layers", "0", "2"], ["layers.0", "layers.2"]),
+        (["--layer_stride", "2"], ["layers.0", "layers.2"]),
+        (["--hookpoints", "layers.*.mlp"], ["layers.0.mlp", "layers.1.mlp", "layers.2.mlp"]),
+        (["--hookpoints", "layers.0", "layers.2.input"], ["layers.0", "layers.2.input"]),
+    ],
+)
+def test_a_choice_of_layers_is_what_is_saved(run: Run, no_picture: None, choice: list[str], names: list[str]) -> None:
+    assert run("model", "text.jsonl", *SMALL, *FIXED, *choice).status == 0
+    assert list(Sae.load_many("runs/model-text")) == names
+
+
+def test_the_seeds_flags_parse_as_written_and_with_dashes() -> None:
+    cfg = sae.__main__.parse(
+        "EleutherAI/pythia-160m togethercomputer/RedPajama-Data-1T-Sample --attn_implementation=eager".split()
+    )
+    assert (cfg.model, cfg.dataset) == ("EleutherAI/pythia-160m", "togethercomputer/RedPajama-Data-1T-Sample")
+    assert cfg.attn_implementation == "eager"
+    cfg = sae.__main__.parse(
+        "meta-llama/Meta-Llama-3-8B --distribute_layers --batch_size 1 --layer_stride 2 --grad_acc_steps 8 "
+        "--ctx_len 2048 --auxk_alpha 0 --load_in_8bit --micro_acc_steps 2".split()
+    )
+    assert cfg.distribute_layers and cfg.load_in_8bit and cfg.auxk_alpha == 0
+    assert (cfg.batch_size, cfg.layer_stride, cfg.grad_acc_steps, cfg.micro_acc_steps) == (1, 2, 8, 2)
+    cfg = sae.__main__.parse("m d --layers 16 24 --grad-acc-steps 8 --no-normalize-decoder --k 7".split())
+    assert (cfg.layers, cfg.grad_acc_steps, cfg.sae.normalize_decoder, cfg.sae.k) == ([16, 24], 8, False, 7)
+    assert sae.__main__.parse([]) == RunConfig()
+
+
+def test_config_json_repeats_the_run_to_the_bit(run: Run, no_picture: None) -> None:
+    chosen = ["--layers", "1", "--seed", "7", "--exclude_positions", "0", "--lr", "0.001", "--run_name"]
+    assert run("model", "text.jsonl", *SMALL, *FIXED, *chosen, "first").status == 0
+    document = json.loads(Path("runs/first/config.json").read_text())
+    assert document["command"] == ["sae", "model", "text.jsonl", *SMALL, *FIXED, *chosen, "first"]
+    assert document["versions"]["torch"] == version("torch")
+    assert set(document["versions"]) >= {"python", "sae", "torch", "transformers", "datasets"}
+    options = document["options"] | {"run_name": "again"}
+    cfg = RunConfig(**options | {"sae": SaeConfig(**options["sae"])})
+    assert sae.__main__.train(cfg) == 0
+    for name in ("sae.safetensors", "state.safetensors"):
+        first, again = (Path("runs", run_name, "step_8", "layers.1", name) for run_name in ("first", "again"))
+        assert first.read_bytes() == again.read_bytes()
+
+
+@pytest.mark.parametrize("spelling", [["--hf_token", "hf_SECRET"], ["--hf-token=hf_SECRET"], ["--hf_token=hf_SECRET"]])
+def test_the_token_is_in_no_file_and_in_no_output(
+    run: Run, no_picture: None, monkeypatch: pytest.MonkeyPatch, spelling: list[str]
+) -> None:
+    good = run("model", "text.jsonl", *SMALL, *FIXED, "--layers", "0", *spelling)
+    bad = run("model", "who/knows", *SMALL, *FIXED, *spelling)
+    strange = run("model", "text.jsonl", "--nonsense", *spelling)
+    assert (good.status, bad.status, strange.status) == (0, 2, 2)
+    for result in (good, bad, strange):
+        assert "SECRET" not in result.out + result.err
+    written = [path for path in Path("runs").rglob("*") if path.is_file()]
+    assert len(written) > 5 and all(b"SECRET" not in path.read_bytes() for path in written)
+    assert "SECRET" not in repr(RunConfig(hf_token="hf_SECRET"))
+
+
+def test_wandb_is_never_asked_for_and_its_absence_is_one_line(run: Run, no_picture: None) -> None:
+    result = run("model", "text.jsonl", *SMALL, "--save_dir", "runs", "--layers", "0")
+    (line,) = [line for line in result.err.splitlines() if "Weights & Biases" in line]
+    assert line.startswith("not logging to Weights & Biases: ") and line.endswith("runs/model-text/metrics.jsonl")
+    assert "Weights" not in run("model", "text.jsonl", *SMALL, *FIXED, "--layers", "0").err
+
+
+def test_an_unnamed_run_never_takes_another_ones_folder(run: Run, no_picture: None) -> None:
+    for _ in range(3):
+        assert run("model", "text.jsonl", *SMALL, *FIXED, "--layers", "0").status == 0
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["model-text", "model-text-2", "model-text-3"]
+
+
+# Bad input
+
+
+BAD = [
+    # the model
+    (["./nowhere", "text.jsonl"], ["nowhere", "does not exist"]),
+    (["who/knows", "text.jsonl"], ["who/knows", "offline", "local folder"]),
+    (["a b c", "text.jsonl"], ["a b c", "hub id"]),
+    (["no_config", "text.jsonl"], ["no_config", "config.json"]),
+    (["text.jsonl", "text.jsonl"], ["text.jsonl", "folder"]),
+    (["model.gguf", "text.jsonl"], ["model.gguf", "does not exist"]),
+    # the data
+    (["model", "texts.jsonl"], ["texts.jsonl", "near names", "text.jsonl"]),
+    (["model", "*.xyz"], ["*.xyz", "existing file, folder or glob"]),
+    (["model", "who/knows"], ["who/knows", "HF_HUB_OFFLINE is set"]),
+    (["model", "script"], ["script", "loading script", "parquet or jsonl"]),
+    (["model", "nothing"], ["nothing", "data files"]),
+    (["model", "notes.docx"], [".docx", ".jsonl", "convert"]),
+    (["model", "body.jsonl"], ["text column", "(body)", "'text'", "--text_column"]),
+    (["model", "text.jsonl", "--text_column", "prose"], ["(text)", "'prose'", "--text_column"]),
+    (["model", "numbers.jsonl"], ["text column", "strings", "int64"]),
+    (["model", "empty.jsonl"], ["at least one row", "empty.jsonl"]),
+    (["model", "short.jsonl"], ["at least one chunk of 16 tokens", "--ctx_len"]),
+    (["model", "two_rows.jsonl"], ["at least one batch of batch_size=4", "--batch_size"]),
+    (["model", "text.jsonl", "--split", "test"], ["split", "train", "test", "--split"]),
+    (["model", "text.jsonl", "--max_tokens", "63"], ["one step", "--max_tokens"]),
+    (["model", "text.jsonl", "--grad_acc_steps", "1000"], ["one step", "--grad_acc_steps"]),
+    (["model", "odd.bin"], ["odd.bin", "3 bytes", "multiple of 2"]),
+    (["model", "high.bin"], ["vocabulary size 320", "320 at position 1000"]),
+    (["model", "high.jsonl"], ["vocabulary size 320", "got 320"]),
+    (["model", "missing.bin"], ["missing.bin"]),
+    (["model", "text.jsonl", "--streaming", "--max_tokens", "None"], ["--streaming", "--max_tokens"]),
+    (["model", "text.jsonl", "--data_preprocessing_num_proc", "0"], ["data_preprocessing_num_proc", "got 0"]),
+    # sizes
+    (["model", "text.jsonl", "--ctx_len", "65"], ["--ctx_len", "limit=64", "got 65"]),
+    (["model", "text.jsonl", "--ctx_len", "0"], ["ctx_len", "got 0"]),
+    (["model", "text.jsonl", "--k", "129"], ["k must be between 1 and num_latents=128", "got 129", "--k"]),
+    (["model", "text.jsonl", "--k", "9", "--num_latents", "8"], ["num_latents=8", "got 9", "--k"]),
+    (["model", "text.jsonl", "--k", "0"], ["k must be greater than 0", "got 0"]),
+    (["model", "text.jsonl", "--expansion_factor", "0"], ["expansion_factor", "got 0"]),
+    (["model", "text.jsonl", "--num_latents", "-8"], ["num_latents", "got -8"]),
+    *(
+        (["model", "text.jsonl", f"--{name}", value], [name, "greater than 0", f"got {value}"])
+        for name in ("batch_size", "grad_acc_steps", "micro_acc_steps", "save_every", "wandb_log_frequency")
+        for value in ("0", "-1")
+    ),
+    (["model", "text.jsonl", "--max_tokens", "0"], ["max_tokens", "got 0"]),
+    (["model", "text.jsonl", "--dead_feature_threshold", "0"], ["dead_feature_threshold", "got 0"]),
+    (["model", "text.jsonl", "--lr", "0"], ["lr", "got 0"]),
+    (["model", "text.jsonl", "--lr", "nan"], ["lr", "got nan"]),
+    (["model", "text.jsonl", "--lr", "inf"], ["lr", "got inf"]),
+    (["model", "text.jsonl", "--auxk_alpha", "-0.5"], ["auxk_alpha", "got -0.5"]),
+    (["model", "text.jsonl", "--lr_warmup_steps", "-1"], ["lr_warmup_steps", "got -1"]),
+    # places
+    (["model", "text.jsonl", "--layers", "3"], ["--layers", "3 layers", "got 3"]),
+    (["model", "text.jsonl", "--layers", "0", "-1"], ["layers", "got -1"]),
+    (["model", "text.jsonl", "--hookpoints", "layer.*.mlp"], ["layer.*.mlp", "matches nothing", "layers.*.mlp"]),
+    (["model", "text.jsonl", "--layers", "0", "--layer_stride", "2"], ["--layers", "--layer_stride", "one of them"]),
+    (["model", "text.jsonl", "--layers", "0", "--hookpoints", "layers.0"], ["--hookpoints", "--layers"]),
+    (["model", "text.jsonl", "--layer_stride", "2", "--hookpoints", "layers.0"], ["--hookpoints", "--layer_stride"]),
+    (["model", "text.jsonl", "--layer_stride", "0"], ["layer_stride", "got 0"]),
+    (["model", "text.jsonl", "--exclude_tokens", "-1"], ["exclude_tokens", "got -1"]),
+    (["model", "text.jsonl", "--exclude_positions", *map(str, range(16))], ["--exclude_positions", "got none"]),
+    # the machine
+    (["model", "text.jsonl", "--device", "cuda"], ["--device", "'cuda'", "--device cpu"]),
+    (["model", "text.jsonl", "--device", "toaster"], ["--device", "'toaster'", "--device cpu"]),
+    (["model", "text.jsonl", "--load_in_8bit"], ["--load_in_8bit", "pip install bitsandbytes"]),
+    (["model", "text.jsonl", "--distribute_layers"], ["not built yet", "--distribute_layers"]),
+    (["model", "text.jsonl", "--attn_implementation", "magic"], ["magic"]),
+    # the output
+    (["model", "text.jsonl", "--run_name", "old"], ["runs/old", "already holds a run", "--run_name"]),
+    (["model", "text.jsonl", "--run_name", "../old"], ["run_name", "'../old'", "--save_dir"]),
+    (["model", "text.jsonl", "--save_dir", "text.txt"], ["text.txt", "is a file", "--save_dir"]),
+    (["model", "text.jsonl", "--save_dir", "text.txt/runs"], ["text.txt", "is a file", "--save_dir"]),
+    (["model", "text.jsonl", "--finetune", "nowhere"], ["nowhere", "cannot be had"]),
+    (["model", "text.jsonl", "--finetune", "model"], ["model", "must hold", "layers.0"]),
+    # the line itself
+    (["model", "text.jsonl", "--nonsense", "3"], ["--nonsense"]),
+    (["model", "text.jsonl", "--batch_sise", "3"], ["--batch_sise", "--batch_size"]),
+    (["model", "text.jsonl", "--k", "many"], ["--k", "many"]),
+    (["model", "text.jsonl", "--k"], ["--k"]),
+    (["model", "text.jsonl", "more"], ["more"]),
+    (["eval", "model", "text.jsonl"], ["'eval'", "not built yet"]),
+    (["cache", "model", "text.jsonl"], ["'cache'", "not built yet"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "words"), BAD, ids=[" ".join(arguments)[:60] for arguments, _ in BAD])
+def test_bad_input_is_one_line_and_status_2_and_writes_nothing(
+    run: Run, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: list[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    Path("runs/old").mkdir(parents=True)
+    Path("runs/old/metrics.jsonl").write_text("{}\n")
+    defaults = [] if arguments[0] in ("eval", "cache") else [*with_defaults(arguments), *FIXED]
+    result = run(*arguments[:2], *defaults, *arguments[2:])
+    assert result.status == 2, result
+    assert len(result.errors) == 1 and "Traceback" not in result.err
+    assert result.out == ""
+    for word in words:
+        assert word in result.errors[0], result.errors[0]
+    assert tree("runs") == {"old": None, "old/metrics.jsonl": b"{}\n"}
+
+
+def with_defaults(arguments: list[str]) -> list[str]:
+    """SMALL without the options that are given."""
+    pairs = zip(SMALL[::2], SMALL[1::2], strict=True)
+    return [word for name, value in pairs if name not in arguments for word in (name, value)]
+
+
+def tree(folder: str) -> dict[str, bytes | None]:
+    paths = sorted(Path(folder).rglob("*"))
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in paths}
+
+
+def test_a_disk_without_space_is_found_before_training(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(".")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    result = run("model", "text.jsonl", *SMALL, *FIXED)
+    assert result.status == 2 and not Path("runs").exists()
+    assert re.search("save_dir must have space .* make room or choose another --save_dir", result.errors[0])
+
+
+def test_a_disk_that_fills_up_is_one_line_and_the_checkpoints_before_stay(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors import SafetensorError
+
+    save, calls = checkpoint.save_file, iter(range(100))
+
+    def fails_later(tensors: dict[str, torch.Tensor], path: Path) -> None:
+        if next(calls) >= 4:
+            raise SafetensorError("I/O error: No space left on device (os error 28)")
+        save(tensors, path)
+
+    monkeypatch.setattr(checkpoint, "save_file", fails_later)
+    result = run("model", "text.jsonl", *SMALL, *FIXED, "--save_every", "2")
+    assert result.status == 2 and "Traceback" not in result.err
+    assert len(result.errors) == 1 and "No space left on device" in result.errors[0]
+    (left,) = [path for path in Path("runs/model-text").iterdir() if path.name.startswith("step_")]
+    checkpoint.check(left)
+
+
+def test_a_nan_in_the_model_is_one_line_with_its_place_before_anything_is_written(run: Run, files: Path) -> None:
+    shutil.copytree(files / "model", "poisoned")
+    weights = load_file("poisoned/model.safetensors")
+    weights["gpt_neox.layers.1.mlp.dense_h_to_4h.bias"][0] = torch.nan
+    save_file(weights, "poisoned/model.safetensors", {"format": "pt"})
+    result = run("poisoned", "text.jsonl", *SMALL, *FIXED)
+    assert (result.status, len(result.errors)) == (2, 1) and "Traceback" not in result.err
+    assert "layers.1: an activation is not finite in batch 0, sequence 0, position 0" in result.errors[0]
+    assert not Path("runs").exists()
+
+
+def test_a_loss_that_diverges_is_one_line_with_hookpoint_and_step(run: Run) -> None:
+    result = run("model", "text.jsonl", *SMALL, *FIXED, "--lr", "1e30", "--layers", "1")
+    assert (result.status, len(result.errors)) == (2, 1) and "Traceback" not in result.err
+    assert re.search(r"layers.1: the loss is not finite at step \d+.* lower --lr.*saved in runs/", result.errors[0])
+
+
+def test_ctrl_c_saves_says_where_and_ends_with_130(run: Run, no_picture: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps, train_step = iter(range(100)), SaeTrainer.train_step
+
+    def interrupted(self: SaeTrainer) -> bool:
+        if next(steps) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return train_step(self)
+
+    monkeypatch.setattr(SaeTrainer, "train_step", interrupted)
+    result = run("model", "text.jsonl", *SMALL, *FIXED)
+    assert result.status == 130 and result.errors == []
+    assert "stopped at step 3 of 8; saved in runs/model-text/step_3" in result.err
+    checkpoint.check(Path("runs/model-text/step_3"))
+
+
+@pytest.mark.parametrize(("where", "words"), [
+    ("sae.lm.load_skeleton", "nothing was written"),
+    ("sae.trainer.evaluate_reconstruction", "what was saved before is in runs/model-text"),
+])  # fmt: skip
+def test_ctrl_c_outside_training_says_the_truth_about_what_is_on_disk(
+    run: Run, monkeypatch: pytest.MonkeyPatch, where: str, words: str
+) -> None:
+    def interrupted(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, interrupted)
+    result = run("model", "text.jsonl", *SMALL, *FIXED)
+    assert result.status == 130 and words in result.err and "Traceback" not in result.err
+    assert ("nothing was written" in result.err) == (not Path("runs").exists())
+
+
+# The list of options
+
+
+def test_the_list_of_options_is_frozen() -> None:
+    offered = [name for names in sae.__main__.GROUPS.values() for name in names]
+    assert len(offered) == len(set(offered))
+    assert set(offered) == OPTIONS
+    known = {f.name for f in (*fields(RunConfig), *fields(SaeConfig))}
+    assert known - OPTIONS == {"sae", "d_in"}  # the group, and what the model decides
+
+
+def test_help_shows_every_option_with_its_text_and_its_heading(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        sae.__main__.main(["--help"])
+    text = capsys.readouterr().out
+    assert stop.value.code == 0
+    shown = set(re.findall(r"^\W{1,3}--(\w+)", text, re.MULTILINE)) | {"model", "dataset"}
+    assert shown == OPTIONS
+    assert "MODEL" in text and "DATASET" in text
+    assert all(f"{heading} options" in text for heading in sae.__main__.GROUPS)
+    assert text.count("(default:") == len(OPTIONS)
+
+
+@pytest.mark.parametrize("name", sorted(OPTIONS))
+def test_every_option_is_documented_under_itself_and_read_somewhere(name: str) -> None:
+    docs = {
+        key: doc
+        for config in (SaeConfig, *RunConfig.__mro__[1::-1])
+        for key, doc in sae.__main__.field_docs(config).items()
+    }
+    assert len(docs[name]) > 15 and docs[name].endswith(".")
+    assert name in OPTIONS_READ
+
+
+def options_read() -> set[str]:
+    """Attributes that are read from a configuration: anywhere but in its own checks and where it is parsed."""
+    trees = {path: ast.parse(path.read_text()) for path in (ROOT / "sae").rglob("*.py")}
+    readers = [tree for path, tree in trees.items() if path.name not in ("config.py", "__main__.py")]
+    main, config_file = trees[ROOT / "sae" / "__main__.py"], trees[ROOT / "sae" / "config.py"]
+    readers += [f for f in ast.walk(main) if isinstance(f, ast.FunctionDef) and f.name == "train"]
+    readers += [f for f in ast.walk(config_file) if isinstance(f, ast.FunctionDef) and f.name == "latents_for"]
+    return {node.attr for tree in readers for node in ast.walk(tree) if is_read_from_a_config(node)}
+
+
+def is_read_from_a_config(node: ast.AST) -> bool:
+    if not isinstance(node, ast.Attribute) or not isinstance(node.ctx, ast.Load):
+        return False
+    owner = node.value
+    return (isinstance(owner, ast.Name) and owner.id in ("cfg", "self")) or (
+        isinstance(owner, ast.Attribute) and owner.attr == "cfg"
+    )
+
+
+OPTIONS_READ = options_read()
+
+
+# The process
+
+
+def python(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment, **options)
+
+
+def test_help_answers_in_under_two_seconds() -> None:
+    started = time.perf_counter()
+    done = python("-m", "sae", "--help")
+    assert time.perf_counter() - started < 2
+    assert done.returncode == 0 and "--batch_size" in done.stdout and done.stderr == ""
+
+
+def test_importing_sae_imports_no_heavy_library_prints_nothing_and_decides_nothing() -> None:
+    code = """
+import sys, random, signal, logging
+handler, level = signal.getsignal(signal.SIGINT), logging.getLogger().level
+import sae, sae.config, sae.__main__
+assert signal.getsignal(signal.SIGINT) is handler and logging.getLogger().level == level
+print(*{"torch", "transformers", "datasets", "matplotlib", "numpy", "triton"} & set(sys.modules), end="")
+"""
+    done = python("-c", code)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_importing_every_public_name_prints_nothing_and_changes_no_global_of_torch() -> None:
+    code = """
+import torch
+before = (torch.get_default_dtype(), torch.get_num_threads(), torch.random.get_rng_state().tolist(),
+          torch.is_grad_enabled(), torch.get_float32_matmul_precision())
+import sae, sae.data, sae.lm
+for name in sae.__all__:
+    getattr(sae, name)
+assert before == (torch.get_default_dtype(), torch.get_num_threads(), torch.random.get_rng_state().tolist(),
+                  torch.is_grad_enabled(), torch.get_float32_matmul_precision())
+import sys
+assert not {"matplotlib", "wandb", "bitsandbytes"} & set(sys.modules)
+"""
+    done = python("-c", code)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_real_ctrl_c_saves_and_the_line_on_a_terminal_has_no_traceback(files: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sae", str(files / "model"), str(files / "tokens.bin"), *SMALL[:-2], *FIXED]
+    options = ["--layers", "0", "--batch_size", "1", "--grad_acc_steps", "1", "--run_name", "mine"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    process = subprocess.Popen([*command, *options], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    metrics = tmp_path / "runs" / "mine" / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline and not (metrics.exists() and metrics.stat().st_size):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "Traceback" not in stderr and "saved in runs/mine/step_" in stderr
+    step = checkpoint.latest(tmp_path / "runs" / "mine")
+    assert step is not None and f"saved in runs/mine/{step.name}" in stderr
+    checkpoint.check(step)
+
+
+def test_a_reader_that_had_enough_is_no_error(files: Path) -> None:
+    done = python("-c", "import sys; from sae.__main__ import main; sys.stdout.close(); sys.exit(main(['eval']))")
+    assert done.returncode == 2
+    piped = subprocess.run(f"{sys.executable} -m sae --help | head -1", shell=True, capture_output=True, text=True)
+    assert "usage: sae" in piped.stdout and "Traceback" not in piped.stderr
+
+
+def test_the_console_script_is_the_same_command() -> None:
+    (script,) = entry_points(group="console_scripts", name="sae")
+    assert script.load() is sae.__main__.main
+
+
+def test_the_token_file_of_these_tests_is_what_it_says(files: Path) -> None:
+    assert len(MemmapTokens(files / "tokens.bin", 16, VOCAB_SIZE)) > 100

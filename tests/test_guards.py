@@ -1,0 +1,233 @@
+"""Who may know whom: the map of /docs, kept true by walking the imports of every file."""
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import sae
+
+PACKAGE = Path(sae.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+MAY_KNOW = {
+    # pure math: tensors in, tensors out
+    "config": set(),
+    "ops": set(),
+    "losses": set(),
+    "select": {"config", "ops"},
+    # one autoencoder, and what trains it
+    "formats": {"config"},
+    "autoencoder": {"config", "formats", "losses", "ops", "select"},
+    "gradients": {"autoencoder", "losses", "ops"},
+    "dead": set(),
+    "optim": set(),
+    "learner": {"autoencoder", "dead", "gradients", "losses", "optim", "select"},
+    # the edges, which do not know each other
+    "lm": set(),
+    "data": set(),
+    "distributed": set(),
+    "interrupt": set(),
+    "log": set(),
+    "checkpoint": {"autoencoder"},
+    "run": {"config"},
+    # what composes them
+    "evaluate": {"autoencoder", "losses"},
+    "report": {"evaluate", "log"},
+    "trainer": {
+        "autoencoder", "checkpoint", "config", "data", "distributed", "evaluate", "interrupt", "learner", "lm", "log",
+        "optim", "report", "run",
+    },
+    "__init__": {"autoencoder", "config", "trainer"},
+    "__main__": {"config", "data", "distributed", "lm", "run", "trainer"},
+}  # fmt: skip
+"""Every room of the package, lowest first, and the rooms whose names may stand in its imports."""
+
+OWNERS = {
+    "torch.distributed": {"distributed"},
+    "triton": {"ops"},
+    "transformers": {"lm"},
+    "datasets": {"data"},
+    "huggingface_hub": {"lm", "data", "formats"},
+    "safetensors": {"formats", "checkpoint"},
+    "wandb": {"log"},
+    "tqdm": {"log"},
+    "matplotlib": {"report"},
+    "rich": {"report"},
+    "tyro": {"__main__"},
+    "argparse": {"__main__"},
+    "bitsandbytes": set(),
+    "gguf": set(),
+    "pickle": set(),
+    "joblib": set(),
+    "dill": set(),
+}
+"""Which rooms may import a library: its touch stays in one place."""
+
+HEAVY = ("torch", "transformers", "datasets", "matplotlib", "wandb", "rich", "huggingface_hub", "safetensors")
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def is_for_types_only(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+
+
+def imports(path: Path, *, types: bool = True, inside_functions: bool = True) -> Iterator[str]:
+    """Full names of what a file imports: `sae.lm.load_model` for `from sae.lm import load_model`."""
+    waiting: list[ast.AST] = [tree_of(path)]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{source_of(path, node)}.{alias.name}" for alias in node.names)
+        elif is_for_types_only(node) and not types:
+            waiting += node.orelse
+        elif inside_functions or not isinstance(node, ast.FunctionDef):
+            waiting += ast.iter_child_nodes(node)
+
+
+def source_of(path: Path, node: ast.ImportFrom) -> str:
+    if not node.level:
+        return str(node.module)
+    package = path.relative_to(PACKAGE.parent).parts[: -node.level]
+    return ".".join([*package, node.module] if node.module else package)
+
+
+def modules_of(path: Path, name: str) -> Path | None:
+    """The file of ours that an imported name comes from."""
+    parts = name.split(".")
+    if parts[0] != "sae":
+        return None
+    for end in (len(parts), len(parts) - 1):
+        module = PACKAGE.joinpath(*parts[1:end])
+        for candidate in (module.with_suffix(".py"), module / "__init__.py"):
+            if candidate.is_file() and module != PACKAGE:
+                return candidate
+    return PACKAGE / "__init__.py"
+
+
+def rooms_known(path: Path) -> set[str]:
+    found = {modules_of(path, name) for name in imports(path)}
+    return {room_of(file) for file in found if file} - {room_of(path)}
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_a_file_knows_only_the_rooms_that_its_room_may_know(path: Path) -> None:
+    assert rooms_known(path) <= MAY_KNOW[room_of(path)]
+
+
+def test_the_table_names_each_room_once_lowest_first_and_allows_nothing_that_is_not_used() -> None:
+    order = list(MAY_KNOW)
+    assert {room_of(path) for path in FILES} == set(order)
+    for room, known in MAY_KNOW.items():
+        if room != "__init__":
+            assert {order.index(name) for name in known} <= set(range(order.index(room)))
+        assert known == {name for path in FILES if room_of(path) == room for name in rooms_known(path)}, room
+
+
+def test_no_import_leads_back_to_where_it_started() -> None:
+    graph = {path: {modules_of(path, name) for name in imports(path)} - {None, path} for path in FILES}
+    # a package's front door repeats names of its own files
+    done: set[Path] = set()
+    while ready := {path for path in graph if path not in done and graph[path] <= done}:
+        done |= ready
+    assert not [relative(path) for path in graph if path not in done]
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_a_library_is_touched_only_in_the_rooms_that_own_it(path: Path) -> None:
+    for name in imports(path, types=room_of(path) != "data"):
+        for library, owners in OWNERS.items():
+            if name == library or name.startswith(f"{library}."):
+                assert room_of(path) in owners, name
+
+
+def test_data_knows_transformers_by_its_types_only() -> None:
+    for path in FILES:
+        if room_of(path) == "data":
+            assert not [name for name in imports(path, types=False) if name.split(".")[0] == "transformers"]
+
+
+@pytest.mark.parametrize("name", ["__init__.py", "__main__.py", "config.py"])
+def test_what_help_needs_imports_no_heavy_library(name: str) -> None:
+    loaded = set(imports(PACKAGE / name, types=False, inside_functions=False))
+    assert not [one for one in loaded if one.startswith(HEAVY)]
+    assert {modules_of(PACKAGE / name, one) for one in loaded} <= {None, PACKAGE / "config.py"}
+
+
+def test_importing_runs_no_statement_that_decides_something() -> None:
+    """At the top of a file stand definitions, constants and imports: no call for its effect, no loop, no setting."""
+    allowed = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
+    for path in FILES:
+        for node in tree_of(path).body:
+            text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+            is_main = isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
+            assert isinstance(node, allowed) or text or is_main or is_for_types_only(node), (
+                f"{relative(path)}:{node.lineno}"
+            )
+
+
+def calls() -> Iterator[tuple[str, ast.Call]]:
+    for path in FILES:
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.Call):
+                yield f"{relative(path)}:{node.lineno} {ast.unparse(node)[:80]}", node
+
+
+def test_nothing_is_unpickled() -> None:
+    for place, call in calls():
+        name = ast.unparse(call.func)
+        safe = any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in call.keywords)
+        assert name not in ("torch.load", "pickle.load", "pickle.loads") or safe, place
+        given = {k.arg: ast.unparse(k.value) for k in call.keywords}
+        assert given.get("allow_pickle", "False") == "False", place
+
+
+def test_code_that_comes_with_a_model_or_data_is_never_run() -> None:
+    for place, call in calls():
+        given = {k.arg: ast.unparse(k.value) for k in call.keywords}
+        assert given.get("trust_remote_code", "False") == "False", place
+        assert ast.unparse(call.func) not in ("eval", "exec", "os.system"), place
+        assert given.get("shell", "False") == "False", place
+    for path in FILES:
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.Dict):
+                pairs = {ast.unparse(k): ast.unparse(v) for k, v in zip(node.keys, node.values, strict=True) if k}
+                assert pairs.get("'trust_remote_code'", "False") == "False", relative(path)
+
+
+def test_no_precision_is_decided_in_secret() -> None:
+    """One visible policy: no autocast, no global default type, no switch for the whole process."""
+    forbidden = ("autocast", "set_default_dtype", "set_float32_matmul_precision", "set_num_threads", "manual_seed_all")
+    for place, call in calls():
+        name = ast.unparse(call.func)
+        assert not name.endswith(forbidden) and name != "torch.manual_seed", place
+
+
+def test_only_the_command_line_reads_arguments_and_ends_the_process() -> None:
+    for path in FILES:
+        if room_of(path) in ("__main__", "run"):  # run writes the command into config.json
+            continue
+        for node in ast.walk(tree_of(path)):
+            assert not (isinstance(node, ast.Attribute) and ast.unparse(node) in ("sys.argv", "sys.exit", "os._exit"))
+            assert not (isinstance(node, ast.Name) and node.id in ("exit", "quit", "input", "breakpoint"))
+
+
+def test_only_the_report_prints() -> None:
+    printing = {place.split(":")[0] for place, call in calls() if ast.unparse(call.func) == "print"}
+    assert printing <= {"report.py", "__main__.py"}

@@ -1,0 +1,283 @@
+"""What a person sees and what is left for the plots; none of it may change training or ask a question."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.image import imread
+from tiny_models import VOCAB_SIZE, tiny_model
+
+from sae import SaeConfig, SaeTrainer, TrainConfig, log
+from sae.evaluate.reconstruction import ReconstructionMetrics
+from sae.log import JsonLines, Progress, Sink, Stopwatch, WandbSink, note, why_no_wandb
+from sae.report import draw_curves, read_records, report
+
+
+def make_records(names: list[str], count: int) -> list[dict[str, float]]:
+    metrics = {"fvu": 0.5, "l0": 4.0, "auxk": 1.0, "dead_fraction": 0.25}
+    return [
+        {"step": n, "tokens": 100 * n, "tokens_per_second": 1234.5}
+        | {f"{name}/{metric}": value / n for name in names for metric, value in metrics.items()}
+        for n in range(1, count + 1)
+    ]
+
+
+# metrics.jsonl
+
+
+def test_every_record_is_on_disk_when_write_returns_and_comes_back_as_it_was(tmp_path: Path) -> None:
+    path, records = tmp_path / "metrics.jsonl", make_records(["layers.0"], 3)
+    sink = JsonLines(path)
+    for number, record in enumerate(records, start=1):
+        sink.write(record)
+        assert read_records(path) == records[:number]
+    sink.close()
+    assert [json.loads(line) for line in path.read_text().splitlines()] == records
+
+
+@pytest.mark.parametrize("step", [0, 1, 3, 9])
+def test_a_run_that_continues_at_a_step_keeps_the_records_until_then(tmp_path: Path, step: int) -> None:
+    path, records = tmp_path / "metrics.jsonl", make_records(["a"], 3)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records) + '{"step": 4, "tok')
+    sink = JsonLines(path, keep_until_step=step)
+    sink.write({"step": step + 1})
+    sink.close()
+    assert read_records(path) == [record for record in records if record["step"] <= step] + [{"step": step + 1}]
+
+
+@pytest.mark.parametrize("cut", [1, 2, 10, 60])
+def test_a_last_line_that_was_cut_off_is_left_out(tmp_path: Path, cut: int) -> None:
+    path, records = tmp_path / "metrics.jsonl", make_records(["a", "b"], 3)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records)[: -1 - cut])
+    assert read_records(path) == records[:2]
+    assert read_records(tmp_path / "absent.jsonl") == []
+
+
+# Weights & Biases
+
+
+@pytest.fixture
+def no_wandb_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Installed, and a home without any configuration."""
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    find_only(monkeypatch, lambda: SimpleNamespace(name="wandb"))
+
+
+def find_only(monkeypatch: pytest.MonkeyPatch, found: Callable[[], Any]) -> None:
+    """Let `find_spec` answer for wandb as it is told, and as it is for all else."""
+    find = log.importlib.util.find_spec
+    monkeypatch.setattr(
+        log.importlib.util,
+        "find_spec",
+        lambda name, package=None: found() if name == "wandb" else find(name, package),
+    )
+
+
+@pytest.mark.parametrize(
+    ("environment", "reason"),
+    [
+        ({}, "not configured (wandb login, or set WANDB_API_KEY)"),
+        ({"WANDB_MODE": "disabled"}, "WANDB_MODE is disabled"),
+        ({"WANDB_MODE": "disabled", "WANDB_API_KEY": "x"}, "WANDB_MODE is disabled"),
+        ({"WANDB_MODE": "offline"}, None),
+        ({"WANDB_API_KEY": "x"}, None),
+    ],
+)
+def test_wandb_is_used_only_where_it_would_ask_nothing(
+    no_wandb_settings: None, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], reason: str | None
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    found = why_no_wandb()
+    assert (found is None) == (reason is None)
+    assert reason is None or reason in str(found)
+
+
+@pytest.mark.parametrize(
+    ("host", "server", "configured"),
+    [
+        ("api.wandb.ai", None, True),
+        ("example.org", None, False),
+        ("wandb.example.org", "https://wandb.example.org/api", True),
+        ("api.wandb.ai", "https://wandb.example.org", False),
+    ],
+)
+def test_a_login_in_netrc_is_a_configuration_for_its_server(
+    no_wandb_settings: None,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    host: str,
+    server: str | None,
+    configured: bool,
+) -> None:
+    (tmp_path / ".netrc").write_text(f"machine {host}\n  login user\n  password secret\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    if server:
+        monkeypatch.setenv("WANDB_BASE_URL", server)
+    assert (why_no_wandb() is None) == configured
+
+
+def test_wandb_that_is_not_installed_is_said_with_the_way_to_get_it(
+    no_wandb_settings: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "x")
+    find_only(monkeypatch, lambda: None)
+    assert why_no_wandb() == "it is not installed (pip install wandb)"
+
+
+class FakeWandb(SimpleNamespace):
+    """As much of wandb as we use; it remembers what it got."""
+
+    def __init__(self) -> None:
+        self.records: list[tuple[dict[str, float], int]] = []
+        self.finished = 0
+        self.options: dict[str, Any] = {}
+
+    def Settings(self, **options: Any) -> dict[str, Any]:
+        return options
+
+    def init(self, **options: Any) -> "FakeWandb":
+        self.options = options
+        return self
+
+    def log(self, record: dict[str, float], *, step: int) -> None:
+        self.records.append((record, step))
+
+    def finish(self) -> None:
+        self.finished += 1
+
+
+@pytest.fixture
+def fake_wandb(no_wandb_settings: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWandb]:
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    yield fake
+
+
+def tiny_trainer(folder: Path, **changes: Any) -> SaeTrainer:
+    options = {"batch_size": 4, "save_dir": str(folder), "run_name": "mine", "layers": [0, 1]} | changes
+    tokens = torch.randint(3, VOCAB_SIZE, (44, 8), generator=torch.Generator().manual_seed(0))
+    return SaeTrainer(TrainConfig(SaeConfig(expansion_factor=2, k=4), **options), tokens, tiny_model("llama"))
+
+
+@pytest.mark.parametrize("frequency", [1, 4])
+def test_wandb_gets_the_records_of_metrics_jsonl_at_their_steps(
+    tmp_path: Path, fake_wandb: FakeWandb, frequency: int
+) -> None:
+    trainer = tiny_trainer(tmp_path, wandb_log_frequency=frequency)
+    trainer.fit()
+    records = read_records(trainer.folder.metrics)
+    assert fake_wandb.records == [(record, record["step"]) for record in records]
+    assert [record["step"] for record in records] == ([*range(1, 11)] if frequency == 1 else [4, 8, 10])
+    assert fake_wandb.options["name"] == "mine" and fake_wandb.options["dir"] == str(tmp_path / "mine")
+    assert fake_wandb.finished == 1
+
+
+def test_wandb_is_finished_after_an_error_too(tmp_path: Path, fake_wandb: FakeWandb) -> None:
+    with pytest.raises(FloatingPointError):
+        tiny_trainer(tmp_path, lr=1e30).fit()
+    assert fake_wandb.finished == 1
+
+
+def test_wandb_is_left_alone_when_it_is_not_wanted(tmp_path: Path, fake_wandb: FakeWandb) -> None:
+    tiny_trainer(tmp_path, log_to_wandb=False).fit()
+    assert fake_wandb.records == [] and fake_wandb.options == {}
+
+
+def test_the_sinks_are_sinks(tmp_path: Path, fake_wandb: FakeWandb) -> None:
+    for sink in (JsonLines(tmp_path / "a"), WandbSink(name="a", config={}, folder=tmp_path)):
+        assert isinstance(sink, Sink)
+        sink.close()
+
+
+# The terminal
+
+
+def test_progress_shows_tokens_speed_time_left_and_the_mean_fvu(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(total=4000, done=1000) as progress:
+        progress.show({"step": 1, "a/fvu": 0.2, "b/fvu": 0.4, "a/l0": 9.0})
+        progress.advance(1000)
+    last = capsys.readouterr().err.split("\r")[-1]
+    assert "2.00k/4.00k" in last and "50%" in last and "tok/s" in last and "FVU 0.3000" in last and "<" in last
+
+
+def test_a_note_is_one_line_of_its_own_beside_a_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(total=10) as progress:
+        note("something to know")
+        progress.advance(10)
+    captured = capsys.readouterr()
+    assert "something to know" in captured.err.replace("\r", "\n").splitlines() and captured.out == ""
+
+
+def test_a_stopwatch_counts_what_happens_inside_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [10.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    watch = Stopwatch(torch.device("cpu"))
+    assert watch.read() == 0
+    for inside, outside in ((2.0, 5.0), (0.5, 7.0)):
+        with watch:
+            now[0] += inside
+        now[0] += outside
+    assert watch.read() == watch.read() == 2.5
+
+
+# The report
+
+
+def results(names: list[str]) -> dict[str, ReconstructionMetrics]:
+    return {name: ReconstructionMetrics(96, 0.1 + index, 3.9, 0.125) for index, name in enumerate(names)}
+
+
+def test_the_report_says_everything_and_where_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    names = [f"layers.{n}" for n in range(3)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in make_records(names, 5)))
+    (tmp_path / "step_5").mkdir()
+    report(tmp_path, tmp_path / "step_5", results(names), 5000, dict.fromkeys(names, 2500.0))
+    lines = capsys.readouterr().out.splitlines()
+    assert any("5,000 tokens" in line and "96 held-out" in line for line in lines)
+    for index, name in enumerate(names):
+        (row,) = [line for line in lines if name in line]
+        assert row.replace("│", " ").split() == [name, f"{0.1 + index:.4f}", "3.9", "5.0%", "12.5%", "2,500"]
+    assert any("1,234 tokens/s end to end" in line for line in lines)
+    for name in ("step_5", "metrics.jsonl", "curves.png"):
+        assert any(line.endswith(str(tmp_path / name)) for line in lines)
+    assert json.loads((tmp_path / "evaluation.json").read_text())["layers.1"] == results(names)["layers.1"]._asdict()
+
+
+def test_without_a_record_nothing_is_said_about_a_picture_that_is_not_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report(tmp_path, tmp_path / "step_0", results(["a"]), 1, {"a": 1.0})
+    for line in capsys.readouterr().out.splitlines():
+        path = Path(line.split()[-1]) if line.strip() else Path()
+        assert not path.is_absolute() or path.exists(), line
+
+
+@pytest.mark.parametrize(("num_names", "num_records"), [(1, 1), (3, 40), (70, 3)])
+def test_the_curves_are_a_picture_with_a_line_of_its_own_colour_per_hookpoint(
+    tmp_path: Path, num_names: int, num_records: int
+) -> None:
+    draw_curves(make_records([f"layers.{n}" for n in range(num_names)], num_records), tmp_path / "curves.png")
+    pixels = imread(tmp_path / "curves.png")[..., :3]
+    assert min(pixels.shape[:2]) > 500
+    quantised = (pixels * 7).round().astype(np.int64)
+    saturated = quantised[(pixels.max(-1) - pixels.min(-1)) > 0.3]
+    assert len(np.unique(saturated, axis=0)) >= min(num_names, 3)
+
+
+def test_no_records_no_picture(tmp_path: Path) -> None:
+    draw_curves([], tmp_path / "curves.png")
+    assert not (tmp_path / "curves.png").exists()

@@ -1,0 +1,216 @@
+"""Nothing is lost: a run that was stopped, killed or damaged ends with the very weights of one that was not."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_models import VOCAB_SIZE, tiny_model
+
+from sae import SaeConfig, SaeTrainer, TrainConfig
+from sae.log import read_records
+
+STEPS = 12
+
+SERVER = """
+import os, sys, traceback
+import torch
+torch.set_num_threads(1)
+sys.path.insert(0, {tests!r})
+from test_resume import make_trainer
+make_trainer({elsewhere!r}).fit()
+for _ in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        try:
+            make_trainer({save_dir!r}, resume=True, save_every=2).fit()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+"""Starts a resumed run in a process of its own for each line it reads, without importing everything anew."""
+
+
+def make_trainer(save_dir: Path | str, **changes: Any) -> SaeTrainer:
+    """Twelve steps of 4 sequences on two layers, always of the same weights, tokens and name."""
+    tokens = torch.randint(3, VOCAB_SIZE, (4 * STEPS + 4, 16), generator=torch.Generator().manual_seed(5))
+    options: dict[str, Any] = {"batch_size": 2, "grad_acc_steps": 2, "lr": 3e-3, "layers": [0, 2], "run_name": "run",
+                               "log_to_wandb": False, "dead_feature_threshold": 200}  # fmt: skip
+    cfg = TrainConfig(SaeConfig(num_latents=64, k=4), save_dir=str(save_dir), **options | changes)
+    return SaeTrainer(cfg, tokens, tiny_model("gpt_neox"))
+
+
+def final_state(save_dir: Path) -> dict[str, torch.Tensor]:
+    folder = max((save_dir / "run").glob("step_*"), key=lambda path: int(path.name[5:]))
+    assert folder.name == f"step_{STEPS}"
+    return {f"{p.parent.name}/{k}": t for p in sorted(folder.rglob("*.safetensors")) for k, t in load_file(p).items()}
+
+
+def records(save_dir: Path) -> list[dict[str, float]]:
+    """What was logged, but for the speed."""
+    return [r | {"tokens_per_second": 0.0} for r in read_records(save_dir / "run" / "metrics.jsonl")]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that was never stopped."""
+    folder = tmp_path_factory.mktemp("straight")
+    make_trainer(folder).fit()
+    return folder
+
+
+def assert_same_end(stopped: Path, straight: Path) -> None:
+    expected = final_state(straight)
+    found = final_state(stopped)
+    assert found.keys() == expected.keys()
+    assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
+    assert records(stopped) == records(straight)
+
+
+def stop_after(trainer: SaeTrainer, step: int) -> None:
+    """Train until `step` as if a signal had come then."""
+    train_step = trainer.train_step
+
+    def counted() -> bool:
+        went_on = train_step()
+        if trainer.step == step:
+            trainer.stop._requested = True
+        return went_on
+
+    trainer.train_step = counted  # type: ignore[method-assign]
+    trainer.fit()
+
+
+@pytest.mark.parametrize("step", range(1, STEPS))
+def test_stopping_at_any_step_and_resuming_equals_not_stopping(tmp_path: Path, straight: Path, step: int) -> None:
+    stop_after(make_trainer(tmp_path), step)
+    make_trainer(tmp_path, resume=True).fit()
+    assert_same_end(tmp_path, straight)
+
+
+def test_stopping_at_every_step_equals_not_stopping(tmp_path: Path, straight: Path) -> None:
+    stop_after(make_trainer(tmp_path), 1)
+    for step in range(2, STEPS):
+        stop_after(make_trainer(tmp_path, resume=True), step)
+    make_trainer(tmp_path, resume=True).fit()
+    assert_same_end(tmp_path, straight)
+
+
+def test_resuming_a_finished_run_reports_again_and_changes_nothing(tmp_path: Path, straight: Path) -> None:
+    shutil.copytree(straight, tmp_path, dirs_exist_ok=True)
+    make_trainer(tmp_path, resume=True).fit()
+    assert_same_end(tmp_path, straight)
+
+
+DAMAGE = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-7]),
+    "flipped": lambda path: path.write_bytes(path.read_bytes()[:-7] + b"\x55" + path.read_bytes()[-6:]),
+    "missing": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("file", ["layers.2/sae.safetensors", "layers.0/state.safetensors", "trainer.json"])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_named_and_passed_over_for_the_one_before(
+    tmp_path: Path, straight: Path, damage: str, file: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stop_after(make_trainer(tmp_path, save_every=4), 9)
+    DAMAGE[damage](tmp_path / "run" / "step_9" / file)
+    capfd.readouterr()
+    make_trainer(tmp_path, resume=True).fit()
+    said = capfd.readouterr().err
+    assert "passed over" in said and f"step_9/{file}" in said and "step_8" in said
+    assert_same_end(tmp_path, straight)
+
+
+def test_without_a_complete_checkpoint_the_run_starts_at_the_beginning(tmp_path: Path, straight: Path) -> None:
+    stop_after(make_trainer(tmp_path), 3)
+    (tmp_path / "run" / "step_3" / "manifest.json").unlink()
+    make_trainer(tmp_path, resume=True).fit()
+    assert_same_end(tmp_path, straight)
+
+
+def test_a_changed_option_is_named_and_refused(tmp_path: Path) -> None:
+    stop_after(make_trainer(tmp_path), 2)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=r"lr was 0.003 and is 0.004, layers was \[0, 2\] and is \[0\]"):
+        make_trainer(tmp_path, resume=True, lr=4e-3, layers=[0])
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_that_is_not_there_cannot_be_resumed(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="resume must name a run, but .*/run holds none"):
+        make_trainer(tmp_path, resume=True)
+
+
+def test_an_unnamed_run_resumes_the_last_of_its_name(tmp_path: Path) -> None:
+    stop_after(make_trainer(tmp_path, run_name=None), 2)
+    stop_after(make_trainer(tmp_path, run_name=None), 3)
+    resumed = make_trainer(tmp_path, run_name=None, resume=True)
+    assert resumed.folder.path.name.endswith("-2")
+    resumed.resume()
+    assert resumed.step == 3
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    code = SERVER.format(tests=str(Path(__file__).parent), save_dir=str(tmp_path), elsewhere=str(tmp_path / "warm"))
+    with (tmp_path / "stderr").open("w") as err:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=err, text=True
+        )
+        yield process
+        process.kill()
+        process.communicate()
+
+
+def run_once(server: subprocess.Popen[str], run: Path, kill_after: float | None) -> int:
+    """Resume the run, kill it -9 so many seconds after its first new file; its exit code."""
+    assert server.stdin is not None and server.stdout is not None
+    files = set(run.rglob("*"))
+    server.stdin.write("\n")
+    server.stdin.flush()
+    while not (line := server.stdout.readline().strip()).isdigit():
+        assert line, "the server has died"  # what the training prints comes in between
+    child = int(line)
+    if kill_after is not None:
+        begun = time.monotonic()
+        while set(run.rglob("*")) == files and time.monotonic() - begun < 5:
+            time.sleep(0.001)
+        time.sleep(kill_after)
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+    while not (line := server.stdout.readline().strip()).removeprefix("-").isdigit():
+        assert line, "the server has died"
+    return int(line)
+
+
+@pytest.mark.slow
+def test_killed_at_thirty_random_moments_a_run_still_ends_bit_for_bit_the_same(
+    tmp_path: Path, straight: Path, server: subprocess.Popen[str]
+) -> None:
+    moments, kills = random.Random(0), 0
+    stop_after(make_trainer(tmp_path), 1)
+    while kills < 30:
+        status = run_once(server, tmp_path / "run", moments.uniform(0, 0.15))
+        assert status in (0, -signal.SIGKILL), (tmp_path / "stderr").read_text()[-2000:]
+        kills += status != 0
+        if status == 0:
+            assert_same_end(tmp_path, straight)
+            shutil.rmtree(tmp_path / "run")
+            stop_after(make_trainer(tmp_path), 1)
+    assert run_once(server, tmp_path / "run", None) == 0, (tmp_path / "stderr").read_text()[-2000:]
+    assert_same_end(tmp_path, straight)

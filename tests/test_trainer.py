@@ -1,0 +1,652 @@
+"""The trainer on whole runs of tiny models: what it writes is the same however the work is cut, stopped or watched."""
+
+import json
+import math
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, IterableDataset
+from oracle import dense_code
+from safetensors.torch import load_file
+from tiny_models import CTX_LEN, FAMILIES, VOCAB_SIZE, save_tiny, tiny_model
+from torch import Tensor
+
+import sae.lm
+from sae import Sae, SaeConfig, SaeTrainer, TrainConfig, checkpoint
+from sae.data import MemmapTokens
+from sae.evaluate.reconstruction import ReconstructionMetrics
+from sae.report import read_records
+
+SEQ = 8
+LAYERS = {"gpt_neox": "layers", "gpt2": "h", "llama": "layers", "gemma3": "layers", "bert": "encoder.layer"}
+
+
+def make_tokens(count: int = 44, seq: int = SEQ) -> Tensor:
+    """Different sequences; the first token of each is its number, so that it can be recognised."""
+    tokens = torch.randint(100, VOCAB_SIZE, (count, seq), generator=torch.Generator().manual_seed(1))
+    tokens[:, 0] = torch.arange(count)
+    return tokens
+
+
+Make = Callable[..., SaeTrainer]
+
+
+@pytest.fixture(autouse=True)
+def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than training here; tests/test_log.py looks at pictures."""
+    monkeypatch.setattr("sae.report.draw_curves", lambda records, path: None)
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """A trainer of 128 latents per block on 44 sequences, in steps of 4, that writes into the test's folder."""
+
+    def make_trainer(data: Any = None, model: Any = None, sae: SaeConfig | None = None, **changes: Any) -> SaeTrainer:
+        options = {"batch_size": 4, "save_dir": str(tmp_path), "log_to_wandb": False, "lr": 3e-3} | changes
+        cfg = TrainConfig(sae or SaeConfig(expansion_factor=4, k=4), **options)
+        return SaeTrainer(cfg, make_tokens() if data is None else data, model or tiny_model("gpt_neox"))
+
+    return make_trainer
+
+
+@pytest.fixture
+def float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The autoencoders compute in float32, so that rounding is small."""
+    monkeypatch.setattr(sae.lm, "compute_dtype", lambda device: torch.float32)
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    """Every file with weights or state of a checkpoint, to the bit."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.safetensors"))}
+
+
+def losses(run: Path) -> list[dict[str, float]]:
+    """The records of a run without its speed."""
+    return [{k: v for k, v in record.items() if k != "tokens_per_second"} for record in read_records(run)]
+
+
+def evaluation(run: Path) -> dict[str, dict[str, float]]:
+    return json.loads((run / "evaluation.json").read_text())
+
+
+def held_out(trainer: SaeTrainer) -> Tensor:
+    return torch.cat(list(trainer.tokens.held_out_batches()))
+
+
+def dense_fvu(one: Sae, x: Tensor) -> float:
+    """FVU of the activations x, by the dense formula in float64."""
+    x, (W_enc, b_enc, W_dec, b_dec) = x.double(), (p.detach().double() for p in parameters(one))
+    recon = dense_code(x, W_enc, b_enc, b_dec, one.cfg.k) @ W_dec + b_dec
+    return ((x - recon).square().sum() / (x - x.mean(0)).square().sum()).item()
+
+
+def parameters(one: Sae) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return one.encoder.weight, one.encoder.bias, one.W_dec, one.b_dec
+
+
+# Every model, every layer
+
+
+@pytest.mark.parametrize(
+    ("family", "head"),
+    [(family, head) for family in FAMILIES for head in (False, True) if (family, head) != ("bert", True)],
+)
+def test_every_family_trains_every_layer_by_default_and_the_fvu_falls(make: Make, family: str, head: bool) -> None:
+    trainer = make(make_tokens(164), tiny_model(family, causal_lm=head), lr=1e-2)
+    before = trainer.evaluate()
+    saved = trainer.fit()
+    after = evaluation(trainer.folder.path)
+    assert list(after) == [f"{LAYERS[family]}.{layer}" for layer in range(3)]
+    for name, one in Sae.load_many(saved).items():
+        assert after[name]["fvu"] < 0.95 * before[name].fvu
+        assert after[name]["l0"] <= one.cfg.k == 4
+        torch.testing.assert_close(one.W_dec.norm(dim=1), torch.ones(one.num_latents))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_a_model_of_any_dtype_trains_float32_weights_and_is_not_changed(make: Make, dtype: torch.dtype) -> None:
+    model = tiny_model("llama", causal_lm=True).to(dtype).train()
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    saved = make(model=model).fit()
+    assert all(one.dtype == torch.float32 for one in Sae.load_many(saved).values())
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+    assert model.training and all(p.requires_grad and p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("choice", "names"),
+    [
+        ({"layers": [2, 0]}, ["layers.0", "layers.2"]),
+        ({"layer_stride": 2}, ["layers.0", "layers.2"]),
+        ({"hookpoints": ["layers.[01].mlp", "layers.2.input"]}, ["layers.0.mlp", "layers.1.mlp", "layers.2.input"]),
+    ],
+)
+def test_a_choice_of_hookpoints_is_what_is_trained_saved_and_reported(
+    make: Make, choice: dict[str, Any], names: list[str]
+) -> None:
+    trainer = make(**choice)
+    saved = trainer.fit()
+    assert list(Sae.load_many(saved)) == list(evaluation(trainer.folder.path)) == names
+    assert {key.split("/")[0] for key in losses(trainer.folder.metrics)[0] if "/" in key} == set(names)
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_the_seeds_program_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: bool) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from sae.data import chunk_and_tokenize
+
+    monkeypatch.chdir(tmp_path)
+    MODEL = str(save_tiny(tmp_path / "model", "gpt_neox"))
+    text = "The quick brown fox jumps over the lazy dog, and the dog does not mind. "
+    dataset = Dataset.from_list([{"text": f"{number} {text * 8}"} for number in range(60)])
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    tokenized = chunk_and_tokenize(dataset, tokenizer)
+    gpt = AutoModelForCausalLM.from_pretrained(MODEL, device_map={"": "cpu"}, dtype=torch.bfloat16)
+    cfg = TrainConfig(SaeConfig(gpt.config.hidden_size) if given else SaeConfig(), batch_size=16)
+    trainer = SaeTrainer(cfg, tokenized, gpt)
+    trainer.fit()
+    saes = Sae.load_many(tmp_path / "checkpoints" / "model")
+    assert {name: (one.d_in, one.num_latents) for name, one in saes.items()} == {
+        f"layers.{layer}": (32, 32 * 32) for layer in range(3)
+    }
+
+
+def test_a_d_in_that_is_not_the_models_is_refused(make: Make) -> None:
+    with pytest.raises(ValueError, match="d_in must be the width of the activations, 32, got 31; leave d_in out"):
+        make(sae=SaeConfig(31))
+
+
+# What changes memory, speed or the log does not change the result
+
+
+@pytest.mark.parametrize("fitting", [64, 3])
+def test_accumulating_gradients_equals_larger_batches(
+    make: Make, float32: None, monkeypatch: pytest.MonkeyPatch, fitting: int
+) -> None:
+    """Also when no more than 3 batches of 4 sequences fit into a block of the shuffle."""
+    monkeypatch.setattr("sae.data.shuffle.BYTES", 2 * fitting * 4 * SEQ * 3 * 32 * 4)
+    once = make(make_tokens(204), batch_size=8, run_name="once").fit()
+    twice = make(make_tokens(204), batch_size=4, grad_acc_steps=2, run_name="twice").fit()
+    assert once.name == twice.name == "step_24"
+    assert_close(once, twice)
+
+
+def test_micro_batches_change_no_weight_beyond_rounding(make: Make, float32: None) -> None:
+    assert_close(make(run_name="whole").fit(), make(micro_acc_steps=5, run_name="parts").fit())
+
+
+def assert_close(one: Path, other: Path) -> None:
+    """The saved weights are the same but for the rounding of float32, which Adam amplifies where gradients are tiny."""
+    saes, others = Sae.load_many(one), Sae.load_many(other)
+    assert list(saes) == list(others)
+    for name, trained in saes.items():
+        for parameter, twin in zip(parameters(trained), parameters(others[name]), strict=True):
+            difference = (parameter - twin).norm() / parameter.norm()
+            assert difference < 1e-4, f"{name}: {difference}"
+
+
+def test_the_same_seed_gives_the_same_checkpoint_to_the_bit_and_another_seed_another(make: Make) -> None:
+    first, again, other = (make(run_name=name, seed=seed).fit() for name, seed in (("a", 1), ("b", 1), ("c", 2)))
+    assert weights(first) == weights(again)
+    assert losses(first.parent / "metrics.jsonl") == losses(again.parent / "metrics.jsonl")
+    assert all(weights(other)[name] != content for name, content in weights(first).items())
+
+
+def test_an_autoencoder_does_not_depend_on_what_is_trained_beside_it(make: Make) -> None:
+    together, alone = make(run_name="together").fit(), make(layers=[1], run_name="alone").fit()
+    assert {f"layers.1/{name}": content for name, content in weights(alone / "layers.1").items()}.items() <= weights(
+        together
+    ).items()
+
+
+def test_logging_evaluating_and_saving_change_no_weight(make: Make) -> None:
+    plain = make(run_name="plain").fit()
+    busy = make(run_name="busy", wandb_log_frequency=7, save_every=3)
+    for learner in busy.learners.values():
+        learner.read_metrics()
+    busy.evaluate()
+    assert weights_only(busy.fit()) == weights_only(plain)
+
+
+def weights_only(folder: Path) -> dict[str, bytes]:
+    return {name: content for name, content in weights(folder).items() if name.endswith("sae.safetensors")}
+
+
+def test_a_record_covers_all_steps_since_the_one_before(make: Make) -> None:
+    every = make(run_name="every")
+    every.fit()
+    third = make(run_name="third", wandb_log_frequency=3)
+    third.fit()
+    l0 = [record["layers.1/l0"] for record in losses(every.folder.metrics)]
+    records = losses(third.folder.metrics)
+    assert [record["step"] for record in records] == [3, 6, 9, 10]
+    expected = [sum(l0[start : start + 3]) / len(l0[start : start + 3]) for start in (0, 3, 6, 9)]
+    assert [record["layers.1/l0"] for record in records] == pytest.approx(expected)
+
+
+# Stopping and going on
+
+
+def stream_of(tokens: Tensor) -> IterableDataset:
+    return Dataset.from_dict({"input_ids": tokens.tolist()}).to_iterable_dataset()
+
+
+def long_run(streamed: bool) -> dict[str, Any]:
+    """Data for 24 steps, in blocks of 8, after what is held out."""
+    if not streamed:
+        return {"data": make_tokens(100)}
+    return {"data": stream_of(make_tokens(2048 + 100)), "max_tokens": 24 * 4 * SEQ}
+
+
+@pytest.mark.parametrize(
+    ("stop", "streamed"),
+    [(0, False), (1, False), (7, False), (8, False), (13, False), (1, True), (8, True), (13, True)],
+)
+def test_stopping_and_resuming_equals_not_stopping_to_the_bit(
+    make: Make, monkeypatch: pytest.MonkeyPatch, stop: int, streamed: bool
+) -> None:
+    monkeypatch.setattr("sae.data.tokens.HELD_OUT_TOKENS_STREAM", 4 * SEQ)
+    options = {"wandb_log_frequency": 2, "dead_feature_threshold": 60, "layers": [0, 2], "grad_acc_steps": 1}
+    straight = make(**long_run(streamed), **options, run_name="straight")
+    expected = straight.fit()
+
+    first = make(**long_run(streamed), **options, run_name="first")
+    first.initialise()
+    while first.step < stop:
+        first.train_step()
+        if first.step % 2 == 0:
+            first.metrics(tokens_per_second=0)
+    then = make(**long_run(streamed), **options, run_name="then")
+    then.load(first.save())
+    resumed = then.fit()
+
+    assert resumed.name == expected.name == "step_24"
+    assert weights(resumed) == weights(expected)
+    assert (resumed / "trainer.json").read_text() == (expected / "trainer.json").read_text()
+    assert losses(then.folder.metrics) == losses(straight.folder.metrics)[stop // 2 :]
+    assert evaluation(then.folder.path) == evaluation(straight.folder.path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_the_state_between_two_steps_and_says_where(
+    make: Make, capsys: pytest.CaptureFixture[str], number: signal.Signals
+) -> None:
+    trainer = make(make_tokens(100))
+    before = signal.getsignal(number)
+    after_steps(trainer, 3, lambda: signal.raise_signal(number))
+    saved = trainer.fit()
+    assert trainer.stop and saved == trainer.folder.path / "step_4"
+    assert f"stopped at step 4 of 24; saved in {saved}" in capsys.readouterr().err
+    assert signal.getsignal(number) == before
+    assert not (trainer.folder.path / "evaluation.json").exists()
+
+    then, straight = make(make_tokens(100), run_name="then"), make(make_tokens(100), run_name="straight")
+    then.load(saved)
+    assert weights(then.fit()) == weights(straight.fit())
+
+
+def test_the_second_ctrl_c_does_not_wait(make: Make) -> None:
+    trainer = make(make_tokens(100))
+
+    def press_twice() -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    after_steps(trainer, 3, press_twice)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit()
+
+
+def after_steps(trainer: SaeTrainer, steps: int, act: Callable[[], None]) -> None:
+    """Let something happen in the middle of the step after `steps` steps."""
+    learner = list(trainer.learners.values())[1]
+    update, calls = learner.update, iter(range(10**6))
+
+    def update_then_act(lr: float) -> None:
+        update(lr)
+        if next(calls) == steps:
+            act()
+
+    learner.update = update_then_act  # type: ignore[method-assign]
+
+
+# Which data
+
+
+def test_held_out_sequences_are_never_trained_on_and_the_others_once(make: Make) -> None:
+    """Seen at the embedding, where an activation tells which token it is of."""
+    trainer = make(hookpoints=["embed_in"])
+    learner, rows = trainer.learners["embed_in"], trainer.model.get_input_embeddings().weight.detach()
+    accumulate, read = learner.accumulate, []
+
+    def recognise_then_accumulate(x: Tensor) -> None:
+        read.extend(torch.cdist(x, rows).argmin(1).tolist())
+        accumulate(x)
+
+    learner.accumulate = recognise_then_accumulate  # type: ignore[method-assign]
+    trainer.initialise()
+    while trainer.train_step():
+        pass
+    kept_apart = held_out(trainer).flatten().tolist()
+    assert len(kept_apart) == 4 * SEQ
+    assert sorted(read + kept_apart) == sorted(make_tokens().flatten().tolist())
+
+
+def test_max_tokens_ends_the_run_and_its_learning_rate(make: Make) -> None:
+    trainer = make(max_tokens=5 * 4 * SEQ + 1, lr=1.0, lr_warmup_steps=2)
+    assert trainer.total_steps == 5
+    rates = []
+    trainer.initialise()
+    while trainer.step < trainer.total_steps:
+        rates.append(trainer.learning_rate(128))
+        trainer.train_step()
+    assert rates == pytest.approx([1 / 3, 2 / 3, 1, 2 / 3, 1 / 3])
+
+
+def test_the_learning_rate_follows_the_law_unless_it_is_given(make: Make) -> None:
+    assert make(lr=None, lr_warmup_steps=0).learning_rate(2**12) == pytest.approx(4e-4)
+    assert make(lr=0.5, lr_warmup_steps=0).learning_rate(2**12) == 0.5
+
+
+def test_a_stream_trains_to_max_tokens(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sae.data.tokens.HELD_OUT_TOKENS_STREAM", 4 * SEQ)
+    saved = make(stream_of(make_tokens()), max_tokens=6 * 4 * SEQ).fit()
+    assert saved.name == "step_6"
+
+
+def test_a_stream_without_max_tokens_is_refused(make: Make) -> None:
+    with pytest.raises(ValueError, match="max_tokens must be given for a stream, .*; .* give --max_tokens"):
+        make(stream_of(make_tokens()))
+
+
+def test_a_token_file_trains_as_the_tokens_in_it(make: Make, tmp_path: Path) -> None:
+    make_tokens().numpy().astype(np.uint16).tofile(tmp_path / "tokens.bin")
+    from_file = make(MemmapTokens(tmp_path / "tokens.bin", SEQ, VOCAB_SIZE), run_name="file").fit()
+    assert weights(from_file) == weights(make(run_name="tensor").fit())
+
+
+@pytest.mark.parametrize("excluded", [{"exclude_positions": [0]}, {"exclude_tokens": list(range(100))}])
+def test_excluded_activations_do_not_matter_in_training_or_evaluation(make: Make, excluded: dict[str, Any]) -> None:
+    """The first token of a sequence is at position 0 and has an id below 100; its activations are made huge here."""
+    results = []
+    for name, factor in (("as_is", 1.0), ("huge", 1e4)):
+        trainer = make(**excluded, layers=[0], run_name=name)
+        scale_first_activation(trainer, factor)
+        results.append((weights(trainer.fit()), evaluation(trainer.folder.path)))
+        num_held_out = trainer.held_out
+    assert results[0] == results[1]
+    assert results[0][1]["layers.0"]["tokens"] == num_held_out * (SEQ - 1)
+
+
+def scale_first_activation(trainer: SaeTrainer, factor: float) -> None:
+    harvest = trainer.live._harvest
+
+    def scaled(tokens: Tensor) -> dict[str, Tensor]:
+        activations = dict(harvest(tokens))
+        for acts in activations.values():
+            acts[:, 0] *= factor
+        return activations
+
+    trainer.live._harvest = scaled
+
+
+def test_a_sequence_longer_than_the_model_reads_is_refused(make: Make) -> None:
+    with pytest.raises(ValueError, match="ctx_len must be at most the model's limit=64, got 65"):
+        make(make_tokens(44, CTX_LEN + 1), tiny_model("gpt2"))
+
+
+def test_excluding_every_token_is_refused(make: Make) -> None:
+    with pytest.raises(ValueError, match="--exclude_positions must leave some tokens"):
+        make(exclude_positions=list(range(SEQ))).fit()
+    of_one_token_each = torch.arange(44)[:, None].repeat(1, SEQ)
+    of_held_out = held_out(make(of_one_token_each))[:, 0].tolist()
+    with pytest.raises(ValueError, match="to hold out, got none"):
+        make(of_one_token_each, exclude_tokens=of_held_out).fit()
+
+
+# Where it starts
+
+
+def test_a_new_autoencoder_starts_at_the_mean_of_the_data(make: Make) -> None:
+    trainer = make(layers=[1])
+    trainer.initialise()
+    seen = trainer.source.peek()["layers.1"]
+    torch.testing.assert_close(trainer.saes["layers.1"].b_dec.detach(), seen.mean(0))
+    variance = (seen - seen.mean(0)).square().sum().item() / len(seen)
+    assert trainer.learners["layers.1"].variance == pytest.approx(variance, rel=1e-5)
+
+
+def test_finetuning_starts_from_the_given_weights_and_keeps_b_dec(make: Make, tmp_path: Path) -> None:
+    saved = make(run_name="first").fit()
+    for source in (saved, saved.parent):
+        trainer = make(finetune=str(source), layers=[0, 2], seed=7)
+        trainer.initialise()
+        assert list(trainer.saes) == ["layers.0", "layers.2"]
+        for name, one in trainer.saes.items():
+            expected = load_file(saved / name / "sae.safetensors")
+            assert all(torch.equal(t, expected[key]) for key, t in one.state_dict().items())
+    fine = trainer.fit()
+    assert evaluation(fine.parent)["layers.0"]["fvu"] < 1.05 * evaluation(saved.parent)["layers.0"]["fvu"]
+
+
+def test_finetuning_from_what_does_not_fit_is_refused(make: Make) -> None:
+    saved = make(layers=[0], run_name="first").fit()
+    with pytest.raises(ValueError, match=r"layers.1.* but holds .*layers.0"):
+        make(finetune=str(saved), layers=[1])
+    with pytest.raises(ValueError, match="finetune: layers.0 in .* must be 40 wide, as the model is, got 32"):
+        make(finetune=str(saved), layers=[0], model=tiny_model("gemma3"))
+    with pytest.raises(ValueError, match="nowhere must be a folder or a repository on the hub"):
+        make(finetune="nowhere")
+
+
+# What it writes
+
+
+def test_checkpoints_come_every_save_every_steps_and_at_the_end(make: Make) -> None:
+    saved = make(save_every=4).fit()
+    assert saved.name == "step_10"
+    steps = {path.name for path in saved.parent.glob("step_*") if checkpoint.check(path) is None}
+    assert steps == {"step_4", "step_8", "step_10"}
+
+
+def test_the_reported_fvu_is_that_of_the_saved_weights_on_the_held_out_tokens(make: Make) -> None:
+    trainer = make()
+    saved = trainer.fit()
+    activations = sae.lm.harvest(trainer.model, held_out(trainer), trainer.hookpoints)
+    for name, one in Sae.load_many(saved).items():
+        reported = ReconstructionMetrics(**evaluation(trainer.folder.path)[name])
+        assert reported.tokens == 4 * SEQ
+        assert reported.fvu == pytest.approx(dense_fvu(one, activations[name].flatten(0, 1)), rel=1e-5)
+
+
+def test_the_reported_fvu_of_a_step_is_that_of_the_weights_before_it(make: Make, float32: None) -> None:
+    trainer = make(make_tokens(100), layers=[1])
+    trainer.initialise()
+    for _ in range(3):
+        part = next(trainer.source)["layers.1"]
+        expected = dense_fvu(trainer.saes["layers.1"], part)
+        trainer.learners["layers.1"].accumulate(part)
+        trainer.learners["layers.1"].update(1e-3)
+        record = trainer.metrics(tokens_per_second=1.0)
+        assert record["layers.1/fvu"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_dead_latents_are_counted_in_tokens(make: Make) -> None:
+    trainer = make(dead_feature_threshold=3 * 4 * SEQ, lr=1e-9, layers=[0])
+    trainer.fit()
+    dead = [record["layers.0/dead_fraction"] for record in losses(trainer.folder.metrics)]
+    assert dead[:2] == [0, 0] and dead[2] > 0
+
+
+def test_auxk_revives_latents_that_the_rest_of_the_loss_leaves_dead(make: Make) -> None:
+    final = {}
+    for alpha in (0.0, 1.0):
+        trainer = make(make_tokens(320), layers=[0], auxk_alpha=alpha, dead_feature_threshold=640)
+        trainer.saes["layers.0"].encoder.bias.data[:64] -= 3
+        trainer.learners["layers.0"].load_state_dict(trainer.learners["layers.0"].state_dict())
+        trainer.fit()
+        final[alpha] = losses(trainer.folder.metrics)[-1]
+    assert final[0.0]["layers.0/auxk"] == 1 > final[1.0]["layers.0/auxk"]
+    assert final[0.0]["layers.0/dead_fraction"] > 0.4
+    assert final[1.0]["layers.0/dead_fraction"] < 0.85 * final[0.0]["layers.0/dead_fraction"]
+
+
+# What is not finite
+
+
+def poisoned(token: int) -> Any:
+    """A model for which one token's embedding is not a number."""
+    model = tiny_model("gpt2")
+    with torch.no_grad():
+        model.get_input_embeddings().weight[token] = math.nan
+    return model
+
+
+def place_of(token: int, trainer: SaeTrainer) -> tuple[int, int]:
+    """The batch that holds a sequence of `make_tokens`, and the sequence's number in it."""
+    for number, batch in enumerate(trainer.tokens):
+        rows = batch[:, 0].tolist()
+        if token in rows:
+            return number, rows.index(token)
+    raise AssertionError(f"sequence {token} is held out")
+
+
+def test_a_nan_in_activations_stops_with_its_place_after_saving(make: Make) -> None:
+    order = list(make(make_tokens(100)).tokens)
+    token = order[20][2, 0].item()
+    batch, sequence = place_of(token, make(make_tokens(100)))
+    trainer = make(make_tokens(100), poisoned(token), layers=[1, 2])
+    with pytest.raises(FloatingPointError) as stopped:
+        trainer.fit()
+    assert (batch, sequence) == (20, 2)
+    assert str(stopped.value) == "h.1: an activation is not finite in batch 20, sequence 2, position 0"
+    saved = checkpoint.latest(trainer.folder.path)
+    assert saved is not None and f"stopped at step {trainer.step}; the state before is saved in {saved}" in (
+        stopped.value.__notes__
+    )
+    assert trainer.step > 0 and saved.name == f"step_{trainer.step}"
+    straight = make(make_tokens(100), tiny_model("gpt2"), layers=[1, 2], run_name="straight")
+    straight.initialise()
+    for _ in range(trainer.step):
+        straight.train_step()
+        straight.metrics(tokens_per_second=1.0)
+    assert weights(saved) == weights(straight.save())
+
+
+def test_a_nan_in_the_middle_of_a_step_leaves_the_state_before_that_step(make: Make) -> None:
+    """With two batches a step and no mixing, the second of step 5 is bad: what is saved is the end of step 4."""
+    options = {"grad_acc_steps": 2, "layers": [0], "wandb_log_frequency": 3}
+    token = list(make(make_tokens(100), **options).tokens)[9][0, 0].item()
+
+    def unmixed(model: Any, name: str) -> SaeTrainer:
+        trainer = make(make_tokens(100), model, run_name=name, **options)
+        trainer.source._block = 1
+        return trainer
+
+    bad = unmixed(poisoned(token), "bad")
+    with pytest.raises(FloatingPointError, match="batch 9, sequence 0"):
+        bad.fit()
+    good = unmixed(tiny_model("gpt2"), "good")
+    good.initialise()
+    for _ in range(4):
+        good.train_step()
+        if good.step == 3:
+            good.metrics(tokens_per_second=1.0)
+    assert bad.step == 4
+    expected, saved = good.save(), bad.folder.path / "step_4"
+    assert weights(saved) == weights(expected)
+    assert (saved / "trainer.json").read_text() == (expected / "trainer.json").read_text()
+
+
+@pytest.mark.parametrize("frequency", [1, 5])
+def test_a_loss_that_diverges_stops_by_name_and_saves_finite_weights(make: Make, frequency: int) -> None:
+    trainer = make(lr=1e30, wandb_log_frequency=frequency)
+    with pytest.raises(FloatingPointError, match=r"layers.0: the loss is not finite at step \d+, .*; try a lower --lr"):
+        trainer.fit()
+    saved = checkpoint.latest(trainer.folder.path)
+    assert saved is not None
+    for path in saved.rglob("sae.safetensors"):
+        assert all(t.isfinite().all() for t in load_file(path).values()), path
+
+
+def test_an_error_in_the_middle_saves_and_passes_on(make: Make) -> None:
+    trainer = make()
+
+    def fail() -> None:
+        raise RuntimeError("the machine is on fire")
+
+    after_steps(trainer, 4, fail)
+    with pytest.raises(RuntimeError, match="on fire") as failed:
+        trainer.fit()
+    assert any("is saved in" in note for note in failed.value.__notes__)
+
+
+# What does not fit
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 45}, "at least one batch of batch_size=45 sequences after the 4 held out, got 40"),
+        ({"grad_acc_steps": 11}, "one step of .* = 352 tokens beside the 4 held-out sequences, got 40 sequences of 8"),
+        ({"max_tokens": 31}, "one step of .* = 32 tokens .* raise --max_tokens"),
+        ({"layers": [3]}, "between 0 and 2 .the model has 3 layers., got 3"),
+        ({"hookpoints": ["layer.*"]}, "'layer.*' matches nothing; near names: layers"),
+        ({"distribute_layers": True}, "not built yet; leave out --distribute_layers"),
+        ({"sae": SaeConfig(k=200, expansion_factor=4)}, "k must be between 1 and num_latents=128, got 200"),
+    ],
+)
+def test_a_choice_that_does_not_fit_model_or_data_is_refused(make: Make, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(**changes)
+
+
+def test_a_run_that_holds_something_is_never_touched(make: Make) -> None:
+    saved = make(run_name="mine").fit()
+    before = contents(saved.parent)
+    with pytest.raises(ValueError, match="the run's folder must be new or empty, but .*mine already holds a run"):
+        make(run_name="mine")
+    assert make().fit().parent != make().fit().parent
+    assert contents(saved.parent) == before
+
+
+def test_a_folder_taken_between_planning_and_training_is_not_touched(make: Make) -> None:
+    first, second = make(run_name="mine"), make(run_name="mine")
+    before = contents(first.fit().parent)
+    with pytest.raises(ValueError, match="already holds a run"):
+        second.fit()
+    assert contents(first.folder.path) == before
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_several_processes_are_refused_until_they_are_built(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="WORLD_SIZE must be 1, got 2"):
+        make()
+
+
+def test_a_stream_that_ends_before_max_tokens_is_reported_to_its_last_step(
+    make: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sae.data.tokens.HELD_OUT_TOKENS_STREAM", 4 * SEQ)
+    trainer = make(stream_of(make_tokens()), max_tokens=10**6, wandb_log_frequency=7)
+    saved = trainer.fit()
+    assert saved.name == "step_10"
+    assert [record["step"] for record in losses(trainer.folder.metrics)] == [7, 10]
+    assert "the data ended at step 10 of 31250" in capsys.readouterr().err
+
+
+@pytest.fixture(autouse=True)
+def no_signal_handler_is_left_behind() -> Iterator[None]:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    yield
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
