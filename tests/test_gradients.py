@@ -9,7 +9,6 @@ from sae.gradients import Gradients, Weights, add_auxk_gradients_, reconstructio
 from sae.losses import auxk_scale
 from sae.select import selection
 
-
 NAMES = ("W_enc", "b_enc", "W_dec", "b_dec")
 
 
