@@ -12,15 +12,19 @@ class DeadLatents:
         """`threshold` is the number of tokens without firing after which a latent is dead."""
         self.threshold = threshold
         self.tokens_since_fired = torch.zeros(num_latents, dtype=torch.int64, device=device)
+        self._longest = 0
         self.indices = self._find()
 
     def update(self, fired: Bool[Tensor, "latents"], tokens: int) -> None:
         """Account for the `tokens` of one step, on which the latents in `fired` fired at least once."""
         self.tokens_since_fired.add_(tokens).masked_fill_(fired, 0)
+        self._longest += tokens
         self.indices = self._find()
 
     def _find(self) -> Int[Tensor, "dead"]:
-        # Waits for the device, once per step and autoencoder: the number of dead latents is a shape.
+        # The number of dead latents is a shape, so asking for them waits for the device: not before one can be dead.
+        if self._longest < self.threshold:
+            return self.tokens_since_fired.new_empty(0)
         return (self.tokens_since_fired >= self.threshold).nonzero().squeeze(1)
 
     def silent_for(self, tokens: int) -> int:
@@ -34,4 +38,5 @@ class DeadLatents:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continue from a `state_dict`."""
         self.tokens_since_fired.copy_(state["tokens_since_fired"])
+        self._longest = int(self.tokens_since_fired.max())
         self.indices = self._find()
