@@ -44,6 +44,9 @@ Example: sae EleutherAI/pythia-160m wikitext.jsonl --layers 3 7 --max_tokens 100
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 2 if the input was wrong, 130 if it was stopped by Ctrl-C."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # Threads that wait without spinning: with the cores busy elsewhere a step took 0.12 s instead of 0.6 s (2 cores,
+    # 4608 latents, 2048 tokens). Read once, when PyTorch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         if arguments[:1] and arguments[0] in LATER:
             raise ValueError(f"the command {arguments[0]!r} is not built yet; sae MODEL DATASET trains")
@@ -65,6 +68,7 @@ def train(cfg: RunConfig) -> int:
     from sae import lm
     from sae.data import load_data
     from sae.distributed import World
+    from sae.formats import eleuther
     from sae.run import RunFolder
     from sae.trainer import SaeTrainer
 
@@ -74,7 +78,11 @@ def train(cfg: RunConfig) -> int:
     access = {"revision": cfg.revision, "token": cfg.hf_token}
     lm.check_ctx_len(cfg.ctx_len, lm.load_config(cfg.model, **access))
     skeleton = lm.load_skeleton(cfg.model, **access)
-    lm.resolve_hookpoints(skeleton, hookpoints=cfg.hookpoints, layers=cfg.layers, layer_stride=cfg.layer_stride)
+    hookpoints = lm.resolve_hookpoints(
+        skeleton, hookpoints=cfg.hookpoints, layers=cfg.layers, layer_stride=cfg.layer_stride
+    )
+    if cfg.finetune is not None:
+        eleuther.find(eleuther.locate(cfg.finetune), hookpoints)
     dataset = load_data(
         cfg.dataset,
         split=cfg.split,
@@ -123,6 +131,11 @@ def parse(arguments: Sequence[str]) -> RunConfig:
         raise ValueError(_unboxed(message.getvalue())) from None
     values = {name: value for group in vars(groups).values() for name, value in vars(group).items()}
     sae = {field.name: values.pop(field.name) for field in dataclasses.fields(SaeConfig) if field.name in values}
+    for name, value in values.items():
+        if value == [] and f"--{name}" in arguments:
+            raise ValueError(
+                f"{name} must be followed by at least one value, got none; leave out --{name} for the default"
+            )
     return RunConfig(sae=SaeConfig(**sae), **values)
 
 
@@ -165,8 +178,16 @@ def field_docs(config: type) -> dict[str, str]:
 
 def _unboxed(text: str) -> str:
     """The command-line parser's message without its frame, in one line."""
-    lines = (re.sub(r"[─-╿]+", " ", line).strip() for line in text.splitlines())
-    return "; ".join(" ".join(line.split()) for line in lines if line)
+    frame = re.compile(r"[─-╿]+|^[|+]|[|+]$|-{4,}")
+    lines = [" ".join(frame.sub(" ", line).split()) for line in text.splitlines()]
+    # The first line is the frame's title, the second the message; then come options that were perhaps meant.
+    meant = [line for line in lines if line.startswith("--")]
+    message = next((line for line in lines[1:] if line), "the options cannot be read")
+    # What stands beside an unknown option may be a secret that was meant for a known one.
+    if message.startswith("Unrecognized options:") and (unknown := re.findall(r"--?[^\s,=]+", message)):
+        message = f"there is no option {', '.join(unknown)}"
+    perhaps = f"; perhaps you meant {' or '.join(meant)}" if meant and "no option" in message else ""
+    return f"{message}{perhaps}; sae --help lists the options"
 
 
 if __name__ == "__main__":

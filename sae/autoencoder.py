@@ -149,9 +149,7 @@ class Sae(nn.Module):
         `layers` names hookpoints; `pattern` is a glob on them. A run's folder stands for its newest checkpoint.
         `local=None` means the folder if there is one of that name, else the hub.
         """
-        folder = Path(name)
-        if local is False or (local is None and not folder.is_dir()):
-            folder = eleuther.download(str(name), None)
+        folder = eleuther.locate(name) if local is None else Path(name) if local else eleuther.download(str(name), None)
         found = eleuther.find(folder, layers, pattern)
         return {hookpoint: cls.load_from_disk(path, device) for hookpoint, path in found.items()}
 

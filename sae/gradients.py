@@ -82,17 +82,15 @@ def reconstruction_gradients(
     recon = Reconstruction(centred, residual, fired, top_indices, squared_error, VarianceSums.of(centred))
 
     grad_recon = residual * (2 * scale)
-    grad_acts = ops.gather_dot(grad_recon, top_indices, weights.W_dec)
-    grad_pre = grad_acts * fired
-    segments = ops.LatentSegments(top_indices, len(W))
-    grad_b_enc = segments.sum_weights(grad_pre)
+    grad_pre = ops.gather_dot(grad_recon, top_indices, weights.W_dec) * fired
+    sums = ops.LatentSegments(top_indices, len(W)).sum_pair(top_acts, grad_recon, grad_pre, centred)
     grads = Gradients(
-        W_enc=segments.sum(grad_pre, centred),
-        b_enc=grad_b_enc,
-        W_dec=segments.sum(top_acts, grad_recon),
+        W_enc=sums.b,
+        b_enc=sums.weights_b,
+        W_dec=sums.a,
         # b_dec is added to x̂ and subtracted from x: the latter reaches it through every pre-activation that fired.
-        b_dec=grad_recon.sum(0) - grad_b_enc @ weights.W_enc,
-        radial=segments.sum_weights(top_acts * grad_acts),
+        b_dec=grad_recon.sum(0) - sums.weights_b @ weights.W_enc,
+        radial=sums.products,
     )
     return grads, recon
 

@@ -127,8 +127,8 @@ def _check_space(save_dir: Path, needed: int) -> None:
     free = shutil.disk_usage(existing).free
     if free < needed:
         raise ValueError(
-            f"save_dir must have space for one checkpoint, {needed / 1e9:.1f} GB, but {existing} has "
-            f"{free / 1e9:.1f} GB left; make room or choose another --save_dir"
+            f"save_dir must have space for one checkpoint, {needed / 1e6:,.0f} MB, but {existing} has "
+            f"{free / 1e6:,.0f} MB left; make room or choose another --save_dir"
         )
 
 

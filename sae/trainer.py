@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sae import checkpoint, lm
 from sae.autoencoder import Sae
-from sae.config import TrainConfig
+from sae.config import SaeConfig, TrainConfig
 from sae.data.activations import Activations, LiveActivations
 from sae.data.shuffle import ShuffleBuffer, batches_per_block
 from sae.data.tokens import TokenBatches, as_sequences, held_out_count
@@ -77,7 +77,8 @@ class SaeTrainer:
             for name, sae in self.saes.items()
         }
         self.step = self.first_step = 0
-        self._position = self.source.state_dict()
+        self._position: dict[str, Any] | None = self.source.state_dict()
+        """Where the data of the next step begin; None in the middle of an update, when there is no state to save."""
         self.stop = StopRequests()
         self.stopwatches = {name: Stopwatch(self.device) for name in self.saes}
         self.folder = RunFolder.plan(
@@ -125,6 +126,11 @@ class SaeTrainer:
                 self._log(sinks, progress, seconds=time.perf_counter() - started)
             if self.step % self.cfg.save_every == 0:
                 self.save()
+        if self.step == 0 and not self.stop:
+            raise ValueError(
+                f"the data must hold one step of {self.tokens_per_step} tokens, but the stream ended before; "
+                "give more text, or lower --batch_size, --ctx_len or --grad_acc_steps"
+            )
         if self.step < self.total_steps and not self.stop:
             note(
                 f"the data ended at step {self.step} of {self.total_steps}, before the learning rate had decayed; "
@@ -169,6 +175,7 @@ class SaeTrainer:
                 with self.stopwatches[name]:
                     for part in activations[name].tensor_split(self.cfg.micro_acc_steps):
                         learner.accumulate(part)
+        self._position = None
         for name, learner in self.learners.items():
             with self.stopwatches[name]:
                 learner.update(self.learning_rate(learner.sae.num_latents))
@@ -210,7 +217,10 @@ class SaeTrainer:
     def describe(self) -> dict[str, Any]:
         """What config.json says beside the configuration: what was derived from model and data."""
         return {
-            "hookpoints": {name: {"d_in": sae.d_in, "num_latents": sae.num_latents} for name, sae in self.saes.items()},
+            "hookpoints": {
+                name: {"d_in": sae.d_in, "num_latents": sae.num_latents, "k": sae.cfg.k}
+                for name, sae in self.saes.items()
+            },
             "total_steps": self.total_steps,
             "tokens_per_step": self.tokens_per_step,
             "held_out_sequences": self.held_out,
@@ -240,11 +250,12 @@ class SaeTrainer:
 
     def _save_what_is_left(self) -> str:
         """Save after an error, if that is still possible; what to tell the user."""
-        try:
-            return f"stopped at step {self.step}; the state before is saved in {self.save()}"
-        except OSError as error:
-            found = checkpoint.latest(self.folder.path)
-            return f"stopped at step {self.step}; it could not be saved ({error}); the last checkpoint is {found}"
+        if self._position is not None:
+            try:
+                return f"stopped at step {self.step}; the state before is saved in {self.save()}"
+            except OSError:
+                pass  # such as the full disk that brought us here
+        return f"stopped at step {self.step}, not saved; the last checkpoint is {checkpoint.latest(self.folder.path)}"
 
     def resume(self) -> None:
         """Continue from the newest undamaged checkpoint of this run; from the beginning if there is none."""
@@ -298,6 +309,13 @@ class SaeTrainer:
     def _load_saes(self, source: str, widths: Mapping[str, int]) -> dict[str, Sae]:
         saes = Sae.load_many(source, widths, self.device)
         for name, sae in saes.items():
+            for option, default in vars(SaeConfig()).items():
+                given, found = getattr(self.cfg.sae, option), getattr(sae, option, getattr(sae.cfg, option))
+                if given not in (default, found):
+                    raise ValueError(
+                        f"{option} comes with finetune, and {name} in {source} has {found}, got {given}; "
+                        f"leave out --{option}"
+                    )
             if sae.d_in != widths[name]:
                 raise ValueError(
                     f"finetune: {name} in {source} must be {widths[name]} wide, as the model is, "

@@ -41,7 +41,7 @@ MAY_KNOW = {
         "optim", "report", "run",
     },
     "__init__": {"autoencoder", "config", "trainer"},
-    "__main__": {"config", "data", "distributed", "lm", "run", "trainer"},
+    "__main__": {"config", "data", "distributed", "formats", "lm", "run", "trainer"},
 }  # fmt: skip
 """Every room of the package, lowest first, and the rooms whose names may stand in its imports."""
 

@@ -575,16 +575,33 @@ def test_a_loss_that_diverges_stops_by_name_and_saves_finite_weights(make: Make,
         assert all(t.isfinite().all() for t in load_file(path).values()), path
 
 
-def test_an_error_in_the_middle_saves_and_passes_on(make: Make) -> None:
+def fail(*_: Any) -> None:
+    raise RuntimeError("the machine is on fire")
+
+
+def test_an_error_before_the_weights_change_saves_and_passes_on(make: Make) -> None:
     trainer = make()
+    after_steps(trainer, 4, lambda: setattr(list(trainer.learners.values())[1], "accumulate", fail))
+    with pytest.raises(RuntimeError, match="on fire") as failed:
+        trainer.fit()
+    (note,) = failed.value.__notes__
+    assert note == f"stopped at step 5; the state before is saved in {trainer.folder.path / 'step_5'}"
 
-    def fail() -> None:
-        raise RuntimeError("the machine is on fire")
 
+def test_an_error_when_some_weights_have_changed_saves_nothing_and_names_the_last_checkpoint(make: Make) -> None:
+    trainer = make(save_every=3)
     after_steps(trainer, 4, fail)
     with pytest.raises(RuntimeError, match="on fire") as failed:
         trainer.fit()
-    assert any("is saved in" in note for note in failed.value.__notes__)
+    (note,) = failed.value.__notes__
+    assert note == f"stopped at step 4, not saved; the last checkpoint is {trainer.folder.path / 'step_3'}"
+
+
+@pytest.mark.parametrize("option", ["k", "num_latents"])
+def test_what_comes_with_finetune_cannot_be_chosen_otherwise(make: Make, tmp_path: Path, option: str) -> None:
+    make(layers=[1], run_name="first").fit()
+    with pytest.raises(ValueError, match=f"{option} comes with finetune, and layers.1 in .* has (4|128), got 8"):
+        make(sae=SaeConfig(**({"k": 4} | {option: 8})), layers=[1], finetune=str(tmp_path / "first"))
 
 
 # What does not fit

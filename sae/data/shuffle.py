@@ -7,7 +7,7 @@ import torch
 
 from sae.data.activations import Activations, ActivationSource
 
-STEPS, BYTES = 8, 2**30
+STEPS, BYTES = 8, 2**31
 """A block spans this many steps, and the two blocks that exist at a time take at most this much memory."""
 
 

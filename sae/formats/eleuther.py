@@ -152,6 +152,11 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in name.replace("/", ".").split(".")]
 
 
+def locate(name: str | Path) -> Path:
+    """The folder `name`, or if there is none the local copy of the hub repository of that name."""
+    return Path(name) if Path(name).is_dir() else download(str(name), None)
+
+
 def download(name: str, hookpoint: str | None, *, revision: str | None = None) -> Path:
     """Fetch `hookpoint` (or everything) of the hub repository `name`; the local folder of the repository.
 

@@ -5,6 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+import sae.ops.kernels as kernels
 import sae.ops.naive as naive
 
 
@@ -12,6 +13,10 @@ def decode(
     acts: Float[Tensor, "tokens k"], indices: Int[Tensor, "tokens k"], W: Float[Tensor, "latents d_out"]
 ) -> Float[Tensor, "tokens d_out"]:
     """out[n] = Σ_i acts[n, i] · W[indices[n, i]], without gradients. Twin: `naive.decode`."""
+    if kernels.usable(acts, W):
+        import sae.ops.kernels.decode as fast
+
+        return fast.decode(acts, indices, W)
     with torch.no_grad():
         return F.embedding_bag(indices, W, per_sample_weights=acts, mode="sum")
 
@@ -20,6 +25,10 @@ def gather_dot(
     rows: Float[Tensor, "tokens d"], indices: Int[Tensor, "tokens k"], W: Float[Tensor, "latents d"]
 ) -> Float[Tensor, "tokens k"]:
     """out[n, i] = ⟨rows[n], W[indices[n, i]]⟩, without gradients. Twin: `naive.gather_dot`."""
+    if kernels.usable(rows, W):
+        import sae.ops.kernels.decode as fast
+
+        return fast.gather_dot(rows, indices, W)
     if rows.dtype not in (torch.float32, torch.float64):
         return naive.gather_dot(rows, indices, W)
     tokens, k = indices.shape

@@ -37,7 +37,6 @@ def encode(
     buffer = x.new_empty(min(chunk, len(x)), num_latents)
     parts = []
     for rows in x.split(chunk):
-        pre_acts = torch.mm(rows, W_enc.T, out=buffer[: len(rows)])
-        parts.append(select(pre_acts.add_(b_enc)))
+        parts.append(select(torch.addmm(b_enc, rows, W_enc.T, out=buffer[: len(rows)])))
     values, indices = zip(*parts, strict=True)
     return torch.cat(values), torch.cat(indices)

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+import sae.ops.kernels as kernels
 import sae.ops.naive as naive
 
 # Integers of the same width order the bit patterns of positive floats as the floats do, and reduce faster on CPUs.
@@ -21,6 +22,11 @@ def topk(
 
     Exact: if a column is among the k largest, the maximum of its group is among the k largest maxima.
     """
+    if kernels.usable(pre_acts):
+        import sae.ops.kernels.topk as fast
+
+        if fast.covers(pre_acts.shape[1], k):
+            return fast.topk(pre_acts, k)
     group = _group_size(pre_acts, k)
     if group == 1:
         return naive.topk(pre_acts, k)

@@ -84,7 +84,7 @@ def test_peeking_shows_the_block_and_moves_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("per_step", "size", "expected"), [(1, 2**20, 8), (4, 2**20, 32), (1, 2**27, 4), (1, 2**33, 1)]
+    ("per_step", "size", "expected"), [(1, 2**20, 8), (4, 2**20, 32), (1, 2**28, 4), (1, 2**33, 1)]
 )
 def test_the_block_is_eight_steps_or_what_fits(per_step: int, size: int, expected: int) -> None:
     assert batches_per_block(per_step, size) == expected
