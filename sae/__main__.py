@@ -70,7 +70,7 @@ def train(cfg: RunConfig) -> int:
     from sae.distributed import World
     from sae.formats import eleuther
     from sae.run import RunFolder
-    from sae.trainer import SaeTrainer
+    from sae.trainer import SaeTrainer, count_steps, token_batches
 
     World.from_environment(distribute_layers=cfg.distribute_layers)
     device = lm.check_device(cfg.device)
@@ -94,6 +94,7 @@ def train(cfg: RunConfig) -> int:
         num_proc=cfg.data_preprocessing_num_proc,
         vocab_size=lm.vocab_size(skeleton),
     )
+    count_steps(cfg, token_batches(cfg, dataset, vocab_size=lm.vocab_size(skeleton)))
     model = lm.load_model(
         cfg.model,
         device=device,

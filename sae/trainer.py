@@ -45,21 +45,10 @@ class SaeTrainer:
             model, hookpoints=cfg.hookpoints, layers=cfg.layers, layer_stride=cfg.layer_stride
         )
 
-        sequences = as_sequences(dataset)
-        length = len(sequences) if isinstance(sequences, Sized) else None
-        lm.check_ctx_len(sequences.ctx_len, model.config)  # type: ignore[arg-type]
-        # by the step, so that two batches of 4 leave the data that one of 8 leaves
-        self.held_out = held_out_count(length, cfg.batch_size * cfg.grad_acc_steps, sequences.ctx_len)
-        self.tokens = TokenBatches(
-            sequences,
-            cfg.batch_size,
-            seed=cfg.seed,
-            vocab_size=lm.vocab_size(model),
-            held_out=self.held_out,
-            max_batches=cfg.max_tokens and cfg.max_tokens // (cfg.batch_size * sequences.ctx_len),
-        )
+        self.tokens = token_batches(cfg, dataset, vocab_size=lm.vocab_size(model))
+        lm.check_ctx_len(self.tokens.ctx_len, model.config)  # type: ignore[arg-type]
         self.tokens_per_step = cfg.batch_size * self.tokens.ctx_len * cfg.grad_acc_steps
-        self.total_steps = self._count_steps()
+        self.total_steps = count_steps(cfg, self.tokens)
         self.live = LiveActivations(
             self.tokens, self._harvest, exclude_tokens=cfg.exclude_tokens, exclude_positions=cfg.exclude_positions
         )
@@ -223,7 +212,7 @@ class SaeTrainer:
             },
             "total_steps": self.total_steps,
             "tokens_per_step": self.tokens_per_step,
-            "held_out_sequences": self.held_out,
+            "held_out_sequences": self.tokens.held_out,
             "ctx_len": self.tokens.ctx_len,
             "shuffle_block_batches": self._batches_per_block(),
             "peak_lr": {name: self.cfg.lr or peak_lr(sae.num_latents) for name, sae in self.saes.items()},
@@ -280,22 +269,6 @@ class SaeTrainer:
 
     # Set-up
 
-    def _count_steps(self) -> int:
-        batches = self.tokens.num_batches
-        if batches is None:
-            raise ValueError(
-                "max_tokens must be given for a stream, whose length is not known, got None; "
-                "the learning rate decays over the whole run: give --max_tokens"
-            )
-        if batches < self.cfg.grad_acc_steps:
-            raise ValueError(
-                f"the data must hold one step of batch_size × ctx_len × grad_acc_steps = {self.tokens_per_step}"
-                f" tokens beside the {self.held_out} held-out sequences, got {batches * self.cfg.batch_size}"
-                f" sequences of {self.tokens.ctx_len}; give more text, or lower --batch_size, --ctx_len or"
-                " --grad_acc_steps, or raise --max_tokens"
-            )
-        return batches // self.cfg.grad_acc_steps
-
     def _make_saes(self, widths: Mapping[str, int]) -> dict[str, Sae]:
         if self.cfg.finetune is not None:
             return self._load_saes(self.cfg.finetune, widths)
@@ -331,3 +304,36 @@ class SaeTrainer:
         itemsize = next(self.model.parameters()).element_size()
         bytes_per_batch = self.cfg.batch_size * self.tokens.ctx_len * d_total * itemsize
         return batches_per_block(self.cfg.grad_acc_steps, bytes_per_batch)
+
+
+def token_batches(cfg: TrainConfig, dataset: Any, *, vocab_size: int) -> TokenBatches:
+    """The batches of a run, in its order, with the held-out sequences set aside."""
+    sequences = as_sequences(dataset)
+    length = len(sequences) if isinstance(sequences, Sized) else None
+    return TokenBatches(
+        sequences,
+        cfg.batch_size,
+        seed=cfg.seed,
+        vocab_size=vocab_size,
+        # By the step, so that two batches of 4 leave the data that one of 8 leaves.
+        held_out=held_out_count(length, cfg.batch_size * cfg.grad_acc_steps, sequences.ctx_len),
+        max_batches=cfg.max_tokens and cfg.max_tokens // (cfg.batch_size * sequences.ctx_len),
+    )
+
+
+def count_steps(cfg: TrainConfig, tokens: TokenBatches) -> int:
+    """Optimizer steps of a run. Raises ValueError for a stream without max_tokens, and for less data than one step."""
+    batches = tokens.num_batches
+    if batches is None:
+        raise ValueError(
+            "max_tokens must be given for a stream, whose length is not known, got None; "
+            "the learning rate decays over the whole run: give --max_tokens"
+        )
+    if batches < cfg.grad_acc_steps:
+        raise ValueError(
+            "the data must hold one step of batch_size × ctx_len × grad_acc_steps = "
+            f"{cfg.batch_size * tokens.ctx_len * cfg.grad_acc_steps} tokens beside the {tokens.held_out} held-out "
+            f"sequences, got {batches * cfg.batch_size} sequences of {tokens.ctx_len}; give more text, or lower "
+            "--batch_size, --ctx_len or --grad_acc_steps, or raise --max_tokens"
+        )
+    return batches // cfg.grad_acc_steps

@@ -379,7 +379,7 @@ def test_excluded_activations_do_not_matter_in_training_or_evaluation(make: Make
         trainer = make(**excluded, layers=[0], run_name=name)
         scale_first_activation(trainer, factor)
         results.append((weights(trainer.fit()), evaluation(trainer.folder.path)))
-        num_held_out = trainer.held_out
+        num_held_out = trainer.tokens.held_out
     assert results[0] == results[1]
     assert results[0][1]["layers.0"]["tokens"] == num_held_out * (SEQ - 1)
 

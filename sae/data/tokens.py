@@ -233,6 +233,11 @@ class TokenBatches:
         return self._order.ctx_len
 
     @property
+    def held_out(self) -> int:
+        """How many sequences are held out; of a stream at most."""
+        return self._order.held_out
+
+    @property
     def num_batches(self) -> int | None:
         """Batches in the whole pass, those already handed out included; of a stream `max_batches` at most, or None."""
         if self._order.num_sequences is None:
