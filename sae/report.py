@@ -66,6 +66,7 @@ def draw_curves(records: list[Record], path: Path) -> None:
     """One panel per metric, one line per hookpoint, over the tokens trained on. No records, no picture."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter, FormatStrFormatter
 
     if not records:
         return
@@ -78,7 +79,10 @@ def draw_curves(records: list[Record], path: Path) -> None:
             values = [record[f"{name}/{metric}"] for record in records]
             axes.plot(tokens, values, label=name, color=_color(index, len(names)), marker="." * (len(records) == 1))
         axes.set(title=title, xlabel="tokens", **({"yscale": "log"} if metric == "fvu" else {"ylim": (0, None)}))
+        axes.xaxis.set_major_formatter(EngFormatter())
         axes.grid(alpha=0.3)
+    for formatter in (figure.axes[0].yaxis.set_major_formatter, figure.axes[0].yaxis.set_minor_formatter):
+        formatter(FormatStrFormatter("%.3g"))
     figure.legend(
         *figure.axes[0].get_legend_handles_labels(),
         loc="outside right upper",

@@ -16,12 +16,12 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-CHARACTERS = 2_600_000
-"""Length of the text: about 570,000 tokens, more than the run reads."""
+CHARACTERS = 2_000_000
+"""Length of the text: about 430,000 tokens, more than the run reads."""
 
 OPTIONS = (
     "--layers 2 6 10 --exclude_positions 0 --expansion_factor 8 --ctx_len 256 --batch_size 4 "
-    "--max_tokens 250000 --lr 4e-3 --dead_feature_threshold 100000 --no_log_to_wandb"
+    "--max_tokens 200000 --lr 4e-3 --dead_feature_threshold 100000 --no_log_to_wandb"
 )
 
 

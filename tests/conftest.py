@@ -4,7 +4,6 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "disabled"
-os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from jaxtyping import install_import_hook  # noqa: E402
 
@@ -12,6 +11,9 @@ install_import_hook("sae", "typecheck.checked")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 _empty = torch.empty
 with torch.device("meta"):
