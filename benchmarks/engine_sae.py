@@ -1,0 +1,65 @@
+"""This library: `SaeLearner` on given activations, `SaeTrainer` on a language model."""
+
+import tempfile
+
+import numpy as np
+import torch
+from worker import Batches, Job
+
+from sae import lm
+from sae.autoencoder import Sae
+from sae.config import SaeConfig, TrainConfig
+from sae.learner import SaeLearner
+from sae.optim import peak_lr, schedule, warmup_steps
+
+
+def train(job: Job, batches: Batches) -> None:
+    """What `SaeTrainer.train_step` does for one autoencoder, and the metrics that it reads at every step."""
+    device = torch.device(job.device)
+    cfg = SaeConfig(num_latents=job.num_latents, k=job.k)
+    sae = Sae(job.d_in, cfg, device=device, generator=torch.Generator().manual_seed(job.seed))
+    defaults = TrainConfig()
+    learner = SaeLearner(
+        sae,
+        tokens_per_step=job.tokens,
+        auxk_alpha=defaults.auxk_alpha,
+        dead_feature_threshold=defaults.dead_feature_threshold,
+        compute_dtype=torch.float32 if job.options.get("float32") else lm.compute_dtype(device),
+    )
+    batches.reconstruct = lambda x: sae(x).recon
+    for step, x in enumerate(batches):
+        if step == 0:
+            learner.initialise(x)
+        learner.accumulate(x)
+        learner.update(_learning_rate(job, step))
+        learner.read_metrics()
+
+
+def _learning_rate(job: Job, step: int) -> float:
+    if job.lr is not None:
+        return job.learning_rate(step)
+    return peak_lr(job.num_latents) * schedule(step, job.steps, warmup_steps(job.steps, None))
+
+
+def train_on_model(job: Job, batches: Batches) -> None:
+    """`SaeTrainer.initialise`, then its training steps and metrics, as its `fit` runs them."""
+    from language_models import load
+
+    from sae.trainer import SaeTrainer
+
+    device = torch.device(job.device)
+    model = load(job.options["model"], device, lm.compute_dtype(device))
+    with tempfile.TemporaryDirectory() as folder:
+        cfg = TrainConfig(
+            sae=SaeConfig(expansion_factor=job.options["expansion_factor"], k=job.k),
+            batch_size=job.options["batch_size"],
+            layers=job.options["layers"],
+            save_dir=folder,
+            log_to_wandb=False,
+        )
+        trainer = SaeTrainer(cfg, torch.from_numpy(np.load(job.options["tokens"])), model)
+        trainer.initialise()
+        for _ in batches:
+            if not trainer.train_step():
+                raise RuntimeError("the tokens are used up")
+            trainer.metrics(tokens_per_second=0.0)

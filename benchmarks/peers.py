@@ -1,0 +1,84 @@
+"""The peers' environments: one virtual environment each, made on first use under benchmarks/.peers/."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / ".peers"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """What pip installs for one peer, beside the torch that this library runs on."""
+
+    package: str
+    requirements: tuple[str, ...]
+    without_dependencies: tuple[str, ...] = ()
+    """Installed with --no-deps: packages whose declared dependencies would bring other things than the peer needs."""
+
+
+PEERS = {
+    "sparsify": Peer("eai-sparsify", ("eai-sparsify==1.3.3",)),
+    "sae_lens": Peer("sae-lens", ("sae-lens==6.54.12",)),
+    # Its nnsight 0.3.7 declares diffusers and torchvision, its circuitsvis and umap-learn are for plots only.
+    "dictionary_learning": Peer(
+        "dictionary-learning",
+        ("einops", "datasets", "transformers", "accelerate", "wandb", "tqdm", "zstandard", "pandas", "protobuf",
+         "python-socketio[client]", "tokenizers", "sentencepiece", "plotly", "pydantic", "setuptools"),
+        without_dependencies=("dictionary-learning==0.1.0", "nnsight==0.3.7"),
+    ),
+}  # fmt: skip
+
+
+def python_of(library: str) -> Path:
+    """The Python that runs `library`: this one for ours, else that of the peer's environment, made if need be.
+
+    Raises RuntimeError with pip's last lines if the environment cannot be made.
+    """
+    if library not in PEERS:
+        return Path(sys.executable)
+    return _environment(library, PEERS[library])
+
+
+def _environment(name: str, peer: Peer) -> Path:
+    folder = FOLDER / name
+    python = folder / "bin" / "python"
+    torch = f"torch=={metadata.version('torch').split('+')[0]}"
+    stamp = hashlib.sha256(repr((peer, torch, sys.version_info[:2])).encode()).hexdigest()
+    marker = folder / "made"
+    if marker.exists() and marker.read_text() == stamp:
+        return python
+    print(f"making the environment of {peer.package} in {folder.relative_to(FOLDER.parent)} …", file=sys.stderr)
+    shutil.rmtree(folder, ignore_errors=True)
+    _run(sys.executable, "-m", "venv", str(folder))
+    pip = [str(python), "-m", "pip", "install", "--quiet"]
+    # torch is pinned in every command, so that no dependency can replace it (and bring gigabytes of CUDA libraries).
+    _run(*pip, torch, *peer.requirements)
+    if peer.without_dependencies:
+        _run(*pip, "--no-deps", torch, *peer.without_dependencies)
+    marker.write_text(stamp)
+    return python
+
+
+def _run(*command: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    done = subprocess.run(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command[1:5])} … failed:\n" + "\n".join(done.stdout.splitlines()[-5:]))
+
+
+def versions(python: Path, packages: tuple[str, ...]) -> dict[str, str]:
+    """The versions of `packages` that are installed for `python`."""
+    code = (
+        "import json, sys\nfrom importlib import metadata\n"
+        "found = {d.metadata['Name'].lower().replace('_', '-'): d.version for d in metadata.distributions()}\n"
+        "print(json.dumps({name: found[name] for name in sys.argv[1:] if name in found}))"
+    )
+    done = subprocess.run([str(python), "-c", code, *packages], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)

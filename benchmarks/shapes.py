@@ -1,0 +1,87 @@
+"""The shapes that are measured, and who takes part."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One autoencoder."""
+
+    name: str
+    d_in: int
+    num_latents: int
+    k: int
+    cpu_tokens: tuple[int, ...]
+    """Tokens per step on a CPU."""
+    cuda_tokens: tuple[int, ...] = ()
+    real: bool = False
+    """Train on real activations."""
+
+    @property
+    def num_parameters(self) -> int:
+        """Weights and biases."""
+        return 2 * self.d_in * self.num_latents + self.d_in + self.num_latents
+
+
+SHAPES = {
+    shape.name: shape
+    for shape in (
+        Shape("small", 576, 4608, 32, (1024, 4096), (16384,), real=True),
+        Shape("medium", 576, 18432, 32, (1024, 4096), (16384,), real=True),
+        Shape("a", 768, 24576, 32, (1024, 4096), (32768,)),
+        Shape("b", 4096, 131072, 192, (1024,), (16384,)),
+        Shape("tiny", 32, 256, 4, (64,), (64,)),
+    )
+}
+"""(a) and (b) are those of the cost model; `tiny` is for the quick mode."""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A library in one of its settings."""
+
+    library: str
+    setting: str
+    options: tuple[tuple[str, Any], ...] = ()
+    documented: bool = True
+    """A setting that the library offers. One that is not is shown, and never counted as the peer's best."""
+    devices: tuple[str, ...] = ("cpu", "cuda")
+
+    @property
+    def name(self) -> str:
+        """How tables call it."""
+        return f"{self.library} {self.setting}".strip()
+
+
+PRODUCTS = (
+    Contestant("product", "bf16", (("dtype", "bfloat16"),)),
+    Contestant("product", "fp32", (("dtype", "float32"),)),
+)
+OURS = Contestant("sae", "default")
+SIGNUM = Contestant("sparsify", "default (signum)", (("optimizer", "signum"),))
+ADAM = Contestant("sparsify", "adam", (("optimizer", "adam"),))
+STEP_CONTESTANTS = (
+    OURS,
+    Contestant("sae", "fp32", (("float32", True),)),
+    *PRODUCTS,
+    SIGNUM,
+    ADAM,
+    Contestant("sparsify", "adam, CPU autocast", (("optimizer", "adam"), ("autocast", True)), False, ("cpu",)),
+    Contestant("sae_lens", "default"),
+    Contestant("sae_lens", "autocast", (("autocast", True),)),
+    Contestant("sae_lens", "autocast, compiled", (("autocast", True), ("compile_sae", True))),
+    Contestant(  # its backward of the rescaling is not implemented for sparse tensors on a CPU
+        "sae_lens", "sparse, unscaled", (("use_sparse_activations", True), ("rescale_acts_by_decoder_norm", False))
+    ),
+    Contestant("dictionary_learning", "default"),
+    Contestant("dictionary_learning", "autocast", (("autocast_dtype", "bfloat16"),), devices=("cuda",)),
+)
+MODEL_CONTESTANTS = (OURS, SIGNUM, ADAM)
+QUALITY_CONTESTANTS = (
+    OURS,
+    SIGNUM,
+    ADAM,
+    Contestant("sae_lens", "default"),
+    Contestant("dictionary_learning", "default"),
+)

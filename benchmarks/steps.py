@@ -1,0 +1,111 @@
+"""Rows of the table: one training step of one autoencoder on given activations, everybody interleaved."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import inputs
+import torch
+from measure import Turn, available_bytes, interleave
+from report import Row
+from settings import Settings
+from shapes import OURS, STEP_CONTESTANTS, Contestant, Shape
+from worker import Job
+from workers import warm_workers
+
+DATA_STEPS = 4
+"""Synthetic batches that a run goes through in turn."""
+REAL_TOKENS = 204800
+BYTES_PER_PARAMETER = 20
+"""Weights, gradient and two moments in fp32, and one more copy of a matrix or two while a step runs."""
+LIVE_PRE_ACTS = {"sae": 0.1, "product": 0.1, "sparsify": 3, "dictionary_learning": 6, "sae_lens": 10}
+"""How many fp32 tensors (tokens, latents) a library holds at once, roughly: only to see whether it fits."""
+
+
+def step_rows(shape: Shape, tokens: int, contestants: Sequence[Contestant], settings: Settings) -> Iterator[Row]:
+    """One row per contestant, measured or with the reason why not."""
+    groups, reasons = plan(contestants, shape, tokens, _free_bytes(settings.device), settings.device)
+    train = str(activations_of(shape, tokens)[0]) if groups else ""
+    turns: dict[str, list[Turn]] = {}
+    peaks: dict[str, dict[str, int | None]] = {}
+    for group in groups:
+        jobs = {c.name: job_of(c, shape, tokens, train, settings) for c in group}
+        with warm_workers(jobs, settings.turn_seconds) as (workers, failed):
+            taken = interleave({name: worker.turn for name, worker in workers.items()}, settings.repeats)
+            peaks |= {name: worker.peak() for name, worker in workers.items()}
+        reasons |= failed
+        for name, new in taken.items():
+            turns.setdefault(name, []).extend(new)
+    for c in contestants:
+        memory, reason = peaks.get(c.name, {}), reasons.get(c.name, "")
+        yield Row.of("step", shape.name, tokens, c, turns.get(c.name, ()), note=reason, **memory)
+
+
+def contestants_for(device: str, libraries: Sequence[str]) -> list[Contestant]:
+    """Those that take part on this device, of these libraries."""
+    return [c for c in STEP_CONTESTANTS if device in c.devices and c.library in (*libraries, "product")]
+
+
+def activations_of(shape: Shape, tokens: int) -> tuple[Path, Path]:
+    """The files for training and for evaluation."""
+    count = REAL_TOKENS if shape.real else DATA_STEPS * tokens
+    return inputs.activations(shape.d_in, count, real=shape.real)
+
+
+def job_of(c: Contestant, shape: Shape, tokens: int, train: str, settings: Settings) -> Job:
+    """What the worker is told."""
+    return Job(
+        library=c.library,
+        options=dict(c.options),
+        d_in=shape.d_in,
+        num_latents=shape.num_latents,
+        k=shape.k,
+        tokens=tokens,
+        activations=train,
+        device=settings.device,
+        threads=settings.threads,
+    )
+
+
+def plan(
+    contestants: Sequence[Contestant], shape: Shape, tokens: int, free: int | None, device: str
+) -> tuple[list[list[Contestant]], dict[str, str]]:
+    """Groups that are interleaved, and why those who are in none are not.
+
+    One group if all fit into memory side by side. Else each peer alone with us: we run in every group.
+    """
+    resident = {c.name: _resident_bytes(c, shape) for c in contestants}
+    working = {c.name: _working_bytes(c, shape, tokens) for c in contestants}
+
+    def fits(group: Sequence[Contestant]) -> bool:
+        together = max if device == "cpu" else sum  # a sleeping process gives memory back on a CPU only
+        return free is None or sum(resident[c.name] for c in group) + together(working[c.name] for c in group) <= free
+
+    if fits(contestants):
+        return [list(contestants)], {}
+    always = [c for c in contestants if c == OURS or c.library == "product"]
+    if not fits(always):
+        return [], {c.name: _does_not_fit(resident[c.name] + working[c.name], free) for c in contestants}
+    others = [c for c in contestants if c not in always]
+    groups = [[*always, c] for c in others if fits([*always, c])] or [always]
+    grouped = {c.name for group in groups for c in group}
+    return groups, {
+        c.name: _does_not_fit(resident[c.name] + working[c.name], free) for c in others if c.name not in grouped
+    }
+
+
+def _does_not_fit(needed: int, free: int | None) -> str:
+    return f"not measured: needs about {needed / 1e9:.0f} GB beside the others, {(free or 0) / 1e9:.0f} GB are free"
+
+
+def _resident_bytes(c: Contestant, shape: Shape) -> int:
+    return 300 * 2**20 + (2 * shape.num_parameters if c.library == "product" else 16 * shape.num_parameters)
+
+
+def _working_bytes(c: Contestant, shape: Shape, tokens: int) -> int:
+    copies = 0 if c.library == "product" else (BYTES_PER_PARAMETER - 16) * shape.num_parameters
+    gathered = 2 * tokens * shape.k * shape.d_in * 4 if c.library == "sparsify" else 0
+    return copies + gathered + int(LIVE_PRE_ACTS[c.library] * tokens * shape.num_latents * 4)
+
+
+def _free_bytes(device: str) -> int | None:
+    return torch.cuda.mem_get_info()[0] if device == "cuda" else available_bytes()

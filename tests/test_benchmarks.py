@@ -1,0 +1,156 @@
+"""The benchmark itself works: its quick mode runs, its statistics are right, and a contestant can lose."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    """The quick mode's JSON file and what it printed."""
+    path = tmp_path_factory.mktemp("benchmark") / "quick.json"
+    command = [sys.executable, str(BENCHMARKS / "speed.py"), "--quick", "--out", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return json.loads(path.read_text()), done.stdout
+
+
+def test_quick_mode_measures_every_section_on_toy_sizes(quick):
+    report, _ = quick
+    assert {row["section"] for row in report["rows"]} == {"step", "stage", "quality", "end to end"}
+    for row in report["rows"]:
+        assert not row["note"].startswith("not measured"), row
+        numbers = row["fvu"] if row["section"] == "quality" else row["seconds"]
+        assert 0 < numbers["min"] <= numbers["median"] <= numbers["max"], row
+        assert row["section"] == "quality" or 2 <= len(row["turns"]) == len(row["other_cores"]) <= 4
+
+
+def test_the_file_says_on_what_and_with_which_versions_it_was_measured_and_names_nobody(quick):
+    report, _ = quick
+    assert report["schema"] == 1
+    assert {"cpu", "cores", "threads", "device"} <= report["machine"].keys()
+    assert {"sae", "torch", "transformers"} == report["versions"]["sae"].keys()
+    assert "load_average" in report["settings"]["load_before"]
+    text = json.dumps(report)
+    assert str(Path.home()) not in text and str(BENCHMARKS.parent) not in text
+
+
+def test_what_was_not_measured_is_printed_as_such(quick):
+    _, printed = quick
+    goals = printed[printed.index("### Goals") :]
+    assert "cuda: step (a)" in goals and "not measured" in goals
+    assert "| aim " not in goals and "| must " not in goals.split("\n", 4)[4]
+
+
+def test_turns_are_interleaved_one_contestant_at_a_time():
+    from measure import Turn, interleave
+
+    order = []
+    contestants = {name: (lambda name=name: order.append(name) or Turn(float(len(order)), 0.0)) for name in "abc"}
+    turns = interleave(contestants, 2)
+    assert order == list("abcabc")
+    assert [turn.seconds for turn in turns["b"]] == [2.0, 5.0]
+
+
+def test_a_round_that_others_disturbed_is_repeated_and_left_out_if_there_are_enough_quiet_ones():
+    from measure import Turn, interleave
+
+    loads = iter([0.5, 0.0, 0.9, 0.0])
+    turns = interleave({"a": lambda: Turn(1.0, next(loads))}, 2)
+    assert [turn.other_cores for turn in turns["a"]] == [0.0, 0.0]
+    turns = interleave({"a": lambda: Turn(1.0, 0.5)}, 2)
+    assert len(turns["a"]) == 4
+
+
+def test_a_summary_is_the_median_with_both_ends():
+    from measure import Summary
+
+    assert Summary.of([5.0, 1.0, 2.0]) == Summary(median=2.0, min=1.0, max=5.0, repeats=3)
+    with pytest.raises(ValueError, match="at least one value"):
+        Summary.of([])
+
+
+def test_timing_leaves_out_what_prepares_a_call():
+    import time
+
+    from measure import timed
+
+    turn = timed(lambda: time.sleep(0.001), 0.005, prepare=lambda: time.sleep(0.02))
+    assert 0.001 <= turn.seconds < 0.015
+
+
+@pytest.mark.parametrize(
+    ("quantity", "ours", "theirs", "verdict"),
+    [
+        ("speedup", 1.0, 6.5, "aim"),
+        ("speedup", 1.0, 4.0, "must"),
+        ("speedup", 1.0, 3.9, "missed"),
+        ("memory", 1.0, 3.5, "missed"),
+        ("memory", 1.0, 4.5, "must"),
+        ("memory", 1.0, 6.5, "aim"),
+    ],
+)
+def test_a_goal_can_be_missed(quantity, ours, theirs, verdict):
+    import goals
+    from measure import Summary
+    from report import Report, Row
+
+    must, aim = (4, 6) if quantity == "speedup" else (1 / 4, 1 / 6)
+    goal = goals.Goal("g", quantity, "step", "t", 8, "peer", must, aim)
+
+    def row(library, setting, value):
+        return Row(
+            "step", "t", 8, library, setting, seconds=Summary(value, value, value, 1), peak_bytes=int(value * 1e6)
+        )
+
+    report = Report("d", {"device": "cpu"}, {}, {}, [row("sae", "default", ours), row("peer", "best", theirs)])
+    (line,) = goals._lines(goal, report.rows, "cpu")
+    assert line["verdict"] == verdict
+
+
+def test_a_setting_that_a_peer_does_not_offer_is_no_opponent():
+    import goals
+    from measure import Summary
+    from report import Row
+
+    goal = goals.Goal("g", "speedup", "step", "t", 8, "peer", 4, 6)
+    fast = Summary(0.1, 0.1, 0.1, 1)
+    rows = [
+        Row("step", "t", 8, "sae", "default", seconds=fast),
+        Row("step", "t", 8, "peer", "x", documented=False, seconds=fast),
+    ]
+    (line,) = goals._lines(goal, rows, "cpu")
+    assert line["verdict"] == "not measured"
+
+
+def test_what_does_not_fit_into_memory_is_left_out_with_its_reason():
+    from shapes import ADAM, OURS, SHAPES
+    from steps import plan
+
+    groups, reasons = plan([OURS, ADAM], SHAPES["a"], 1024, 100 * 10**9, "cpu")
+    assert groups == [[OURS, ADAM]] and not reasons
+    groups, reasons = plan([OURS, ADAM], SHAPES["b"], 1024, 30 * 10**9, "cpu")
+    assert groups == [[OURS]] and "needs about" in reasons[ADAM.name]
+    groups, reasons = plan([OURS, ADAM], SHAPES["b"], 1024, 10**9, "cpu")
+    assert not groups and set(reasons) == {OURS.name, ADAM.name}
+
+
+def test_synthetic_activations_have_outlier_dimensions_and_a_few_popular_directions():
+    from inputs import OUTLIER_DIMS, synthetic
+
+    x = synthetic(48, 2000)
+    means = x.mean(0).abs()
+    assert (means > 10 * x.std(0).median()).sum() == OUTLIER_DIMS
+    values = (x - x.mean(0)).svd().S.square()
+    assert values[:5].sum() > 0.25 * values.sum()
+    assert x.equal(synthetic(48, 2000))
