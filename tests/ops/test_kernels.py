@@ -17,7 +17,7 @@ pytest.importorskip("triton")
 
 from sae import ops
 from sae.ops import naive
-from sae.ops.kernels import adam, decode, segments, topk
+from sae.ops.kernels import decode, segments, topk
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICES = ["cpu"] if INTERPRETED else ["cuda"] if torch.cuda.is_available() else []
@@ -201,64 +201,6 @@ def test_topk_covers_the_sizes_that_matter_and_refuses_others(device: str) -> No
     assert not topk.covers(96, 64)
     with pytest.raises(ValueError, match="k=64 of 96"):
         topk.topk(torch.randn(1, 96, device=device), 64)
-
-
-# Adam
-
-
-def adam_state(rows: int, d: int, device: str) -> list[Tensor]:
-    """param with rows of unit length, grad, exp_avg, exp_avg_sq."""
-    param, grad, exp_avg = (torch.randn(rows, d, device=device) for _ in range(3))
-    return [torch.nn.functional.normalize(param, dim=-1), grad * 1e-3, exp_avg * 1e-3, exp_avg.square() * 1e-6]
-
-
-@pytest.mark.parametrize("unit_rows", [False, True])
-@pytest.mark.parametrize(("rows", "d", "step"), [(1, 48, 1), (5, 300, 2), (3, 7, 10_000)])
-def test_adam_equals_its_twin(rows: int, d: int, step: int, unit_rows: bool, device: str) -> None:
-    state = adam_state(rows, d, device)
-    found, plain, exact = ([t.clone() for t in state], [t.clone() for t in state], [t.double() for t in state])
-    for update, tensors in ((adam.adam_rows_, found), (naive.adam_rows_, plain), (naive.adam_rows_, exact)):
-        counts = {"step": torch.tensor(float(step)).to(device), "found_inf": torch.zeros((), device=device)}
-        radial = (state[0] * state[1]).sum(1).to(tensors[0]) if unit_rows else None
-        update(*tensors, **counts, lr=3e-3, betas=(0.9, 0.999), eps=6.25e-10, radial=radial)
-    for one, other, reference in zip(found, plain, exact, strict=True):
-        assert_as_exact(one, other, reference)
-
-
-def test_adam_with_unit_rows_equals_projection_then_torch_then_normalisation(device: str) -> None:
-    param, grad, exp_avg, exp_avg_sq = adam_state(4, 48, device)
-    theirs = torch.nn.Parameter(param.clone())
-    optimizer = torch.optim.Adam([theirs], lr=1e-2, eps=6.25e-10, fused=True)
-    exp_avg.zero_(), exp_avg_sq.zero_()
-    copy, zero = torch.empty_like(param, dtype=torch.bfloat16), torch.zeros((), device=device)
-    for step in range(1, 4):
-        radial = (grad * param).sum(1)
-        theirs.grad = grad - (grad * theirs.detach()).sum(1, keepdim=True) * theirs.detach()
-        optimizer.step()
-        theirs.data = torch.nn.functional.normalize(theirs.data, dim=-1)
-        count = torch.tensor(float(step), device=device)
-        arguments = {"lr": 1e-2, "betas": (0.9, 0.999), "eps": 6.25e-10, "radial": radial, "copy": copy}
-        adam.adam_rows_(param, grad, exp_avg, exp_avg_sq, step=count, found_inf=zero, **arguments)
-        torch.testing.assert_close(param, theirs.detach(), rtol=1e-5, atol=1e-6)
-        grad = torch.randn_like(grad)
-    torch.testing.assert_close(copy.float(), param, rtol=2**-7, atol=0)
-
-
-def test_adam_changes_nothing_where_a_gradient_is_not_finite(device: str) -> None:
-    state = adam_state(3, 48, device)
-    state[1][0] = math.nan
-    before = [t.clone() for t in state]
-    for update in (adam.adam_rows_, naive.adam_rows_):
-        one = torch.ones((), device=device)
-        update(*state, step=one, found_inf=one, lr=1e-2, betas=(0.9, 0.999), eps=1e-8, radial=state[0][:, 0].clone())
-        assert all(torch.equal(t.nan_to_num(), b.nan_to_num()) for t, b in zip(state, before, strict=True))
-
-
-def test_adam_refuses_what_it_cannot_update_in_place(device: str) -> None:
-    param, *rest = adam_state(8, 8, device)
-    one = torch.ones((), device=device)
-    with pytest.raises(ValueError, match="contiguous"):
-        adam.adam_rows_(param.T, *rest, step=one, found_inf=one, lr=1e-2, betas=(0.9, 0.999), eps=1e-8)
 
 
 # Doors
