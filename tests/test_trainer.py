@@ -292,6 +292,8 @@ def test_a_signal_saves_the_state_between_two_steps_and_says_where(
 
 
 def test_the_second_ctrl_c_does_not_wait(make: Make) -> None:
+    # Python's own handler, also where the tests were started in the background, with Ctrl-C ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     trainer = make(make_tokens(100))
 
     def press_twice() -> None:
@@ -301,6 +303,7 @@ def test_the_second_ctrl_c_does_not_wait(make: Make) -> None:
     after_steps(trainer, 3, press_twice)
     with pytest.raises(KeyboardInterrupt):
         trainer.fit()
+    signal.signal(signal.SIGINT, before)
 
 
 def after_steps(trainer: SaeTrainer, steps: int, act: Callable[[], None]) -> None:

@@ -29,9 +29,9 @@ def outlier_warning(
 
 
 def _advice(positions: Int[Tensor, "outliers"], ids: Int[Tensor, "outliers"]) -> str:
-    for values, what, option in ((positions, "position", "exclude_positions"), (ids, "token", "exclude_tokens")):
+    for values, what, option in ((positions, "at position", "exclude_positions"), (ids, "token", "exclude_tokens")):
         value = values.mode().values.item()
         count = int((values == value).sum())
         if 2 * count > len(values):
-            return f"{count} of them are at {what} {value}: leave it out with --{option} {value}"
+            return f"{count} of them are {what} {value}: leave it out with --{option} {value}"
     return f"they are at positions {sorted(set(positions.tolist()))[:5]}: see --exclude_positions and --exclude_tokens"
