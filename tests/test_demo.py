@@ -22,7 +22,7 @@ def test_the_demonstration_reconstructs_held_out_tokens_of_a_real_model(tmp_path
     assert list(results) == ["layers.2", "layers.6", "layers.10"]
     for name, metrics in results.items():
         assert metrics["fvu"] < 0.25, name
-        assert metrics["tokens"] > 5000 and 20 < metrics["l0"] <= 32
+        assert metrics["tokens"] > 4000 and 20 < metrics["l0"] <= 32
         assert name in done.stdout and f"{metrics['fvu']:.4f}" in done.stdout
     assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert list(Sae.load_many(run)) == list(results)
