@@ -30,7 +30,7 @@ PEERS = {
     "dictionary_learning": Peer(
         "dictionary-learning",
         ("einops", "datasets", "transformers", "accelerate", "wandb", "tqdm", "zstandard", "pandas", "protobuf",
-         "python-socketio[client]", "tokenizers", "sentencepiece", "plotly", "pydantic", "setuptools"),
+         "python-socketio[client]", "tokenizers", "sentencepiece", "plotly", "pydantic", "pillow", "setuptools"),
         without_dependencies=("dictionary-learning==0.1.0", "nnsight==0.3.7"),
     ),
 }  # fmt: skip
