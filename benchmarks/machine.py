@@ -49,7 +49,10 @@ def versions(libraries: list[str]) -> dict[str, dict[str, str]]:
     for library in libraries:
         if library in peers.PEERS:
             packages = (peers.PEERS[library].package, "torch", "transformers")
-            found[library] = peers.versions(peers.python_of(library), packages)
+            try:
+                found[library] = peers.versions(peers.python_of(library), packages)
+            except peers.PeerError as error:
+                found[library] = {"not installed:": str(error)}
     return found
 
 

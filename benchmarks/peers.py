@@ -36,10 +36,14 @@ PEERS = {
 }  # fmt: skip
 
 
+class PeerError(RuntimeError):
+    """A peer's environment could not be made."""
+
+
 def python_of(library: str) -> Path:
     """The Python that runs `library`: this one for ours, else that of the peer's environment, made if need be.
 
-    Raises RuntimeError with pip's last lines if the environment cannot be made.
+    Raises PeerError with pip's own words if the environment cannot be made.
     """
     if library not in PEERS:
         return Path(sys.executable)
@@ -70,7 +74,8 @@ def _run(*command: str) -> None:
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     done = subprocess.run(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if done.returncode:
-        raise RuntimeError(f"{' '.join(command[1:5])} … failed:\n" + "\n".join(done.stdout.splitlines()[-5:]))
+        lines = [line for line in done.stdout.splitlines() if line.startswith("ERROR")] or done.stdout.splitlines()[-1:]
+        raise PeerError(f"{' '.join(command[1:4])} failed: {' '.join(lines)[:200]}")
 
 
 def versions(python: Path, packages: tuple[str, ...]) -> dict[str, str]:

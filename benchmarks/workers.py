@@ -29,12 +29,16 @@ class Worker:
     """A process that trains one autoencoder, or several on a language model, with one library."""
 
     def __init__(self, job: Job) -> None:
-        """Starts the process, and waits for nothing."""
+        """Starts the process, and waits for nothing. Raises WorkerError if the library cannot be installed."""
+        try:
+            python = peers.python_of(job.library)
+        except peers.PeerError as error:
+            raise WorkerError(f"not measured: {error}") from None
         self._log = tempfile.TemporaryFile("w+")
         script = Path(__file__).with_name("worker.py")
         threads = {name: str(job.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
         self._process = subprocess.Popen(
-            [str(peers.python_of(job.library)), str(script), json.dumps(dataclasses.asdict(job))],
+            [str(python), str(script), json.dumps(dataclasses.asdict(job))],
             env=os.environ | threads | {"WANDB_MODE": "disabled", "HF_HUB_OFFLINE": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -102,8 +106,8 @@ def warm_workers(jobs: Mapping[str, Job], turn_seconds: float) -> Iterator[tuple
         alive: dict[str, Worker] = {}
         failed: dict[str, str] = {}
         for name, job in jobs.items():
-            worker = stack.enter_context(Worker(job))
             try:
+                worker = stack.enter_context(Worker(job))
                 worker.warm_up(turn_seconds)
                 alive[name] = worker
             except WorkerError as error:

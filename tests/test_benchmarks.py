@@ -154,3 +154,19 @@ def test_synthetic_activations_have_outlier_dimensions_and_a_few_popular_directi
     values = (x - x.mean(0)).svd().S.square()
     assert values[:5].sum() > 0.25 * values.sum()
     assert x.equal(synthetic(48, 2000))
+
+
+def test_a_peer_that_cannot_be_installed_is_a_row_with_the_reason_and_stops_nobody(monkeypatch):
+    import machine
+    import peers
+    from worker import Job
+    from workers import warm_workers
+
+    def fail(library):
+        raise peers.PeerError("no such package")
+
+    monkeypatch.setattr(peers, "python_of", fail)
+    with warm_workers({"peer": Job("sparsify")}, 0.01) as (alive, failed):
+        assert not alive
+        assert failed == {"peer": "not measured: no such package"}
+    assert machine.versions(["sparsify"])["sparsify"] == {"not installed:": "no such package"}
