@@ -1,22 +1,14 @@
 """The command line: `python -m sae MODEL DATASET [options]`, or `sae …`. Training is the default command."""
 
-import ast
-import contextlib
-import dataclasses
-import inspect
-import io
 import os
-import re
 import sys
-import textwrap
-from collections.abc import Sequence
-from typing import Annotated, Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
-import tyro
+from sae.cli import Groups, parse
+from sae.config import RunConfig, SourceConfig, TextConfig
 
-from sae.config import RunConfig, SaeConfig, TrainConfig
-
-GROUPS = {
+TRAIN_GROUPS = {
     "data": (
         "model", "dataset", "split", "text_column", "streaming", "ctx_len", "max_tokens", "exclude_tokens",
         "exclude_positions", "data_preprocessing_num_proc",
@@ -37,8 +29,16 @@ GROUPS = {
 LATER = ("eval", "cache")
 """Commands that are still to come: never the name of a model."""
 
-_DESCRIPTION = """Train a k-sparse autoencoder on the output of every layer of a language model, all at once.
-Example: sae EleutherAI/pythia-160m wikitext.jsonl --layers 3 7 --max_tokens 10000000"""
+
+class Command(NamedTuple):
+    """One of the things that `sae` does: `sae NAME …` fills `config` and calls `run`, which returns the exit status."""
+
+    run: Callable[[Any], int]
+    config: type
+    groups: Groups
+    positional: tuple[str, ...]
+    description: str
+    """Its first line stands in the list of commands."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,9 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # 4608 latents, 2048 tokens). Read once, when PyTorch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        if arguments[:1] and arguments[0] in LATER:
-            raise ValueError(f"the command {arguments[0]!r} is not built yet; sae MODEL DATASET trains")
-        return train(parse(arguments))
+        command, cfg = read(arguments)
+        return command.run(cfg)
     except BrokenPipeError:  # the reader of our output, such as head, had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -63,10 +62,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+def read(arguments: Sequence[str]) -> tuple[Command, Any]:
+    """The command that the arguments name, `train` if they name none, and its configuration."""
+    if arguments[:1] and arguments[0] in LATER:
+        raise ValueError(f"the command {arguments[0]!r} is not built yet; sae MODEL DATASET trains")
+    named = bool(arguments[:1]) and arguments[0] in COMMANDS
+    name = arguments[0] if named else DEFAULT
+    command = COMMANDS[name]
+    cfg: Any = parse(
+        command.config,
+        command.groups,
+        arguments[named:],
+        prog=f"sae {name}" if named else "sae",
+        description=command.description if named else f"{command.description}\n\n{_list_of_commands()}",
+        positional=command.positional,
+    )
+    return command, cfg
+
+
+def _list_of_commands() -> str:
+    lines = [f"  sae {name:<6} {command.description.splitlines()[0]}" for name, command in COMMANDS.items()]
+    return "\n".join([f"Commands, each with its own --help; without one of these words it is {DEFAULT}:", *lines])
+
+
 def train(cfg: RunConfig) -> int:
     """Load model and data, train, report. The cheap checks come first, each before the work that it would spoil."""
     from sae import lm
-    from sae.data import load_data
     from sae.distributed import World
     from sae.formats import eleuther
     from sae.run import RunFolder
@@ -83,26 +104,9 @@ def train(cfg: RunConfig) -> int:
     )
     if cfg.finetune is not None:
         eleuther.find(eleuther.locate(cfg.finetune), hookpoints)
-    dataset = load_data(
-        cfg.dataset,
-        split=cfg.split,
-        streaming=cfg.streaming,
-        text_column=cfg.text_column,
-        token=cfg.hf_token,
-        tokenizer=lm.load_tokenizer(cfg.model, **access),
-        ctx_len=cfg.ctx_len,
-        num_proc=cfg.data_preprocessing_num_proc,
-        vocab_size=lm.vocab_size(skeleton),
-    )
+    dataset = load_text(cfg, skeleton)
     count_steps(cfg, token_batches(cfg, dataset, vocab_size=lm.vocab_size(skeleton)))
-    model = lm.load_model(
-        cfg.model,
-        device=device,
-        dtype=lm.compute_dtype(device),
-        attn_implementation=cfg.attn_implementation,
-        load_in_8bit=cfg.load_in_8bit,
-        **access,
-    )
+    model = load_language_model(cfg, device)
     trainer = SaeTrainer(cfg, dataset, model)
     try:
         trainer.fit()
@@ -113,82 +117,50 @@ def train(cfg: RunConfig) -> int:
     return 130 if trainer.stop else 0
 
 
-def parse(arguments: Sequence[str]) -> RunConfig:
-    """RunConfig from the command line. Raises ValueError, in one line, for an unknown option or a bad value."""
-    message = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(message):
-            groups: Any = tyro.cli(
-                _command_line(),
-                args=list(arguments),
-                prog="sae",
-                description=_DESCRIPTION,
-                use_underscores=True,
-                config=(tyro.conf.OmitArgPrefixes,),
-            )
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise ValueError(_unboxed(message.getvalue())) from None
-    values = {name: value for group in vars(groups).values() for name, value in vars(group).items()}
-    sae = {field.name: values.pop(field.name) for field in dataclasses.fields(SaeConfig) if field.name in values}
-    for name, value in values.items():
-        if value == [] and f"--{name}" in arguments:
-            raise ValueError(
-                f"{name} must be followed by at least one value, got none; leave out --{name} for the default"
-            )
-    return RunConfig(sae=SaeConfig(**sae), **values)
+def load_text(cfg: TextConfig, skeleton: Any) -> Any:
+    """The data that the command line names, as token sequences for the model whose `skeleton` is given."""
+    from sae import lm
+    from sae.data import load_data
+
+    return load_data(
+        cfg.dataset,
+        split=cfg.split,
+        streaming=cfg.streaming,
+        text_column=cfg.text_column,
+        token=cfg.hf_token,
+        tokenizer=lm.load_tokenizer(cfg.model, revision=cfg.revision, token=cfg.hf_token),
+        ctx_len=cfg.ctx_len,
+        num_proc=cfg.data_preprocessing_num_proc,
+        vocab_size=lm.vocab_size(skeleton),
+    )
 
 
-def _command_line() -> type:
-    """A class with one field per heading of --help, whose fields are the options under it."""
-    fields = {field.name: field for config in (SaeConfig, RunConfig) for field in dataclasses.fields(config)}
-    docs = {name: doc for config in (SaeConfig, TrainConfig, RunConfig) for name, doc in field_docs(config).items()}
-    groups = []
-    for heading, names in GROUPS.items():
-        members = [(name, _option(fields[name], docs[name]), _default(fields[name])) for name in names]
-        group = dataclasses.make_dataclass(heading, members)
-        groups.append((heading, group, dataclasses.field(default_factory=group)))
-    return dataclasses.make_dataclass("CommandLine", groups)
+def load_language_model(cfg: SourceConfig, device: Any) -> Any:
+    """The model that the command line names, with its weights, on `device`."""
+    from sae import lm
+
+    return lm.load_model(
+        cfg.model,
+        device=device,
+        dtype=lm.compute_dtype(device),
+        attn_implementation=cfg.attn_implementation,
+        load_in_8bit=cfg.load_in_8bit,
+        revision=cfg.revision,
+        token=cfg.hf_token,
+    )
 
 
-def _option(field: dataclasses.Field[Any], doc: str) -> Any:
-    kind: Any = field.type
-    if field.name in ("model", "dataset"):
-        kind = tyro.conf.Positional[Annotated[kind, tyro.conf.arg(metavar=field.name.upper())]]  # type: ignore[misc]
-    return Annotated[kind, tyro.conf.arg(help=doc)]
-
-
-def _default(field: dataclasses.Field[Any]) -> Any:
-    if field.default_factory is dataclasses.MISSING:
-        return field.default
-    return dataclasses.field(default_factory=field.default_factory)
-
-
-def field_docs(config: type) -> dict[str, str]:
-    """The string under each field of a dataclass: its documentation, and the help of its option."""
-    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(config))).body
-    assert isinstance(definition, ast.ClassDef)
-    docs = {}
-    for before, after in zip(definition.body, definition.body[1:], strict=False):
-        if isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name):
-            if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
-                docs[before.target.id] = " ".join(str(after.value.value).split())
-    return docs
-
-
-def _unboxed(text: str) -> str:
-    """The command-line parser's message without its frame, in one line."""
-    frame = re.compile(r"[─-╿]+|^[|+]|[|+]$|-{4,}")
-    lines = [" ".join(frame.sub(" ", line).split()) for line in text.splitlines()]
-    # The first line is the frame's title, the second the message; then come options that were perhaps meant.
-    meant = [line for line in lines if line.startswith("--")]
-    message = next((line for line in lines[1:] if line), "the options cannot be read")
-    # What stands beside an unknown option may be a secret that was meant for a known one.
-    if message.startswith("Unrecognized options:") and (unknown := re.findall(r"--?[^\s,=]+", message)):
-        message = f"there is no option {', '.join(unknown)}"
-    perhaps = f"; perhaps you meant {' or '.join(meant)}" if meant and "no option" in message else ""
-    return f"{message}{perhaps}; sae --help lists the options"
+DEFAULT = "train"
+COMMANDS = {
+    "train": Command(
+        train,
+        RunConfig,
+        TRAIN_GROUPS,
+        ("model", "dataset"),
+        "Train a k-sparse autoencoder on the output of every layer of a language model, all at once.\n"
+        "Example: sae EleutherAI/pythia-160m wikitext.jsonl --layers 3 7 --max_tokens 10000000",
+    ),
+}
 
 
 if __name__ == "__main__":

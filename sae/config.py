@@ -166,26 +166,14 @@ def _is_plain_name(name: str) -> bool:
 
 
 @dataclass
-class RunConfig(TrainConfig):
-    """A training run from the command line: which model, which text, and how to train."""
+class SourceConfig:
+    """Which language model, which data, on what machine."""
 
     model: str = "EleutherAI/pythia-160m"
     """Language model: a hub id, a local folder, or a .gguf file."""
 
     dataset: str = "togethercomputer/RedPajama-Data-1T-Sample"
     """Text or tokens: a hub id, a folder, local .txt .jsonl .parquet .csv files or globs, or a .bin file of tokens."""
-
-    split: str = "train"
-    """Split of the data set."""
-
-    text_column: str = "text"
-    """Column that holds the text."""
-
-    streaming: bool = False
-    """Read the data set as a stream, for data that does not fit on the disk. Needs max_tokens."""
-
-    ctx_len: int = 2048
-    """Tokens per sequence."""
 
     revision: str | None = None
     """Branch, tag or commit of the model on the hub."""
@@ -203,13 +191,41 @@ class RunConfig(TrainConfig):
     """Processes that tokenise. None: half of the cores."""
 
     device: str = "auto"
-    """Where to train: cuda, cuda:1, cpu, ... auto: cuda if there is one."""
+    """Where to compute: cuda, cuda:1, cpu, ... auto: cuda if there is one."""
+
+    def __post_init__(self) -> None:
+        if self.data_preprocessing_num_proc is not None:
+            _check_positive(self, "data_preprocessing_num_proc")
+
+
+@dataclass
+class TextConfig(SourceConfig):
+    """How the data becomes sequences of tokens."""
+
+    split: str = "train"
+    """Split of the data set."""
+
+    text_column: str = "text"
+    """Column that holds the text."""
+
+    streaming: bool = False
+    """Read the data set as a stream, for data that does not fit on the disk. Needs max_tokens."""
+
+    ctx_len: int = 2048
+    """Tokens per sequence."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_positive(self, "ctx_len")
-        if self.data_preprocessing_num_proc is not None:
-            _check_positive(self, "data_preprocessing_num_proc")
+
+
+@dataclass
+class RunConfig(TrainConfig, TextConfig):
+    """A training run from the command line: which model, which text, and how to train."""
+
+    def __post_init__(self) -> None:
+        TrainConfig.__post_init__(self)
+        TextConfig.__post_init__(self)
         if self.streaming and self.max_tokens is None:
             raise ValueError(
                 "--streaming has no end that is known beforehand, and the learning rate decays over the "

@@ -24,10 +24,12 @@ from tiny_models import VOCAB_SIZE, save_tiny, tiny_tokenizer
 
 import sae.__main__
 from sae import Sae, SaeTrainer, checkpoint
+from sae.cli import field_docs
 from sae.config import RunConfig, SaeConfig
 from sae.data import MemmapTokens
 
 ROOT = Path(sae.__main__.__file__).parents[1]
+TRAIN = sae.__main__.COMMANDS["train"]
 PNG = b"\x89PNG\r\n\x1a\n"
 SMALL = ["--expansion_factor", "4", "--k", "4", "--batch_size", "4", "--ctx_len", "16", "--max_tokens", "512"]
 FIXED = ["--no_log_to_wandb", "--save_dir", "runs"]
@@ -122,6 +124,10 @@ def run(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
 Run = Callable[..., Result]
 
 
+def parse(arguments: list[str]) -> Any:
+    return sae.__main__.read(arguments)[1]
+
+
 @pytest.fixture
 def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sae.report.draw_curves", lambda records, path: None)
@@ -194,20 +200,18 @@ def test_a_choice_of_layers_is_what_is_saved(run: Run, no_picture: None, choice:
 
 
 def test_the_seeds_flags_parse_as_written_and_with_dashes() -> None:
-    cfg = sae.__main__.parse(
-        "EleutherAI/pythia-160m togethercomputer/RedPajama-Data-1T-Sample --attn_implementation=eager".split()
-    )
+    cfg = parse("EleutherAI/pythia-160m togethercomputer/RedPajama-Data-1T-Sample --attn_implementation=eager".split())
     assert (cfg.model, cfg.dataset) == ("EleutherAI/pythia-160m", "togethercomputer/RedPajama-Data-1T-Sample")
     assert cfg.attn_implementation == "eager"
-    cfg = sae.__main__.parse(
+    cfg = parse(
         "meta-llama/Meta-Llama-3-8B --distribute_layers --batch_size 1 --layer_stride 2 --grad_acc_steps 8 "
         "--ctx_len 2048 --auxk_alpha 0 --load_in_8bit --micro_acc_steps 2".split()
     )
     assert cfg.distribute_layers and cfg.load_in_8bit and cfg.auxk_alpha == 0
     assert (cfg.batch_size, cfg.layer_stride, cfg.grad_acc_steps, cfg.micro_acc_steps) == (1, 2, 8, 2)
-    cfg = sae.__main__.parse("m d --layers 16 24 --grad-acc-steps 8 --no-normalize-decoder --k 7".split())
+    cfg = parse("m d --layers 16 24 --grad-acc-steps 8 --no-normalize-decoder --k 7".split())
     assert (cfg.layers, cfg.grad_acc_steps, cfg.sae.normalize_decoder, cfg.sae.k) == ([16, 24], 8, False, 7)
-    assert sae.__main__.parse([]) == RunConfig()
+    assert parse([]) == RunConfig()
 
 
 def test_config_json_repeats_the_run_to_the_bit(run: Run, no_picture: None) -> None:
@@ -449,32 +453,42 @@ def test_ctrl_c_outside_training_says_the_truth_about_what_is_on_disk(
 
 
 def test_the_list_of_options_is_frozen() -> None:
-    offered = [name for names in sae.__main__.GROUPS.values() for name in names]
+    offered = [name for names in TRAIN.groups.values() for name in names]
     assert len(offered) == len(set(offered))
     assert set(offered) == OPTIONS
     known = {f.name for f in (*fields(RunConfig), *fields(SaeConfig))}
     assert known - OPTIONS == {"sae", "d_in"}  # the group, and what the model decides
 
 
-def test_help_shows_every_option_with_its_text_and_its_heading(capsys: pytest.CaptureFixture[str]) -> None:
+def help_text(capsys: pytest.CaptureFixture[str], *command: str) -> str:
     with pytest.raises(SystemExit) as stop:
-        sae.__main__.main(["--help"])
-    text = capsys.readouterr().out
+        sae.__main__.main([*command, "--help"])
     assert stop.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_help_lists_the_commands_and_training_is_the_default(capsys: pytest.CaptureFixture[str]) -> None:
+    text = help_text(capsys)
+    for name, command in sae.__main__.COMMANDS.items():
+        line = next(line for line in text.splitlines() if line.strip().startswith(f"sae {name} "))
+        assert command.description[:30] in line
+        own = help_text(capsys, name)
+        assert f"usage: sae {name} " in own and "Commands" not in own
+    assert parse(["train", "m", "d", "--k", "7"]) == parse(["m", "d", "--k", "7"])
+
+
+def test_help_shows_every_option_with_its_text_and_its_heading(capsys: pytest.CaptureFixture[str]) -> None:
+    text = help_text(capsys)
     shown = set(re.findall(r"^\W{1,3}--(\w+)", text, re.MULTILINE)) | {"model", "dataset"}
     assert shown == OPTIONS
     assert "MODEL" in text and "DATASET" in text
-    assert all(f"{heading} options" in text for heading in sae.__main__.GROUPS)
+    assert all(f"{heading} options" in text for heading in TRAIN.groups)
     assert text.count("(default:") == len(OPTIONS)
 
 
 @pytest.mark.parametrize("name", sorted(OPTIONS))
 def test_every_option_is_documented_under_itself_and_read_somewhere(name: str) -> None:
-    docs = {
-        key: doc
-        for config in (SaeConfig, *RunConfig.__mro__[1::-1])
-        for key, doc in sae.__main__.field_docs(config).items()
-    }
+    docs = field_docs(SaeConfig) | field_docs(RunConfig)
     assert len(docs[name]) > 15 and docs[name].endswith(".")
     assert name in OPTIONS_READ
 
@@ -484,7 +498,7 @@ def options_read() -> set[str]:
     trees = {path: ast.parse(path.read_text()) for path in (ROOT / "sae").rglob("*.py")}
     readers = [tree for path, tree in trees.items() if path.name not in ("config.py", "__main__.py")]
     main, config_file = trees[ROOT / "sae" / "__main__.py"], trees[ROOT / "sae" / "config.py"]
-    readers += [f for f in ast.walk(main) if isinstance(f, ast.FunctionDef) and f.name == "train"]
+    readers += [f for f in ast.walk(main) if isinstance(f, ast.FunctionDef)]
     readers += [f for f in ast.walk(config_file) if isinstance(f, ast.FunctionDef) and f.name == "latents_for"]
     return {node.attr for tree in readers for node in ast.walk(tree) if is_read_from_a_config(node)}
 
