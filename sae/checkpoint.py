@@ -1,10 +1,10 @@
-"""A run's state on disk: `<run>/step_<n>/<hookpoint>/…`, complete exactly when its manifest is there.
+"""A run's state on disk: `<run>/step_<n>/<name>/…`, complete exactly when its manifest is there.
 
 step_<n>/manifest.json                       sizes and SHA-256 of all files; written last
 step_<n>/trainer.json                        the step, the position in the data
-step_<n>/<hookpoint>/cfg.json                EleutherAI's format, which today's tools read as it is
-step_<n>/<hookpoint>/sae.safetensors
-step_<n>/<hookpoint>/state.safetensors       optimizer moments, dead latents, normaliser, meters
+step_<n>/<name>/cfg.json                     EleutherAI's format, which today's tools read as it is
+step_<n>/<name>/sae.safetensors
+step_<n>/<name>/state.safetensors            optimizer moments, dead latents, normaliser, meters
 """
 
 import hashlib
@@ -28,7 +28,7 @@ class Checkpoint(NamedTuple):
 
     saes: dict[str, Sae]
     states: dict[str, dict[str, Tensor]]
-    """By hookpoint: what training needs beside the weights."""
+    """By name: what training needs beside the weights."""
     trainer: dict[str, Any]
     """JSON: the step, the position in the data."""
 

@@ -1,9 +1,10 @@
 """The trainer: composes the language model, the data, the autoencoders and the logs, and reads top to bottom."""
 
+import copy
 import math
 import time
 import zlib
-from collections.abc import Mapping, Sized
+from collections.abc import Sized
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from sae.log import JsonLines, Progress, Record, Sink, Stopwatch, WandbSink, not
 from sae.optim import peak_lr, schedule, warmup_steps
 from sae.report import report
 from sae.run import RunFolder
+from sae.sweep import SaePlan, plan_saes
 
 
 class SaeTrainer:
@@ -33,7 +35,7 @@ class SaeTrainer:
 
     `dataset` is tokenised: rows of `input_ids` of one length, as `sae.data.chunk_and_tokenize` returns them, a tensor
     (sequences, ctx_len), or a stream of such rows. `model` is any model of transformers; it is not changed. The
-    autoencoders are in `saes`, by hookpoint.
+    autoencoders are in `saes`, by name; `plans` says which hookpoint each reads.
     """
 
     def __init__(self, cfg: TrainConfig, dataset: Any, model: nn.Module) -> None:
@@ -53,7 +55,9 @@ class SaeTrainer:
             self.tokens, self._harvest, exclude_tokens=cfg.exclude_tokens, exclude_positions=cfg.exclude_positions
         )
 
-        self.saes = self._make_saes(lm.widths(model, self.hookpoints))
+        self.widths = lm.widths(model, self.hookpoints)
+        self.plans = plan_saes(cfg, self.hookpoints)
+        self.saes = self._make_saes()
         self.source = ShuffleBuffer(self.live, self._batches_per_block(), seed=cfg.seed)
         self.learners = {
             name: SaeLearner(
@@ -142,17 +146,18 @@ class SaeTrainer:
 
     def initialise(self) -> None:
         """Set every b_dec to the mean of the first activations, and every loss's normaliser to their variance."""
-        first, tokens = self.source.peek(), next(self.tokens.held_out_batches())
+        first, tokens = self._by_sae(self.source.peek()), next(self.tokens.held_out_batches())
         held_out, kept = self.live.read(tokens), self.live.kept(tokens)
-        if not len(first[self.hookpoints[0]]) or not len(kept):
+        if not len(next(iter(first.values()))) or not len(kept):
             raise ValueError(
                 "--exclude_tokens and --exclude_positions must leave some tokens to train on and to hold out, got none "
                 "of the first batches; exclude fewer"
             )
         for name, learner in self.learners.items():
             learner.initialise(first[name], set_b_dec=self.cfg.finetune is None)
-            if warning := outlier_warning(held_out[name], tokens, kept):
-                note(f"{name}: {warning}")
+        for hookpoint, activations in held_out.items():
+            if warning := outlier_warning(activations, tokens, kept):
+                note(f"{hookpoint}: {warning}")
 
     def train_step(self) -> bool:
         """One optimizer step of every autoencoder; False, and nothing done, if the data ended before."""
@@ -160,6 +165,7 @@ class SaeTrainer:
             activations = next(self.source, None)
             if activations is None:
                 return False
+            activations = self._by_sae(activations)
             for name, learner in self.learners.items():
                 with self.stopwatches[name]:
                     for part in activations[name].tensor_split(self.cfg.micro_acc_steps):
@@ -167,23 +173,26 @@ class SaeTrainer:
         self._position = None
         for name, learner in self.learners.items():
             with self.stopwatches[name]:
-                learner.update(self.learning_rate(learner.sae.num_latents))
+                learner.update(self.learning_rate(name))
         self.step += 1
         self._position = self.source.state_dict()
         return True
 
-    def learning_rate(self, num_latents: int) -> float:
-        """The learning rate of the step that comes next, for a dictionary of this size."""
+    def learning_rate(self, name: str) -> float:
+        """The learning rate of an autoencoder in the step that comes next."""
         warmup = warmup_steps(self.total_steps, self.cfg.lr_warmup_steps)
-        peak = self.cfg.lr if self.cfg.lr is not None else peak_lr(num_latents)
-        return peak * schedule(self.step, self.total_steps, warmup)
+        return self._peak_lr(name) * schedule(self.step, self.total_steps, warmup)
+
+    def _peak_lr(self, name: str) -> float:
+        lr = self.plans[name].lr
+        return peak_lr(self.saes[name].num_latents) if lr is None else lr
 
     # What is reported
 
     def metrics(self, *, tokens_per_second: float) -> Record:
-        """What happened since the last record, by hookpoint. Waits for the device.
+        """What happened since the last record, by autoencoder. Waits for the device.
 
-        Raises FloatingPointError, naming the hookpoint and the step, if a loss was not finite.
+        Raises FloatingPointError, naming the autoencoder and the step, if a loss was not finite.
         """
         record: Record = {
             "step": self.step,
@@ -200,8 +209,9 @@ class SaeTrainer:
         return record
 
     def evaluate(self) -> dict[str, ReconstructionMetrics]:
-        """Reconstruction of the held-out tokens, by hookpoint."""
-        return evaluate_reconstruction(self.saes, map(self.live.read, self.tokens.held_out_batches()))
+        """Reconstruction of the held-out tokens, by autoencoder."""
+        batches = map(self.live.read, self.tokens.held_out_batches())
+        return evaluate_reconstruction(self.saes, map(self._by_sae, batches))
 
     def describe(self) -> dict[str, Any]:
         """What config.json says beside the configuration: what was derived from model and data."""
@@ -215,7 +225,7 @@ class SaeTrainer:
             "held_out_sequences": self.tokens.held_out,
             "ctx_len": self.tokens.ctx_len,
             "shuffle_block_batches": self._batches_per_block(),
-            "peak_lr": {name: self.cfg.lr or peak_lr(sae.num_latents) for name, sae in self.saes.items()},
+            "peak_lr": {name: self._peak_lr(name) for name in self.saes},
         }
 
     def _open_sinks(self, stack: ExitStack) -> list[Sink]:
@@ -269,18 +279,20 @@ class SaeTrainer:
 
     # Set-up
 
-    def _make_saes(self, widths: Mapping[str, int]) -> dict[str, Sae]:
+    def _make_saes(self) -> dict[str, Sae]:
         if self.cfg.finetune is not None:
-            return self._load_saes(self.cfg.finetune, widths)
-        saes = {}
-        for name, d_in in widths.items():
-            # A seed of its own, so that an autoencoder does not depend on which others are trained beside it.
-            generator = torch.Generator().manual_seed(self.cfg.seed + zlib.crc32(name.encode()))
-            saes[name] = Sae(d_in, self.cfg.sae, device=self.device, generator=generator)
-        return saes
+            found = self._load_saes(self.cfg.finetune)
+            return {name: copy.deepcopy(found[plan.hookpoint]) for name, plan in self.plans.items()}
+        return {name: self._new_sae(plan) for name, plan in self.plans.items()}
 
-    def _load_saes(self, source: str, widths: Mapping[str, int]) -> dict[str, Sae]:
-        saes = Sae.load_many(source, widths, self.device)
+    def _new_sae(self, plan: SaePlan) -> Sae:
+        # A seed of its own, so that an autoencoder does not depend on which others are trained beside it.
+        generator = torch.Generator().manual_seed(plan.seed + zlib.crc32(plan.hookpoint.encode()))
+        return Sae(self.widths[plan.hookpoint], plan.cfg, device=self.device, generator=generator)
+
+    def _load_saes(self, source: str) -> dict[str, Sae]:
+        """The autoencoders to start from, by hookpoint."""
+        saes = Sae.load_many(source, self.hookpoints, self.device)
         for name, sae in saes.items():
             for option, default in vars(SaeConfig()).items():
                 given, found = getattr(self.cfg.sae, option), getattr(sae, option, getattr(sae.cfg, option))
@@ -289,18 +301,22 @@ class SaeTrainer:
                         f"{option} comes with finetune, and {name} in {source} has {found}, got {given}; "
                         f"leave out --{option}"
                     )
-            if sae.d_in != widths[name]:
+            if sae.d_in != self.widths[name]:
                 raise ValueError(
-                    f"finetune: {name} in {source} must be {widths[name]} wide, as the model is, "
+                    f"finetune: {name} in {source} must be {self.widths[name]} wide, as the model is, "
                     f"got {sae.d_in}; is it of another model?"
                 )
         return {name: sae.to(torch.float32) for name, sae in saes.items()}
+
+    def _by_sae(self, activations: Activations) -> Activations:
+        """What each autoencoder reads, by its name."""
+        return {name: activations[plan.hookpoint] for name, plan in self.plans.items()}
 
     def _harvest(self, tokens: Tensor) -> Activations:
         return lm.harvest(self.model, tokens.to(self.device, non_blocking=True), self.hookpoints)
 
     def _batches_per_block(self) -> int:
-        d_total = sum(sae.d_in for sae in self.saes.values())
+        d_total = sum(self.widths.values())  # whatever is trained on it: the order of tokens must not depend on that
         itemsize = next(self.model.parameters()).element_size()
         bytes_per_batch = self.cfg.batch_size * self.tokens.ctx_len * d_total * itemsize
         return batches_per_block(self.cfg.grad_acc_steps, bytes_per_batch)

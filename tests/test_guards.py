@@ -34,12 +34,13 @@ MAY_KNOW = {
     "checkpoint": {"autoencoder"},
     "run": {"config"},
     "cli": set(),
+    "sweep": {"config"},
     # what composes them
     "evaluate": {"autoencoder", "losses"},
     "report": {"evaluate", "log"},
     "trainer": {
         "autoencoder", "checkpoint", "config", "data", "distributed", "evaluate", "interrupt", "learner", "lm", "log",
-        "optim", "report", "run",
+        "optim", "report", "run", "sweep",
     },
     "__init__": {"autoencoder", "config", "trainer"},
     "__main__": {"cli", "config", "data", "distributed", "formats", "lm", "run", "trainer"},

@@ -347,14 +347,15 @@ def test_max_tokens_ends_the_run_and_its_learning_rate(make: Make) -> None:
     rates = []
     trainer.initialise()
     while trainer.step < trainer.total_steps:
-        rates.append(trainer.learning_rate(128))
+        rates.append(trainer.learning_rate("layers.0"))
         trainer.train_step()
     assert rates == pytest.approx([1 / 3, 2 / 3, 1, 2 / 3, 1 / 3])
 
 
 def test_the_learning_rate_follows_the_law_unless_it_is_given(make: Make) -> None:
-    assert make(lr=None, lr_warmup_steps=0).learning_rate(2**12) == pytest.approx(4e-4)
-    assert make(lr=0.5, lr_warmup_steps=0).learning_rate(2**12) == 0.5
+    wide = SaeConfig(num_latents=2**12)
+    assert make(sae=wide, lr=None, lr_warmup_steps=0).learning_rate("layers.0") == pytest.approx(4e-4)
+    assert make(sae=wide, lr=0.5, lr_warmup_steps=0).learning_rate("layers.0") == 0.5
 
 
 def test_a_stream_trains_to_max_tokens(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
