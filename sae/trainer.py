@@ -19,13 +19,13 @@ from sae.data.activations import Activations, LiveActivations
 from sae.data.shuffle import ShuffleBuffer, batches_per_block
 from sae.data.tokens import TokenBatches, as_sequences, held_out_count
 from sae.distributed import World
-from sae.evaluate.outliers import outlier_warning
-from sae.evaluate.reconstruction import ReconstructionMetrics, evaluate_reconstruction
+from sae.evaluation.outliers import outlier_warning
+from sae.evaluation.reconstruction import ReconstructionMetrics, evaluate_reconstruction
 from sae.interrupt import StopRequests
 from sae.learner import SaeLearner
 from sae.log import JsonLines, Progress, Record, Sink, Stopwatch, WandbSink, note, why_no_wandb
 from sae.optim import peak_lr, schedule, warmup_steps
-from sae.report import report
+from sae.report.training import report
 from sae.run import RunFolder
 from sae.sweep import SaePlan, plan_saes
 

@@ -130,7 +130,7 @@ def parse(arguments: list[str]) -> Any:
 
 @pytest.fixture
 def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sae.report.draw_curves", lambda records, path: None)
+    monkeypatch.setattr("sae.report.training.draw_curves", lambda records, path: None)
 
 
 # A run

@@ -15,9 +15,9 @@ from matplotlib.image import imread
 from tiny_models import VOCAB_SIZE, tiny_model
 
 from sae import SaeConfig, SaeTrainer, TrainConfig, log
-from sae.evaluate.reconstruction import ReconstructionMetrics
+from sae.evaluation.reconstruction import ReconstructionMetrics
 from sae.log import JsonLines, Progress, Sink, Stopwatch, WandbSink, note, why_no_wandb
-from sae.report import draw_curves, read_records, report
+from sae.report.training import draw_curves, read_records, report
 
 
 def make_records(names: list[str], count: int) -> list[dict[str, float]]:

@@ -19,8 +19,8 @@ from torch import Tensor
 import sae.lm
 from sae import Sae, SaeConfig, SaeTrainer, TrainConfig, checkpoint
 from sae.data import MemmapTokens
-from sae.evaluate.reconstruction import ReconstructionMetrics
-from sae.report import read_records
+from sae.evaluation.reconstruction import ReconstructionMetrics
+from sae.report.training import read_records
 
 SEQ = 8
 LAYERS = {"gpt_neox": "layers", "gpt2": "h", "llama": "layers", "gemma3": "layers", "bert": "encoder.layer"}
@@ -39,7 +39,7 @@ Make = Callable[..., SaeTrainer]
 @pytest.fixture(autouse=True)
 def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes longer than training here; tests/test_log.py looks at pictures."""
-    monkeypatch.setattr("sae.report.draw_curves", lambda records, path: None)
+    monkeypatch.setattr("sae.report.training.draw_curves", lambda records, path: None)
 
 
 @pytest.fixture

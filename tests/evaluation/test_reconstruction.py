@@ -4,8 +4,8 @@ import pytest
 import torch
 from oracle import make_sae
 
-from sae.evaluate.outliers import outlier_warning
-from sae.evaluate.reconstruction import evaluate_reconstruction
+from sae.evaluation.outliers import outlier_warning
+from sae.evaluation.reconstruction import evaluate_reconstruction
 
 
 @pytest.mark.parametrize("split", [[100], [1, 99], [0, 40, 60]])

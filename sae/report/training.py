@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from sae.evaluate.reconstruction import ReconstructionMetrics
+from sae.evaluation.reconstruction import ReconstructionMetrics
 from sae.log import Record, read_records
 
 _PANELS = {

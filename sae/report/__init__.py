@@ -1,0 +1,1 @@
+"""What a person looks at: tables, pictures, files that say how good a run or a dictionary is."""
