@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sae.autoencoder import Encoded, Sae, SaeOutput
     from sae.config import RunConfig, SaeConfig, TrainConfig
+    from sae.lm.graft import Latents, graft
     from sae.trainer import SaeTrainer
 
-__all__ = ["Encoded", "RunConfig", "Sae", "SaeConfig", "SaeOutput", "SaeTrainer", "TrainConfig"]
+__all__ = ["Encoded", "Latents", "RunConfig", "Sae", "SaeConfig", "SaeOutput", "SaeTrainer", "TrainConfig", "graft"]
 
 _HOMES = {
     "Encoded": "autoencoder", "Sae": "autoencoder", "SaeOutput": "autoencoder",
     "RunConfig": "config", "SaeConfig": "config", "TrainConfig": "config",
     "SaeTrainer": "trainer",
+    "Latents": "lm.graft", "graft": "lm.graft",
 }  # fmt: skip
 
 

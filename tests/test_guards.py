@@ -42,7 +42,7 @@ MAY_KNOW = {
         "autoencoder", "checkpoint", "config", "data", "distributed", "evaluation", "interrupt", "learner", "lm", "log",
         "optim", "report", "run", "sweep",
     },
-    "__init__": {"autoencoder", "config", "trainer"},
+    "__init__": {"autoencoder", "config", "lm", "trainer"},
     "__main__": {"cli", "config", "data", "distributed", "formats", "lm", "run", "trainer"},
 }  # fmt: skip
 """Every room of the package, lowest first, and the rooms whose names may stand in its imports."""

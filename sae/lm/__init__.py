@@ -1,5 +1,6 @@
-"""All that touches the language model: load it, name places in it (hookpoints), read what passes there (harvest)."""
+"""All that touches the language model: load it, name places in it (hookpoints), read or replace what passes there."""
 
+from .graft import Latents, graft
 from .harvest import harvest, widths
 from .hookpoints import base_model, block_list, locate, resolve_hookpoints
 from .load import (
@@ -15,12 +16,14 @@ from .load import (
 )
 
 __all__ = [
+    "Latents",
     "base_model",
     "block_list",
     "check_ctx_len",
     "check_device",
     "compute_dtype",
     "context_limit",
+    "graft",
     "harvest",
     "load_config",
     "load_model",

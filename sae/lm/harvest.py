@@ -25,7 +25,7 @@ def harvest(
     """
     base = base_model(model)
     capture = Capture(hookpoints, tuple(tokens.shape))
-    with _hooked(base, capture), _evaluating(base), torch.no_grad(), suppress(_Stop):
+    with _hooked(base, capture), evaluating(base), torch.no_grad(), suppress(_Stop):
         base(tokens.to(_device(base)), **_without_cache(base))
     if capture.missing:
         raise ValueError(
@@ -63,7 +63,7 @@ class Capture:
         """Keep what a module received or returned. Raises _Stop when nothing is missing any more."""
         if hookpoint not in self.missing:
             return
-        value = _first_tensor(hookpoint, values, self.shape)
+        value = first_tensor(hookpoint, values, self.shape)
         del self.missing[hookpoint]
         if not self.missing:
             self.found[hookpoint] = value
@@ -89,23 +89,25 @@ def _hooked(base: nn.Module, capture: Capture) -> Iterator[None]:
         yield
 
 
-def _first_tensor(hookpoint: str, values: Any, shape: tuple[int, ...]) -> Tensor:
-    """The value itself, or the first tensor of several; checked to be one vector for each token."""
+def first_tensor(hookpoint: str, values: Any, shape: tuple[int, ...] | None = None) -> Tensor:
+    """The value itself, or the first tensor of several; checked to be one vector for each token of `shape`."""
     if isinstance(values, dict):  # transformers' ModelOutput
         values = tuple(values.values())
     several = values if isinstance(values, tuple | list) else (values,)
     value = next((each for each in several if isinstance(each, Tensor)), None)
-    if value is None or value.ndim != 3 or value.shape[:2] != shape or not value.is_floating_point():
+    fits = value is not None and value.ndim == 3 and value.is_floating_point()
+    if value is None or not fits or (shape is not None and value.shape[:2] != shape):
         found = "no tensor" if value is None else f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+        expected = "(batch, seq, d_in)" + (f" with (batch, seq) = {shape}" if shape is not None else "")
         raise ValueError(
-            f"hookpoint {hookpoint} must carry one vector per token, (batch, seq, d_in) with (batch, seq) = {shape}, "
+            f"hookpoint {hookpoint} must carry one vector per token, {expected}, "
             f"got {found}; name another module, e.g. the block that holds it"
         )
     return value
 
 
 @contextmanager
-def _evaluating(base: nn.Module) -> Iterator[None]:
+def evaluating(base: nn.Module) -> Iterator[None]:
     """Dropout off, and each module's own training flag back afterwards."""
     training = [module for module in base.modules() if module.training]
     for module in training:

@@ -1,0 +1,186 @@
+"""Run a language model with reconstructions in place of its activations: to measure, to ablate, to steer, to train."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from .harvest import first_tensor
+from .hookpoints import base_model, locate
+
+
+@runtime_checkable
+class Coder(Protocol):
+    """What encodes an activation into few latents and decodes them: `Sae` is one."""
+
+    num_latents: int
+
+    def encode(self, x: Tensor) -> Any:
+        """x (…, d_in) -> (top_acts, top_indices), both (…, k)."""
+
+    def decode(self, top_acts: Tensor, top_indices: Tensor) -> Tensor:
+        """Any number of latents a token -> (…, d_in)."""
+
+
+class Latents:
+    """The latents of every token at one hookpoint, to read and to change: `latents[7]` is latent 7's activation.
+
+    `latents[7] = 0` ablates, `latents[7] += 3` and `latents[7] *= 2` steer. An activation may become negative. Only
+    latents that fired or were set take memory: the dense code never exists. Gradients flow through all of it.
+    """
+
+    top_acts: Float[Tensor, "batch seq active"]
+    """Activations of the active latents; a row may hold zeros."""
+    top_indices: Int[Tensor, "batch seq active"]
+    """Which latents. One that was set stands last; where it fired before, with activation 0."""
+
+    def __init__(self, hookpoint: str, num_latents: int, top_acts: Tensor, top_indices: Tensor) -> None:
+        self.hookpoint, self.num_latents = hookpoint, num_latents
+        self.top_acts, self.top_indices = top_acts, top_indices
+
+    def __getitem__(self, latent: int) -> Float[Tensor, "batch seq"]:
+        self._check(latent)
+        return self.top_acts.where(self.top_indices == latent, 0).sum(-1)
+
+    def __setitem__(self, latent: int, value: float | Tensor) -> None:
+        self._check(latent)
+        column = self.top_acts.new_zeros(self.top_acts.shape[:-1]) + value
+        rest = self.top_acts.where(self.top_indices != latent, 0)
+        self.top_acts = torch.cat([rest, column.unsqueeze(-1)], -1)
+        index = self.top_indices.new_full(column.shape, latent).unsqueeze(-1)
+        self.top_indices = torch.cat([self.top_indices, index], -1)
+
+    def _check(self, latent: int) -> None:
+        if not 0 <= latent < self.num_latents:
+            raise ValueError(
+                f"a latent of {self.hookpoint} must be between 0 and {self.num_latents - 1}, got {latent}; "
+                "is it of another autoencoder?"
+            )
+
+
+Edit = Callable[[Latents], None]
+"""Changes latents in place, at every hookpoint that is grafted; `latents.hookpoint` says which it is."""
+
+
+@contextmanager
+def graft(
+    model: nn.Module,
+    saes: Mapping[str, Coder | Callable[[Tensor], Tensor]],
+    *,
+    keep_error: bool = False,
+    edit: Edit | None = None,
+    mask: Bool[Tensor, "batch seq"] | None = None,
+) -> Iterator[nn.Module]:
+    """Inside `with`, `model` runs with the reconstruction of each hookpoint in place of its activation.
+
+    `saes` holds, by hookpoint, an `Sae` or any function of the activation (batch, seq, d_in). With `keep_error` what
+    the reconstruction misses, held constant, is added again: without `edit` the model then computes what it always
+    does, bit for bit. `edit` changes the latents between encoding and decoding. Where `mask` is False the activation
+    stays as it is. Reconstructions are rounded to the type of the activation. Gradients flow to the weights of `saes`
+    and back into the model. A module that runs several times in one forward is replaced the first time, as `harvest`
+    reads it. The model is as before afterwards, also after an error.
+
+    Raises ValueError for a hookpoint that the model lacks, for `edit` without something to decode, and, when the
+    model runs, for an activation or a reconstruction of a wrong shape.
+    """
+    base = base_model(model)
+    splices = {name: _Splice(name, sae, keep_error=keep_error, edit=edit, mask=mask) for name, sae in saes.items()}
+    with ExitStack() as stack:
+        for name, splice in splices.items():
+            module, side = locate(base, name)
+            if side == "input":
+                stack.enter_context(module.register_forward_pre_hook(splice.on_input, with_kwargs=True))
+            else:
+                stack.enter_context(module.register_forward_hook(splice.on_output))
+            stack.enter_context(base.register_forward_pre_hook(splice.on_start))
+        yield model
+
+
+class _Splice:
+    """Replaces what passes one hookpoint."""
+
+    def __init__(
+        self,
+        hookpoint: str,
+        sae: Coder | Callable[[Tensor], Tensor],
+        *,
+        keep_error: bool,
+        edit: Edit | None,
+        mask: Tensor | None,
+    ) -> None:
+        if edit is not None and not isinstance(sae, Coder):
+            raise ValueError(
+                f"edit needs latents to change, and what is grafted at {hookpoint} is {type(sae).__name__}, without "
+                "encode and decode; graft an Sae, or leave edit out"
+            )
+        self._hookpoint, self._sae, self._keep_error, self._edit, self._mask = hookpoint, sae, keep_error, edit, mask
+        self._done = False
+
+    def on_start(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self._done = False
+
+    def on_output(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        return self._replace_first(output)
+
+    def on_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if any(isinstance(each, Tensor) for each in args):
+            return self._replace_first(args), kwargs
+        # Of the named arguments, hidden_states before any other, as `harvest` reads them.
+        order = sorted(kwargs, key="hidden_states".__ne__)
+        return args, kwargs | self._replace_first({name: kwargs[name] for name in order})
+
+    def _replace_first(self, values: Any) -> Any:
+        """`values`, a tensor or several, with the first tensor replaced."""
+        if self._done:
+            return values
+        self._done = True
+        x = first_tensor(self._hookpoint, values)
+        new = self.replace(x)
+        if isinstance(values, Tensor):
+            return new
+        if isinstance(values, dict):  # transformers' ModelOutput
+            changed = copy.copy(values)
+            changed[next(key for key, value in values.items() if value is x)] = new
+            return changed
+        several = [new if value is x else value for value in values]
+        return type(values)(*several) if hasattr(values, "_fields") else type(values)(several)
+
+    def replace(self, x: Float[Tensor, "batch seq d_in"]) -> Float[Tensor, "batch seq d_in"]:
+        """What stands in x's place."""
+        new = self._reconstruct(x)
+        if new is x or self._mask is None:
+            return new
+        if self._mask.shape != x.shape[:2]:
+            raise ValueError(
+                f"mask must have one entry per token, (batch, seq) = {tuple(x.shape[:2])} at {self._hookpoint}, "
+                f"got {tuple(self._mask.shape)}; leave it out to replace all"
+            )
+        return torch.where(self._mask.to(x.device).unsqueeze(-1), new, x)
+
+    def _reconstruct(self, x: Tensor) -> Tensor:
+        if self._keep_error and self._edit is None:
+            return x
+        if not isinstance(self._sae, Coder):
+            return self._checked(self._sae(x), x)
+        acts, indices = self._sae.encode(x)
+        recon = self._sae.decode(acts, indices)
+        if self._edit is None:
+            return self._checked(recon, x)
+        latents = Latents(self._hookpoint, self._sae.num_latents, acts, indices)
+        self._edit(latents)
+        edited = self._sae.decode(latents.top_acts, latents.top_indices)
+        if not self._keep_error:
+            return self._checked(edited, x)
+        return self._checked(x.detach() + (edited - recon.detach()), x)
+
+    def _checked(self, new: Any, x: Tensor) -> Tensor:
+        if not isinstance(new, Tensor) or new.shape != x.shape:
+            found = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
+            raise ValueError(
+                f"what is grafted at {self._hookpoint} must return activations of shape {tuple(x.shape)}, got {found}"
+            )
+        return new.to(x.dtype)
