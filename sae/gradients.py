@@ -36,6 +36,10 @@ class Gradients(NamedTuple):
         for mine, theirs in zip(self, other, strict=True):
             mine.add_(theirs)
 
+    def by_parameter(self) -> dict[str, Tensor]:
+        """The gradients by the names of `Sae`'s parameters."""
+        return {"encoder.weight": self.W_enc, "encoder.bias": self.b_enc, "W_dec": self.W_dec, "b_dec": self.b_dec}
+
 
 class Weights(NamedTuple):
     """Parameters as the step reads them: the encoder in the compute type too."""

@@ -12,7 +12,7 @@ from sae.autoencoder import Sae
 from sae.dead import DeadLatents
 from sae.gradients import Gradients, Weights, add_auxk_gradients_, reconstruction_gradients
 from sae.losses import VarianceSums, fvu
-from sae.optim import adam
+from sae.optim import Adam
 from sae.select import selection
 
 
@@ -48,7 +48,7 @@ class SaeLearner:
         self._select = selection(sae.cfg)
         self._grads: Gradients | None = None
         self._weights = Weights.of(sae, compute_dtype)
-        self._optimizer = adam(sae.parameters())
+        self._optimizer = Adam(dict(sae.named_parameters()))
         self._fired = torch.zeros(sae.num_latents, dtype=torch.int32, device=sae.device)
         self._tokens = 0
         self._mean = torch.zeros(sae.d_in, device=sae.device)
@@ -56,7 +56,6 @@ class SaeLearner:
         self._variance_sums = VarianceSums.zeros(sae.d_in, sae.device)
         self._sums = torch.zeros(3, dtype=torch.float64, device=sae.device)
         self._step_variance_sums, self._step_sums = VarianceSums.zeros(sae.d_in, sae.device), self._sums.clone()
-        self._create_optimizer_state()
 
     # The normaliser
 
@@ -115,12 +114,7 @@ class SaeLearner:
         sae, unit_norm = self.sae, self.sae.cfg.normalize_decoder
         if unit_norm:
             grads.W_dec.addcmul_(sae.W_dec.detach(), grads.radial.unsqueeze(1), value=-1)
-        sae.encoder.weight.grad, sae.encoder.bias.grad = grads.W_enc, grads.b_enc
-        sae.W_dec.grad, sae.b_dec.grad = grads.W_dec, grads.b_dec
-        self._optimizer.param_groups[0]["lr"] = lr
-        self._optimizer.found_inf = (~self._sums.isfinite().all()).float()  # type: ignore[attr-defined]
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer.step(grads.by_parameter(), lr, skip=(~self._sums.isfinite().all()).float())
         if unit_norm:
             sae.set_decoder_norm_to_unit_norm()
 
@@ -158,8 +152,7 @@ class SaeLearner:
         state = {f"dead.{name}": t for name, t in self.dead.state_dict().items()}
         state |= {"mean": self._mean, "variance": self._variance, "meters.sums": self._sums}
         state |= {f"meters.variance.{name}": t for name, t in self._variance_sums._asdict().items()}
-        for name, parameter in self.sae.named_parameters():
-            state |= {f"adam.{name}.{key}": t for key, t in self._optimizer.state[parameter].items()}
+        state |= {f"adam.{name}": t for name, t in self._optimizer.state_dict().items()}
         return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -168,12 +161,3 @@ class SaeLearner:
             tensor.copy_(state[name])
         self.dead.load_state_dict({"tokens_since_fired": state["dead.tokens_since_fired"]})
         self._weights = Weights.of(self.sae, self._compute_dtype)
-
-    def _create_optimizer_state(self) -> None:
-        """Let Adam make its moments now, all 0, so that they have a place before the first step."""
-        for parameter in self.sae.parameters():
-            self._optimizer.state[parameter] = {
-                "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
-                "exp_avg": torch.zeros_like(parameter),
-                "exp_avg_sq": torch.zeros_like(parameter),
-            }

@@ -1,5 +1,8 @@
 """One autoencoder in training: steps, dead latents, meters and state."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from oracle import dense_gradients, make_sae
@@ -7,7 +10,7 @@ from oracle import dense_gradients, make_sae
 from sae import Sae, SaeConfig
 from sae.dead import DeadLatents
 from sae.learner import SaeLearner
-from sae.optim import adam, peak_lr, schedule, warmup_steps
+from sae.optim import Adam, peak_lr, schedule, warmup_steps
 
 N = 64
 
@@ -241,6 +244,28 @@ class TestOptim:
     def test_the_warm_up_is_derived_from_the_run(self, total: int, chosen: int | None, expected: int) -> None:
         assert warmup_steps(total, chosen) == expected
 
-    def test_adam_has_the_papers_constants(self) -> None:
-        group = adam([torch.nn.Parameter(torch.zeros(2))]).param_groups[0]
-        assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.9, 0.999), 6.25e-10, 0)
+    def test_adam_is_pytorchs_with_the_papers_constants(self) -> None:
+        torch.manual_seed(0)
+        mine = {"a": torch.randn(5, 3), "b": torch.randn(7)}
+        theirs = {name: torch.nn.Parameter(t.clone()) for name, t in mine.items()}
+        adam, oracle = Adam(mine), torch.optim.Adam(theirs.values(), lr=1e-2, betas=(0.9, 0.999), eps=6.25e-10)
+        for _ in range(4):
+            grads = {name: torch.randn_like(t) for name, t in mine.items()}
+            for name, parameter in theirs.items():
+                parameter.grad = grads[name].clone()
+            adam.step(grads, 1e-2, skip=torch.zeros(()))
+            oracle.step()
+        assert_same(mine, {name: p.detach() for name, p in theirs.items()}, atol=1e-7, rtol=1e-6)
+
+    def test_a_step_does_not_import_torch_optim_which_takes_seconds_and_memory(self) -> None:
+        program = """
+import sys, torch, sae
+from sae.learner import SaeLearner
+learner = SaeLearner(sae.Sae(8, sae.SaeConfig(num_latents=16, k=2)), tokens_per_step=4, auxk_alpha=0.0,
+                     dead_feature_threshold=10, compute_dtype=torch.float32)
+learner.accumulate(torch.randn(4, 8))
+learner.update(1e-3)
+assert learner.read_metrics().l0 > 0
+assert not {"torch._dynamo", "sympy"} & set(sys.modules)
+"""
+        subprocess.run([sys.executable, "-c", program], check=True)
