@@ -19,7 +19,9 @@ TRAIN_GROUPS = {
         "batch_size", "grad_acc_steps", "micro_acc_steps", "lr", "lr_warmup_steps", "auxk_alpha",
         "dead_feature_threshold", "seed",
     ),
-    "output": ("save_dir", "run_name", "resume", "save_every", "log_to_wandb", "wandb_log_frequency"),
+    "output": (
+        "save_dir", "run_name", "resume", "save_every", "keep_last", "save_best", "log_to_wandb", "wandb_log_frequency",
+    ),
     "machine": (
         "device", "load_in_8bit", "attn_implementation", "distribute_layers", "revision", "hf_token",
     ),

@@ -124,7 +124,7 @@ class Sae(nn.Module):
 
         Raises ValueError that names the file and what is wrong with it.
         """
-        return cls._from_file(eleuther.load(Path(path)), device)
+        return cls.from_file(eleuther.load(Path(path)), device)
 
     @classmethod
     def load_from_hub(
@@ -154,7 +154,8 @@ class Sae(nn.Module):
         return {hookpoint: cls.load_from_disk(path, device) for hookpoint, path in found.items()}
 
     @classmethod
-    def _from_file(cls, file: eleuther.SaeFile, device: torch.device | str) -> "Sae":
+    def from_file(cls, file: eleuther.SaeFile, device: torch.device | str = "cpu") -> "Sae":
+        """The autoencoder of these tensors, which it takes over where they already are on `device`."""
         with torch.device("meta"):
             sae = cls(file.d_in, file.cfg, device="meta", dtype=file.tensors["W_dec"].dtype)
         sae.load_state_dict(file.tensors, assign=True)

@@ -1,17 +1,21 @@
 """A run's state on disk: `<run>/step_<n>/<name>/…`, complete exactly when its manifest is there.
 
 step_<n>/manifest.json                       sizes and SHA-256 of all files; written last
-step_<n>/trainer.json                        the step, the position in the data
+step_<n>/trainer.json                        the step, the position in the data, the held-out FVU if it was measured
 step_<n>/<name>/cfg.json                     EleutherAI's format, which today's tools read as it is
 step_<n>/<name>/sae.safetensors
 step_<n>/<name>/state.safetensors            optimizer moments, dead latents, normaliser, meters
+best.json                                    names the checkpoint with the least held-out FVU
+
+A checkpoint is written as `.step_<n>.partial` and renamed; one that is removed is renamed first. A folder of that name
+is what a crash has left, and the next checkpoint removes it.
 """
 
 import hashlib
 import json
-import os
+import math
 import shutil
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from safetensors import SafetensorError
@@ -19,8 +23,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sae.autoencoder import Sae
+from sae.disk import link_that_leaves, read_json, sync, write_json
+from sae.formats.eleuther import BEST
 
 MANIFEST, TRAINER, STATE = "manifest.json", "trainer.json", "state.safetensors"
+_MAX_JSON_BYTES = 2**26
+"""A manifest has about 400 bytes a hookpoint; the position in a stream holds tokens that wait."""
 
 
 class Checkpoint(NamedTuple):
@@ -33,22 +41,87 @@ class Checkpoint(NamedTuple):
     """JSON: the step, the position in the data."""
 
 
+# Writing
+
+
 def save(run: Path, step: int, checkpoint: Checkpoint) -> Path:
-    """Write `<run>/step_<step>` and return it. A crash leaves no folder of that name, or a complete one."""
-    final, partial = run / f"step_{step}", run / f".step_{step}.partial"
-    if (final / MANIFEST).is_file():
+    """Write `<run>/step_<step>` and return it. A crash leaves no folder of that name, or a complete one.
+
+    Raises OSError in one line if the disk is full, FloatingPointError if a tensor is not finite; both leave nothing.
+    """
+    final = run / f"step_{step}"
+    if is_undamaged(final):
         return final  # A step has one state: it is there already.
-    if partial.exists():
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True)
+    partial = begin(run, step)
     try:
-        _write(partial, checkpoint)
+        write_part(partial, checkpoint)
+        return finish(partial, checkpoint.trainer)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)  # the disk may be full
         raise OSError(f"{final} cannot be written ({error}); make room, or choose another --save_dir") from error
+    except FloatingPointError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def begin(run: Path, step: int) -> Path:
+    """An empty folder for the parts of a checkpoint; what a crash has left of others is removed."""
+    for left in run.glob(".step_*.partial"):
+        _remove(left)
+    if (run / f"step_{step}").exists():
+        _remove(run / f"step_{step}")  # damaged
+    partial = run / f".step_{step}.partial"
+    partial.mkdir(parents=True)
+    return partial
+
+
+def write_part(partial: Path, checkpoint: Checkpoint) -> None:
+    """Write these autoencoders and their states; several processes may each write theirs into the same folder."""
+    for name, sae in checkpoint.saes.items():
+        state = {key: t.detach().cpu().contiguous() for key, t in checkpoint.states[name].items()}
+        _check_finite(name, sae.state_dict(), state)
+        sae.save_to_disk(partial / name)
+        save_file(state, partial / name / STATE)
+
+
+def finish(partial: Path, trainer: dict[str, Any]) -> Path:
+    """Make a complete checkpoint of the folder, once all parts are written; returns where it is then."""
+    (partial / TRAINER).write_text(json.dumps(trainer, indent=2) + "\n")
+    _write_manifest(partial)
+    final = partial.with_name(partial.name[1:].removesuffix(".partial"))
     partial.rename(final)
-    _sync(run)
+    sync(final.parent)
     return final
+
+
+def _check_finite(name: str, weights: dict[str, Tensor], state: dict[str, Tensor]) -> None:
+    # The square of a gradient may overflow where training still goes on.
+    for tensors, is_good in ((weights, math.isfinite), (state, lambda end: not math.isnan(end))):
+        for key, tensor in tensors.items():
+            if tensor.is_floating_point() and not all(is_good(end.item()) for end in tensor.aminmax()):
+                raise FloatingPointError(f"{name}: {key} is not finite, and such a checkpoint is never written")
+
+
+def _write_manifest(folder: Path) -> None:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = {p.relative_to(folder).as_posix(): {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in paths}
+    for path in paths:
+        sync(path)
+    (folder / MANIFEST).write_text(json.dumps({"version": 1, "files": files}, indent=2) + "\n")
+    sync(folder / MANIFEST)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def size_on_disk(saes: dict[str, Sae]) -> int:
+    """About how many bytes one checkpoint takes: the weights and two moments of each."""
+    return sum(3 * parameter.nbytes for sae in saes.values() for parameter in sae.parameters())
+
+
+# Reading
 
 
 def load(folder: Path, names: list[str]) -> Checkpoint:
@@ -57,8 +130,45 @@ def load(folder: Path, names: list[str]) -> Checkpoint:
     return Checkpoint(
         {name: Sae.load_from_disk(folder / name) for name in names},
         {name: load_file(folder / name / STATE) for name in names},
-        json.loads((folder / TRAINER).read_text()),
+        read_json(folder / TRAINER, max_bytes=_MAX_JSON_BYTES),
     )
+
+
+def check(folder: Path) -> None:
+    """Raise ValueError unless every file that the manifest lists is there, with its size and hash, and no link out."""
+    if not (folder / MANIFEST).is_file():
+        raise ValueError(f"{folder} must be a complete checkpoint, but has no {MANIFEST}; use an earlier one")
+    try:
+        manifest = read_json(folder / MANIFEST, max_bytes=_MAX_JSON_BYTES)
+        files = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(f"{folder / MANIFEST} is damaged; use an earlier checkpoint") from None
+    if link := link_that_leaves(folder):
+        raise ValueError(f"{link} leads out of the checkpoint; put the file itself there")
+    for name, (size, sha256) in files.items():
+        if not _is_inside(name):
+            raise ValueError(f"{folder / MANIFEST} names a file outside of the checkpoint; use an earlier checkpoint")
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != size or _sha256(path) != sha256:
+            raise ValueError(f"{path} is missing or damaged: it is not what {MANIFEST} says; use an earlier checkpoint")
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a relative path of a manifest stays in the manifest's folder."""
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\0" not in name
+
+
+def is_undamaged(folder: Path) -> bool:
+    """Whether there is a checkpoint that `check` passes."""
+    try:
+        check(folder)
+    except ValueError:
+        return False
+    return True
+
+
+# The checkpoints of a run
 
 
 def latest(run: Path) -> Path | None:
@@ -84,53 +194,53 @@ def newest_undamaged(run: Path) -> tuple[Path | None, list[str]]:
     return None, complaints
 
 
-def check(folder: Path) -> None:
-    """Raise ValueError unless every file that the manifest lists is there, with its size and hash."""
-    if not (folder / MANIFEST).is_file():
-        raise ValueError(f"{folder} must be a complete checkpoint, but has no {MANIFEST}; use an earlier one")
+def set_damaged_aside(run: Path, newest: Path | None) -> None:
+    """Rename the checkpoints newer than `newest` to `damaged_step_<n>`, so that nobody takes them for the newest."""
+    for folder in _by_step(run):
+        if folder == newest:
+            return
+        aside = folder.with_name(f"damaged_{folder.name}")
+        if aside.exists():
+            shutil.rmtree(aside)
+        folder.rename(aside)
+
+
+def best(run: Path) -> tuple[Path, float] | None:
+    """The checkpoint with the least held-out FVU, and its mean over hookpoints; None if none was measured."""
+    measured = [(fvu, folder) for folder in reversed(_by_step(run)) if (fvu := _held_out_fvu(folder)) is not None]
+    fvu, folder = min(measured, default=(0.0, None), key=lambda pair: pair[0])
+    return None if folder is None else (folder, fvu)
+
+
+def _held_out_fvu(folder: Path) -> float | None:
+    """What the checkpoint says of itself; None if it was not measured, or cannot be read."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        files = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise ValueError(f"{folder / MANIFEST} is damaged; use an earlier checkpoint") from None
-    for name, (size, sha256) in files.items():
-        path = folder / name
-        if not path.is_file() or path.stat().st_size != size or _sha256(path) != sha256:
-            raise ValueError(f"{path} is missing or damaged: it is not what {MANIFEST} says; use an earlier checkpoint")
+        values = read_json(folder / TRAINER, max_bytes=_MAX_JSON_BYTES)["held_out_fvu"].values()
+        return sum(values) / len(values)
+    except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError, OSError):
+        return None
 
 
-def size_on_disk(saes: dict[str, Sae]) -> int:
-    """About how many bytes one checkpoint takes: the weights and two moments of each."""
-    return sum(3 * parameter.nbytes for sae in saes.values() for parameter in sae.parameters())
+def rotate(run: Path, keep_last: int | None) -> None:
+    """Say in best.json which checkpoint is the best, then remove all but the newest `keep_last` and that one."""
+    found = best(run)
+    if found is not None:
+        write_json(run / BEST, {"checkpoint": found[0].name, "held_out_fvu": found[1]})
+    if keep_last is not None:
+        for folder in _by_step(run)[keep_last:]:
+            if found is None or folder != found[0]:
+                _remove(folder)
 
 
-def _write(folder: Path, checkpoint: Checkpoint) -> None:
-    for name, sae in checkpoint.saes.items():
-        sae.save_to_disk(folder / name)
-        state = {key: t.detach().cpu().contiguous() for key, t in checkpoint.states[name].items()}
-        save_file(state, folder / name / STATE)
-    (folder / TRAINER).write_text(json.dumps(checkpoint.trainer, indent=2) + "\n")
-    _write_manifest(folder)
-
-
-def _write_manifest(folder: Path) -> None:
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    files = {p.relative_to(folder).as_posix(): {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in paths}
-    for path in paths:
-        _sync(path)
-    (folder / MANIFEST).write_text(json.dumps({"version": 1, "files": files}, indent=2) + "\n")
-    _sync(folder / MANIFEST)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Force a file, or the names in a folder, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _remove(folder: Path) -> None:
+    """Remove a checkpoint, or a part of one, so that a crash leaves nothing that looks like a checkpoint."""
+    if folder.is_symlink():
+        folder.unlink()
+        return
+    partial = folder.with_name(f".{folder.name.strip('.').removesuffix('.partial')}.partial")
+    if partial != folder:
+        if partial.exists():
+            shutil.rmtree(partial)
+        folder.rename(partial)
+        sync(folder.parent)
+    shutil.rmtree(partial)

@@ -118,6 +118,14 @@ class TrainConfig:
     save_every: int = 1000
     """Steps between checkpoints. The last step is always saved."""
 
+    keep_last: int | None = None
+    """Newest checkpoints to keep; older ones are removed, but never the best. None: all, if all of this run take no
+    more than half of the free disk, else 3; then a line at the start says so."""
+
+    save_best: bool = False
+    """Measure the held-out FVU at every checkpoint, and keep the one with the least mean over hookpoints. best.json
+    names it, and RUN/best loads it."""
+
     save_dir: str = "checkpoints"
     """Folder that holds the runs."""
 
@@ -137,7 +145,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _check_positive(self, "batch_size", "grad_acc_steps", "micro_acc_steps", "layer_stride")
         _check_positive(self, "dead_feature_threshold", "save_every", "wandb_log_frequency")
-        for name in ("lr", "max_tokens"):
+        for name in ("lr", "max_tokens", "keep_last"):
             if getattr(self, name) is not None:
                 _check_positive(self, name)
         for name in ("lr_warmup_steps", "auxk_alpha"):

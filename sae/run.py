@@ -1,6 +1,7 @@
 """The folder of a run: where it is, whether it is free, and config.json, which says how to repeat the run."""
 
 import json
+import math
 import platform
 import shutil
 import sys
@@ -10,11 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sae.config import RunConfig, TrainConfig
+from sae.disk import read_json, write_json
 
 _PACKAGES = ("sae", "torch", "transformers", "datasets", "tokenizers", "safetensors", "numpy")
 _SECRET = "hf_token"
 _FREE_TO_CHANGE = (
-    "resume", "run_name", "save_dir", "save_every", "log_to_wandb", "wandb_log_frequency",
+    "resume", "run_name", "save_dir", "save_every", "keep_last", "save_best", "log_to_wandb", "wandb_log_frequency",
     "data_preprocessing_num_proc",
 )  # fmt: skip
 
@@ -23,6 +25,8 @@ class RunFolder(NamedTuple):
     """`<save_dir>/<run_name>`. Planned before any work, claimed when training starts."""
 
     path: Path
+    keep_last: int | None = None
+    """How many of the newest checkpoints stay; None: all."""
 
     @property
     def metrics(self) -> Path:
@@ -30,7 +34,9 @@ class RunFolder(NamedTuple):
         return self.path / "metrics.jsonl"
 
     @classmethod
-    def plan(cls, cfg: TrainConfig, *, model_name: str = "", needed_bytes: int = 0) -> "RunFolder":
+    def plan(
+        cls, cfg: TrainConfig, *, model_name: str = "", checkpoint_bytes: int = 0, total_steps: int = 0
+    ) -> "RunFolder":
         """Choose the folder, and check that it is free (or can be resumed) and fits on the disk. Touches nothing.
 
         Raises ValueError for a named folder that holds another run, for a run that cannot be resumed with these
@@ -46,8 +52,12 @@ class RunFolder(NamedTuple):
             _check_resumable(path, cfg)
         else:
             check_free(path)
-        _check_space(save_dir, needed_bytes)
-        return cls(path)
+        space = _free_bytes(save_dir)
+        _check_space(save_dir, space, checkpoint_bytes)
+        if cfg.resume and cfg.keep_last is None:
+            return cls(path, read_json(path / "config.json").get("derived", {}).get("keep_last"))
+        planned = math.ceil(total_steps / cfg.save_every)
+        return cls(path, cfg.keep_last or checkpoints_to_keep(planned, checkpoint_bytes, space))
 
     def claim(self, cfg: TrainConfig, derived: dict[str, Any]) -> None:
         """Create the folder and write config.json. Raises ValueError if another run took it meanwhile."""
@@ -55,8 +65,9 @@ class RunFolder(NamedTuple):
             return
         check_free(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
+        derived |= {"keep_last": self.keep_last}
         document = {"options": _options(cfg), "derived": derived, "versions": versions(), "command": _command()}
-        (self.path / "config.json").write_text(json.dumps(document, indent=2) + "\n")
+        write_json(self.path / "config.json", document)
 
 
 def _options(cfg: TrainConfig) -> dict[str, Any]:
@@ -120,14 +131,22 @@ def _last_taken_and_next_free(save_dir: Path, name: str) -> tuple[Path, Path]:
     return taken, free
 
 
-def _check_space(save_dir: Path, needed: int) -> None:
+def checkpoints_to_keep(planned: int, checkpoint_bytes: int, free: int) -> int | None:
+    """None, for all, if the checkpoints that are planned take no more than half of the free disk; else 3."""
+    return None if planned * checkpoint_bytes <= free / 2 else 3
+
+
+def _free_bytes(save_dir: Path) -> int:
     existing = next(folder for folder in [save_dir.absolute(), *save_dir.absolute().parents] if folder.exists())
     if not existing.is_dir():
         raise ValueError(f"save_dir must be a folder, but {existing} is a file; choose another --save_dir")
-    free = shutil.disk_usage(existing).free
+    return shutil.disk_usage(existing).free
+
+
+def _check_space(save_dir: Path, free: int, needed: int) -> None:
     if free < needed:
         raise ValueError(
-            f"save_dir must have space for one checkpoint, {needed / 1e6:,.0f} MB, but {existing} has "
+            f"save_dir must have space for one checkpoint, {needed / 1e6:,.0f} MB, but {save_dir.absolute()} has "
             f"{free / 1e6:,.0f} MB left; make room or choose another --save_dir"
         )
 

@@ -5,7 +5,7 @@ import math
 import time
 import zlib
 from collections.abc import Sized
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from sae.log import JsonLines, Progress, Record, Sink, Stopwatch, WandbSink, not
 from sae.optim import peak_lr, schedule, warmup_steps
 from sae.report.training import report
 from sae.run import RunFolder
+from sae.saver import Saver
 from sae.sweep import SaePlan, plan_saes
 
 
@@ -77,8 +78,10 @@ class SaeTrainer:
         self.folder = RunFolder.plan(
             cfg,
             model_name=str(getattr(model.config, "_name_or_path", "")),
-            needed_bytes=checkpoint.size_on_disk(self.saes),
+            checkpoint_bytes=checkpoint.size_on_disk(self.saes),
+            total_steps=self.total_steps,
         )
+        self.saver = Saver(self.folder.path, keep_last=self.folder.keep_last)
 
     # Training
 
@@ -93,6 +96,8 @@ class SaeTrainer:
         if self.step == 0:
             self.initialise()  # the first look at the data: what is wrong with it shows before anything is written
         self.folder.claim(self.cfg, self.describe())
+        if self.folder.keep_last != self.cfg.keep_last:
+            note(f"keeping the newest {self.folder.keep_last} checkpoints: all would take over half of the free disk")
         try:
             with ExitStack() as stack:
                 sinks = self._open_sinks(stack)
@@ -101,10 +106,10 @@ class SaeTrainer:
                 )
                 stack.enter_context(self.stop)
                 self._train(sinks, progress)
+            saved = self.save(measure=self.cfg.save_best)
         except Exception as error:
             error.add_note(self._save_what_is_left())
             raise
-        saved = self.save()
         if self.stop:
             note(f"stopped at step {self.step} of {self.total_steps}; saved in {saved}")
         else:
@@ -118,7 +123,8 @@ class SaeTrainer:
             if self.step % self.cfg.wandb_log_frequency == 0 or self.step == self.total_steps:
                 self._log(sinks, progress, seconds=time.perf_counter() - started)
             if self.step % self.cfg.save_every == 0:
-                self.save()
+                self.saver.start(self.state(measure=self.cfg.save_best))
+            self.saver.check()
         if self.step == 0 and not self.stop:
             raise ValueError(
                 f"the data must hold one step of {self.tokens_per_step} tokens, but the stream ended before; "
@@ -199,13 +205,17 @@ class SaeTrainer:
             "tokens": self.step * self.tokens_per_step,
             "tokens_per_second": tokens_per_second,
         }
+        not_finite = None
         for name, learner in self.learners.items():
             try:
                 metrics = learner.read_metrics()
-            except FloatingPointError as error:
+            except FloatingPointError as error:  # the others' meters start anew too, so that the state can be saved
                 place = f"step {self.step}, before batch {self.live.batch_index} of the data"
-                raise FloatingPointError(f"{name}: {error} at {place}; try a lower --lr") from None
+                not_finite = not_finite or FloatingPointError(f"{name}: {error} at {place}; try a lower --lr")
+                continue
             record |= {f"{name}/{metric}": value for metric, value in metrics._asdict().items()}
+        if not_finite:
+            raise not_finite
         return record
 
     def evaluate(self) -> dict[str, ReconstructionMetrics]:
@@ -241,18 +251,28 @@ class SaeTrainer:
 
     # State
 
-    def save(self) -> Path:
-        """Write a checkpoint of the state between two steps; returns its folder."""
+    def state(self, *, measure: bool = False) -> checkpoint.Checkpoint:
+        """The state between two steps; with `measure` the held-out FVU is part of it, unless there is haste."""
         states = {name: learner.state_dict() for name, learner in self.learners.items()}
         trainer = {"step": self.step, "source": self._position}
-        return checkpoint.save(self.folder.path, self.step, checkpoint.Checkpoint(self.saes, states, trainer))
+        if measure and not self.stop:
+            trainer["held_out_fvu"] = {name: metrics.fvu for name, metrics in self.evaluate().items()}
+        return checkpoint.Checkpoint(self.saes, states, trainer)
+
+    def save(self, *, measure: bool = False) -> Path:
+        """Write a checkpoint and wait until it is on disk; returns its folder."""
+        folder = self.saver.start(self.state(measure=measure))
+        self.saver.wait()
+        return folder
 
     def _save_what_is_left(self) -> str:
         """Save after an error, if that is still possible; what to tell the user."""
+        with suppress(OSError, FloatingPointError):
+            self.saver.wait()
         if self._position is not None:
             try:
                 return f"stopped at step {self.step}; the state before is saved in {self.save()}"
-            except OSError:
+            except (OSError, FloatingPointError):
                 pass  # such as the full disk that brought us here
         return f"stopped at step {self.step}, not saved; the last checkpoint is {checkpoint.latest(self.folder.path)}"
 
@@ -261,6 +281,7 @@ class SaeTrainer:
         folder, complaints = checkpoint.newest_undamaged(self.folder.path)
         for complaint in complaints:
             note(f"passed over: {complaint}")
+        checkpoint.set_damaged_aside(self.folder.path, folder)
         if folder is None:
             note(f"no checkpoint in {self.folder.path} yet: starting at the beginning")
         else:

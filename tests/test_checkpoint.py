@@ -88,7 +88,7 @@ def test_the_manifest_lists_every_other_file_and_is_written_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[Path] = []
-    monkeypatch.setattr(checkpoint, "_sync", lambda path: synced.append(path))
+    monkeypatch.setattr(checkpoint, "sync", lambda path: synced.append(path))
     folder = checkpoint.save(tmp_path / "run", 3, make_checkpoint())
     listed = json.loads((folder / MANIFEST).read_text())["files"]
     assert set(listed) == set(files_in(folder)) - {MANIFEST}

@@ -15,11 +15,12 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 MAY_KNOW = {
     # pure math: tensors in, tensors out
     "config": set(),
+    "disk": set(),
     "ops": set(),
     "losses": set(),
     "select": {"config", "ops"},
     # one autoencoder, and what trains it
-    "formats": {"config"},
+    "formats": {"config", "disk"},
     "autoencoder": {"config", "formats", "losses", "ops", "select"},
     "gradients": {"autoencoder", "losses", "ops"},
     "dead": set(),
@@ -31,8 +32,9 @@ MAY_KNOW = {
     "distributed": set(),
     "interrupt": set(),
     "log": set(),
-    "checkpoint": {"autoencoder"},
-    "run": {"config"},
+    "checkpoint": {"autoencoder", "disk", "formats"},
+    "saver": {"autoencoder", "checkpoint", "formats"},
+    "run": {"config", "disk"},
     "cli": set(),
     "sweep": {"config"},
     # what composes them
@@ -40,7 +42,7 @@ MAY_KNOW = {
     "report": {"evaluation", "log"},
     "trainer": {
         "autoencoder", "checkpoint", "config", "data", "distributed", "evaluation", "interrupt", "learner", "lm", "log",
-        "optim", "report", "run", "sweep",
+        "optim", "report", "run", "saver", "sweep",
     },
     "__init__": {"autoencoder", "config", "lm", "trainer"},
     "__main__": {"cli", "config", "data", "distributed", "formats", "lm", "run", "trainer"},

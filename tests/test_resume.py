@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_models import VOCAB_SIZE, tiny_model
 
-from sae import SaeConfig, SaeTrainer, TrainConfig
+from sae import SaeConfig, SaeTrainer, TrainConfig, checkpoint
 from sae.log import read_records
 
 STEPS = 12
@@ -163,6 +163,22 @@ def test_an_unnamed_run_resumes_the_last_of_its_name(tmp_path: Path) -> None:
     assert resumed.folder.path.name.endswith("-2")
     resumed.resume()
     assert resumed.step == 3
+
+
+@pytest.mark.parametrize("stops", [[3, 4, 5], [7]])
+def test_the_best_and_the_newest_are_those_of_a_run_that_was_not_stopped(tmp_path: Path, stops: list[int]) -> None:
+    options = {"save_best": True, "save_every": 2, "keep_last": 2, "lr": 3e-2}
+    make_trainer(tmp_path / "straight", **options).fit()
+    for index, step in enumerate(stops):
+        stop_after(make_trainer(tmp_path / "stopped", resume=index > 0, **options), step)
+    make_trainer(tmp_path / "stopped", resume=True, **options).fit()
+    assert_same_end(tmp_path / "stopped", tmp_path / "straight")
+    straight, stopped = (tmp_path / name / "run" for name in ("straight", "stopped"))
+    assert (straight / "best.json").read_text() == (stopped / "best.json").read_text()
+    best, fvu = checkpoint.best(stopped) or (None, None)
+    assert best is not None and {path.name for path in stopped.glob("*step*")} == {best.name, "step_10", "step_12"}
+    measured = {name: one.fvu for name, one in make_trainer(tmp_path / "new", finetune=str(best)).evaluate().items()}
+    assert sum(measured.values()) / len(measured) == fvu
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ Files may come from strangers: every name, type, size and shape is checked befor
 
 import fnmatch
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,8 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sae.config import SaeConfig
+from sae.disk import read_json, short
 
-CFG, WEIGHTS = "cfg.json", "sae.safetensors"
+CFG, WEIGHTS, BEST = "cfg.json", "sae.safetensors", "best.json"
 _MAX_CFG_BYTES = 2**20
 _READ = ("expansion_factor", "normalize_decoder", "num_latents", "k")
 
@@ -153,8 +155,18 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 def locate(name: str | Path) -> Path:
-    """The folder `name`, or if there is none the local copy of the hub repository of that name."""
-    return Path(name) if Path(name).is_dir() else download(str(name), None)
+    """The folder `name`; for `<run>/best` the run's best checkpoint; else the local copy of the hub repository."""
+    path = Path(name)
+    if path.name == "best" and path.with_name(BEST).is_file() and not path.exists():
+        return _best(path.with_name(BEST))
+    return path if path.is_dir() else download(str(name), None)
+
+
+def _best(path: Path) -> Path:
+    found = read_json(path).get("checkpoint")
+    if not isinstance(found, str) or not re.fullmatch(r"step_\d+", found):
+        raise ValueError(f"{path} must name a checkpoint such as step_1000, got {short(found)}; name the folder itself")
+    return path.with_name(found)
 
 
 def download(name: str, hookpoint: str | None, *, revision: str | None = None) -> Path:

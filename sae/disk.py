@@ -1,0 +1,93 @@
+"""Small files: read as if a stranger had written them, and written so that a crash leaves the old one or the new."""
+
+import json
+import os
+import reprlib
+from pathlib import Path
+from typing import Any
+
+_MAX_DIGITS = 20
+
+
+def read_json(path: Path, *, max_bytes: int = 2**20) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises ValueError, in one line that names the file, if there is none, if it is larger than `max_bytes` or is not
+    plain JSON: an object, with each key once, numbers that are finite and not absurd, and little nesting.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} must be a JSON file, but there is no such file")
+    if (size := path.stat().st_size) > max_bytes:
+        raise ValueError(f"{path} must be a small JSON file of at most {max_bytes} bytes, got {size}")
+    try:
+        value = json.loads(
+            path.read_bytes(), parse_int=_integer, parse_constant=_refuse, object_pairs_hook=_with_each_key_once
+        )
+    except (ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:80]
+        raise ValueError(f"{path} must be JSON, but it is not ({reason}); is it complete?") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {type(value).__name__}")
+    return value
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > _MAX_DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"a number that is {constant}")
+
+
+def _with_each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError("a key that stands there twice")
+    return values
+
+
+def short(value: object) -> str:
+    """A value for a message: one line, and never long."""
+    return " ".join(reprlib.repr(value).split())[:60]
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write the file so that a crash at any moment leaves the old one or the new, whole."""
+    text = json.dumps(value, indent=2) + "\n"
+    partial = path.with_name(f".{path.name}.partial")
+    partial.unlink(missing_ok=True)
+    with partial.open("x", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Force a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def link_that_leaves(folder: Path) -> Path | None:
+    """A symbolic link below `folder` that leads out of it; None if there is none."""
+    root = folder.resolve()
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(parent, name)
+            if path.is_symlink() and not _target(path).is_relative_to(root):
+                return path
+    return None
+
+
+def _target(link: Path) -> Path:
+    try:
+        return link.resolve()
+    except (OSError, RuntimeError):  # a link to itself
+        return Path("/")
