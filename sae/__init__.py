@@ -6,15 +6,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sae.autoencoder import Encoded, Sae, SaeOutput
     from sae.config import RunConfig, SaeConfig, TrainConfig
+    from sae.evaluation.evaluate import Evaluation, evaluate
     from sae.lm.graft import Latents, graft
     from sae.trainer import SaeTrainer
 
-__all__ = ["Encoded", "Latents", "RunConfig", "Sae", "SaeConfig", "SaeOutput", "SaeTrainer", "TrainConfig", "graft"]
+__all__ = [
+    "Encoded", "Evaluation", "Latents", "RunConfig", "Sae", "SaeConfig", "SaeOutput", "SaeTrainer", "TrainConfig",
+    "evaluate", "graft",
+]  # fmt: skip
 
 _HOMES = {
     "Encoded": "autoencoder", "Sae": "autoencoder", "SaeOutput": "autoencoder",
     "RunConfig": "config", "SaeConfig": "config", "TrainConfig": "config",
     "SaeTrainer": "trainer",
+    "Evaluation": "evaluation.evaluate", "evaluate": "evaluation.evaluate",
     "Latents": "lm.graft", "graft": "lm.graft",
 }  # fmt: skip
 

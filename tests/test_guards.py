@@ -38,13 +38,13 @@ MAY_KNOW = {
     "cli": set(),
     "sweep": {"config"},
     # what composes them
-    "evaluation": {"autoencoder", "losses"},
+    "evaluation": {"autoencoder", "data", "lm", "losses"},
     "report": {"evaluation", "log"},
     "trainer": {
         "autoencoder", "checkpoint", "config", "data", "distributed", "evaluation", "interrupt", "learner", "lm", "log",
         "optim", "report", "run", "saver", "sweep",
     },
-    "__init__": {"autoencoder", "config", "lm", "trainer"},
+    "__init__": {"autoencoder", "config", "evaluation", "lm", "trainer"},
     "__main__": {"cli", "config", "data", "distributed", "formats", "lm", "run", "trainer"},
 }  # fmt: skip
 """Every room of the package, lowest first, and the rooms whose names may stand in its imports."""

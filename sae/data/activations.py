@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Activations = dict[str, Tensor]
@@ -64,8 +64,7 @@ class LiveActivations:
     ) -> None:
         """Activations at the token ids and at the positions in the sequence that are excluded are left out."""
         self._batches, self._harvest = batches, harvest
-        self._exclude_tokens = torch.tensor(list(exclude_tokens), dtype=torch.int64)
-        self._exclude_positions = torch.tensor(list(exclude_positions), dtype=torch.int64)
+        self._exclude_tokens, self._exclude_positions = exclude_tokens, exclude_positions
         self.batch_index = 0
         """How many batches were read."""
 
@@ -95,9 +94,7 @@ class LiveActivations:
 
     def kept(self, tokens: Int[Tensor, "batch seq"]) -> Int[Tensor, "kept"]:
         """Which of the flattened tokens are not excluded. Token ids live on the CPU, so the device is not asked."""
-        positions = torch.arange(tokens.shape[1])
-        excluded = torch.isin(tokens, self._exclude_tokens) | torch.isin(positions, self._exclude_positions)
-        return (~excluded).flatten().nonzero().squeeze(1)
+        return counted(tokens, self._exclude_tokens, self._exclude_positions).flatten().nonzero().squeeze(1)
 
     def state_dict(self) -> dict[str, Any]:
         """The position in the data."""
@@ -107,6 +104,14 @@ class LiveActivations:
         """Continue at the position of a `state_dict`."""
         self._batches.load_state_dict(state["batches"])
         self.batch_index = state["batch_index"]
+
+
+def counted(
+    tokens: Int[Tensor, "batch seq"], exclude_tokens: Sequence[int], exclude_positions: Sequence[int]
+) -> Bool[Tensor, "batch seq"]:
+    """Which tokens are not excluded, by their id or by their position."""
+    positions = torch.isin(torch.arange(tokens.shape[1]), torch.tensor(list(exclude_positions), dtype=torch.int64))
+    return ~(torch.isin(tokens, torch.tensor(list(exclude_tokens), dtype=torch.int64)) | positions)
 
 
 def check_finite(activations: Mapping[str, Float[Tensor, "batch seq d_in"]], where: str) -> None:

@@ -1,5 +1,6 @@
 """Batches of token sequences: one interface over every source, with a place that can be saved."""
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain, islice
@@ -219,12 +220,7 @@ class TokenBatches:
         self.batch_size = batch_size
         self.vocab_size = vocab_size
         self.max_batches = max_batches
-        source = as_sequences(sequences)
-        self._order = (
-            _StreamOrder(source, held_out)
-            if isinstance(source, SequenceStream)
-            else _ShuffledOrder(source, held_out, seed)
-        )
+        self._order = _order_of(sequences, held_out, seed)
         if self._order.num_sequences is not None and self._order.num_sequences < batch_size:
             raise self._too_few(self._order.num_sequences)
 
@@ -248,7 +244,7 @@ class TokenBatches:
     def held_out_batches(self) -> Iterator[Int64[Tensor, "batch ctx_len"]]:
         """The held-out sequences in batches of `batch_size`, the last one as small as it comes."""
         for start in range(0, self._order.held_out, self.batch_size):
-            yield self._checked(*self._order.read_held_out(start, self.batch_size))
+            yield check_tokens(*self._order.read_held_out(start, self.batch_size), self.vocab_size)
 
     def __iter__(self) -> "TokenBatches":
         return self
@@ -262,7 +258,7 @@ class TokenBatches:
             if end == self.batch_size:
                 raise self._too_few(len(indices))
             raise StopIteration
-        batch = self._checked(tokens, indices)
+        batch = check_tokens(tokens, indices, self.vocab_size)
         self._order.advance(self.batch_size)
         return batch
 
@@ -281,23 +277,64 @@ class TokenBatches:
                 )
         self._order.load_state_dict(state)
 
-    def _checked(self, tokens: Tensor, indices: list[int]) -> Int64[Tensor, "batch ctx_len"]:
-        limit = self.vocab_size if self.vocab_size is not None else torch.iinfo(torch.int64).max
-        wrong = (tokens < 0) | (tokens >= limit)
-        if wrong.any():
-            row, column = wrong.nonzero()[0].tolist()
-            rule = "at least 0" if self.vocab_size is None else f"at least 0 and below the vocabulary size {limit}"
-            raise ValueError(
-                f"tokens must be {rule}, got {tokens[row, column].item()} in sequence {indices[row]}; "
-                "tokenise with this model's tokenizer"
-            )
-        return tokens
-
     def _too_few(self, num_sequences: int) -> ValueError:
         return ValueError(
             f"the data must have at least one batch of batch_size={self.batch_size} sequences after the "
             f"{self._order.held_out} held out, got {num_sequences}; pass more text, or lower --batch_size or --ctx_len"
         )
+
+
+class SampledSequences:
+    """Some sequences of the data in batches (batch_size, ctx_len), the last as small as it comes; as often as wanted.
+
+    They are those that training with this seed holds out, or would, if it held out so many; of a stream the first.
+    """
+
+    def __init__(
+        self, sequences: Any, max_tokens: int | None, batch_size: int, *, seed: int, vocab_size: int | None = None
+    ) -> None:
+        """`max_tokens` None takes all of the data. Raises ValueError for less than one sequence."""
+        source = as_sequences(sequences)
+        self.ctx_len = source.ctx_len
+        self._batch_size, self._vocab_size = batch_size, vocab_size
+        count = sys.maxsize if max_tokens is None else max_tokens // source.ctx_len
+        if not count:
+            raise ValueError(
+                f"max_tokens must be at least one sequence of ctx_len={source.ctx_len} tokens, got {max_tokens}; "
+                "raise --max_tokens or lower --ctx_len"
+            )
+        self._order = _order_of(source, count, seed)
+
+    def __iter__(self) -> Iterator[Int64[Tensor, "batch ctx_len"]]:
+        """Raises ValueError for a token outside [0, vocab_size)."""
+        for start in range(0, self._order.held_out, self._batch_size):
+            tokens, indices = self._order.read_held_out(start, self._batch_size)
+            if not indices:
+                return
+            yield check_tokens(tokens, indices, self._vocab_size)
+
+
+def check_tokens(
+    tokens: Int64[Tensor, "batch ctx_len"], indices: list[int], vocab_size: int | None
+) -> Int64[Tensor, "batch ctx_len"]:
+    """The tokens of the sequences `indices`. Raises ValueError unless all are in [0, vocab_size)."""
+    limit = vocab_size if vocab_size is not None else torch.iinfo(torch.int64).max
+    wrong = (tokens < 0) | (tokens >= limit)
+    if wrong.any():
+        row, column = wrong.nonzero()[0].tolist()
+        rule = "at least 0" if vocab_size is None else f"at least 0 and below the vocabulary size {limit}"
+        raise ValueError(
+            f"tokens must be {rule}, got {tokens[row, column].item()} in sequence {indices[row]}; "
+            "tokenise with this model's tokenizer"
+        )
+    return tokens
+
+
+def _order_of(sequences: Any, held_out: int, seed: int) -> "_ShuffledOrder | _StreamOrder":
+    source = as_sequences(sequences)
+    if isinstance(source, SequenceStream):
+        return _StreamOrder(source, held_out)
+    return _ShuffledOrder(source, held_out, seed)
 
 
 class _ShuffledOrder:

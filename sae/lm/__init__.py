@@ -14,6 +14,7 @@ from .load import (
     load_tokenizer,
     vocab_size,
 )
+from .logits import has_head, is_causal, logits_of, num_positions_per_chunk, run_base
 
 __all__ = [
     "Latents",
@@ -25,12 +26,17 @@ __all__ = [
     "context_limit",
     "graft",
     "harvest",
+    "has_head",
+    "is_causal",
     "load_config",
     "load_model",
     "load_skeleton",
     "load_tokenizer",
     "locate",
+    "logits_of",
+    "num_positions_per_chunk",
     "resolve_hookpoints",
+    "run_base",
     "vocab_size",
     "widths",
 ]

@@ -26,7 +26,7 @@ def harvest(
     base = base_model(model)
     capture = Capture(hookpoints, tuple(tokens.shape))
     with _hooked(base, capture), evaluating(base), torch.no_grad(), suppress(_Stop):
-        base(tokens.to(_device(base)), **_without_cache(base))
+        base(tokens.to(device_of(base)), **without_cache(base))
     if capture.missing:
         raise ValueError(
             f"--hookpoints must name modules that the forward of {type(base).__name__} runs, and "
@@ -119,10 +119,10 @@ def evaluating(base: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _device(base: nn.Module) -> torch.device:
+def device_of(base: nn.Module) -> torch.device:
     return next(base.parameters()).device
 
 
-def _without_cache(base: nn.Module) -> dict[str, bool]:
+def without_cache(base: nn.Module) -> dict[str, bool]:
     """No key-value cache, in the words of the models that can have one."""
     return {"use_cache": False} if "use_cache" in inspect.signature(base.forward).parameters else {}

@@ -1,0 +1,139 @@
+"""`sae.evaluate`: from a model, data and autoencoders to how good they are."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Int64
+from torch import Tensor, nn
+
+from sae import lm
+from sae.autoencoder import Sae
+from sae.data.activations import counted
+from sae.data.tokens import SampledSequences
+from sae.evaluation.measure import Batch, Dictionaries, Measured, means, measure
+from sae.evaluation.metrics import Quality, as_json, qualities
+
+TOP = 0.01
+"""Which fraction of the tokens and dimensions the shares of the variance are of."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured, on which tokens. `evaluation["layers.3"].metrics["fvu"]` is one number."""
+
+    qualities: dict[tuple[str, str], Quality]
+    """By the label of a checkpoint, and hookpoint, or "all" of them grafted at once."""
+    variance: dict[str, dict[str, float]]
+    """By hookpoint: which share of the variance sits in the top 1 % of the tokens, and of the dimensions."""
+    tokens: int
+    """Tokens that count: without those excluded."""
+    sequences: int
+    ctx_len: int
+    has_head: bool
+    """Whether there were logits, without which there is no KL and no cross-entropy."""
+    causal: bool
+    """Whether the next token's cross-entropy was measured."""
+
+    def __getitem__(self, key: str | tuple[str, str]) -> Quality:
+        """The quality at a hookpoint ("all": all at once), or at (label, hookpoint) when several were measured."""
+        if isinstance(key, str):
+            (label, *others) = self.labels
+            if others:
+                raise KeyError(f"{key} was measured for {self.labels}: ask for (label, {key!r})")
+            key = (label, key)
+        return self.qualities[key]
+
+    @property
+    def labels(self) -> list[str]:
+        """The checkpoints, in the order in which they were given."""
+        return list(dict.fromkeys(label for label, _ in self.qualities))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a JSON file, by label and hookpoint; null where a number is not defined."""
+        results: dict[str, dict[str, Any]] = {label: {} for label in self.labels}
+        for (label, hookpoint), quality in self.qualities.items():
+            results[label][hookpoint] = quality._asdict()
+        data = {"tokens": self.tokens, "sequences": self.sequences, "ctx_len": self.ctx_len}
+        return as_json({"data": data, "variance": self.variance, "results": results})
+
+
+def evaluate(
+    model: nn.Module,
+    dataset: Any,
+    saes: Mapping[str, Sae],
+    *,
+    max_tokens: int | None = None,
+    batch_size: int = 8,
+    exclude_tokens: Sequence[int] = (),
+    exclude_positions: Sequence[int] = (),
+    seed: int = 42,
+) -> Evaluation:
+    """How good the autoencoders `saes`, by hookpoint, are on tokenised data: each alone, and all grafted at once.
+
+    `dataset` is as for `SaeTrainer`, and should be data that they were not trained on; `max_tokens` of it are drawn
+    with `seed`. A `model` without a language-modelling head has its reconstructions measured, and no predictions.
+    Excluded tokens count in nothing and keep their activations. Raises ValueError for an autoencoder that does not fit
+    the model, and if no token counts.
+    """
+    sample = SampledSequences(dataset, max_tokens, batch_size, seed=seed, vocab_size=lm.vocab_size(model))
+    return evaluate_many(model, sample, {"": saes}, exclude_tokens=exclude_tokens, exclude_positions=exclude_positions)
+
+
+def evaluate_many(
+    model: nn.Module,
+    batches: Iterable[Int64[Tensor, "batch ctx_len"]],
+    dictionaries: Dictionaries,
+    *,
+    exclude_tokens: Sequence[int] = (),
+    exclude_positions: Sequence[int] = (),
+) -> Evaluation:
+    """As `evaluate`, for several checkpoints by label, on `batches`, which are gone through twice.
+
+    The first time for the mean of the activations, the second for everything else. What checkpoints have in common,
+    such as the clean model and the ablations, is run once.
+    """
+    hookpoints = list(dict.fromkeys(hookpoint for saes in dictionaries.values() for hookpoint in saes))
+    _check_widths(dictionaries, lm.widths(model, hookpoints))
+
+    def counting() -> Iterator[Batch]:
+        return ((tokens, counted(tokens, exclude_tokens, exclude_positions)) for tokens in batches)
+
+    variance = means(model, hookpoints, counting())
+    tokens = int(next(iter(variance.values())).tokens) if variance else 0
+    if not tokens:
+        raise ValueError(
+            "the data must have a token to measure on beside those excluded, got none; give more text, or exclude fewer"
+        )
+    mean = {hookpoint: sums.first / sums.tokens for hookpoint, sums in variance.items()}
+    total, sequences, ctx_len = Measured({}, {}, {}), 0, 0
+    for batch in counting():
+        total = total.add(measure(model, batch, dictionaries, mean))
+        sequences, ctx_len = sequences + len(batch[0]), batch[0].shape[1]
+    has_head = lm.has_head(model)
+    causal = has_head and lm.is_causal(model)
+    return Evaluation(
+        qualities=qualities(total, ctx_len, causal=causal),
+        variance={
+            hookpoint: {
+                "top_1_percent_of_tokens": sums.top_tokens_share(TOP),
+                "top_1_percent_of_dimensions": sums.top_dimensions_share(TOP),
+            }
+            for hookpoint, sums in total.activations.items()
+        },
+        tokens=tokens,
+        sequences=sequences,
+        ctx_len=ctx_len,
+        has_head=has_head,
+        causal=causal,
+    )
+
+
+def _check_widths(dictionaries: Dictionaries, widths: Mapping[str, int]) -> None:
+    for label, saes in dictionaries.items():
+        for hookpoint, sae in saes.items():
+            if sae.d_in != widths[hookpoint]:
+                raise ValueError(
+                    f"{f'{label}: ' if label else ''}the autoencoder of {hookpoint} must be {widths[hookpoint]} wide, "
+                    f"as the model is, got {sae.d_in}; is it of another model?"
+                )

@@ -1,0 +1,175 @@
+"""One pass over the data: every autoencoder's reconstructions, and the model's predictions with them grafted in."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
+
+from sae import lm
+from sae.autoencoder import Sae
+from sae.data.activations import check_finite
+from sae.evaluation.moments import Sums, merge
+from sae.evaluation.predictions import Predictions, compare_predictions
+from sae.evaluation.sums import PREDICTION, ActivationSums, PredictionSums, ReconstructionSums
+from sae.losses import VarianceSums
+
+Dictionaries = Mapping[str, Mapping[str, Sae]]
+"""Autoencoders by the label of their checkpoint and by hookpoint."""
+
+Batch = tuple[Tensor, Tensor]
+"""Token ids (batch, seq) int64, and which of them count (batch, seq) bool; both on the CPU."""
+
+Key = TypeVar("Key")
+
+ALL = "all"
+"""In place of a hookpoint: all of a checkpoint's autoencoders grafted at once."""
+
+
+class Measured(NamedTuple):
+    """The sums of a pass. `merge` of two adds those of other sequences, on other ranks too."""
+
+    activations: dict[str, ActivationSums]
+    """By hookpoint."""
+    reconstructions: dict[tuple[str, str], ReconstructionSums]
+    """By label and hookpoint."""
+    predictions: dict[tuple[str, str], PredictionSums]
+    """By label and hookpoint or `ALL`; empty for a model without a head."""
+
+    def add(self, other: "Measured") -> "Measured":
+        """The sums over both sets of sequences."""
+        return Measured(
+            _merge_each(self.activations, other.activations),
+            _merge_each(self.reconstructions, other.reconstructions),
+            _merge_each(self.predictions, other.predictions),
+        )
+
+
+def _merge_each(one: dict[Key, Sums], other: dict[Key, Sums]) -> dict[Key, Sums]:
+    return one | {key: merge(one[key], sums) if key in one else sums for key, sums in other.items()}
+
+
+def means(model: nn.Module, hookpoints: list[str], batches: Iterable[Batch]) -> dict[str, VarianceSums]:
+    """Sums of the activations at each hookpoint over the tokens that count; their shift is 0."""
+    sums: dict[str, VarianceSums] = {}
+    for tokens, kept in batches:
+        for name, acts in lm.harvest(model, tokens, hookpoints).items():
+            part = VarianceSums.of(acts[kept.to(acts.device)].double())
+            sums[name] = sums[name].merge(part) if name in sums else part
+    return sums
+
+
+@torch.no_grad()
+def measure(model: nn.Module, batch: Batch, dictionaries: Dictionaries, mean: Mapping[str, Tensor]) -> Measured:
+    """The sums of one batch. `mean` holds the mean activation of each hookpoint of `dictionaries`, (d_in).
+
+    Tokens that do not count keep their activations, and appear in no sum.
+    """
+    tokens, kept = batch
+    seen, clean = _clean_run(model, tokens, list(mean))
+    check_finite(seen, "a batch that is measured")
+    where = kept.to(next(iter(seen.values())).device)
+    measured = Measured({}, {}, {})
+    for hookpoint, x in seen.items():
+        measured.activations[hookpoint] = ActivationSums.of(x[where].to(mean[hookpoint]) - mean[hookpoint])
+        recons = {}
+        for label, saes in dictionaries.items():
+            if hookpoint in saes:
+                sums, recons[label] = reconstruct(saes[hookpoint], x, mean[hookpoint], where)
+                measured.reconstructions[label, hookpoint] = sums
+        if clean is not None:
+            # One hookpoint alone: its input is the clean activation, whose reconstruction is known.
+            grafts = {label: {hookpoint: _constant(recon)} for label, recon in recons.items()}
+            predicted = _predict(model, tokens, where, clean, grafts, {hookpoint: mean[hookpoint]})
+            measured.predictions.update({(label, hookpoint): sums for label, sums in predicted.items()})
+    if clean is not None:
+        for group in _same_hookpoints(dictionaries):
+            hookpoints = next(iter(group.values()))
+            at_once = {hookpoint: mean[hookpoint] for hookpoint in hookpoints}
+            predicted = _predict(model, tokens, where, clean, group, at_once)
+            measured.predictions.update({(label, ALL): sums for label, sums in predicted.items()})
+    return measured
+
+
+def _clean_run(model: nn.Module, tokens: Tensor, hookpoints: list[str]) -> tuple[dict[str, Tensor], Any]:
+    """The activations, and what the base model returns; None, and the forward cut short, without a head."""
+    if not lm.has_head(model):
+        return lm.harvest(model, tokens, hookpoints), None
+    seen: dict[str, Tensor] = {}
+
+    def recorder(hookpoint: str) -> Callable[[Tensor], Tensor]:
+        def record(x: Tensor) -> Tensor:
+            seen[hookpoint] = x.clone()  # modules that run later may write into it
+            return x
+
+        return record
+
+    with lm.graft(model, {hookpoint: recorder(hookpoint) for hookpoint in hookpoints}):
+        clean = lm.run_base(model, tokens)
+    return {hookpoint: seen[hookpoint] for hookpoint in hookpoints}, clean
+
+
+def reconstruct(
+    sae: Sae, x: Tensor, mean: Tensor, where: Bool[Tensor, "batch seq"]
+) -> tuple[ReconstructionSums, Tensor]:
+    """The sums of one autoencoder over the tokens `where`, and its reconstruction of all."""
+    x = x.to(sae.device, sae.dtype)
+    acts, indices = sae.encode(x)
+    recon = sae.decode(acts, indices)
+    fired = acts > 0
+    counts = torch.zeros(sae.num_latents, dtype=torch.int64, device=sae.device)
+    counts.index_add_(0, indices.flatten(), (fired & where.unsqueeze(-1)).flatten().long())
+    return ReconstructionSums.of(x, recon, fired.sum(-1), counts, mean.to(x), where), recon
+
+
+def _predict(
+    model: nn.Module,
+    tokens: Int[Tensor, "batch seq"],
+    where: Bool[Tensor, "batch seq"],
+    clean: Any,
+    grafts: Mapping[str, Mapping[str, Any]],
+    mean: Mapping[str, Tensor],
+) -> dict[str, PredictionSums]:
+    """Predictions with each of `grafts`, beside the clean ones and those with zeros or means at the same hookpoints."""
+    runs: dict[tuple[str, str], Mapping[str, Any]] = {
+        ("ablation", "zero"): dict.fromkeys(mean, torch.zeros_like),
+        ("ablation", "mean"): {hookpoint: _constant(value) for hookpoint, value in mean.items()},
+    }
+    runs |= {("graft", label): graft for label, graft in grafts.items()}
+    outputs = {}
+    for key, replacements in runs.items():
+        with lm.graft(model, replacements, mask=where):
+            outputs[key] = lm.run_base(model, tokens)
+    found, clean_ce = compare_predictions(model, tokens, clean, outputs)
+    zero, by_mean = found["ablation", "zero"], found["ablation", "mean"]
+    sums = {}
+    for label in grafts:
+        sums[label] = PredictionSums.of(_in_order(found["graft", label], zero, by_mean, clean_ce), where)
+    return sums
+
+
+def _in_order(one: Predictions, zero: Predictions, by_mean: Predictions, clean_ce: Tensor) -> Tensor:
+    """The values of each token, in the order of `PREDICTION`."""
+    predicted = torch.ones_like(clean_ce)
+    predicted[:, -1] = 0
+    values = {
+        "tokens": torch.ones_like(clean_ce), "kl": one.kl, "agree": one.agree.to(one.kl), "kl_zero": zero.kl,
+        "kl_mean": by_mean.kl, "predicted": predicted, "ce_clean": clean_ce, "ce": one.ce, "ce_zero": zero.ce,
+        "ce_mean": by_mean.ce,
+    }  # fmt: skip
+    return torch.stack([values[name] for name in PREDICTION], -1)
+
+
+def _constant(value: Tensor) -> Callable[[Tensor], Tensor]:
+    """Whatever the activation, `value` in its place: (d_in), or (batch, seq, d_in)."""
+    return lambda x: value.to(x).expand_as(x)
+
+
+def _same_hookpoints(dictionaries: Dictionaries) -> list[dict[str, Mapping[str, Sae]]]:
+    """Those with more than one hookpoint, in groups that have the same: they share the ablations of all at once."""
+    groups: dict[frozenset[str], dict[str, Mapping[str, Sae]]] = {}
+    for label, saes in dictionaries.items():
+        if len(saes) > 1:
+            groups.setdefault(frozenset(saes), {})[label] = saes
+    return list(groups.values())

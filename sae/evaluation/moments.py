@@ -1,0 +1,80 @@
+"""Sums over sequences, their ratios, and how far the ratios of other sequences would lie from them."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Sums = TypeVar("Sums", bound=tuple[Any, ...])
+"""A NamedTuple of tensors, or of such NamedTuples, whose sum over two sets of tokens is the sum of both."""
+
+Z = 1.959964
+"""Half the width of the middle 95 % of a normal distribution, in standard deviations."""
+
+
+def merge(one: Sums, other: Sums) -> Sums:
+    """The sums over both sets of tokens."""
+    parts = zip(one, other, strict=True)
+    return type(one)(*(merge(a, b) if isinstance(a, tuple) else a + b for a, b in parts))
+
+
+def tensors_of(sums: tuple[Any, ...]) -> Iterator[Tensor]:
+    """Every tensor of sums, in a fixed order: adding each over the ranks merges the ranks."""
+    for part in sums:
+        yield from tensors_of(part) if isinstance(part, tuple) else (part,)
+
+
+class Estimate(NamedTuple):
+    """A number measured on some sequences, and its 95 % confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Moments(NamedTuple):
+    """First and second moments, over sequences, of a vector that is summed over the tokens of each sequence."""
+
+    sequences: Float[Tensor, ""]
+    first: Float[Tensor, "m"]
+    """Σ u."""
+    second: Float[Tensor, "m m"]
+    """Σ u uᵀ."""
+
+    @classmethod
+    def of(cls, rows: Float[Tensor, "sequences m"]) -> "Moments":
+        """The moments of one vector for each sequence."""
+        rows = rows.double()
+        return cls(torch.tensor(float(len(rows)), dtype=torch.float64, device=rows.device), rows.sum(0), rows.T @ rows)
+
+    @classmethod
+    def zeros(cls, m: int, device: torch.device | str) -> "Moments":
+        """The moments of no sequence."""
+        return cls.of(torch.zeros(0, m, dtype=torch.float64, device=device))
+
+    def ratio(self, above: Float[Tensor, "m"], below: Float[Tensor, "m"]) -> Estimate:
+        """(Σ above·u) / (Σ below·u), with its 95 % confidence interval by sequence. Waits for the device.
+
+        Tokens of one sequence are not independent, sequences are: with R the ratio and e = above·u − R below·u of each
+        sequence, the standard error is sqrt(n / (n − 1) Σ e²) / |Σ below·u| (the linearised variance of a ratio of
+        totals under cluster sampling: Cochran 1977, Sampling Techniques, sec. 6.4 and 9A). Under two sequences the
+        interval is NaN.
+        """
+        n, first, second = self.sequences.item(), self.first.cpu(), self.second.cpu()
+        above, below = above.to(first), below.to(first)
+        total = (below @ first).item()
+        value = (above @ first).item() / total if total else math.nan
+        if n < 2 or not math.isfinite(value):
+            return Estimate(value, math.nan, math.nan)
+        weights = above - value * below
+        spread = max(0.0, (weights @ second @ weights).item())
+        half = Z * math.sqrt(n / (n - 1) * spread) / abs(total)
+        return Estimate(value, value - half, value + half)
+
+
+def weights(names: tuple[str, ...], combination: Mapping[str, float]) -> Float[Tensor, "m"]:
+    """The vector that a linear combination of named components stands for."""
+    return torch.tensor([combination.get(name, 0.0) for name in names], dtype=torch.float64)
