@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from sae.cli import Groups, parse
-from sae.config import RunConfig, SourceConfig, TextConfig
+from sae.config import EvalConfig, RunConfig, SourceConfig, TextConfig
 
 TRAIN_GROUPS = {
     "data": (
@@ -28,7 +28,17 @@ TRAIN_GROUPS = {
 }  # fmt: skip
 """Headings of --help, and under which each option stands."""
 
-LATER = ("eval", "cache")
+EVAL_GROUPS = {
+    "what": ("checkpoint", "model", "dataset", "compare", "hookpoints"),
+    "data": (
+        "split", "text_column", "streaming", "ctx_len", "max_tokens", "exclude_tokens", "exclude_positions",
+        "data_preprocessing_num_proc",
+    ),
+    "output": ("out",),
+    "machine": ("batch_size", "device", "load_in_8bit", "attn_implementation", "revision", "hf_token"),
+}  # fmt: skip
+
+LATER = ("cache",)
 """Commands that are still to come: never the name of a model."""
 
 
@@ -119,6 +129,34 @@ def train(cfg: RunConfig) -> int:
     return 130 if trainer.stop else 0
 
 
+def evaluate(cfg: EvalConfig) -> int:
+    """Load autoencoders, data and model, measure, report. The cheap checks come first."""
+    from sae import lm
+    from sae.evaluation.command import load_dictionaries, measure_plan
+    from sae.evaluation.plan import plan_evaluation
+    from sae.log import note
+    from sae.report.evaluation import report_evaluation
+    from sae.run import command, versions
+
+    access = {"revision": cfg.revision, "token": cfg.hf_token}
+    device = lm.check_device(cfg.device)
+    plan = plan_evaluation(cfg, context_limit=lambda model: lm.context_limit(lm.load_config(model, **access)))
+    skeleton = lm.load_skeleton(plan.text.model, revision=plan.text.revision, token=cfg.hf_token)
+    lm.check_ctx_len(plan.text.ctx_len, skeleton.config)
+    for hookpoint in plan.hookpoints:
+        lm.locate(skeleton, hookpoint)
+    dataset = load_text(plan.text, skeleton)
+    dictionaries = load_dictionaries(plan, device)
+    model = load_language_model(plan.text, device, head=True)
+    evaluation, sentences = measure_plan(plan, model, dataset, dictionaries, batch_size=cfg.batch_size)
+    for sentence in sentences:
+        note(sentence)
+    about = {"command": " ".join(command()), "model": plan.text.model, "data": plan.text.dataset}
+    about |= {"tokens": " ".join(sentences), "versions": ", ".join(f"{k} {v}" for k, v in versions().items())}
+    report_evaluation(evaluation, plan.out, about)
+    return 0
+
+
 def load_text(cfg: TextConfig, skeleton: Any) -> Any:
     """The data that the command line names, as token sequences for the model whose `skeleton` is given."""
     from sae import lm
@@ -137,7 +175,7 @@ def load_text(cfg: TextConfig, skeleton: Any) -> Any:
     )
 
 
-def load_language_model(cfg: SourceConfig, device: Any) -> Any:
+def load_language_model(cfg: SourceConfig, device: Any, *, head: bool = False) -> Any:
     """The model that the command line names, with its weights, on `device`."""
     from sae import lm
 
@@ -147,6 +185,7 @@ def load_language_model(cfg: SourceConfig, device: Any) -> Any:
         dtype=lm.compute_dtype(device),
         attn_implementation=cfg.attn_implementation,
         load_in_8bit=cfg.load_in_8bit,
+        head=head,
         revision=cfg.revision,
         token=cfg.hf_token,
     )
@@ -161,6 +200,14 @@ COMMANDS = {
         ("model", "dataset"),
         "Train a k-sparse autoencoder on the output of every layer of a language model, all at once.\n"
         "Example: sae EleutherAI/pythia-160m wikitext.jsonl --layers 3 7 --max_tokens 10000000",
+    ),
+    "eval": Command(
+        evaluate,
+        EvalConfig,
+        EVAL_GROUPS,
+        ("checkpoint", "model", "dataset"),
+        "Measure dictionaries on tokens that training never saw: reconstruction, and grafted into the model.\n"
+        "Example: sae eval checkpoints/my-run --compare checkpoints/other-run",
     ),
 }
 

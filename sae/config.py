@@ -239,3 +239,63 @@ class RunConfig(TrainConfig, TextConfig):
                 "--streaming has no end that is known beforehand, and the learning rate decays over the "
                 "whole run; give --max_tokens"
             )
+
+
+@dataclass
+class EvalConfig(SourceConfig):
+    """Which autoencoders to measure, on what."""
+
+    model: str = ""
+    """Language model: a hub id, a local folder, or a .gguf file. Left out: the one of the run."""
+
+    dataset: str = ""
+    """Text or tokens: a hub id, a folder, local files or globs, or a .bin file of tokens. Left out: the data of the
+    run, of which its held-out tokens are taken."""
+
+    checkpoint: str = ""
+    """Folder of a run, of one of its steps or of one autoencoder, or hub id."""
+
+    compare: list[str] = field(default_factory=list)
+    """Further checkpoints, measured on the same tokens."""
+
+    hookpoints: list[str] = field(default_factory=list)
+    """Measure only these hookpoints, with globs. None: all that the checkpoint has."""
+
+    split: str | None = None
+    """Split of the data set. None: as in the run, or else train."""
+
+    text_column: str | None = None
+    """Column that holds the text. None: as in the run, or else text."""
+
+    streaming: bool | None = None
+    """Read the data set as a stream. None: as in the run, or else not."""
+
+    ctx_len: int | None = None
+    """Tokens per sequence. None: as in the run, or else 2048 or what the model can read."""
+
+    max_tokens: int | None = None
+    """Measure on this many tokens. None: on all that the run held out; on 65,536 of other data."""
+
+    exclude_tokens: list[int] | None = None
+    """Token ids that count in nothing and keep their activations. None: as in the run."""
+
+    exclude_positions: list[int] | None = None
+    """Positions in the sequence, from 0, that count in nothing and keep their activations. None: as in the run."""
+
+    batch_size: int = 8
+    """Sequences per forward pass of the language model."""
+
+    out: str | None = None
+    """Folder for eval.json, the pictures and report.html. None: eval in the run's folder, or eval-NAME here."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.checkpoint:
+            raise ValueError("CHECKPOINT must be given: the folder of a run, or a hub id; sae eval CHECKPOINT")
+        _check_positive(self, "batch_size")
+        for name in ("ctx_len", "max_tokens"):
+            if getattr(self, name) is not None:
+                _check_positive(self, name)
+        for name in ("exclude_tokens", "exclude_positions"):
+            lowest = min(getattr(self, name) or [], default=0)
+            _check(name, lowest, lowest >= 0, "0 or more", "count from the start, from 0")

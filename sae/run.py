@@ -15,6 +15,7 @@ from sae.disk import read_json, write_json
 
 _PACKAGES = ("sae", "torch", "transformers", "datasets", "tokenizers", "safetensors", "numpy")
 _SECRET = "hf_token"
+_HELD_OUT = "held_out_sequences"
 _FREE_TO_CHANGE = (
     "resume", "run_name", "save_dir", "save_every", "keep_last", "save_best", "log_to_wandb", "wandb_log_frequency",
     "data_preprocessing_num_proc",
@@ -66,7 +67,7 @@ class RunFolder(NamedTuple):
         check_free(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
         derived |= {"keep_last": self.keep_last}
-        document = {"options": _options(cfg), "derived": derived, "versions": versions(), "command": _command()}
+        document = {"options": _options(cfg), "derived": derived, "versions": versions(), "command": command()}
         write_json(self.path / "config.json", document)
 
 
@@ -97,6 +98,31 @@ def check_free(path: Path) -> None:
             f"the run's folder must be new or empty, but {path} already holds a run; "
             "choose another --run_name or --save_dir, or move the old run away"
         )
+
+
+class RunRecord(NamedTuple):
+    """What config.json says about the run that a checkpoint comes from."""
+
+    folder: Path
+    options: dict[str, Any]
+    derived: dict[str, Any]
+
+    @classmethod
+    def of(cls, checkpoint: Path) -> "RunRecord | None":
+        """The record of the run that this folder of a run, of a step or of one autoencoder belongs to, if there is one.
+
+        Other tools write a config.json too: it is a record only if it says what we write.
+        """
+        for folder in (checkpoint.absolute(), *checkpoint.absolute().parents[:3]):
+            try:
+                document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+                options, derived = document["options"], document["derived"]
+            except (OSError, ValueError, KeyError, TypeError, RecursionError):
+                continue
+            if isinstance(options, dict) and isinstance(derived, dict) and isinstance(derived.get(_HELD_OUT), int):
+                here = Path.cwd()
+                return cls(folder.relative_to(here) if folder.is_relative_to(here) else folder, options, derived)
+        return None
 
 
 def versions() -> dict[str, str]:
@@ -151,12 +177,12 @@ def _check_space(save_dir: Path, free: int, needed: int) -> None:
         )
 
 
-def _command() -> list[str]:
+def command() -> list[str]:
     """The command line, without the token."""
-    command, hide_next = [], False
+    words, hide_next = [], False
     for argument in sys.argv:
         name, equals, _ = argument.partition("=")
         is_secret = name.lstrip("-").replace("-", "_") == _SECRET
-        command.append("…" if hide_next else f"{name}=…" if is_secret and equals else argument)
+        words.append("…" if hide_next else f"{name}=…" if is_secret and equals else argument)
         hide_next = is_secret and not equals
-    return command
+    return words

@@ -233,6 +233,7 @@ class SaeTrainer:
             "total_steps": self.total_steps,
             "tokens_per_step": self.tokens_per_step,
             "held_out_sequences": self.tokens.held_out,
+            "num_sequences": self.tokens.num_sequences,
             "ctx_len": self.tokens.ctx_len,
             "shuffle_block_batches": self._batches_per_block(),
             "peak_lr": {name: self._peak_lr(name) for name in self.saes},

@@ -339,7 +339,7 @@ BAD = [
     (["model", "text.jsonl", "--k", "many"], ["--k", "many"]),
     (["model", "text.jsonl", "--k"], ["--k"]),
     (["model", "text.jsonl", "more"], ["more"]),
-    (["eval", "model", "text.jsonl"], ["'eval'", "not built yet"]),
+    (["eval", "--nothing"], ["--nothing"]),
     (["cache", "model", "text.jsonl"], ["'cache'", "not built yet"]),
 ]  # fmt: skip
 

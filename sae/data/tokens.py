@@ -234,6 +234,11 @@ class TokenBatches:
         return self._order.held_out
 
     @property
+    def num_sequences(self) -> int | None:
+        """Sequences of the data, with those held out; None for a stream."""
+        return None if self._order.num_sequences is None else self._order.num_sequences + self._order.held_out
+
+    @property
     def num_batches(self) -> int | None:
         """Batches in the whole pass, those already handed out included; of a stream `max_batches` at most, or None."""
         if self._order.num_sequences is None:

@@ -72,11 +72,13 @@ def load_model(
     token: str | None = None,
     attn_implementation: str | None = None,
     load_in_8bit: bool = False,
+    head: bool = False,
 ) -> PreTrainedModel:
     """The base model, frozen: no head, eval mode, no gradients, dense weights in `dtype` on `device`.
 
-    With `load_in_8bit` bitsandbytes keeps the linear weights in int8. Raises ValueError, one line, for whatever is
-    wrong with the name, the access, the files, or an installation that lacks what they need.
+    With `head` it ends in its language-modelling head, where the architecture has one. With `load_in_8bit` bitsandbytes
+    keeps the linear weights in int8. Raises ValueError, one line, for whatever is wrong with the name, the access, the
+    files, or an installation that lacks what they need.
     """
     place, access = _place(name), Access(name, revision, token)
     options = _quantization(place, load_in_8bit)
@@ -84,9 +86,7 @@ def load_model(
         options["attn_implementation"] = attn_implementation
     config = load_config(name, revision=revision, token=token)
     with _loading(place, access):
-        from transformers import AutoModel
-
-        model, info = AutoModel.from_pretrained(
+        model, info = _auto_class(config, head).from_pretrained(
             **_source(place, access),
             config=config,
             dtype=dtype,
@@ -96,6 +96,16 @@ def load_model(
         )
     _check_complete(name, model, info["missing_keys"])
     return model.eval().requires_grad_(False)
+
+
+def _auto_class(config: PreTrainedConfig, head: bool) -> Any:
+    import transformers
+
+    if head and type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING:  # encoders, which may also be made causal
+        return transformers.AutoModelForMaskedLM
+    if head and type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+        return transformers.AutoModelForCausalLM
+    return transformers.AutoModel
 
 
 def check_device(device: str = "auto") -> torch.device:

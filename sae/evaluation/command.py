@@ -1,0 +1,55 @@
+"""What `sae eval` does with its plan, and what it says about the tokens that it measured."""
+
+from collections.abc import Sized
+from typing import Any
+
+import torch
+from torch import nn
+
+from sae import lm
+from sae.autoencoder import Sae
+from sae.data.tokens import SampledSequences, as_sequences
+from sae.evaluation.evaluate import Evaluation, evaluate_many
+from sae.evaluation.plan import EvalPlan, may_have_seen
+
+
+def load_dictionaries(plan: EvalPlan, device: torch.device) -> dict[str, dict[str, Sae]]:
+    """The autoencoders, by the label of their checkpoint and by hookpoint, in float32."""
+    return {
+        label: {
+            hookpoint: Sae.load_from_disk(folder, device).to(torch.float32) for hookpoint, folder in folders.items()
+        }
+        for label, folders in plan.folders.items()
+    }
+
+
+def measure_plan(
+    plan: EvalPlan, model: nn.Module, dataset: Any, dictionaries: dict[str, dict[str, Sae]], *, batch_size: int
+) -> tuple[Evaluation, list[str]]:
+    """Measure, and sentences for the user about which tokens these were."""
+    source = as_sequences(dataset)
+    if changed := _has_changed(plan, source):
+        plan = plan._replace(record=None)
+    sample = SampledSequences(source, plan.max_tokens, batch_size, seed=plan.seed, vocab_size=lm.vocab_size(model))
+    evaluation = evaluate_many(
+        model, sample, dictionaries,
+        exclude_tokens=plan.exclude_tokens, exclude_positions=plan.exclude_positions,
+    )  # fmt: skip
+    return evaluation, [*changed, *_which_tokens(plan, evaluation)]
+
+
+def _has_changed(plan: EvalPlan, source: Any) -> list[str]:
+    """A sentence if the data is no longer what the run read: its held-out sequences are then not known."""
+    recorded = None if plan.record is None else plan.record.derived.get("num_sequences")
+    if recorded is None or not isinstance(source, Sized) or len(source) == recorded:
+        return []
+    return [f"{plan.text.dataset} had {recorded:,} sequences when the run was made, and has {len(source):,} now."]
+
+
+def _which_tokens(plan: EvalPlan, evaluation: Evaluation) -> list[str]:
+    if plan.record is None:
+        first = f"Measured on {evaluation.sequences:,} sequences drawn from {plan.text.dataset}."
+    else:
+        first = f"Measured on {evaluation.sequences:,} of the sequences that {plan.record.folder} held out."
+    unsure = may_have_seen(plan)
+    return [first] + [f"Training may have seen these tokens: {', '.join(unsure)}."] * bool(unsure)

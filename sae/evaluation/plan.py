@@ -1,0 +1,178 @@
+"""What `sae eval` will measure, decided before anything is loaded: which autoencoders, which data, which tokens."""
+
+import fnmatch
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sae.config import EvalConfig, TextConfig
+from sae.formats import eleuther
+from sae.run import RunRecord
+
+SAMPLE_TOKENS = 65_536
+"""Tokens to measure on when there is no held-out set."""
+
+_OF_THE_MACHINE = (
+    "revision", "hf_token", "load_in_8bit", "attn_implementation", "data_preprocessing_num_proc", "device",
+)  # fmt: skip
+_OF_THE_DATA = ("split", "text_column", "streaming", "ctx_len")
+
+
+class EvalPlan(NamedTuple):
+    """A choice that is complete."""
+
+    folders: dict[str, dict[str, Path]]
+    """Of each autoencoder, by the label of its checkpoint and its hookpoint."""
+    text: TextConfig
+    record: RunRecord | None
+    """Of the run whose held-out tokens are measured; None for a sample."""
+    records: dict[str, RunRecord | None]
+    """Of each checkpoint, by the name that was given."""
+    exclude_tokens: list[int]
+    exclude_positions: list[int]
+    seed: int
+    max_tokens: int
+    out: Path
+
+    @property
+    def hookpoints(self) -> list[str]:
+        """All hookpoints at which something is measured, each once."""
+        return list(dict.fromkeys(hookpoint for folders in self.folders.values() for hookpoint in folders))
+
+
+def plan_evaluation(cfg: EvalConfig, *, context_limit: Any) -> EvalPlan:
+    """Find the checkpoints and complete the options by what the run recorded.
+
+    `context_limit` maps a model's name to the length that it can read, or None. Raises ValueError in one line.
+    """
+    names = list(dict.fromkeys([cfg.checkpoint, *cfg.compare]))
+    paths = {name: _locate(name, cfg.hookpoints) for name in names}
+    folders: dict[str, dict[str, Path]] = {}
+    for name, path in paths.items():
+        folders |= _find(name, path, cfg.hookpoints)
+    records = {name: RunRecord.of(path) for name, path in paths.items()}
+    record = records[cfg.checkpoint]
+    text = _text(cfg, record, context_limit)
+    held_out = record if record is not None and _is_the_runs_data(text, record) else None
+    options = record.options if record is not None else {}
+    return EvalPlan(
+        folders=folders,
+        text=text,
+        record=held_out,
+        records=records,
+        exclude_tokens=_given_or(cfg.exclude_tokens, options.get("exclude_tokens", [])),
+        exclude_positions=_given_or(cfg.exclude_positions, options.get("exclude_positions", [])),
+        seed=held_out.options["seed"] if held_out is not None else 42,
+        max_tokens=_max_tokens(cfg, held_out, text.ctx_len),
+        out=_free_folder(cfg, record),
+    )
+
+
+def _find(name: str, path: Path, hookpoints: Sequence[str]) -> dict[str, dict[str, Path]]:
+    """By label, the folders of the autoencoders below `path`: one label for each configuration that a run trained."""
+    if (path / eleuther.CFG).is_file():
+        found = {_name_of(path, hookpoints): path}
+    else:
+        found = eleuther.find(path)
+    grouped: dict[str, dict[str, Path]] = {}
+    for place, folder in found.items():
+        group, _, hookpoint = place.rpartition("/")
+        if not hookpoints or any(fnmatch.fnmatchcase(hookpoint, pattern) for pattern in hookpoints):
+            grouped.setdefault(f"{name.rstrip('/')}/{group}".rstrip("/"), {})[hookpoint] = folder
+    if not grouped:
+        raise ValueError(
+            f"hookpoints must name autoencoders of {name}, got {' '.join(hookpoints)}; "
+            f"it has {', '.join(sorted(found)[:20])}"
+        )
+    return grouped
+
+
+def _locate(name: str, hookpoints: Sequence[str]) -> Path:
+    """The folder of that name; of a hub repository only the hookpoints that are named, if all are without globs."""
+    if Path(name).is_dir() or not hookpoints or any(_is_pattern(hookpoint) for hookpoint in hookpoints):
+        return eleuther.locate(name)
+    return [eleuther.download(name, hookpoint) for hookpoint in hookpoints][-1]
+
+
+def _is_pattern(hookpoint: str) -> bool:
+    return re.search(r"[*?\[]", hookpoint) is not None
+
+
+def _name_of(path: Path, hookpoints: Sequence[str]) -> str:
+    """The hookpoint of an autoencoder that was named itself: its folder's name, or the one that the user says."""
+    if len(hookpoints) == 1 and not _is_pattern(hookpoints[0]):
+        return hookpoints[0]
+    return path.absolute().name
+
+
+def _text(cfg: EvalConfig, record: RunRecord | None, context_limit: Any) -> TextConfig:
+    """The data: what was given, else what the run recorded."""
+    recorded = dict(record.options) if record is not None else {}
+    for name in ("model", "dataset"):
+        if not getattr(cfg, name) and not recorded.get(name):
+            raise ValueError(
+                f"{name.upper()} must be given, because {cfg.checkpoint} is of no run that recorded it; "
+                "sae eval CHECKPOINT MODEL DATASET"
+            )
+    model, dataset = cfg.model or recorded["model"], cfg.dataset or recorded["dataset"]
+    if not _same(dataset, recorded.get("dataset")):
+        recorded = {name: value for name, value in recorded.items() if name == "ctx_len"}
+    defaults = TextConfig()
+    values = {name: _given_or(getattr(cfg, name), recorded.get(name, getattr(defaults, name))) for name in _OF_THE_DATA}
+    if cfg.ctx_len is None and "ctx_len" not in recorded:
+        values["ctx_len"] = min(defaults.ctx_len, context_limit(model) or defaults.ctx_len)
+    shared = {name: getattr(cfg, name) for name in _OF_THE_MACHINE}
+    if cfg.revision is None and _same(model, recorded.get("model")):
+        shared["revision"] = recorded.get("revision")
+    return TextConfig(model=model, dataset=dataset, **shared, **values)
+
+
+def _is_the_runs_data(text: TextConfig, record: RunRecord) -> bool:
+    same = _same(text.dataset, record.options.get("dataset")) and _same(text.model, record.options.get("model"))
+    return same and all(getattr(text, name) == record.options.get(name) for name in _OF_THE_DATA)
+
+
+def may_have_seen(plan: EvalPlan) -> list[str]:
+    """The checkpoints that may have been trained on the tokens that are measured."""
+    if plan.record is None:
+        return list(plan.records)
+    needed = {name: plan.record.options.get(name) for name in ("seed", "dataset", *_OF_THE_DATA)}
+    unsure = []
+    for name, record in plan.records.items():
+        same = record is not None and all(record.options.get(key) == value for key, value in needed.items())
+        if record is None or not same or record.derived["held_out_sequences"] * plan.text.ctx_len < plan.max_tokens:
+            unsure.append(name)
+    return unsure
+
+
+def _same(one: str, other: str | None) -> bool:
+    if other is None:
+        return False
+    return one == other or (Path(one).exists() and Path(one).resolve() == Path(other).resolve())
+
+
+def _given_or(given: Any, otherwise: Any) -> Any:
+    return otherwise if given is None else given
+
+
+def _max_tokens(cfg: EvalConfig, held_out: RunRecord | None, ctx_len: int) -> int:
+    if held_out is None:
+        return cfg.max_tokens or max(SAMPLE_TOKENS, ctx_len)
+    recorded = int(held_out.derived["held_out_sequences"]) * ctx_len
+    return min(recorded, cfg.max_tokens or recorded)
+
+
+def _free_folder(cfg: EvalConfig, record: RunRecord | None) -> Path:
+    """Where to write. Raises ValueError if --out is taken; else the next free name."""
+    if cfg.out is not None:
+        path = Path(cfg.out)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise ValueError(f"out must be a new or empty folder, got {cfg.out}; choose another --out")
+        return path
+    first = record.folder / "eval" if record is not None else Path(f"eval-{Path(cfg.checkpoint).name}")
+    path, number = first, 1
+    while path.exists():
+        number += 1
+        path = first.with_name(f"{first.name}-{number}")
+    return path

@@ -1,0 +1,164 @@
+"""The end of `sae eval`: a table for the terminal, eval.json, pictures, and one HTML file that holds it all.
+
+Names come from strangers' files: they are shown as text and never as markup.
+"""
+
+import base64
+import html
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from sae.evaluation.evaluate import Evaluation
+from sae.evaluation.metrics import Quality
+from sae.report.pictures import draw_all
+
+COLUMNS = {
+    "FVU": ("fvu", "{:.4f}"),
+    "cosine": ("cossim", "{:.4f}"),
+    "L0": ("l0", "{:.1f}"),
+    "unused": ("unused_fraction", "{:.1%}"),
+    "rare": ("rare_fraction", "{:.1%}"),
+    "KL": ("kl_div_with_sae", "{:.4f}"),
+    "CE clean": ("ce_loss_without_sae", "{:.4f}"),
+    "CE grafted": ("ce_loss_with_sae", "{:.4f}"),
+    "recovered": ("ce_loss_score", "{:.1%}"),
+    "recovered (mean)": ("ce_loss_score_mean", "{:.1%}"),
+    "top-1": ("top1_agreement", "{:.1%}"),
+}
+"""Headings of the table, the metric under each, and how it is written."""
+
+ON_THE_TERMINAL = ("FVU", "L0", "unused", "KL", "recovered", "top-1")
+"""What fits into 80 columns; the page and eval.json have the rest."""
+
+WITH_INTERVAL = ("fvu", "kl_div_with_sae")
+
+
+def report_evaluation(evaluation: Evaluation, out: Path, about: Mapping[str, Any]) -> None:
+    """Print the table, write eval.json, the pictures and report.html into the new folder `out`, and say where they are.
+
+    `about` says what was measured: the command, the checkpoints, the tokens, the versions.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    document = {"about": dict(about), **evaluation.to_json()}
+    (out / "eval.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    pictures = draw_all(evaluation, out)
+    (out / "report.html").write_text(page(evaluation, about, pictures), encoding="utf-8")
+    _print_table(evaluation)
+    for what, path in {"numbers": out / "eval.json", "report": out / "report.html"}.items():
+        print(f"{what:<11} {path}")
+
+
+def columns(evaluation: Evaluation) -> dict[str, tuple[str, str]]:
+    """Those of COLUMNS that have a number."""
+    found = {metric for quality in evaluation.qualities.values() for metric in quality.metrics}
+    return {heading: column for heading, column in COLUMNS.items() if column[0] in found}
+
+
+def cell(quality: Quality, metric: str, form: str) -> str:
+    """A number as the table shows it, with half of its confidence interval where that matters; "-" for none."""
+    value = quality.metrics.get(metric, math.nan)
+    if not math.isfinite(value):
+        return "-"
+    low, high = quality.intervals.get(metric, (math.nan, math.nan))
+    if metric not in WITH_INTERVAL or not math.isfinite(high - low):
+        return form.format(value)
+    return f"{form.format(value)} ± {form.format((high - low) / 2)}"
+
+
+def plain(text: object) -> str:
+    """A stranger's text without what a terminal or a page would obey."""
+    return "".join(character if character.isprintable() else "�" for character in str(text))[:200]
+
+
+def title(evaluation: Evaluation) -> str:
+    """What the table is of."""
+    return (
+        f"{evaluation.tokens:,} tokens of {evaluation.sequences:,} sequences of {evaluation.ctx_len}; ± is half of a "
+        "95 % interval"
+    )
+
+
+def _print_table(evaluation: Evaluation) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    several = len(evaluation.labels) > 1
+    chosen = ON_THE_TERMINAL[: -1 if several else None]
+    shown = {heading: column for heading, column in columns(evaluation).items() if heading in chosen}
+    table = Table(title=title(evaluation), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for heading in ["hookpoint"] + ["checkpoint"] * several:
+        table.add_column(heading, overflow="fold")
+    for heading in shown:
+        table.add_column(heading, justify="right", no_wrap=True)
+    before = None
+    for (label, hookpoint), quality in evaluation.qualities.items():
+        if several and before not in (None, hookpoint):
+            table.add_section()
+        names = ["" if hookpoint == before else hookpoint] + [label] * several
+        before = hookpoint
+        numbers = [cell(quality, metric, form).replace(" ± ", "±") for metric, form in shown.values()]
+        table.add_row(*(Text(plain(name)) for name in names), *numbers)
+    Console().print(table)
+
+
+# The page
+
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
+th, td { padding: .2rem .7rem; border-bottom: 1px solid #ddd; text-align: right; }
+th.name, td.name { text-align: left; overflow-wrap: anywhere; }
+img { max-width: 100%; }
+"""
+
+
+def page(evaluation: Evaluation, about: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
+    """One HTML file that needs no network and runs no script; every name in it is escaped."""
+    shown = columns(evaluation)
+    quality_rows = [
+        [label, hookpoint, *(cell(quality, metric, form) for metric, form in shown.values())]
+        for (label, hookpoint), quality in evaluation.qualities.items()
+    ]
+    variance_rows = [
+        [hookpoint, *(f"{share:.1%}" for share in shares.values())] for hookpoint, shares in evaluation.variance.items()
+    ]
+    parts = [
+        "<h1>How good are these dictionaries?</h1>",
+        _table([], [[name, value] for name, value in about.items()], names=2),
+        f"<p>{html.escape(title(evaluation))}</p>",
+        _table(["checkpoint", "hookpoint", *shown], quality_rows, names=2),
+        "<h2>Where the variance sits</h2>",
+        "<p>The share of it in the 1 % of the tokens, and of the dimensions, that have most. Where that is most of it, "
+        "FVU says little about the rest.</p>",
+        _table(["hookpoint", "top 1 % of tokens", "top 1 % of dimensions"], variance_rows, names=1),
+        *(_picture(name, image) for name, image in pictures.items()),
+    ]
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        f"<title>sae eval</title><style>{_STYLE}</style></head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
+    )
+
+
+def _table(headings: Iterable[str], rows: Iterable[Iterable[Any]], *, names: int) -> str:
+    """An HTML table whose first `names` columns are text."""
+
+    def line(tag: str, cells: Iterable[Any]) -> str:
+        written = [
+            f"<{tag}{' class=name' if index < names else ''}>{html.escape(plain(each))}</{tag}>"
+            for index, each in enumerate(cells)
+        ]
+        return f"<tr>{''.join(written)}</tr>"
+
+    return "<table>\n" + "\n".join([line("th", headings), *(line("td", row) for row in rows)]) + "\n</table>"
+
+
+def _picture(name: str, image: bytes) -> str:
+    return f'<img alt="{html.escape(name)}" src="data:image/png;base64,{base64.b64encode(image).decode()}">'

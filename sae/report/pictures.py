@@ -1,0 +1,162 @@
+"""Pictures of an evaluation: by layer, by position, densities, and the frontier of several checkpoints."""
+
+import io
+import math
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sae.evaluation.evaluate import Evaluation
+from sae.evaluation.measure import ALL
+from sae.evaluation.metrics import BINS_PER_DECADE, DECADES, Quality
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+else:  # it takes a second to import, and the tests' shape checks look annotations up at run time
+    Figure = Any
+
+_BY_LAYER = {
+    "fvu": "FVU (fraction of variance unexplained)",
+    "kl_div_with_sae": "KL(clean ‖ grafted), nats",
+    "unused_fraction": "latents that never fire (share)",
+}
+_BY_POSITION = {
+    "fvu": "FVU",
+    "kl_div_with_sae": "KL(clean ‖ grafted), nats",
+}
+
+
+def draw_all(evaluation: Evaluation, out: Path) -> dict[str, bytes]:
+    """Write the pictures into `out`; returns each PNG by its name."""
+    drawings: dict[str, Callable[[Evaluation, Figure], None]] = {
+        "by_layer": draw_by_layer,
+        "by_position": draw_by_position,
+        "densities": draw_densities,
+    }
+    if len(evaluation.labels) > 1:
+        drawings["frontier"] = draw_frontier
+    images = {}
+    for name, draw in drawings.items():
+        images[name] = _png(evaluation, draw)
+        (out / f"{name}.png").write_bytes(images[name])
+    return images
+
+
+def _png(evaluation: Evaluation, draw: Callable[[Evaluation, Figure], None]) -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    draw(evaluation, figure)
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # letters that the font lacks are shown as boxes
+        figure.savefig(buffer, dpi=110, format="png")
+    return buffer.getvalue()
+
+
+def draw_by_layer(evaluation: Evaluation, figure: Figure) -> None:
+    """One panel per metric, one line per checkpoint, over the hookpoints."""
+    hookpoints = list(evaluation.variance)
+    panels = _with_numbers(evaluation, _BY_LAYER)
+    for axes, (metric, heading) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for index, label in enumerate(evaluation.labels):
+            chosen = [evaluation.qualities.get((label, hookpoint)) for hookpoint in hookpoints]
+            values = [math.nan if quality is None else quality.metrics.get(metric, math.nan) for quality in chosen]
+            color = _color(index, len(evaluation.labels))
+            axes.errorbar(
+                range(len(hookpoints)), values, yerr=[_half(quality, metric) for quality in chosen],
+                label=_text(label or "it"), color=color, marker="o", capsize=3,
+            )  # fmt: skip
+        axes.set(title=heading, ylim=(0, None))
+        axes.set_xticks(range(len(hookpoints)), [_text(name) for name in hookpoints], rotation=45, ha="right")
+        axes.grid(alpha=0.3)
+    _legend(figure)
+
+
+def draw_by_position(evaluation: Evaluation, figure: Figure) -> None:
+    """One panel per metric, one line per autoencoder, over the positions in the sequence."""
+    keys = [key for key in evaluation.qualities if key[1] != ALL]
+    positions = list(evaluation.qualities[keys[0]].by_position)
+    panels = {
+        metric: heading
+        for metric, heading in _BY_POSITION.items()
+        if any(metric in values for key in keys for values in evaluation.qualities[key].by_position.values())
+    }
+    for axes, (metric, heading) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for index, key in enumerate(keys):
+            by_position = evaluation.qualities[key].by_position
+            values = [by_position[position].get(metric, math.nan) for position in positions]
+            axes.plot(values, label=_name(evaluation, key), color=_color(index, len(keys)), marker=".")
+        axes.set(title=heading, xlabel="position in the sequence", ylim=(0, None))
+        axes.set_xticks(range(len(positions)), positions, rotation=45)
+        axes.grid(alpha=0.3)
+    _legend(figure)
+
+
+def draw_densities(evaluation: Evaluation, figure: Figure) -> None:
+    """One line per autoencoder: how many latents fire how often."""
+    axes = figure.subplots()
+    keys = [key for key in evaluation.qualities if key[1] != ALL]
+    edges = [-DECADES + index / BINS_PER_DECADE for index in range(DECADES * BINS_PER_DECADE + 1)]
+    for index, key in enumerate(keys):
+        axes.stairs(
+            evaluation.qualities[key].density, edges, label=_name(evaluation, key), color=_color(index, len(keys))
+        )
+    axes.set(
+        xlabel="log10 of the share of tokens that a latent fires on", ylabel="latents", title="densities of the latents"
+    )
+    axes.grid(alpha=0.3)
+    _legend(figure)
+
+
+def draw_frontier(evaluation: Evaluation, figure: Figure) -> None:
+    """FVU and KL against L0: one line per hookpoint, one point per checkpoint."""
+    metrics = _with_numbers(evaluation, _BY_POSITION)
+    hookpoints = list(evaluation.variance)
+    for axes, (metric, heading) in zip(
+        figure.subplots(1, len(metrics), squeeze=False)[0], metrics.items(), strict=True
+    ):
+        for index, hookpoint in enumerate(hookpoints):
+            chosen = [quality for (_, name), quality in evaluation.qualities.items() if name == hookpoint]
+            points = sorted((quality.metrics["l0"], quality.metrics[metric]) for quality in chosen)
+            axes.plot(
+                *zip(*points, strict=True), "o-", label=_text(hookpoint), color=_color(index, len(hookpoints))
+            )  # fmt: skip
+        axes.set(title=f"{heading}, against L0", xlabel="L0 (latents per token)", ylim=(0, None))
+        axes.grid(alpha=0.3)
+    _legend(figure)
+
+
+def _with_numbers(evaluation: Evaluation, metrics: dict[str, str]) -> dict[str, str]:
+    found = {metric for quality in evaluation.qualities.values() for metric in quality.metrics}
+    return {metric: heading for metric, heading in metrics.items() if metric in found}
+
+
+def _half(quality: Quality | None, metric: str) -> float:
+    low, high = (math.nan, math.nan) if quality is None else quality.intervals.get(metric, (math.nan, math.nan))
+    return (high - low) / 2
+
+
+def _name(evaluation: Evaluation, key: tuple[str, str]) -> str:
+    label, hookpoint = key
+    return _text(f"{label} {hookpoint}" if len(evaluation.labels) > 1 else hookpoint)
+
+
+def _text(name: str) -> str:
+    """A stranger's name: no formula, no control character, no underscore in front, which would hide it."""
+    shown = "".join(character if character.isprintable() else "?" for character in name)[-60:].replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
+
+
+def _legend(figure: Figure) -> None:
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", fontsize="small", ncols=1 + len(labels) // 20)
+
+
+def _color(index: int, count: int) -> tuple[float, ...]:
+    from matplotlib import colormaps
+
+    return colormaps["viridis"](0.9 * index / max(1, count - 1))

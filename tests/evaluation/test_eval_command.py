@@ -1,0 +1,254 @@
+"""`sae eval` from end to end: which tokens it takes, what it writes, and one line for every wrong input."""
+
+import base64
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_models import save_tiny
+
+import sae.__main__
+from sae import Sae, SaeConfig, evaluate, lm
+from sae.cli import field_docs
+from sae.config import EvalConfig
+from sae.data import load_data
+from sae.evaluation.evaluate import Evaluation
+from sae.evaluation.metrics import Quality
+from sae.report.evaluation import columns, page, report_evaluation
+from sae.trainer import token_batches
+
+SMALL = ["--expansion_factor", "4", "--batch_size", "4", "--ctx_len", "16", "--max_tokens", "1024"]
+OPTIONS = {
+    "checkpoint", "model", "dataset", "compare", "hookpoints", "split", "text_column", "streaming", "ctx_len",
+    "max_tokens", "exclude_tokens", "exclude_positions", "data_preprocessing_num_proc", "out", "batch_size", "device",
+    "load_in_8bit", "attn_implementation", "revision", "hf_token",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A tiny model, text, and two runs with k 4 and 8 on two layers."""
+    import datasets
+
+    folder = tmp_path_factory.mktemp("files")
+    save_tiny(folder / "model", "gpt_neox")
+    line = "The quick brown fox jumps over the lazy dog: {0} times, or {1}, while the models read on and on. "
+    (folder / "text.jsonl").write_text(
+        "".join(json.dumps({"text": line.format(number, number**2)}) + "\n" for number in range(300))
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
+        patch.setattr("sae.report.training.draw_curves", lambda records, path: None)
+        datasets.disable_progress_bars()
+        options = [*SMALL, "--no_log_to_wandb", "--save_dir", "runs", "--exclude_positions", "0", "--layers", "0", "2"]
+        for k in ("4", "8"):
+            command = ["model", "text.jsonl", *options, "--k", k, "--run_name", f"k{k}", "--lr", "0.01"]
+            assert sae.__main__.main(command) == 0
+        yield folder
+        datasets.enable_progress_bars()
+
+
+@pytest.fixture
+def run(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """`sae eval …` in a folder of the test's own, with `files` copied; returns status, output and errors."""
+    for name in ("model", "runs"):
+        shutil.copytree(files / name, tmp_path / name)
+    shutil.copy(files / "text.jsonl", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def run_command(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        return sae.__main__.main(["eval", *arguments]), *capsys.readouterr()
+
+    return run_command
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sae.report.evaluation.draw_all", lambda evaluation, out: {})
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def numbers(folder: str) -> Any:
+    return json.loads(Path(folder, "eval.json").read_text())
+
+
+# Which tokens
+
+
+def test_a_run_is_measured_on_exactly_the_sequences_that_it_held_out(run: Run, no_pictures: None) -> None:
+    status, out, err = run("runs/k4")
+    assert status == 0 and "of the sequences that runs/k4 held out" in err and "may have seen" not in err
+    document = numbers("runs/k4/eval")
+    assert document["data"]["sequences"] == 11 and document["data"]["tokens"] == 11 * 15
+    record = json.loads(Path("runs/k4/config.json").read_text())["options"]
+    cfg = sae.RunConfig(**record | {"sae": SaeConfig(**record["sae"])})
+    tokenizer = lm.load_tokenizer("model")
+    data = load_data("text.jsonl", tokenizer=tokenizer, ctx_len=16, vocab_size=320)
+    held_out = torch.cat(list(token_batches(cfg, data, vocab_size=320).held_out_batches()))
+    dtype = lm.compute_dtype(torch.device("cpu"))
+    model = lm.load_model("model", device="cpu", dtype=dtype, head=True)
+    found = evaluate(model, held_out, Sae.load_many("runs/k4"), exclude_positions=[0])
+    for hookpoint in ("layers.0", "layers.2", "all"):
+        expected = pytest.approx(found[hookpoint].metrics, rel=0.02, abs=1e-3)  # batches of another order, in bf16
+        assert document["results"]["runs/k4"][hookpoint]["metrics"] == expected
+    # the table at the end of training is about the same tokens
+    trained = json.loads(Path("runs/k4/evaluation.json").read_text())["layers.2"]["fvu"]
+    assert document["results"]["runs/k4"]["layers.2"]["metrics"]["fvu"] == pytest.approx(trained, rel=1e-3)
+
+
+@pytest.mark.parametrize("checkpoint", ["runs/k4/step_16", "runs/k4/step_16/layers.2"])
+def test_a_step_and_one_autoencoder_know_their_run(run: Run, no_pictures: None, checkpoint: str) -> None:
+    status, _, err = run(checkpoint, "model", "text.jsonl", "--max_tokens", "100")
+    assert status == 0 and "Measured on 6 of the sequences that runs/k4 held out" in err
+    assert "layers.2" in numbers("runs/k4/eval")["results"][checkpoint]
+
+
+def test_another_text_length_or_data_that_changed_is_a_sample_and_says_so(run: Run, no_pictures: None) -> None:
+    _, _, err = run("runs/k4", "--ctx_len", "32", "--max_tokens", "320")
+    assert "Measured on 10 sequences drawn from text.jsonl" in err and "may have seen these tokens: runs/k4" in err
+    Path("text.jsonl").write_text(Path("text.jsonl").read_text() * 2)
+    _, _, err = run("runs/k4")
+    assert "had 1,184 sequences when the run was made, and has" in err and "may have seen these tokens: runs/k4" in err
+
+
+def test_a_checkpoint_of_nobodys_run_needs_model_and_data_and_takes_a_sample(run: Run, no_pictures: None) -> None:
+    Path("runs/k8/step_16/layers.0").rename("foreign")
+    assert "MODEL must be given" in run("foreign")[2]
+    status, _, err = run("foreign", "model", "text.jsonl", "--hookpoints", "layers.0", "--max_tokens", "320",
+                         "--ctx_len", "16")  # fmt: skip
+    assert (
+        status == 0 and "Measured on 20 sequences drawn from text.jsonl" in err and "seen these tokens: foreign" in err
+    )
+    assert list(numbers("eval-foreign")["results"]["foreign"]) == ["layers.0"]
+
+
+# What it writes
+
+
+def test_two_runs_are_compared_on_the_same_tokens_with_pictures_and_a_page(run: Run) -> None:
+    status, out, err = run("runs/k4", "--compare", "runs/k8", "--out", "both")
+    assert status == 0 and "may have seen" not in err
+    document = numbers("both")
+    assert list(document["results"]) == ["runs/k4", "runs/k8"]
+    for label, results in document["results"].items():
+        assert set(results) == {"layers.0", "layers.2", "all"}
+        assert f"{results['layers.2']['metrics']['fvu']:.4f}±" in out and label in out
+    assert document["results"]["runs/k8"]["layers.2"]["metrics"]["l0"] > 7.5
+    names = ["by_layer", "by_position", "densities", "frontier"]
+    assert sorted(path.stem for path in Path("both").glob("*.png")) == names
+    text = Path("both/report.html").read_text()
+    images = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
+    assert [base64.b64decode(image) for image in images] == [Path(f"both/{name}.png").read_bytes() for name in names]
+    assert "http:" not in text and "https:" not in text and "<script" not in text
+
+
+def test_the_next_evaluation_takes_the_next_free_folder_and_out_is_never_overwritten(
+    run: Run, no_pictures: None
+) -> None:
+    few = ["--max_tokens", "64", "--hookpoints", "layers.0"]
+    assert run("runs/k4", *few)[0] == run("runs/k4", *few)[0] == 0
+    assert numbers("runs/k4/eval")["data"] == numbers("runs/k4/eval-2")["data"]
+    assert "out must be a new or empty folder" in run("runs/k4", "--out", "runs/k4/eval")[2]
+
+
+def hostile_evaluation() -> Evaluation:
+    quality = Quality({"fvu": 0.5, "l0": 3.0}, {"fvu": (0.4, 0.6)}, {"0": {"fvu": 0.5}}, [1] * 28)
+    names = ["<script>alert(1)</script>", "$\\frac{", "[red]_[/red]", "\x1b[31m\x07", "_hidden"]
+    variance = {name: {"top_1_percent_of_tokens": 0.5, "top_1_percent_of_dimensions": 0.5} for name in names}
+    results = {(label, name): quality for name in names for label in ("<b>", "日本語$")}
+    return Evaluation(results, variance, 10, 2, 5, has_head=False, causal=False)
+
+
+class Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.tags.add(tag)
+
+
+def test_hostile_names_are_shown_as_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report_evaluation(hostile_evaluation(), tmp_path / "out", {"command": "<img src=http://evil>", "model": "</table>"})
+    text = (tmp_path / "out/report.html").read_text()
+    parser = Tags()
+    parser.feed(text)
+    assert parser.tags <= {"html", "head", "meta", "title", "style", "body", "h1", "h2", "p", "table", "tr", "th", "td",
+                           "img"}  # fmt: skip
+    assert text.count("<img") == 4 and "&lt;script&gt;" in text and "default-src 'none'" in text
+    out = capsys.readouterr().out
+    assert "\x1b" not in out and "\x07" not in out and "[red]" in out
+
+
+def test_a_number_that_is_not_there_is_a_dash_and_a_metric_that_nobody_has_no_column() -> None:
+    evaluation = hostile_evaluation()
+    assert list(columns(evaluation)) == ["FVU", "L0"]
+    evaluation.qualities["<b>", "_hidden"].metrics["l0"] = float("nan")
+    assert "<td>-</td>" in page(evaluation, {}, {})
+
+
+# What it is told
+
+BAD = [
+    ([], ["CHECKPOINT must be given"]),
+    (["nowhere"], ["nowhere", "cannot be had"]),
+    (["model"], ["model must hold"]),
+    (["runs/k4", "--hookpoints", "layers.1"], ["hookpoints must name autoencoders of runs/k4", "layers.0, layers.2"]),
+    (["runs/k4", "--compare", "nowhere"], ["nowhere", "cannot be had"]),
+    (["runs/k4", "--max_tokens", "0"], ["max_tokens must be greater than 0"]),
+    (["runs/k4", "--max_tokens", "3"], ["at least one sequence of ctx_len=16 tokens, got 3"]),
+    (["runs/k4", "--batch_size", "0"], ["batch_size", "got 0"]),
+    (["runs/k4", "--exclude_positions", "-1"], ["exclude_positions", "got -1"]),
+    (["runs/k4", "--exclude_positions", *map(str, range(16))], ["a token to measure on"]),
+    (["runs/k4", "--ctx_len", "65"], ["limit=64"]),
+    (["runs/k4", "model", "nothing.jsonl"], ["nothing.jsonl"]),
+    (["runs/k4", "--kk", "3"], ["there is no option --kk", "sae eval --help"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "words"), BAD, ids=[" ".join(arguments)[:50] for arguments, _ in BAD])
+def test_bad_input_is_one_line_and_writes_nothing(run: Run, arguments: list[str], words: list[str]) -> None:
+    before = sorted(Path().rglob("*"))
+    status, out, err = run(*arguments)
+    (line,) = [line for line in err.splitlines() if line.startswith("sae: error:")]
+    assert status == 2 and out == "" and "Traceback" not in err
+    assert all(word in line for word in words), line
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_an_autoencoder_of_another_width_is_named(run: Run) -> None:
+    Sae(48, SaeConfig(num_latents=64, k=4)).save_to_disk("wide/layers.0")
+    status, _, err = run("runs/k4", "--compare", "wide")
+    assert status == 2 and "wide: the autoencoder of layers.0 must be 32 wide, as the model is, got 48" in err
+
+
+def test_the_list_of_options_is_frozen_and_each_is_documented() -> None:
+    groups = sae.__main__.COMMANDS["eval"].groups
+    assert {name for names in groups.values() for name in names} == OPTIONS
+    docs = field_docs(EvalConfig)
+    assert all(len(docs[name]) > 15 and docs[name].endswith(".") for name in OPTIONS)
+
+
+def test_an_encoder_has_its_divergence_measured_and_no_next_token(tmp_path: Path) -> None:
+    from tiny_models import tiny_config
+    from transformers import AutoModelForMaskedLM
+
+    AutoModelForMaskedLM.from_config(tiny_config("bert")).save_pretrained(tmp_path / "bert")
+    assert any("predictions" in name for name in load_file(tmp_path / "bert/model.safetensors"))
+    model = lm.load_model(str(tmp_path / "bert"), device="cpu", dtype=torch.float32, head=True)
+    assert type(model).__name__ == "BertForMaskedLM"
+    saes = {"encoder.layer.1": Sae(32, SaeConfig(num_latents=64, k=4))}
+    metrics = evaluate(model, torch.randint(3, 300, (3, 9)), saes)["encoder.layer.1"].metrics
+    assert metrics["kl_div_with_sae"] > 0 and "ce_loss_with_sae" not in metrics
