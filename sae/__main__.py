@@ -16,11 +16,12 @@ TRAIN_GROUPS = {
     "autoencoder": ("hookpoints", "layers", "layer_stride", "expansion_factor", "num_latents", "k", "normalize_decoder",
                     "finetune"),
     "training": (
-        "batch_size", "grad_acc_steps", "micro_acc_steps", "lr", "lr_warmup_steps", "auxk_alpha",
+        "batch_size", "grad_acc_steps", "micro_acc_steps", "loss_fn", "lr", "lr_warmup_steps", "auxk_alpha",
         "dead_feature_threshold", "seed",
     ),
     "output": (
-        "save_dir", "run_name", "resume", "save_every", "keep_last", "save_best", "log_to_wandb", "wandb_log_frequency",
+        "save_dir", "run_name", "resume", "save_every", "keep_last", "save_best", "eval_every", "log_to_wandb",
+        "wandb_log_frequency",
     ),
     "machine": (
         "device", "load_in_8bit", "attn_implementation", "distribute_layers", "revision", "hf_token",
@@ -118,7 +119,7 @@ def train(cfg: RunConfig) -> int:
         eleuther.find(eleuther.locate(cfg.finetune), hookpoints)
     dataset = load_text(cfg, skeleton)
     count_steps(cfg, token_batches(cfg, dataset, vocab_size=lm.vocab_size(skeleton)))
-    model = load_language_model(cfg, device)
+    model = load_language_model(cfg, device, head=cfg.loss_fn != "fvu" or cfg.eval_every > 0)
     trainer = SaeTrainer(cfg, dataset, model)
     try:
         trainer.fit()

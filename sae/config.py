@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Literal
 
 
 def _check(name: str, value: float | None, holds: bool, rule: str, way_out: str) -> None:
@@ -83,6 +84,10 @@ class TrainConfig:
     lr_warmup_steps: int | None = None
     """Steps of linear warm-up. None: 1000, or a twentieth of a shorter run."""
 
+    loss_fn: Literal["fvu", "ce", "kl"] = "fvu"
+    """What to minimise: fvu, the reconstruction's error; or, end to end with all autoencoders grafted into the model at
+    once, kl, the divergence of its predictions from those of the untouched model; ce, their cross-entropy."""
+
     auxk_alpha: float = 1 / 32
     """Weight of the AuxK loss, which revives dead latents. 0 turns it off."""
 
@@ -138,6 +143,10 @@ class TrainConfig:
 
     log_to_wandb: bool = True
     """Log to Weights & Biases too, where it is installed and configured."""
+
+    eval_every: int = 0
+    """Steps between two measurements on up to 16,384 held-out tokens, as sae eval makes them: with the autoencoders
+    grafted into the model. 0: none."""
 
     wandb_log_frequency: int = 1
     """Steps between two records of the metrics, in metrics.jsonl and Weights & Biases alike."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sae.autoencoder import Sae
 from sae.dead import DeadLatents
-from sae.gradients import Gradients, Weights, add_auxk_gradients_, reconstruction_gradients
+from sae.gradients import Gradients, Reconstruction, Weights, add_auxk_gradients_, reconstruction_gradients
 from sae.losses import VarianceSums, fvu
 from sae.optim import Adam
 from sae.select import selection
@@ -82,22 +82,28 @@ class SaeLearner:
         """Add the gradients of the loss on these tokens, and the sums that are reported."""
         if len(x) == 0:
             return
-        scale = (1 / (self._tokens_per_step * self._variance)).to(self.sae.dtype)
-        grads, recon = reconstruction_gradients(self._weights, x, self._select, scale=scale)
+        self.add(*reconstruction_gradients(self._weights, x, self._select, scale=self._scale()))
+
+    def add(self, grads: Gradients, recon: Reconstruction) -> None:
+        """Add gradients of these tokens that may come from elsewhere, those of AuxK, and the sums that are reported."""
         auxk_error = recon.squared_error
         if self._auxk_alpha and len(self.dead.indices):
             auxk_error = add_auxk_gradients_(
-                grads, self._weights, recon, self.dead.indices, scale=scale * self._auxk_alpha
+                grads, self._weights, recon, self.dead.indices, scale=self._scale() * self._auxk_alpha
             )
         if self._grads is None:
             self._grads = grads
         else:
             self._grads.add_(grads)
         self._fired.index_add_(0, recon.top_indices.flatten(), recon.fired.flatten().int())
-        self._tokens += len(x)
+        self._tokens += len(recon.residual)
         variance = recon.variance.shifted_by(self.sae.b_dec.detach() - self._mean)
         self._step_variance_sums = self._step_variance_sums.merge(variance)
         self._step_sums += torch.stack([recon.squared_error.double(), auxk_error.double(), recon.fired.sum().double()])
+
+    def _scale(self) -> Tensor:
+        """What makes a squared error this step's share of the loss."""
+        return (1 / (self._tokens_per_step * self._variance)).to(self.sae.dtype)
 
     def update(self, lr: float) -> None:
         """Take one optimizer step with what was accumulated. A step whose sums are not finite changes nothing."""

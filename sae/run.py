@@ -17,7 +17,8 @@ _PACKAGES = ("sae", "torch", "transformers", "datasets", "tokenizers", "safetens
 _SECRET = "hf_token"
 _HELD_OUT = "held_out_sequences"
 _FREE_TO_CHANGE = (
-    "resume", "run_name", "save_dir", "save_every", "keep_last", "save_best", "log_to_wandb", "wandb_log_frequency",
+    "resume", "run_name", "save_dir", "save_every", "keep_last", "save_best", "eval_every", "log_to_wandb",
+    "wandb_log_frequency",
     "data_preprocessing_num_proc",
 )  # fmt: skip
 

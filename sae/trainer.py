@@ -4,10 +4,11 @@ import copy
 import math
 import time
 import zlib
-from collections.abc import Sized
+from collections.abc import Mapping, Sized
 from contextlib import ExitStack, suppress
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +16,12 @@ from torch import Tensor, nn
 from sae import checkpoint, lm
 from sae.autoencoder import Sae
 from sae.config import SaeConfig, TrainConfig
-from sae.data.activations import Activations, LiveActivations
+from sae.data.activations import Activations, LiveActivations, counted
 from sae.data.shuffle import ShuffleBuffer, batches_per_block
 from sae.data.tokens import TokenBatches, as_sequences, held_out_count
 from sae.distributed import World
+from sae.end_to_end import EndToEnd, TokenSource
+from sae.evaluation.evaluate import evaluate_many
 from sae.evaluation.outliers import outlier_warning
 from sae.evaluation.reconstruction import ReconstructionMetrics, evaluate_reconstruction
 from sae.interrupt import StopRequests
@@ -29,6 +32,11 @@ from sae.report.training import report
 from sae.run import RunFolder
 from sae.saver import Saver
 from sae.sweep import SaePlan, plan_saes
+
+T = TypeVar("T")
+
+EVAL_TOKENS = 16_384
+"""Held-out tokens that --eval_every measures on, at most, and at least a batch."""
 
 
 class SaeTrainer:
@@ -59,7 +67,6 @@ class SaeTrainer:
         self.widths = lm.widths(model, self.hookpoints)
         self.plans = plan_saes(cfg, self.hookpoints)
         self.saes = self._make_saes()
-        self.source = ShuffleBuffer(self.live, self._batches_per_block(), seed=cfg.seed)
         self.learners = {
             name: SaeLearner(
                 sae,
@@ -70,6 +77,7 @@ class SaeTrainer:
             )
             for name, sae in self.saes.items()
         }
+        self.source, self.end_to_end = self._make_source()
         self.step = self.first_step = 0
         self._position: dict[str, Any] | None = self.source.state_dict()
         """Where the data of the next step begin; None in the middle of an update, when there is no state to save."""
@@ -120,7 +128,7 @@ class SaeTrainer:
         started, self.first_step = time.perf_counter(), self.step
         while self.step < self.total_steps and not self.stop and self.train_step():
             progress.advance(self.tokens_per_step)
-            if self.step % self.cfg.wandb_log_frequency == 0 or self.step == self.total_steps:
+            if self._every(self.cfg.wandb_log_frequency, self.cfg.eval_every) or self.step == self.total_steps:
                 self._log(sinks, progress, seconds=time.perf_counter() - started)
             if self.step % self.cfg.save_every == 0:
                 self.saver.start(self.state(measure=self.cfg.save_best))
@@ -135,7 +143,7 @@ class SaeTrainer:
                 f"the data ended at step {self.step} of {self.total_steps}, before the learning rate had decayed; "
                 f"next time give --max_tokens {self.step * self.tokens_per_step}"
             )
-            if self.step % self.cfg.wandb_log_frequency:
+            if not self._every(self.cfg.wandb_log_frequency, self.cfg.eval_every):
                 self._log(sinks, progress, seconds=time.perf_counter() - started)
 
     def _speeds(self) -> dict[str, float]:
@@ -146,9 +154,15 @@ class SaeTrainer:
     def _log(self, sinks: list[Sink], progress: Progress, *, seconds: float) -> None:
         tokens = (self.step - self.first_step) * self.tokens_per_step
         record = self.metrics(tokens_per_second=tokens / seconds)
+        if self._every(self.cfg.eval_every):
+            record |= self.evaluate_grafted()
         progress.show(record)
         for sink in sinks:
             sink.write(record)
+
+    def _every(self, *periods: int) -> bool:
+        """Whether one of these periods, in steps, ends here; 0 never does."""
+        return any(period and self.step % period == 0 for period in periods)
 
     def initialise(self) -> None:
         """Set every b_dec to the mean of the first activations, and every loss's normaliser to their variance."""
@@ -168,14 +182,10 @@ class SaeTrainer:
     def train_step(self) -> bool:
         """One optimizer step of every autoencoder; False, and nothing done, if the data ended before."""
         for _ in range(self.cfg.grad_acc_steps):
-            activations = next(self.source, None)
-            if activations is None:
+            batch = next(self.source, None)
+            if batch is None:
                 return False
-            activations = self._by_sae(activations)
-            for name, learner in self.learners.items():
-                with self.stopwatches[name]:
-                    for part in activations[name].tensor_split(self.cfg.micro_acc_steps):
-                        learner.accumulate(part)
+            self._accumulate(batch)
         self._position = None
         for name, learner in self.learners.items():
             with self.stopwatches[name]:
@@ -183,6 +193,20 @@ class SaeTrainer:
         self.step += 1
         self._position = self.source.state_dict()
         return True
+
+    def _accumulate(self, batch: Any) -> None:
+        if self.end_to_end is not None:
+            with ExitStack() as stack:
+                for watch in self.stopwatches.values():
+                    stack.enter_context(watch)
+                for part in batch.tensor_split(self.cfg.micro_acc_steps):
+                    self.end_to_end.accumulate(part)
+            return
+        activations = self._by_sae(batch)
+        for name, learner in self.learners.items():
+            with self.stopwatches[name]:
+                for part in activations[name].tensor_split(self.cfg.micro_acc_steps):
+                    learner.accumulate(part)
 
     def learning_rate(self, name: str) -> float:
         """The learning rate of an autoencoder in the step that comes next."""
@@ -205,12 +229,16 @@ class SaeTrainer:
             "tokens": self.step * self.tokens_per_step,
             "tokens_per_second": tokens_per_second,
         }
+        if self.end_to_end is not None:
+            record["loss"] = self.end_to_end.read_loss()
         not_finite = None
         for name, learner in self.learners.items():
             try:
                 metrics = learner.read_metrics()
             except FloatingPointError as error:  # the others' meters start anew too, so that the state can be saved
-                place = f"step {self.step}, before batch {self.live.batch_index} of the data"
+                place = f"step {self.step}"
+                if self.end_to_end is None:
+                    place += f", before batch {self.live.batch_index} of the data"
                 not_finite = not_finite or FloatingPointError(f"{name}: {error} at {place}; try a lower --lr")
                 continue
             record |= {f"{name}/{metric}": value for metric, value in metrics._asdict().items()}
@@ -222,6 +250,23 @@ class SaeTrainer:
         """Reconstruction of the held-out tokens, by autoencoder."""
         batches = map(self.live.read, self.tokens.held_out_batches())
         return evaluate_reconstruction(self.saes, map(self._by_sae, batches))
+
+    def evaluate_grafted(self) -> Record:
+        """What `sae eval` measures, on the first held-out tokens: `<name>/eval_<metric>`, and `all/…` at once."""
+        count = max(1, EVAL_TOKENS // (self.cfg.batch_size * self.tokens.ctx_len))
+        found = evaluate_many(
+            self.model,
+            list(islice(self.tokens.held_out_batches(), count)),
+            self._by_configuration(self.saes),
+            exclude_tokens=self.cfg.exclude_tokens,
+            exclude_positions=self.cfg.exclude_positions,
+        )
+        return {
+            f"{label}/{hookpoint}/eval_{metric}".lstrip("/"): value
+            for (label, hookpoint), quality in found.qualities.items()
+            for metric, value in quality.metrics.items()
+            if math.isfinite(value)
+        }
 
     def describe(self) -> dict[str, Any]:
         """What config.json says beside the configuration: what was derived from model and data."""
@@ -256,6 +301,8 @@ class SaeTrainer:
         """The state between two steps; with `measure` the held-out FVU is part of it, unless there is haste."""
         states = {name: learner.state_dict() for name, learner in self.learners.items()}
         trainer = {"step": self.step, "source": self._position}
+        if self.end_to_end is not None:
+            trainer["end_to_end"] = self.end_to_end.state_dict()
         if measure and not self.stop:
             trainer["held_out_fvu"] = {name: metrics.fvu for name, metrics in self.evaluate().items()}
         return checkpoint.Checkpoint(self.saes, states, trainer)
@@ -296,6 +343,8 @@ class SaeTrainer:
             self.saes[name].load_state_dict(saved.saes[name].state_dict())
             learner.load_state_dict(saved.states[name])
         self.source.load_state_dict(saved.trainer["source"])
+        if self.end_to_end is not None:
+            self.end_to_end.load_state_dict(saved.trainer["end_to_end"])
         self._position = self.source.state_dict()
         self.step = saved.trainer["step"]
 
@@ -333,6 +382,27 @@ class SaeTrainer:
     def _by_sae(self, activations: Activations) -> Activations:
         """What each autoencoder reads, by its name."""
         return {name: activations[plan.hookpoint] for name, plan in self.plans.items()}
+
+    def _make_source(self) -> tuple[Any, EndToEnd | None]:
+        """Activations, mixed over many sequences; or the sequences themselves for a loss of the whole model."""
+        cfg = self.cfg
+        if cfg.loss_fn == "fvu":
+            return ShuffleBuffer(self.live, self._batches_per_block(), seed=cfg.seed), None
+        end_to_end = EndToEnd(
+            self.model,
+            self._by_configuration(self.learners),
+            lambda tokens: counted(tokens, cfg.exclude_tokens, cfg.exclude_positions),
+            loss_fn=cfg.loss_fn,
+            tokens_per_step=self.tokens_per_step,
+        )
+        return TokenSource(self.tokens, self.live.read), end_to_end
+
+    def _by_configuration(self, values: Mapping[str, T]) -> dict[str, dict[str, T]]:
+        """Values that are by the name of an autoencoder, by its configuration and its hookpoint."""
+        grouped: dict[str, dict[str, T]] = {}
+        for name, plan in self.plans.items():
+            grouped.setdefault(name.removesuffix(plan.hookpoint).rstrip("/"), {})[plan.hookpoint] = values[name]
+        return grouped
 
     def _harvest(self, tokens: Tensor) -> Activations:
         return lm.harvest(self.model, tokens.to(self.device, non_blocking=True), self.hookpoints)

@@ -38,9 +38,10 @@ OPTIONS = {
     "model", "dataset", "split", "text_column", "streaming", "ctx_len", "max_tokens", "exclude_tokens",
     "exclude_positions", "data_preprocessing_num_proc",
     "hookpoints", "layers", "layer_stride", "expansion_factor", "num_latents", "k", "normalize_decoder", "finetune",
-    "batch_size", "grad_acc_steps", "micro_acc_steps", "lr", "lr_warmup_steps", "auxk_alpha", "dead_feature_threshold",
-    "seed",
-    "save_dir", "run_name", "resume", "save_every", "keep_last", "save_best", "log_to_wandb", "wandb_log_frequency",
+    "batch_size", "grad_acc_steps", "micro_acc_steps", "loss_fn", "lr", "lr_warmup_steps", "auxk_alpha",
+    "dead_feature_threshold", "seed",
+    "save_dir", "run_name", "resume", "save_every", "keep_last", "save_best", "eval_every", "log_to_wandb",
+    "wandb_log_frequency",
     "device", "load_in_8bit", "attn_implementation", "distribute_layers", "revision", "hf_token",
 }  # fmt: skip
 """All there are. A new one needs a reason: what can be derived is derived."""

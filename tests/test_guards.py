@@ -38,11 +38,12 @@ MAY_KNOW = {
     "cli": set(),
     "sweep": {"config"},
     # what composes them
+    "end_to_end": {"autoencoder", "gradients", "learner", "lm", "losses"},
     "evaluation": {"autoencoder", "config", "data", "formats", "lm", "losses", "run"},
     "report": {"evaluation", "log"},
     "trainer": {
-        "autoencoder", "checkpoint", "config", "data", "distributed", "evaluation", "interrupt", "learner", "lm", "log",
-        "optim", "report", "run", "saver", "sweep",
+        "autoencoder", "checkpoint", "config", "data", "distributed", "end_to_end", "evaluation", "interrupt",
+        "learner", "lm", "log", "optim", "report", "run", "saver", "sweep",
     },
     "__init__": {"autoencoder", "config", "evaluation", "lm", "trainer"},
     "__main__": {

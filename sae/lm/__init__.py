@@ -14,7 +14,7 @@ from .load import (
     load_tokenizer,
     vocab_size,
 )
-from .logits import has_head, is_causal, logits_of, num_positions_per_chunk, run_base
+from .logits import has_head, is_causal, logits_of, num_positions_per_chunk, run_base, with_hidden
 
 __all__ = [
     "Latents",
@@ -39,4 +39,5 @@ __all__ = [
     "run_base",
     "vocab_size",
     "widths",
+    "with_hidden",
 ]

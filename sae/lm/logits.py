@@ -34,6 +34,13 @@ def run_base(model: nn.Module, tokens: Int[Tensor, "batch seq"]) -> Any:
         return base(tokens.to(device_of(base)), **without_cache(base))
 
 
+def with_hidden(output: Any, hidden: Float[Tensor, "batch seq d"]) -> Any:
+    """A copy of an output of `run_base` with other hidden states."""
+    changed = copy.copy(output)
+    changed["last_hidden_state"] = hidden
+    return changed
+
+
 def logits_of(
     model: nn.Module, tokens: Int[Tensor, "batch seq"], output: Any, part: slice
 ) -> Float[Tensor, "batch part vocab"]:
@@ -42,8 +49,7 @@ def logits_of(
     It is the model's own forward around a base that hands out `output`: what an architecture does to its logits, such
     as capping them, is done.
     """
-    cut = copy.copy(output)
-    cut["last_hidden_state"] = output["last_hidden_state"][:, part]
+    cut = with_hidden(output, output["last_hidden_state"][:, part])
     with _forward_returns(base_model(model), cut), evaluating(model):
         return model(input_ids=tokens[:, part].to(device_of(model)), **without_cache(model)).logits
 

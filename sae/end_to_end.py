@@ -1,0 +1,201 @@
+"""Training end to end: the autoencoders sit inside the model's forward, and its predictions are the loss."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from sae import lm
+from sae.autoencoder import Sae
+from sae.gradients import Gradients, Reconstruction
+from sae.learner import SaeLearner
+from sae.losses import VarianceSums
+
+LossName = Literal["ce", "kl"]
+
+
+@runtime_checkable
+class Tokens(Protocol):
+    """Batches of token ids; `data.TokenBatches` is one."""
+
+    def __next__(self) -> Tensor: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class TokenSource:
+    """Batches of tokens in the place of batches of activations: the loss needs sequences, which cannot be mixed."""
+
+    def __init__(self, batches: Tokens, read: Callable[[Tensor], dict[str, Tensor]]) -> None:
+        """`read` makes activations of a batch."""
+        self._batches, self._read = batches, read
+        self._peeked: tuple[Tensor, dict[str, Any]] | None = None
+
+    def peek(self) -> dict[str, Tensor]:
+        """The activations of the first batch, which is handed out all the same."""
+        if self._peeked is None:
+            place = self._batches.state_dict()
+            self._peeked = next(self._batches), place
+        return self._read(self._peeked[0])
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self
+
+    def __next__(self) -> Int[Tensor, "batch seq"]:
+        if self._peeked is not None:
+            (tokens, _), self._peeked = self._peeked, None
+            return tokens
+        return next(self._batches)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position in the data."""
+        return self._batches.state_dict() if self._peeked is None else self._peeked[1]
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue at the position of a `state_dict`."""
+        self._peeked = None
+        self._batches.load_state_dict(state)
+
+
+class Passed(NamedTuple):
+    """What passed one autoencoder in a forward."""
+
+    x: Float[Tensor, "batch seq d_in"]
+    recon: Float[Tensor, "batch seq d_in"]
+    top_acts: Float[Tensor, "batch seq k"]
+    top_indices: Int[Tensor, "batch seq k"]
+
+
+class EndToEnd:
+    """Gradients of the model's own loss with autoencoders grafted, all of a configuration at once.
+
+    Over the tokens that count, with N the nominal tokens of a step: ce is Σ cross-entropy of the next token / N, and kl
+    is Σ KL(clean ‖ grafted) / N. Tokens that are excluded keep their activations and have no loss. AuxK is added as
+    always. The gradient runs through `lm.graft` and autograd; it is linear in the sequences, however they are split.
+    Sources: Braun et al. 2024, arXiv:2405.12241 (kl).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        groups: Mapping[str, Mapping[str, SaeLearner]],
+        counted: Callable[[Tensor], Bool[Tensor, "batch seq"]],
+        *,
+        loss_fn: LossName,
+        tokens_per_step: int,
+    ) -> None:
+        """`groups` holds the learners by configuration and hookpoint; `counted` says which tokens are not excluded.
+
+        Raises ValueError for a model without the head that the loss needs.
+        """
+        if not lm.has_head(model) or (loss_fn == "ce" and not lm.is_causal(model)):
+            raise ValueError(
+                f"loss_fn {loss_fn} needs a model with a {'causal ' * (loss_fn == 'ce')}language-modelling head, got "
+                f"{type(model).__name__}; load it with AutoModelForCausalLM, or use --loss_fn fvu"
+            )
+        self._model, self._groups, self._counted = model, groups, counted
+        self._loss_fn, self._tokens_per_step = loss_fn, tokens_per_step
+        device = next(model.parameters()).device
+        self._sums = torch.zeros(2, dtype=torch.float64, device=device)
+
+    def accumulate(self, tokens: Int[Tensor, "batch seq"]) -> None:
+        """Add the gradients of these sequences to every learner."""
+        kept = self._counted(tokens)
+        if not len(tokens) or not kept.any():
+            return
+        tokens, kept = tokens.to(self._sums.device), kept.to(self._sums.device)
+        clean = None
+        if self._loss_fn == "kl":
+            with torch.no_grad():
+                clean = lm.run_base(self._model, tokens)
+        for learners in self._groups.values():
+            self._accumulate_group(learners, tokens, kept, clean)
+
+    def _accumulate_group(self, learners: Mapping[str, SaeLearner], tokens: Tensor, kept: Tensor, clean: Any) -> None:
+        passed: dict[str, Passed] = {}
+        grafts = {name: _recording(learner.sae, passed, name) for name, learner in learners.items()}
+        with torch.enable_grad(), lm.graft(self._model, grafts, mask=kept):
+            output = lm.run_base(self._model, tokens)
+        loss, hidden_gradient = self._loss(tokens, kept, output, clean)
+        parameters = [p for learner in learners.values() for p in _parameters(learner.sae)]
+        gradients = iter(torch.autograd.grad(output["last_hidden_state"], parameters, hidden_gradient))
+        for name, learner in learners.items():
+            W_enc, b_enc, W_dec, b_dec = (next(gradients).contiguous() for _ in range(4))
+            radial = (W_dec * learner.sae.W_dec.detach()).sum(-1)
+            learner.add(
+                Gradients(W_enc, b_enc, W_dec, b_dec, radial), _reconstruction(learner.sae, passed[name], kept, loss)
+            )
+
+    def _loss(
+        self, tokens: Tensor, kept: Tensor, output: Any, clean: Any
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch seq d"]]:
+        """The summed loss, and its gradient by the last hidden states, a few positions' logits at a time."""
+        hidden = output["last_hidden_state"].detach().requires_grad_()
+        output = lm.with_hidden(output, hidden)
+        gradient, total = torch.zeros_like(hidden), torch.zeros((), dtype=torch.float64, device=hidden.device)
+        chunk = lm.num_positions_per_chunk(len(tokens), lm.vocab_size(self._model), hidden.device)
+        for start in range(0, tokens.shape[1], chunk):
+            part = slice(start, start + chunk)
+            with torch.enable_grad():
+                log_q = lm.logits_of(self._model, tokens, output, part).float().log_softmax(-1)
+                if self._loss_fn == "kl":
+                    with torch.no_grad():
+                        log_p = lm.logits_of(self._model, tokens, clean, part).float().log_softmax(-1)
+                    losses, counts = (log_p.exp() * (log_p - log_q)).sum(-1), kept[:, part]
+                else:
+                    targets = tokens.roll(-1, 1)[:, part]
+                    losses = -log_q.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+                    counts = _has_next(kept)[:, part]
+                loss = losses.where(counts, 0).sum()
+            gradient += torch.autograd.grad(loss / self._tokens_per_step, hidden)[0]
+            total += loss.detach()
+            self._sums += torch.stack([loss.detach().double(), counts.sum().double()])
+        return total, gradient
+
+    def read_loss(self) -> float:
+        """Mean loss per token, in nats, since the last call, which starts it anew. Waits for the device."""
+        total, tokens = self._sums.tolist()
+        self._sums.zero_()
+        return total / max(1.0, tokens)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is reported and was not read yet, as JSON. Waits for the device."""
+        return {"sums": self._sums.tolist()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a `state_dict`."""
+        self._sums.copy_(torch.tensor(state["sums"], dtype=torch.float64))
+
+
+def _recording(sae: Sae, passed: dict[str, Passed], name: str) -> Callable[[Tensor], Tensor]:
+    def reconstruct(x: Tensor) -> Tensor:
+        acts, indices = sae.encode(x)
+        recon = sae.decode(acts, indices)
+        passed[name] = Passed(x.detach(), recon.detach(), acts.detach(), indices)
+        return recon
+
+    return reconstruct
+
+
+def _parameters(sae: Sae) -> tuple[Tensor, ...]:
+    return sae.encoder.weight, sae.encoder.bias, sae.W_dec, sae.b_dec
+
+
+def _reconstruction(sae: Sae, passed: Passed, kept: Tensor, loss: Tensor) -> Reconstruction:
+    """What the meters and AuxK look at: the tokens that count."""
+    # With a loss that is not finite neither is the squared error, which is what the learner looks at.
+    centred = passed.x[kept].to(sae.dtype) - sae.b_dec.detach()
+    residual = passed.recon[kept] - passed.x[kept].to(sae.dtype)
+    squared_error = residual.flatten().dot(residual.flatten()) + 0 * loss.to(residual)
+    return Reconstruction(
+        centred, residual, passed.top_acts[kept] > 0, passed.top_indices[kept], squared_error, VarianceSums.of(centred)
+    )
+
+
+def _has_next(kept: Bool[Tensor, "batch seq"]) -> Bool[Tensor, "batch seq"]:
+    """The tokens that count and are followed by another."""
+    return torch.cat([kept[:, :-1], torch.zeros_like(kept[:, -1:])], 1)

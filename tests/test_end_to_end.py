@@ -1,0 +1,194 @@
+"""--loss_fn ce|kl: the gradient is that of the dense model, and runs keep their promises; --eval_every."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from oracle import dense_code, make_sae
+from test_resume import assert_same_end, final_state, make_trainer, records, stop_after
+from tiny_models import tiny_model, tiny_tokens
+from torch import Tensor, nn
+
+from sae import Sae, SaeConfig, SaeTrainer, TrainConfig, graft, lm
+from sae.end_to_end import EndToEnd
+from sae.gradients import Gradients
+from sae.learner import SaeLearner
+
+CTX, NAMES = 9, ("layers.0", "layers.1.mlp.input")
+LOSSES = ("ce", "kl")
+
+
+@pytest.fixture(autouse=True)
+def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sae.report.training.draw_curves", lambda records, path: None)
+
+
+def setting(loss_fn: str, monkeypatch: pytest.MonkeyPatch) -> tuple[nn.Module, dict[str, SaeLearner], EndToEnd]:
+    """Two learners in float64 on a tiny model, with position 0 and token 7 excluded, 2 positions' logits at a time."""
+    monkeypatch.setattr("sae.lm.num_positions_per_chunk", lambda *sizes: 2)
+    model = tiny_model("llama", causal_lm=True).double().requires_grad_(False)
+    learners = {
+        name: SaeLearner(
+            make_sae(32, 64, 4), tokens_per_step=100, auxk_alpha=0.0, dead_feature_threshold=10**6,
+            compute_dtype=torch.float64,
+        )
+        for name in NAMES
+    }  # fmt: skip
+    end_to_end = EndToEnd(model, {"": learners}, counted, loss_fn=loss_fn, tokens_per_step=100)  # type: ignore[arg-type]
+    return model, learners, end_to_end
+
+
+def counted(tokens: Tensor) -> Tensor:
+    return (torch.arange(tokens.shape[1]) > 0) & (tokens != 7)
+
+
+def dense_loss(model: nn.Module, saes: dict[str, Sae], tokens: Tensor, loss_fn: str) -> Tensor:
+    """The loss over all logits at once, with dense autoencoders."""
+
+    def dense(one: Sae) -> Any:
+        weights = one.encoder.weight, one.encoder.bias, one.b_dec
+        return lambda x: dense_code(x, *weights, one.cfg.k) @ one.W_dec + one.b_dec
+
+    kept = counted(tokens)
+    clean = model(input_ids=tokens).logits.log_softmax(-1)
+    with graft(model, {name: dense(one) for name, one in saes.items()}, mask=kept):
+        changed = model(input_ids=tokens).logits.log_softmax(-1)
+    if loss_fn == "kl":
+        return (clean.exp() * (clean - changed)).sum(-1)[kept].sum() / 100
+    losses = -changed[:, :-1].gather(-1, tokens[:, 1:, None]).squeeze(-1)
+    return losses[kept[:, :-1]].sum() / 100
+
+
+@pytest.mark.parametrize("split", [[6], [1, 5], [2, 2, 2]])
+@pytest.mark.parametrize("loss_fn", LOSSES)
+def test_gradients_are_those_of_the_dense_model_however_the_sequences_are_split(
+    loss_fn: str, split: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, learners, end_to_end = setting(loss_fn, monkeypatch)
+    tokens = tiny_tokens(6, CTX)
+    tokens[2, 3:5] = 7
+    for part in tokens.split(split):
+        end_to_end.accumulate(part)
+    saes = {name: learner.sae for name, learner in learners.items()}
+    loss = dense_loss(model, saes, tokens, loss_fn)
+    for name, learner in learners.items():
+        one = learner.sae
+        expected = torch.autograd.grad(
+            loss, (one.encoder.weight, one.encoder.bias, one.W_dec, one.b_dec), retain_graph=True
+        )
+        found = learner._grads
+        assert isinstance(found, Gradients)
+        for mine, theirs in zip(found[:4], expected, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-8)  # logits are float32
+            assert theirs.abs().max() > 1e-5, name
+        torch.testing.assert_close(found.radial, (found.W_dec * one.W_dec).sum(-1))
+    number = counted(tokens).sum() if loss_fn == "kl" else counted(tokens)[:, :-1].sum()
+    assert end_to_end.read_loss() == pytest.approx(100 * loss.item() / number.item(), rel=1e-5)
+
+
+def test_the_meters_see_what_passed_each_autoencoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, learners, end_to_end = setting("kl", monkeypatch)
+    tokens = tiny_tokens(4, CTX)
+    kept = counted(tokens)
+    end_to_end.accumulate(tokens)
+    x = lm.harvest(model, tokens, NAMES[:1])[NAMES[0]]
+    with graft(model, {NAMES[0]: learners[NAMES[0]].sae}, mask=kept):
+        second = lm.harvest(model, tokens, NAMES[1:])[NAMES[1]]
+    for name, acts in zip(NAMES, (x, second), strict=True):
+        learner = learners[name]
+        learner.update(0.0)
+        metrics, out = learner.read_metrics(), learner.sae(acts)
+        error = (acts - out.recon)[kept].square().sum()
+        variance = (acts[kept] - acts[kept].mean(0)).square().sum()
+        assert metrics.fvu == pytest.approx((error / variance).item())
+        assert metrics.l0 == pytest.approx((out.top_acts[kept] > 0).sum().item() / kept.sum().item())
+
+
+def trainer(save_dir: Path, loss_fn: str, **changes: Any) -> SaeTrainer:
+    """As test_resume's, on a model with its head."""
+    sizes = {"sae": SaeConfig(num_latents=64, k=4), "batch_size": 4, "log_to_wandb": False, "lr": 1e-2}
+    cfg = TrainConfig(save_dir=str(save_dir), loss_fn=loss_fn, run_name="run", **sizes | changes)  # type: ignore[arg-type]
+    return SaeTrainer(cfg, tiny_tokens(100, CTX), tiny_model("llama", causal_lm=True))
+
+
+def test_training_lowers_the_divergence_that_it_minimises(tmp_path: Path) -> None:
+    cfg = TrainConfig(SaeConfig(num_latents=64, k=4), batch_size=4, log_to_wandb=False, lr=1e-2, loss_fn="kl",
+                      save_dir=str(tmp_path), run_name="run", layer_stride=2, exclude_positions=[0],
+                      dead_feature_threshold=300, eval_every=20)  # fmt: skip
+    one = SaeTrainer(cfg, tiny_tokens(100, CTX), tiny_model("gpt2", causal_lm=True))
+    before = one.evaluate_grafted()
+    one.fit()
+    after = one.evaluate_grafted()
+    assert after["all/eval_kl_div_with_sae"] < 0.97 * before["all/eval_kl_div_with_sae"]
+    logged = records(tmp_path)
+    assert sum(record["loss"] for record in logged[-6:]) < sum(record["loss"] for record in logged[:6])
+    assert len(logged) == 24
+    assert logged[19]["all/eval_kl_div_with_sae"] > 0 and "all/eval_kl_div_with_sae" not in logged[20]
+    for dictionary in Sae.load_many(tmp_path / "run").values():
+        torch.testing.assert_close(dictionary.W_dec.norm(dim=1), torch.ones(64))
+
+
+def end_to_end_trainer(save_dir: Path, **changes: Any) -> SaeTrainer:
+    original = tiny_model("gpt_neox", causal_lm=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("test_resume.tiny_model", lambda family: original)
+        return make_trainer(save_dir, loss_fn="kl", wandb_log_frequency=5, **changes)
+
+
+def test_stopping_and_resuming_equals_not_stopping(tmp_path: Path) -> None:
+    end_to_end_trainer(tmp_path / "straight").fit()
+    stop_after(end_to_end_trainer(tmp_path / "stopped"), 3)
+    stop_after(end_to_end_trainer(tmp_path / "stopped", resume=True), 7)
+    end_to_end_trainer(tmp_path / "stopped", resume=True).fit()
+    assert_same_end(tmp_path / "stopped", tmp_path / "straight")
+
+
+def test_a_step_is_the_same_however_it_is_split(tmp_path: Path) -> None:
+    splits = {"whole": (4, 1, 1), "micro": (4, 1, 2), "accumulated": (2, 2, 1)}
+    found = {}
+    for name, (batch_size, grad_acc_steps, micro_acc_steps) in splits.items():
+        options = {"batch_size": batch_size, "grad_acc_steps": grad_acc_steps, "micro_acc_steps": micro_acc_steps}
+        one = end_to_end_trainer(tmp_path / name, **options)
+        for learner in one.learners.values():
+            learner.initialise(torch.randn(50, 32, generator=torch.Generator().manual_seed(0)))
+        one.train_step()
+        found[name] = one.saes["layers.0"].W_dec.detach()
+    for name in ("micro", "accumulated"):
+        torch.testing.assert_close(found[name], found["whole"], rtol=1e-3, atol=1e-4)
+
+
+def test_measuring_during_training_changes_not_one_bit(tmp_path: Path) -> None:
+    original = tiny_model("gpt_neox", causal_lm=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("test_resume.tiny_model", lambda family: original)
+        make_trainer(tmp_path / "without").fit()
+        make_trainer(tmp_path / "with", eval_every=3).fit()
+    without, measured = final_state(tmp_path / "without"), final_state(tmp_path / "with")
+    assert all(torch.equal(tensor, measured[name]) for name, tensor in without.items())
+    plain, watched = records(tmp_path / "without"), records(tmp_path / "with")
+    assert [{k: v for k, v in record.items() if "/eval_" not in k} for record in watched] == plain
+    has_eval = [any("/eval_" in key for key in record) for record in watched]
+    assert has_eval == [step % 3 == 0 for step in range(1, 13)]
+    assert {"layers.0/eval_fvu", "layers.2/eval_ce_loss_score", "all/eval_top1_agreement"} <= watched[2].keys()
+
+
+@pytest.mark.parametrize(("loss_fn", "family", "head"), [("kl", "llama", False), ("ce", "bert", True)])
+def test_a_model_without_the_head_that_a_loss_needs_is_refused(
+    tmp_path: Path, loss_fn: str, family: str, head: bool
+) -> None:
+    cfg = TrainConfig(SaeConfig(k=4), loss_fn=loss_fn, save_dir=str(tmp_path), log_to_wandb=False)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=f"loss_fn {loss_fn} needs a model with a .*head.*AutoModelForCausalLM"):
+        SaeTrainer(cfg, tiny_tokens(100, CTX), tiny_model(family, causal_lm=head))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_changes_no_weight(tmp_path: Path) -> None:
+    one = trainer(tmp_path, "kl", layers=[1])
+    one.initialise()
+    with torch.no_grad():
+        one.model.lm_head.weight[3] = torch.nan  # type: ignore[union-attr, index, operator]
+    before = one.saes["layers.1"].W_dec.detach().clone()
+    one.train_step()
+    torch.testing.assert_close(one.saes["layers.1"].W_dec.detach(), before)
+    with pytest.raises(FloatingPointError, match="layers.1: the loss is not finite at step 1; try a lower --lr"):
+        one.metrics(tokens_per_second=1.0)
