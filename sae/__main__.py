@@ -133,12 +133,15 @@ def train(cfg: RunConfig) -> int:
 def evaluate(cfg: EvalConfig) -> int:
     """Load autoencoders, data and model, measure, report. The cheap checks come first."""
     from sae import lm
+    from sae.distributed import World
     from sae.evaluation.command import load_dictionaries, measure_plan
     from sae.evaluation.plan import plan_evaluation
     from sae.log import note
     from sae.report.evaluation import report_evaluation
     from sae.run import command, versions
 
+    if World.from_environment().size > 1:
+        raise ValueError("sae eval measures in one process, got WORLD_SIZE above 1; start it without torchrun")
     access = {"revision": cfg.revision, "token": cfg.hf_token}
     device = lm.check_device(cfg.device)
     plan = plan_evaluation(cfg, context_limit=lambda model: lm.context_limit(lm.load_config(model, **access)))

@@ -108,6 +108,11 @@ class RunRecord(NamedTuple):
     options: dict[str, Any]
     derived: dict[str, Any]
 
+    @property
+    def seed(self) -> Any:
+        """Of the order of the data, whose beginning is held out."""
+        return self.derived.get("data_seed", self.options.get("seed"))
+
     @classmethod
     def of(cls, checkpoint: Path) -> "RunRecord | None":
         """The record of the run that this folder of a run, of a step or of one autoencoder belongs to, if there is one.

@@ -63,7 +63,7 @@ def plan_evaluation(cfg: EvalConfig, *, context_limit: Any) -> EvalPlan:
         records=records,
         exclude_tokens=_given_or(cfg.exclude_tokens, options.get("exclude_tokens", [])),
         exclude_positions=_given_or(cfg.exclude_positions, options.get("exclude_positions", [])),
-        seed=held_out.options["seed"] if held_out is not None else 42,
+        seed=held_out.seed if held_out is not None else 42,
         max_tokens=_max_tokens(cfg, held_out, text.ctx_len),
         out=_free_folder(cfg, record),
     )
@@ -108,7 +108,8 @@ def _name_of(path: Path, hookpoints: Sequence[str]) -> str:
 
 def _text(cfg: EvalConfig, record: RunRecord | None, context_limit: Any) -> TextConfig:
     """The data: what was given, else what the run recorded."""
-    recorded = dict(record.options) if record is not None else {}
+    # A run that was started from Python knows its length of context, but not what its data is called.
+    recorded = {"ctx_len": record.derived.get("ctx_len"), **record.options} if record is not None else {}
     for name in ("model", "dataset"):
         if not getattr(cfg, name) and not recorded.get(name):
             raise ValueError(
@@ -120,7 +121,7 @@ def _text(cfg: EvalConfig, record: RunRecord | None, context_limit: Any) -> Text
         recorded = {name: value for name, value in recorded.items() if name == "ctx_len"}
     defaults = TextConfig()
     values = {name: _given_or(getattr(cfg, name), recorded.get(name, getattr(defaults, name))) for name in _OF_THE_DATA}
-    if cfg.ctx_len is None and "ctx_len" not in recorded:
+    if cfg.ctx_len is None and recorded.get("ctx_len") is None:
         values["ctx_len"] = min(defaults.ctx_len, context_limit(model) or defaults.ctx_len)
     shared = {name: getattr(cfg, name) for name in _OF_THE_MACHINE}
     if cfg.revision is None and _same(model, recorded.get("model")):
@@ -130,20 +131,21 @@ def _text(cfg: EvalConfig, record: RunRecord | None, context_limit: Any) -> Text
 
 def _is_the_runs_data(text: TextConfig, record: RunRecord) -> bool:
     same = _same(text.dataset, record.options.get("dataset")) and _same(text.model, record.options.get("model"))
-    return same and all(getattr(text, name) == record.options.get(name) for name in _OF_THE_DATA)
+    as_read = all(getattr(text, name) == record.options.get(name) for name in _OF_THE_DATA)
+    return same and as_read and isinstance(record.seed, int)
 
 
 def may_have_seen(plan: EvalPlan) -> list[str]:
     """The checkpoints that may have been trained on the tokens that are measured."""
-    if plan.record is None:
-        return list(plan.records)
-    needed = {name: plan.record.options.get(name) for name in ("seed", "dataset", *_OF_THE_DATA)}
-    unsure = []
-    for name, record in plan.records.items():
-        same = record is not None and all(record.options.get(key) == value for key, value in needed.items())
-        if record is None or not same or record.derived["held_out_sequences"] * plan.text.ctx_len < plan.max_tokens:
-            unsure.append(name)
-    return unsure
+    return [name for name, record in plan.records.items() if not _held_these_out(plan, record)]
+
+
+def _held_these_out(plan: EvalPlan, record: RunRecord | None) -> bool:
+    if plan.record is None or record is None or record.seed != plan.seed:
+        return False
+    ours, theirs = plan.record.options, record.options
+    same = all(theirs.get(name) == ours.get(name) for name in ("dataset", *_OF_THE_DATA))
+    return same and record.derived["held_out_sequences"] * plan.text.ctx_len >= plan.max_tokens
 
 
 def _same(one: str, other: str | None) -> bool:

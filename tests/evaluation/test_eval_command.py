@@ -134,6 +134,24 @@ def test_a_checkpoint_of_nobodys_run_needs_model_and_data_and_takes_a_sample(run
     assert list(numbers("eval-foreign")["results"]["foreign"]) == ["layers.0"]
 
 
+def test_configurations_of_one_run_are_measured_side_by_side(run: Run, no_pictures: None) -> None:
+    for k in ("k4", "k8"):
+        shutil.copytree(f"runs/{k}/step_16", f"runs/sweep/step_16/{k}")
+    document = json.loads(Path("runs/k4/config.json").read_text())
+    document["options"]["seed"], document["derived"]["data_seed"] = [42, 43], 42
+    Path("runs/sweep/config.json").write_text(json.dumps(document))
+    status, _, err = run("runs/sweep", "--max_tokens", "100")
+    assert status == 0 and "of the sequences that runs/sweep held out" in err and "may have seen" not in err
+    assert list(numbers("runs/sweep/eval")["results"]) == ["runs/sweep/k4", "runs/sweep/k8"]
+
+
+def test_a_run_of_another_seed_may_have_seen_the_tokens(run: Run, no_pictures: None) -> None:
+    config = Path("runs/k8/config.json")
+    config.write_text(config.read_text().replace('"seed": 42', '"seed": 7'))
+    _, _, err = run("runs/k4", "--compare", "runs/k8", "--max_tokens", "64")
+    assert "runs/k4 held out" in err and "Training may have seen these tokens: runs/k8." in err
+
+
 # What it writes
 
 
@@ -214,6 +232,7 @@ BAD = [
     (["runs/k4", "--exclude_positions", *map(str, range(16))], ["a token to measure on"]),
     (["runs/k4", "--ctx_len", "65"], ["limit=64"]),
     (["runs/k4", "model", "nothing.jsonl"], ["nothing.jsonl"]),
+    (["runs/k4", "--ctx_len", "0"], ["ctx_len must be greater than 0"]),
     (["runs/k4", "--kk", "3"], ["there is no option --kk", "sae eval --help"]),
 ]  # fmt: skip
 
