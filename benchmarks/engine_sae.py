@@ -10,7 +10,8 @@ from sae import lm
 from sae.autoencoder import Sae
 from sae.config import SaeConfig, TrainConfig
 from sae.learner import SaeLearner
-from sae.optim import peak_lr, schedule, warmup_steps
+from sae.optim import beta2, peak_lr, schedule, warmup_steps
+from sae.trainer import dead_threshold
 
 
 def train(job: Job, batches: Batches) -> None:
@@ -23,7 +24,8 @@ def train(job: Job, batches: Batches) -> None:
         sae,
         tokens_per_step=job.tokens,
         auxk_alpha=defaults.auxk_alpha,
-        dead_feature_threshold=defaults.dead_feature_threshold,
+        dead_feature_threshold=dead_threshold(defaults, job.steps * job.tokens),
+        beta2=beta2(job.steps),
         compute_dtype=torch.float32 if job.options.get("float32") else lm.compute_dtype(device),
     )
     batches.reconstruct = lambda x: sae(x).recon
@@ -38,7 +40,7 @@ def train(job: Job, batches: Batches) -> None:
 def _learning_rate(job: Job, step: int) -> float:
     if job.lr is not None:
         return job.learning_rate(step)
-    return peak_lr(job.num_latents) * schedule(step, job.steps, warmup_steps(job.steps, None))
+    return peak_lr(job.num_latents, job.steps) * schedule(step, job.steps, warmup_steps(job.steps, None))
 
 
 def train_on_model(job: Job, batches: Batches) -> None:

@@ -17,7 +17,7 @@ TRAIN_GROUPS = {
                     "finetune"),
     "training": (
         "batch_size", "grad_acc_steps", "micro_acc_steps", "loss_fn", "lr", "lr_warmup_steps", "auxk_alpha",
-        "dead_feature_threshold", "seed",
+        "dead_feature_threshold", "recipe", "seed",
     ),
     "output": (
         "save_dir", "run_name", "resume", "save_every", "keep_last", "save_best", "eval_every", "log_to_wandb",

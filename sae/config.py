@@ -79,7 +79,8 @@ class TrainConfig:
     """Stop after this many tokens of the data. None: one pass over all of it."""
 
     lr: float | None = None
-    """Peak learning rate. None: 2e-4 / sqrt(num_latents / 2**14)."""
+    """Peak learning rate. None: 2e-4 / sqrt(num_latents / 2**14), times 320 / sqrt(steps) in a run of less than
+    102,400 steps, but at most times 20."""
 
     lr_warmup_steps: int | None = None
     """Steps of linear warm-up. None: 1000, or a twentieth of a shorter run."""
@@ -91,8 +92,13 @@ class TrainConfig:
     auxk_alpha: float = 1 / 32
     """Weight of the AuxK loss, which revives dead latents. 0 turns it off."""
 
-    dead_feature_threshold: int = 10_000_000
-    """Tokens without firing after which a latent counts as dead."""
+    dead_feature_threshold: int | None = None
+    """Tokens without firing after which a latent counts as dead. None: 10 million, or a tenth of a shorter run."""
+
+    recipe: Literal["default", "gao2024"] = "default"
+    """gao2024: train as Gao et al. 2024 do. The learning rate is 2e-4 / sqrt(num_latents / 2**14) whatever the length
+    of the run, Adam's beta2 0.999 also in short runs, encoder rows start at unit length instead of one that suits
+    the activations, and latents count as dead after 10 million tokens."""
 
     hookpoints: list[str] = field(default_factory=list)
     """Module paths of the base model whose outputs to train on, with globs ('layers.*.mlp'); a trailing '.input' names
@@ -153,8 +159,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _check_positive(self, "batch_size", "grad_acc_steps", "micro_acc_steps", "layer_stride")
-        _check_positive(self, "dead_feature_threshold", "save_every", "wandb_log_frequency")
-        for name in ("lr", "max_tokens", "keep_last"):
+        _check_positive(self, "save_every", "wandb_log_frequency")
+        for name in ("lr", "max_tokens", "keep_last", "dead_feature_threshold"):
             if getattr(self, name) is not None:
                 _check_positive(self, name)
         for name in ("lr_warmup_steps", "auxk_alpha"):
@@ -166,6 +172,10 @@ class TrainConfig:
         for name in ("layers", "exclude_tokens", "exclude_positions"):
             lowest = min(getattr(self, name), default=0)
             _check(name, lowest, lowest >= 0, "0 or more", "count from the start, from 0")
+        if self.recipe not in ("default", "gao2024"):
+            raise ValueError(
+                f"recipe must be default or gao2024, got {self.recipe!r}; leave --recipe out for the default"
+            )
         given = [name for name in ("hookpoints", "layers") if getattr(self, name)]
         given += ["layer_stride"] * (self.layer_stride != 1)
         if len(given) > 1:

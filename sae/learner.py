@@ -15,6 +15,9 @@ from sae.losses import VarianceSums, fvu
 from sae.optim import Adam
 from sae.select import selection
 
+FIRST_TOKENS = 4096
+"""Tokens on which the length of a new encoder's rows is chosen."""
+
 
 class Metrics(NamedTuple):
     """What happened to one autoencoder since the metrics were last read. Exact: merged from sums over tokens."""
@@ -40,6 +43,7 @@ class SaeLearner:
         auxk_alpha: float,
         dead_feature_threshold: int,
         compute_dtype: torch.dtype,
+        beta2: float = 0.999,
     ) -> None:
         """`tokens_per_step` is nominal: it scales the loss, so that the loss is linear in the tokens."""
         self.sae = sae
@@ -48,7 +52,7 @@ class SaeLearner:
         self._select = selection(sae.cfg)
         self._grads: Gradients | None = None
         self._weights = Weights.of(sae, compute_dtype)
-        self._optimizer = Adam(dict(sae.named_parameters()))
+        self._optimizer = Adam(dict(sae.named_parameters()), beta2=beta2)
         self._fired = torch.zeros(sae.num_latents, dtype=torch.int32, device=sae.device)
         self._tokens = 0
         self._mean = torch.zeros(sae.d_in, device=sae.device)
@@ -59,8 +63,12 @@ class SaeLearner:
 
     # The normaliser
 
-    def initialise(self, x: Float[Tensor, "tokens d_in"], *, set_b_dec: bool = True) -> None:
-        """Measure mean and variance per token of x, fix the loss's normaliser, and start b_dec at the mean."""
+    def initialise(self, x: Float[Tensor, "tokens d_in"], *, new: bool = True, fit_encoder: bool = True) -> None:
+        """Measure mean and variance per token of x, and fix the loss's normaliser.
+
+        A `new` autoencoder's b_dec starts at the mean, and with `fit_encoder` its W_enc at the multiple of W_dec with
+        which x is reconstructed best.
+        """
         first = x[0].float()
         sums = [VarianceSums.of(part.float() - first) for part in x.split(2**14)]
         total = sums[0]
@@ -68,8 +76,12 @@ class SaeLearner:
             total = total.merge(part)
         self._mean.copy_(first + (total.first / total.tokens).float())
         self._variance.copy_(total.total_variance() / total.tokens)
-        if set_b_dec:
+        if new:
             self.sae.b_dec.data.copy_(self._mean)
+        if new and fit_encoder:
+            self.sae.encoder.weight.data.copy_(self.sae.W_dec)
+            self.sae.encoder.weight.data.mul_(best_encoder_scale(self.sae, x[:FIRST_TOKENS]))
+            self._weights = Weights.of(self.sae, self._compute_dtype)
 
     @property
     def variance(self) -> float:
@@ -167,3 +179,15 @@ class SaeLearner:
             tensor.copy_(state[name])
         self.dead.load_state_dict({"tokens_since_fired": state["dead.tokens_since_fired"]})
         self._weights = Weights.of(self.sae, self._compute_dtype)
+
+
+@torch.no_grad()
+def best_encoder_scale(sae: Sae, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, ""]:
+    """The factor on W_enc that minimises Σ‖x − x̂‖² while b_enc is 0: ⟨x − b_dec, x̂ − b_dec⟩ / ‖x̂ − b_dec‖²; at least 0.
+
+    1 where nothing fires.
+    """
+    centred = x.float() - sae.b_dec
+    recon = sae(x).recon - sae.b_dec
+    energy = recon.square().sum()
+    return torch.where(energy > 0, (recon * centred).sum() / energy, 1.0).clamp_min(0)

@@ -1,4 +1,4 @@
-"""The optimizer, its learning-rate law and its schedule."""
+"""The optimizer, its learning-rate laws and its schedule."""
 
 import math
 from collections.abc import Mapping
@@ -9,14 +9,15 @@ from torch import Tensor
 
 
 class Adam:
-    """Adam with the constants of Gao et al. 2024, arXiv:2406.04093, app. A: β = (0.9, 0.999), ε = 6.25e-10.
+    """Adam with the constants of Gao et al. 2024, arXiv:2406.04093, app. A: β₁ 0.9, ε 6.25e-10, and β₂ as given.
 
     PyTorch's own fused kernel, one pass over the memory, without `torch.optim`, whose import alone takes three seconds
     and 150 MB. The moments are made at once, all 0, so that they have a place in a state dict before the first step.
     """
 
-    def __init__(self, parameters: Mapping[str, Tensor]) -> None:
+    def __init__(self, parameters: Mapping[str, Tensor], *, beta2: float) -> None:
         """`parameters` by name, all on one device; they are updated in place."""
+        self._beta2 = beta2
         self._parameters = {name: parameter.detach() for name, parameter in parameters.items()}
         self.step_count = torch.zeros((), device=next(iter(self._parameters.values())).device)
         self.exp_avg = {name: torch.zeros_like(parameter) for name, parameter in self._parameters.items()}
@@ -35,7 +36,7 @@ class Adam:
             [self.step_count] * len(names),
             lr=lr,
             beta1=0.9,
-            beta2=0.999,
+            beta2=self._beta2,
             weight_decay=0.0,
             eps=6.25e-10,
             amsgrad=False,
@@ -51,9 +52,24 @@ class Adam:
         return state
 
 
-def peak_lr(num_latents: int) -> float:
-    """2e-4 / sqrt(num_latents / 2¹⁴), the scaling of Gao et al. 2024, arXiv:2406.04093, sec. 3 and fig. 3."""
-    return 2e-4 / math.sqrt(num_latents / 2**14)
+def peak_lr(num_latents: int, total_steps: int, recipe: str = "default") -> float:
+    """The peak learning rate of a run.
+
+    gao2024: 2e-4 / sqrt(num_latents / 2¹⁴), the scaling of the paper (sec. 3 and fig. 3). default: 320 / sqrt(steps)
+    times that, at least 1 times and at most 20 times, so that the random walk that noisy gradients make is equally
+    long, lr · sqrt(steps), in a run of 256 steps and in one of 100,000. Above 20 latents die (docs/recipe.md).
+    """
+    paper = 2e-4 / math.sqrt(num_latents / 2**14)
+    if recipe == "gao2024":
+        return paper
+    return paper * min(20.0, max(1.0, 320 / math.sqrt(total_steps)))
+
+
+def beta2(total_steps: int, recipe: str = "default") -> float:
+    """Adam's β₂: 0.999 in the paper. default: its memory, 1 / (1 − β₂) steps, is a tenth of a run of less than 10,000
+    steps, and never less than 10 steps.
+    """
+    return 0.999 if recipe == "gao2024" else min(0.999, max(0.9, 1 - 10 / total_steps))
 
 
 def warmup_steps(total_steps: int, chosen: int | None) -> int:

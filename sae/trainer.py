@@ -27,7 +27,7 @@ from sae.evaluation.reconstruction import ReconstructionMetrics, evaluate_recons
 from sae.interrupt import StopRequests
 from sae.learner import SaeLearner
 from sae.log import JsonLines, Progress, Record, Sink, Stopwatch, WandbSink, note, why_no_wandb
-from sae.optim import peak_lr, schedule, warmup_steps
+from sae.optim import beta2, peak_lr, schedule, warmup_steps
 from sae.report.training import report
 from sae.run import RunFolder
 from sae.saver import Saver
@@ -72,8 +72,9 @@ class SaeTrainer:
                 sae,
                 tokens_per_step=self.tokens_per_step,
                 auxk_alpha=cfg.auxk_alpha,
-                dead_feature_threshold=cfg.dead_feature_threshold,
+                dead_feature_threshold=dead_threshold(cfg, self.total_steps * self.tokens_per_step),
                 compute_dtype=lm.compute_dtype(self.device),
+                beta2=beta2(self.total_steps, cfg.recipe),
             )
             for name, sae in self.saes.items()
         }
@@ -174,7 +175,7 @@ class SaeTrainer:
                 "of the first batches; exclude fewer"
             )
         for name, learner in self.learners.items():
-            learner.initialise(first[name], set_b_dec=self.cfg.finetune is None)
+            learner.initialise(first[name], new=self.cfg.finetune is None, fit_encoder=self.cfg.recipe == "default")
         for hookpoint, activations in held_out.items():
             if warning := outlier_warning(activations, tokens, kept):
                 note(f"{hookpoint}: {warning}")
@@ -215,7 +216,7 @@ class SaeTrainer:
 
     def _peak_lr(self, name: str) -> float:
         lr = self.plans[name].lr
-        return peak_lr(self.saes[name].num_latents) if lr is None else lr
+        return peak_lr(self.saes[name].num_latents, self.total_steps, self.cfg.recipe) if lr is None else lr
 
     # What is reported
 
@@ -445,3 +446,10 @@ def count_steps(cfg: TrainConfig, tokens: TokenBatches) -> int:
             "--batch_size, --ctx_len or --grad_acc_steps, or raise --max_tokens"
         )
     return batches // cfg.grad_acc_steps
+
+
+def dead_threshold(cfg: TrainConfig, total_tokens: int) -> int:
+    """Tokens without firing after which a latent is dead: chosen, or derived from the run's length."""
+    if cfg.dead_feature_threshold is not None:
+        return cfg.dead_feature_threshold
+    return 10_000_000 if cfg.recipe == "gao2024" else min(10_000_000, max(1, total_tokens // 10))

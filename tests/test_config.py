@@ -11,7 +11,7 @@ from sae import RunConfig, SaeConfig, TrainConfig
 POSITIVE = ("batch_size", "grad_acc_steps", "micro_acc_steps", "layer_stride", "dead_feature_threshold", "save_every",
             "wandb_log_frequency", "lr", "max_tokens")  # fmt: skip
 NOT_NEGATIVE = ("lr_warmup_steps", "auxk_alpha")
-MAY_BE_NONE = ("lr", "max_tokens", "lr_warmup_steps")
+MAY_BE_NONE = ("lr", "max_tokens", "lr_warmup_steps", "dead_feature_threshold")
 
 
 @pytest.mark.parametrize("name", POSITIVE)

@@ -9,8 +9,8 @@ from oracle import dense_gradients, make_sae
 
 from sae import Sae, SaeConfig
 from sae.dead import DeadLatents
-from sae.learner import SaeLearner
-from sae.optim import Adam, peak_lr, schedule, warmup_steps
+from sae.learner import SaeLearner, best_encoder_scale
+from sae.optim import Adam, beta2, peak_lr, schedule, warmup_steps
 
 N = 64
 
@@ -141,6 +141,32 @@ def test_initialise_takes_mean_and_variance_of_all_tokens() -> None:
     assert learner.variance == pytest.approx(x.double().var(0, correction=0).sum().item(), rel=1e-4)
 
 
+def test_a_new_encoder_gets_the_length_with_which_the_first_tokens_are_reconstructed_best() -> None:
+    x = batches(1)[0]
+    learner = make_learner(Sae(48, SaeConfig(num_latents=96, k=8)))
+    learner.initialise(x)
+    W, errors = learner.sae.encoder.weight.data.clone(), {}
+    for factor in (0.9, 1.0, 1.1):
+        learner.sae.encoder.weight.data.copy_(W * factor)
+        errors[factor] = learner.sae(x).fvu.item()
+    assert errors[1.0] == min(errors.values())
+
+
+@pytest.mark.parametrize(("fit", "new"), [(False, True), (True, False), (False, False)])
+def test_the_papers_encoder_and_a_trained_one_keep_their_length(fit: bool, new: bool) -> None:
+    learner = make_learner(Sae(48, SaeConfig(num_latents=96, k=8)))
+    before = weights(learner)
+    learner.initialise(batches(1)[0], new=new, fit_encoder=fit)
+    assert torch.equal(learner.sae.encoder.weight, before["encoder.weight"])
+    assert torch.equal(learner.sae.b_dec, before["b_dec"]) != new
+
+
+def test_an_encoder_that_never_fires_keeps_its_length() -> None:
+    sae = Sae(48, SaeConfig(num_latents=96, k=8))
+    sae.encoder.bias.data.fill_(-1e6)
+    assert best_encoder_scale(sae, batches(1)[0]) == 1
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_step_that_is_not_finite_changes_nothing_and_is_reported(bad: float) -> None:
     learner, (x, y) = make_learner(), batches(2)
@@ -227,8 +253,17 @@ def test_a_latent_selected_with_value_zero_did_not_fire() -> None:
 
 class TestOptim:
     @pytest.mark.parametrize(("num_latents", "expected"), [(2**14, 2e-4), (2**16, 1e-4), (2**12, 4e-4)])
-    def test_the_learning_rate_falls_with_the_root_of_the_latents(self, num_latents: int, expected: float) -> None:
-        assert peak_lr(num_latents) == pytest.approx(expected)
+    def test_the_papers_learning_rate_falls_with_the_root_of_the_latents(
+        self, num_latents: int, expected: float
+    ) -> None:
+        for total_steps in (10, 10**6):
+            assert peak_lr(num_latents, total_steps, "gao2024") == pytest.approx(expected)
+
+    @pytest.mark.parametrize(("total_steps", "expected"), [(1, 4e-3), (400, 3.2e-3), (10_000, 6.4e-4), (10**6, 2e-4)])
+    def test_the_learning_rate_falls_with_the_root_of_the_runs_length_to_the_papers(
+        self, total_steps: int, expected: float
+    ) -> None:
+        assert peak_lr(2**14, total_steps) == pytest.approx(expected)
 
     def test_the_schedule_rises_to_one_falls_to_zero_and_never_takes_a_step_at_zero(self) -> None:
         factors = [schedule(step, 100, 10) for step in range(100)]
@@ -244,11 +279,20 @@ class TestOptim:
     def test_the_warm_up_is_derived_from_the_run(self, total: int, chosen: int | None, expected: int) -> None:
         assert warmup_steps(total, chosen) == expected
 
-    def test_adam_is_pytorchs_with_the_papers_constants(self) -> None:
+    @pytest.mark.parametrize(
+        ("total_steps", "expected"), [(1, 0.9), (100, 0.9), (200, 0.95), (10_000, 0.999), (10**6, 0.999)]
+    )
+    def test_adams_memory_is_a_tenth_of_a_short_run(self, total_steps: int, expected: float) -> None:
+        assert beta2(total_steps) == pytest.approx(expected)
+        assert beta2(total_steps, "gao2024") == 0.999
+
+    @pytest.mark.parametrize("decay", [0.95, 0.999])
+    def test_adam_is_pytorchs_with_the_papers_constants(self, decay: float) -> None:
         torch.manual_seed(0)
         mine = {"a": torch.randn(5, 3), "b": torch.randn(7)}
         theirs = {name: torch.nn.Parameter(t.clone()) for name, t in mine.items()}
-        adam, oracle = Adam(mine), torch.optim.Adam(theirs.values(), lr=1e-2, betas=(0.9, 0.999), eps=6.25e-10)
+        adam = Adam(mine, beta2=decay)
+        oracle = torch.optim.Adam(theirs.values(), lr=1e-2, betas=(0.9, decay), eps=6.25e-10)
         for _ in range(4):
             grads = {name: torch.randn_like(t) for name, t in mine.items()}
             for name, parameter in theirs.items():

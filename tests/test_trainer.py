@@ -354,7 +354,9 @@ def test_max_tokens_ends_the_run_and_its_learning_rate(make: Make) -> None:
 
 def test_the_learning_rate_follows_the_law_unless_it_is_given(make: Make) -> None:
     wide = SaeConfig(num_latents=2**12)
-    assert make(sae=wide, lr=None, lr_warmup_steps=0).learning_rate("layers.0") == pytest.approx(4e-4)
+    assert make(sae=wide, lr=None, lr_warmup_steps=0).learning_rate("layers.0") == pytest.approx(8e-3)
+    paper = make(sae=wide, lr=None, lr_warmup_steps=0, recipe="gao2024")
+    assert paper.learning_rate("layers.0") == pytest.approx(4e-4)
     assert make(sae=wide, lr=0.5, lr_warmup_steps=0).learning_rate("layers.0") == 0.5
 
 
@@ -491,7 +493,7 @@ def test_dead_latents_are_counted_in_tokens(make: Make) -> None:
 def test_auxk_revives_latents_that_the_rest_of_the_loss_leaves_dead(make: Make) -> None:
     final = {}
     for alpha in (0.0, 1.0):
-        trainer = make(make_tokens(320), layers=[0], auxk_alpha=alpha, dead_feature_threshold=640)
+        trainer = make(make_tokens(320), layers=[0], auxk_alpha=alpha, dead_feature_threshold=640, recipe="gao2024")
         trainer.saes["layers.0"].encoder.bias.data[:64] -= 3
         trainer.learners["layers.0"].load_state_dict(trainer.learners["layers.0"].state_dict())
         trainer.fit()

@@ -1,0 +1,160 @@
+"""Real activations for the quality comparison, kept on disk: `python benchmarks/quality_data.py --tokens 1000000`.
+
+One pass of SmolLM2-135M over a text writes the outputs of an early, a middle and a late block, in bf16, without each
+sequence's first token (an attention sink that carries nearly all of the variance). The sequences are in random order,
+and tokens are mixed within blocks of 65,280. The first block is split into tokens to choose settings on (`validation`)
+and tokens to report (`test`); nobody trains on either. The command continues where it stopped.
+"""
+
+import argparse
+import json
+import random
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import inputs
+import numpy as np
+import torch
+from language_models import load
+from torch import Tensor
+
+LAYERS = (2, 9, 20)
+TEXTS = ("english", "python")
+CTX_LEN = 256
+BLOCK_SEQUENCES = 256
+VALIDATION_SEQUENCES = 80
+CHARACTERS = 6_000_000
+"""Length of a text: about 1.9 million tokens."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The activations of one block of the model on one text."""
+
+    text: str
+    layer: int
+
+    @property
+    def path(self) -> Path:
+        """A raw file of rows (d_in) in bf16."""
+        return _folder(self.text) / f"layers.{self.layer}.bf16"
+
+    def rows(self) -> Tensor:
+        """All rows so far, (tokens, d_in) bf16, mapped from the disk: validation, test, training."""
+        raw = np.memmap(self.path, dtype=np.int16, mode="c").reshape(-1, inputs.REAL_D_IN)
+        return torch.from_numpy(raw).view(torch.bfloat16)  # type: ignore[no-any-return]
+
+    def validation(self) -> Tensor:
+        """Tokens to choose settings on."""
+        return self.rows()[: VALIDATION_SEQUENCES * (CTX_LEN - 1)].float()
+
+    def test(self) -> Tensor:
+        """Tokens to report."""
+        return self.rows()[VALIDATION_SEQUENCES * (CTX_LEN - 1) : _block()].float()
+
+    def train(self) -> Tensor:
+        """Tokens to train on."""
+        return self.rows()[_block() :]
+
+
+def collect(text: str, tokens: int) -> None:
+    """Write activations until there are `tokens` to train on, or the text ends."""
+    folder = _folder(text)
+    folder.mkdir(parents=True, exist_ok=True)
+    progress = folder / "progress.json"
+    blocks = json.loads(progress.read_text())["blocks"] if progress.exists() else 0
+    wanted = -(-tokens // _block()) + 1
+    if blocks >= wanted:
+        return
+    sequences = torch.from_numpy(np.load(token_file(text)))
+    model = load(str(inputs.model_folder()), torch.device("cpu"), torch.bfloat16)
+    for block in range(blocks, min(wanted, len(sequences) // BLOCK_SEQUENCES)):
+        rows = sequences[block * BLOCK_SEQUENCES : (block + 1) * BLOCK_SEQUENCES]
+        for layer, values in _harvest(model, rows, mixed=block > 0, seed=block).items():
+            with Source(text, layer).path.open("r+b" if block else "wb") as file:
+                file.seek(block * _block() * values.shape[1] * 2)
+                file.write(values.view(torch.int16).numpy().tobytes())
+        progress.write_text(json.dumps({"blocks": block + 1}))
+        print(f"{text}: {block * _block():,} tokens to train on", flush=True)
+
+
+def _harvest(model: torch.nn.Module, sequences: Tensor, *, mixed: bool, seed: int) -> dict[int, Tensor]:
+    """The activations of one block, (tokens, d_in) bf16 by layer."""
+    from sae.lm import harvest
+
+    names = {layer: f"layers.{layer}" for layer in LAYERS}
+    parts = [harvest(model, rows, list(names.values())) for rows in sequences.split(16)]
+    order = torch.arange(_block())
+    if mixed:
+        order = torch.randperm(len(order), generator=torch.Generator().manual_seed(seed))
+    return {
+        layer: torch.cat([part[name][:, 1:].flatten(0, 1) for part in parts])[order].bfloat16()
+        for layer, name in names.items()
+    }
+
+
+def token_file(text: str) -> Path:
+    """A .npy file (sequences, CTX_LEN) of the text's tokens, in random order."""
+    path = _folder(text) / "tokens.npy"
+    if not path.exists():
+        from sae.lm import load_tokenizer
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tokenizer = load_tokenizer(str(inputs._gguf()))
+        ids: list[int] = []
+        for document in documents(text):
+            ids += [*tokenizer(document)["input_ids"], tokenizer.eos_token_id]
+        rows = np.array(ids[: len(ids) // CTX_LEN * CTX_LEN], dtype=np.int64).reshape(-1, CTX_LEN)
+        np.save(path, np.random.default_rng(0).permutation(rows))
+    return path
+
+
+def documents(text: str) -> list[str]:
+    """English prose (docstrings and Python's own documentation) or Python source, mixed."""
+    found: dict[str, None] = {}
+    length = 0
+    for document in _docstrings() if text == "english" else _sources():
+        if document not in found:
+            found[document] = None
+            length += len(document)
+        if length > CHARACTERS:
+            break
+    order = list(found)
+    random.Random(0).shuffle(order)
+    return order
+
+
+def _docstrings() -> Iterator[str]:
+    import pydoc_data.topics
+
+    yield from pydoc_data.topics.topics.values()
+    yield from inputs._demo().docstrings()
+
+
+def _sources() -> Iterator[str]:
+    for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*/*.py")):
+        if "site-packages" not in path.parts:
+            yield path.read_text(encoding="utf-8", errors="ignore")
+
+
+def _folder(text: str) -> Path:
+    return inputs.FOLDER / "quality" / text
+
+
+def _block() -> int:
+    return BLOCK_SEQUENCES * (CTX_LEN - 1)
+
+
+def main() -> None:
+    """Collect what is missing."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--text", choices=TEXTS, default="english")
+    parser.add_argument("--tokens", type=int, default=1_000_000, help="to train on")
+    chosen = parser.parse_args()
+    collect(chosen.text, chosen.tokens)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,297 @@
+"""Recipes side by side: `python benchmarks/quality_recipes.py lr=4e-3 'lr=8e-3 beta2=0.99' --layer 9 --tokens 250000`.
+
+Each argument is a recipe: settings that differ from `Recipe`'s. The autoencoder is trained with this library's
+gradients on kept activations (`quality_data.py`), and measured on their *validation* tokens, so that the *test* tokens
+stay unseen until a choice has been made. One line of JSON per recipe goes to standard output and `--out`.
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from quality_data import LAYERS, TEXTS, Source
+from torch import Tensor
+
+from sae import lm, ops
+from sae.autoencoder import Sae
+from sae.config import SaeConfig
+from sae.dead import DeadLatents
+from sae.gradients import Gradients, Weights, add_auxk_gradients_, reconstruction_gradients
+from sae.losses import VarianceSums
+from sae.select import selection
+
+
+@dataclass
+class Recipe:
+    """How to train."""
+
+    optimizer: str = "adam"
+    """adam, rowadam (one second moment per latent), signum (sign of the momentum), muon."""
+    lr: float = 1e-3
+    """Peak learning rate of the matrices."""
+    beta1: float = 0.9
+    beta2: float = 0.999
+    bias_lr: float = 0.0
+    """That of the biases, in units of the activations' root mean square per dimension times `lr`; 0: `lr` itself."""
+    warmup: float = 0.05
+    """Share of the steps."""
+    decay: str = "linear"
+    """linear, sqrt (1 - sqrt), cosine, constant."""
+    decay_from: float = 0.0
+    """Share of the steps before the decay starts."""
+    dead: float = 0.0
+    """Share of the run's tokens after which a silent latent is dead; 0: never."""
+    auxk: float = 1 / 32
+    init: float = 1.0
+    """Length of the encoder's rows at first; 0: the length with which the first tokens are reconstructed best."""
+    encoder_lr: float = 1.0
+    """Factor on `lr` for W_enc."""
+    encoder_norm: bool = False
+    """Keep the encoder's rows at their first length."""
+    rotate: bool = False
+    """Train in the basis of the activations' principal components."""
+    unit: bool = True
+    """Decoder rows of unit length, and gradients without their radial part."""
+    resample: float = 0.0
+    """Share of the run's tokens after which a silent latent starts anew at the residual of a token; 0: never."""
+    resample_until: float = 0.7
+    """Share of the steps after which none starts anew any more."""
+    k_start: float = 1.0
+    """Multiple of k with which the run begins; falls linearly to 1."""
+    k_until: float = 0.3
+    """Share of the steps after which k is k."""
+    ema: float = 0.0
+    """Evaluate an exponential moving average of the weights."""
+
+
+def parse(text: str) -> Recipe:
+    """'lr=4e-3 optimizer=signum' -> a Recipe."""
+    types = {field.name: field.type for field in dataclasses.fields(Recipe)}
+    given = dict(item.split("=") for item in text.split())
+    return Recipe(
+        **{key: types[key](value) if types[key] is not bool else value == "1" for key, value in given.items()}
+    )  # type: ignore[operator,arg-type]
+
+
+class Trainee:
+    """One autoencoder under a recipe."""
+
+    def __init__(self, recipe: Recipe, first: Tensor, *, num_latents: int, k: int, batch: int, steps: int, seed: int):
+        self.recipe, self.steps, self.batch = recipe, steps, batch
+        generator = torch.Generator().manual_seed(seed)
+        self.sae = Sae(first.shape[1], SaeConfig(num_latents=num_latents, k=k), generator=generator)
+        self.select = selection(self.sae.cfg)
+        mean = first.mean(0)
+        self.variance = (first - mean).square().sum(1).mean().item()
+        self.sae.b_dec.data.copy_(mean)
+        self.sae.encoder.weight.data.mul_(recipe.init or self._best_length(first[:4096]))
+        threshold = int((recipe.resample or recipe.dead) * steps * batch) or 10**18
+        self.generator = generator
+        self.resampled = 0
+        self.dead = DeadLatents(num_latents, threshold)
+        self.fired = torch.zeros(num_latents, dtype=torch.int32)
+        self.parameters = dict(self.sae.named_parameters())
+        self.first_moment = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
+        self.second_moment = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
+        if recipe.optimizer == "rowadam":
+            self.second_moment |= {name: torch.zeros(len(p), 1) for name, p in self.parameters.items() if p.dim() == 2}
+        self.mean = {name: p.detach().clone() for name, p in self.parameters.items()} if recipe.ema else {}
+        self.weights = Weights.of(self.sae, lm.compute_dtype(torch.device("cpu")))
+        self.row_length = self.sae.encoder.weight.detach().norm(dim=1, keepdim=True)
+        self.step_index = 0
+
+    @torch.no_grad()
+    def _best_length(self, x: Tensor) -> float:
+        centred = x - self.sae.b_dec
+        recon = self.sae(x).recon - self.sae.b_dec
+        return float((recon * centred).sum() / recon.square().sum())
+
+    def factor(self) -> float:
+        """Of the learning rate at this step."""
+        done = (self.step_index + 0.5) / self.steps
+        r = self.recipe
+        if done < r.warmup:
+            return done / r.warmup
+        left = min(1.0, (1 - done) / (1 - max(r.warmup, r.decay_from)))
+        return {
+            "linear": left,
+            "sqrt": 1 - math.sqrt(1 - left),
+            "cosine": 0.5 - 0.5 * math.cos(math.pi * left),
+            "constant": 1.0,
+        }[r.decay]
+
+    @torch.no_grad()
+    def step(self, x: Tensor) -> float:
+        """Train on these tokens; returns Σ‖x̂ − x‖² per token over the variance."""
+        scale = 1 / (self.batch * self.variance)
+        done = self.step_index / self.steps
+        select = self.select
+        if self.recipe.k_start > 1 and done < self.recipe.k_until:
+            more = 1 + (self.recipe.k_start - 1) * (1 - done / self.recipe.k_until)
+            k = round(self.sae.cfg.k * more)
+            select = lambda pre_acts: ops.topk(pre_acts, k)  # noqa: E731
+        grads, recon = reconstruction_gradients(self.weights, x, select, scale=scale)
+        if self.recipe.auxk and len(self.dead.indices):
+            add_auxk_gradients_(grads, self.weights, recon, self.dead.indices, scale=scale * self.recipe.auxk)
+        self._descend(grads)
+        if self.recipe.resample and len(self.dead.indices) and done < self.recipe.resample_until:
+            self._resample(recon.residual, recon.centred)
+        self.fired.zero_().index_add_(0, recon.top_indices.flatten(), recon.fired.flatten().int())
+        self.dead.update(self.fired > 0, len(x))
+        self.weights = Weights.of(self.sae, self.weights.W_enc_compute.dtype)
+        self.step_index += 1
+        return float(recon.squared_error) * scale
+
+    def _resample(self, residual: Tensor, centred: Tensor) -> None:
+        """Let dead latents start anew: where a badly reconstructed token lacks something."""
+        dead = self.dead.indices[: len(residual) // 16]
+        tokens = torch.multinomial(residual.square().sum(1), len(dead), generator=self.generator)
+        rows = -torch.nn.functional.normalize(residual[tokens], dim=1)
+        alive = self.sae.encoder.weight.norm(dim=1).mean()
+        self.sae.W_dec[dead] = rows
+        self.sae.encoder.weight[dead] = rows * alive
+        self.sae.encoder.bias[dead] = 0
+        for moments in (self.first_moment, self.second_moment):
+            for name in ("encoder.weight", "encoder.bias", "W_dec"):
+                moments[name][dead] = 0
+        self.dead.tokens_since_fired[dead] = 0
+        self.resampled += len(dead)
+
+    def _descend(self, grads: Gradients) -> None:
+        if self.recipe.unit:
+            grads.W_dec.addcmul_(self.sae.W_dec.detach(), grads.radial.unsqueeze(1), value=-1)
+        by_name = {
+            "encoder.weight": grads.W_enc,
+            "encoder.bias": grads.b_enc,
+            "W_dec": grads.W_dec,
+            "b_dec": grads.b_dec,
+        }
+        for name, parameter in self.parameters.items():
+            self._update(name, parameter, by_name[name])
+        if self.recipe.unit:
+            self.sae.set_decoder_norm_to_unit_norm()
+        if self.recipe.encoder_norm:
+            W = self.sae.encoder.weight
+            W.mul_(self.row_length / W.norm(dim=1, keepdim=True))
+        for name, mean in self.mean.items():
+            mean.lerp_(self.parameters[name], 1 - self.recipe.ema)
+
+    def _update(self, name: str, parameter: Tensor, grad: Tensor) -> None:
+        r, t = self.recipe, self.step_index + 1
+        lr = r.lr * self.factor()
+        if name == "encoder.weight":
+            lr *= r.encoder_lr
+        if parameter.dim() == 1 and r.bias_lr:
+            lr *= r.bias_lr * math.sqrt(self.variance / self.sae.d_in)
+        m, v = self.first_moment[name], self.second_moment[name]
+        m.lerp_(grad, 1 - r.beta1)
+        if r.optimizer == "signum":
+            parameter.add_(m.sign(), alpha=-lr)
+        elif r.optimizer == "muon" and parameter.dim() == 2:
+            nesterov = grad.lerp(m, r.beta1)
+            parameter.add_(orthogonalised(nesterov), alpha=-lr * math.sqrt(len(parameter) / parameter.shape[1]))
+        else:
+            square = grad.square().mean(1, keepdim=True) if v.shape != grad.shape else grad.square()
+            v.lerp_(square, 1 - r.beta2)
+            denominator = (v / (1 - r.beta2**t)).sqrt_().add_(6.25e-10)
+            parameter.addcdiv_(m, denominator.expand_as(m), value=-lr / (1 - r.beta1**t))
+
+
+def orthogonalised(G: Tensor) -> Tensor:
+    """About U Vᵀ of the singular value decomposition, by five Newton-Schulz steps (Jordan et al. 2024, Muon)."""
+    X = (G / (G.norm() + 1e-30)).bfloat16()
+    for _ in range(5):
+        A = X.T @ X
+        X = 3.4445 * X + X @ (-4.7750 * A + 2.0315 * A @ A)
+    return X.float()
+
+
+@torch.no_grad()
+def measure(sae: Sae, x: Tensor) -> dict[str, float]:
+    """FVU, unused latents and L0 on these tokens."""
+    used = torch.zeros(sae.num_latents, dtype=torch.bool)
+    error, active = 0.0, 0
+    for part in x.split(2048):
+        out = sae(part)
+        error += (part - out.recon).square().sum().item()
+        used[out.top_indices[out.top_acts > 0]] = True
+        active += int((out.top_acts > 0).sum())
+    variance = VarianceSums.of(x - x.mean(0)).total_variance().item()
+    return {"fvu": error / variance, "unused": 1 - used.float().mean().item(), "l0": active / len(x)}
+
+
+def run(
+    recipe: Recipe, source: Source, *, num_latents: int, k: int, tokens: int, batch: int, seed: int
+) -> dict[str, Any]:
+    """Train and measure."""
+    data, validation = source.train(), source.validation()
+    steps = tokens // batch
+    first = data[: max(16384, batch)].float()
+    rotation = None
+    if recipe.rotate:
+        rotation = torch.linalg.eigh(torch.cov(first.T.double()))[1].float()
+        first, validation = first @ rotation, validation @ rotation
+    started = time.perf_counter()
+    trainee = Trainee(recipe, first, num_latents=num_latents, k=k, batch=batch, steps=steps, seed=seed)
+    recent = 0.0
+    for step in range(steps):
+        start = step * batch % (len(data) // batch * batch)
+        x = data[start : start + batch].float()
+        loss = trainee.step(x @ rotation if rotation is not None else x)
+        if not math.isfinite(loss):
+            break
+        recent = loss if step == 0 else 0.9 * recent + 0.1 * loss
+    seconds = time.perf_counter() - started
+    for name, mean in trainee.mean.items():
+        trainee.parameters[name].data.copy_(mean)
+    result = {key: round(value, 5) for key, value in measure(trainee.sae, validation).items()}
+    return result | {
+        "train": round(recent, 5),
+        "dead": round(len(trainee.dead.indices) / num_latents, 5),
+        "resampled": trainee.resampled,
+        "enc_norm": round(trainee.sae.encoder.weight.norm(dim=1).mean().item(), 3),
+        "seconds": round(seconds, 1),
+    }
+
+
+def main() -> None:
+    """Run what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("recipes", nargs="+")
+    parser.add_argument("--text", choices=TEXTS, default="english")
+    parser.add_argument("--layer", type=int, choices=LAYERS, default=9)
+    parser.add_argument("--latents", type=int, default=4608)
+    parser.add_argument("--k", type=int, default=32)
+    parser.add_argument("--tokens", type=int, default=250_000)
+    parser.add_argument("--batch", type=int, default=4096)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path)
+    chosen = parser.parse_args()
+    source = Source(chosen.text, chosen.layer)
+    for text in chosen.recipes:
+        setting = {"layer": chosen.layer, "num_latents": chosen.latents, "k": chosen.k, "tokens": chosen.tokens}
+        setting |= {"batch": chosen.batch, "seed": chosen.seed}
+        found = run(
+            parse(text),
+            source,
+            num_latents=chosen.latents,
+            k=chosen.k,
+            tokens=chosen.tokens,
+            batch=chosen.batch,
+            seed=chosen.seed,
+        )
+        line = json.dumps({"recipe": text, **setting, "text": chosen.text, **found})
+        print(line, flush=True)
+        if chosen.out:
+            with chosen.out.open("a") as file:
+                file.write(line + "\n")
+
+
+if __name__ == "__main__":
+    main()
