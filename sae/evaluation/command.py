@@ -35,7 +35,7 @@ def measure_plan(
         model, sample, dictionaries,
         exclude_tokens=plan.exclude_tokens, exclude_positions=plan.exclude_positions,
     )  # fmt: skip
-    return evaluation, [*changed, *_which_tokens(plan, evaluation)]
+    return evaluation, [*changed, *_which_tokens(plan, evaluation), *_outliers(evaluation)]
 
 
 def _has_changed(plan: EvalPlan, source: Any) -> list[str]:
@@ -53,3 +53,14 @@ def _which_tokens(plan: EvalPlan, evaluation: Evaluation) -> list[str]:
         first = f"Measured on {evaluation.sequences:,} of the sequences that {plan.record.folder} held out."
     unsure = may_have_seen(plan)
     return [first] + [f"Training may have seen these tokens: {', '.join(unsure)}."] * bool(unsure)
+
+
+def _outliers(evaluation: Evaluation) -> list[str]:
+    """A sentence for each hookpoint where a few tokens are most of the variance."""
+    shares = {hookpoint: shares["top_1_percent_of_tokens"] for hookpoint, shares in evaluation.variance.items()}
+    return [
+        f"{hookpoint}: 1 % of the tokens carry {share:.0%} of the variance, so FVU says little about the others; the "
+        "first token often does that: train and measure with --exclude_positions 0."
+        for hookpoint, share in shares.items()
+        if share > 0.5
+    ]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_models import save_tiny
 
 import sae.__main__
@@ -132,6 +132,16 @@ def test_a_checkpoint_of_nobodys_run_needs_model_and_data_and_takes_a_sample(run
         status == 0 and "Measured on 20 sequences drawn from text.jsonl" in err and "seen these tokens: foreign" in err
     )
     assert list(numbers("eval-foreign")["results"]["foreign"]) == ["layers.0"]
+
+
+def test_a_few_tokens_that_are_most_of_the_variance_are_told(run: Run, no_pictures: None) -> None:
+    weights = load_file("model/model.safetensors")
+    ids = lm.load_tokenizer("model")("The quick brown fox")["input_ids"]
+    weights["gpt_neox.embed_in.weight"][ids[-1]] *= 1e5
+    save_file(weights, "model/model.safetensors", {"format": "pt"})
+    _, _, err = run("runs/k4", "--hookpoints", "layers.0")
+    (line,) = re.findall(r"layers.0: 1 % of the tokens carry (\d+)% of the variance, so FVU says little", err)
+    assert int(line) > 50
 
 
 def test_configurations_of_one_run_are_measured_side_by_side(run: Run, no_pictures: None) -> None:
