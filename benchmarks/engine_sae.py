@@ -27,6 +27,7 @@ def train(job: Job, batches: Batches) -> None:
         dead_feature_threshold=dead_threshold(defaults, job.steps * job.tokens),
         beta2=beta2(job.steps),
         compute_dtype=torch.float32 if job.options.get("float32") else lm.compute_dtype(device),
+        encode_in_8bit=job.options.get("encode_in_8bit", False),
     )
     batches.reconstruct = lambda x: sae(x).recon
     for step, x in enumerate(batches):

@@ -63,6 +63,7 @@ SIGNUM = Contestant("sparsify", "default (signum)", (("optimizer", "signum"),))
 ADAM = Contestant("sparsify", "adam", (("optimizer", "adam"),))
 STEP_CONTESTANTS = (
     OURS,
+    Contestant("sae", "8-bit candidates", (("encode_in_8bit", True),)),
     Contestant("sae", "fp32", (("float32", True),)),
     *PRODUCTS,
     SIGNUM,

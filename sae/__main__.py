@@ -24,7 +24,8 @@ TRAIN_GROUPS = {
         "wandb_log_frequency",
     ),
     "machine": (
-        "device", "load_in_8bit", "attn_implementation", "distribute_layers", "revision", "hf_token",
+        "device", "load_in_8bit", "attn_implementation", "encode_in_8bit", "distribute_layers", "revision",
+        "hf_token",
     ),
 }  # fmt: skip
 """Headings of --help, and under which each option stands."""
@@ -103,11 +104,14 @@ def train(cfg: RunConfig) -> int:
     from sae import lm
     from sae.distributed import World
     from sae.formats import eleuther
+    from sae.ops import eight_bit
     from sae.run import RunFolder
     from sae.trainer import SaeTrainer, count_steps, token_batches
 
     World.from_environment(distribute_layers=cfg.distribute_layers)
     device = lm.check_device(cfg.device)
+    if cfg.encode_in_8bit:
+        eight_bit.check_device(device)
     RunFolder.plan(cfg)
     access = {"revision": cfg.revision, "token": cfg.hf_token}
     lm.check_ctx_len(cfg.ctx_len, lm.load_config(cfg.model, **access))

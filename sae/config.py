@@ -117,6 +117,10 @@ class TrainConfig:
     """Positions in the sequence, from 0, whose activations are left out: 0 for models whose first token is an
     attention sink with enormous activations."""
 
+    encode_in_8bit: bool = False
+    """Find candidates for the k largest latents with 8-bit products (int8 on CPUs with AVX512-VNNI, fp8 on GPUs from
+    Ada on), and score them exactly. Faster; the metric `recall` says which share of the k largest was found."""
+
     distribute_layers: bool = False
     """Give each process the autoencoders of some hookpoints instead of a copy of all."""
 
@@ -175,6 +179,11 @@ class TrainConfig:
         if self.recipe not in ("default", "gao2024"):
             raise ValueError(
                 f"recipe must be default or gao2024, got {self.recipe!r}; leave --recipe out for the default"
+            )
+        if self.encode_in_8bit and self.loss_fn != "fvu":
+            raise ValueError(
+                f"encode_in_8bit goes with --loss_fn fvu, whose gradient is sparse, got {self.loss_fn!r}; "
+                "leave out one of them"
             )
         given = [name for name in ("hookpoints", "layers") if getattr(self, name)]
         given += ["layer_stride"] * (self.layer_stride != 1)

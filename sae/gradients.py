@@ -17,7 +17,7 @@ from torch import Tensor
 from sae import ops
 from sae.autoencoder import Sae
 from sae.losses import VarianceSums, auxk_scale
-from sae.ops.encode import Select, chunk_tokens
+from sae.ops.encode import Encode, Select, chunk_tokens
 
 
 class Gradients(NamedTuple):
@@ -73,12 +73,17 @@ class Reconstruction(NamedTuple):
 
 
 def reconstruction_gradients(
-    weights: Weights, x: Float[Tensor, "tokens d_in"], select: Select, *, scale: float | Tensor
+    weights: Weights,
+    x: Float[Tensor, "tokens d_in"],
+    select: Select,
+    *,
+    scale: float | Tensor,
+    encode: Encode = ops.encode,
 ) -> tuple[Gradients, Reconstruction]:
-    """The gradient of scale · Σ ‖x̂ − x‖², for which a caller chooses scale = 1 / (N v)."""
+    """The gradient of scale · Σ ‖x̂ − x‖², for which a caller chooses scale = 1 / (N v). `encode` may be 8-bit."""
     centred = x.to(weights.b_dec.dtype) - weights.b_dec
     W = weights.W_enc_compute
-    compute_acts, top_indices = ops.encode(centred.to(W.dtype), W, weights.b_enc.to(W.dtype), select)
+    compute_acts, top_indices = encode(centred.to(W.dtype), W, weights.b_enc.to(W.dtype), select)
     top_acts = compute_acts.to(centred.dtype)
     fired = top_acts > 0
     residual = ops.decode(top_acts, top_indices, weights.W_dec).sub_(centred)

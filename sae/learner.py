@@ -2,21 +2,27 @@
 
 import math
 import sys
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sae import ops
 from sae.autoencoder import Sae
 from sae.dead import DeadLatents
 from sae.gradients import Gradients, Reconstruction, Weights, add_auxk_gradients_, reconstruction_gradients
 from sae.losses import VarianceSums, fvu
+from sae.ops import eight_bit
+from sae.ops.encode import Encode
 from sae.optim import Adam
 from sae.select import selection
 
 FIRST_TOKENS = 4096
 """Tokens on which the length of a new encoder's rows is chosen."""
+_PROBE = 16
+"""Tokens on which the recall of 8-bit candidates is measured at a log step, for about 1 % of the time of a step."""
 
 
 class Metrics(NamedTuple):
@@ -44,14 +50,24 @@ class SaeLearner:
         dead_feature_threshold: int,
         compute_dtype: torch.dtype,
         beta2: float = 0.999,
+        encode_in_8bit: bool = False,
     ) -> None:
-        """`tokens_per_step` is nominal: it scales the loss, so that the loss is linear in the tokens."""
+        """`tokens_per_step` is nominal: it scales the loss, so that the loss is linear in the tokens.
+
+        The encoder product runs in `compute_dtype`, or finds candidates in 8 bits, whose scores are then float32.
+        Raises ValueError for 8 bits on a device that has no such product.
+        """
         self.sae = sae
         self.dead = DeadLatents(sae.num_latents, dead_feature_threshold, sae.device)
-        self._tokens_per_step, self._auxk_alpha, self._compute_dtype = tokens_per_step, auxk_alpha, compute_dtype
+        if encode_in_8bit:
+            eight_bit.check_device(sae.device)
+        self._tokens_per_step, self._auxk_alpha = tokens_per_step, auxk_alpha
+        self._compute_dtype = sae.dtype if encode_in_8bit else compute_dtype
+        self._encode: Encode = partial(eight_bit.encode, k=sae.cfg.k) if encode_in_8bit else ops.encode
+        self._probe: Tensor | None = None
         self._select = selection(sae.cfg)
         self._grads: Gradients | None = None
-        self._weights = Weights.of(sae, compute_dtype)
+        self._weights = Weights.of(sae, self._compute_dtype)
         self._optimizer = Adam(dict(sae.named_parameters()), beta2=beta2)
         self._fired = torch.zeros(sae.num_latents, dtype=torch.int32, device=sae.device)
         self._tokens = 0
@@ -94,7 +110,11 @@ class SaeLearner:
         """Add the gradients of the loss on these tokens, and the sums that are reported."""
         if len(x) == 0:
             return
-        self.add(*reconstruction_gradients(self._weights, x, self._select, scale=self._scale()))
+        grads, recon = reconstruction_gradients(
+            self._weights, x, self._select, scale=self._scale(), encode=self._encode
+        )
+        self._probe = recon.centred[:_PROBE].clone()
+        self.add(grads, recon)
 
     def add(self, grads: Gradients, recon: Reconstruction) -> None:
         """Add gradients of these tokens that may come from elsewhere, those of AuxK, and the sums that are reported."""
@@ -162,6 +182,12 @@ class SaeLearner:
             auxk=auxk_error / max(squared_error, sys.float_info.min),
             dead_fraction=len(self.dead.indices) / self.sae.num_latents,
         )
+
+    def read_recall(self) -> float | None:
+        """Of 8-bit candidates, share of the true k largest among them on a few of the last tokens; else None. Waits."""
+        if self._encode is ops.encode or self._probe is None:
+            return None
+        return eight_bit.recall(self._probe, self._weights.W_enc, self._weights.b_enc, self.sae.cfg.k).item()
 
     # State
 

@@ -75,6 +75,7 @@ class SaeTrainer:
                 dead_feature_threshold=dead_threshold(cfg, self.total_steps * self.tokens_per_step),
                 compute_dtype=lm.compute_dtype(self.device),
                 beta2=beta2(self.total_steps, cfg.recipe),
+                encode_in_8bit=cfg.encode_in_8bit,
             )
             for name, sae in self.saes.items()
         }
@@ -243,6 +244,8 @@ class SaeTrainer:
                 not_finite = not_finite or FloatingPointError(f"{name}: {error} at {place}; try a lower --lr")
                 continue
             record |= {f"{name}/{metric}": value for metric, value in metrics._asdict().items()}
+            if (recall := learner.read_recall()) is not None:
+                record[f"{name}/recall"] = recall
         if not_finite:
             raise not_finite
         return record

@@ -42,7 +42,7 @@ OPTIONS = {
     "dead_feature_threshold", "recipe", "seed",
     "save_dir", "run_name", "resume", "save_every", "keep_last", "save_best", "eval_every", "log_to_wandb",
     "wandb_log_frequency",
-    "device", "load_in_8bit", "attn_implementation", "distribute_layers", "revision", "hf_token",
+    "device", "load_in_8bit", "attn_implementation", "encode_in_8bit", "distribute_layers", "revision", "hf_token",
 }  # fmt: skip
 """All there are. A new one needs a reason: what can be derived is derived."""
 

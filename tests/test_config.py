@@ -150,3 +150,9 @@ def test_the_token_does_not_show() -> None:
 def test_the_seeds_call_reads_as_written() -> None:
     cfg = TrainConfig(SaeConfig(512), batch_size=16)
     assert (cfg.sae.d_in, cfg.batch_size, cfg.sae.k, cfg.sae.expansion_factor) == (512, 16, 32, 32)
+
+
+@pytest.mark.parametrize("loss_fn", ["ce", "kl"])
+def test_candidates_in_8_bits_go_with_sparse_gradients_only(loss_fn: Any) -> None:
+    with pytest.raises(ValueError, match=f"encode_in_8bit goes with --loss_fn fvu, .*got '{loss_fn}'; leave out one"):
+        TrainConfig(loss_fn=loss_fn, encode_in_8bit=True)

@@ -25,7 +25,7 @@ MAY_KNOW = {
     "gradients": {"autoencoder", "losses", "ops"},
     "dead": set(),
     "optim": set(),
-    "learner": {"autoencoder", "dead", "gradients", "losses", "optim", "select"},
+    "learner": {"autoencoder", "dead", "gradients", "losses", "ops", "optim", "select"},
     # the edges, which do not know each other
     "lm": set(),
     "data": set(),
@@ -47,7 +47,8 @@ MAY_KNOW = {
     },
     "__init__": {"autoencoder", "config", "evaluation", "lm", "trainer"},
     "__main__": {
-        "cli", "config", "data", "distributed", "evaluation", "formats", "lm", "log", "report", "run", "trainer",
+        "cli", "config", "data", "distributed", "evaluation", "formats", "lm", "log", "ops", "report", "run",
+        "trainer",
     },
 }  # fmt: skip
 """Every room of the package, lowest first, and the rooms whose names may stand in its imports."""

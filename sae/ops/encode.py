@@ -12,6 +12,9 @@ and selection: of a step's encoder at d_in 768 and 24,576 latents, 450 ms agains
 
 Select = Callable[[Tensor], tuple[Tensor, Tensor]]
 
+Encode = Callable[[Tensor, Tensor, Tensor, Select], tuple[Tensor, Tensor]]
+"""`encode`, or one that computes about the same: (x, W_enc, b_enc, select) -> values, indices."""
+
 
 def chunk_tokens(num_latents: int, like: Tensor, chunk_bytes: int | None = None) -> int:
     """How many tokens' pre-activations, of the type and on the device of `like`, make a chunk; a multiple of 64."""

@@ -1,0 +1,135 @@
+"""The encoder product in 8 bits: it names candidates for the k largest latents, whose scores are then exact.
+
+Rows and columns are scaled as in SmoothQuant (Xiao et al. 2022, arXiv:2211.10438, eq. 4): x / c times W · c, with c[d]
+the root of the largest |x[d]|, so that a few outlier dimensions of a language model do not take all the digits. Each
+token and each latent then has a scale of its own. A CPU multiplies int8 through oneDNN, a GPU fp8 (e4m3).
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from sae.ops.decode import gather_dot
+from sae.ops.encode import Select, chunk_tokens
+from sae.ops.topk import topk
+
+CANDIDATES = {"cpu": 1.5, "cuda": 2.0}
+"""Candidates for each latent that stays. Share of the true top 32 among them on SmolLM2-135M, layer 9, after 50 steps:
+int8 0.9999 of 4,608 latents and 0.9997 of 18,432; fp8 with twice as many 0.9999 and 0.9998; bf16, without candidates,
+0.992 and 0.986."""
+
+_INT8, _FP8 = 127, torch.finfo(torch.float8_e4m3fn).max
+_TINY = torch.finfo(torch.float32).tiny
+_ROWS = 1024  # latents that are quantised at a time, so that what lies between stays in the cache
+
+
+def check_device(device: torch.device) -> None:
+    """Raise ValueError if this device has no product in 8 bits."""
+    if device.type == "cpu":
+        has_product = hasattr(torch.ops.onednn, "qlinear_pointwise") and torch.cpu._is_vnni_supported()
+        reason = None if has_product else "this processor has no AVX512-VNNI"
+    elif device.type == "cuda":
+        enough = torch.cuda.get_device_capability(device) >= (8, 9)
+        reason = None if enough else "fp8 needs a GPU of compute capability 8.9 or more (Ada, Hopper)"
+    else:
+        reason = f"there is none for {device.type}"
+    if reason:
+        raise ValueError(f"encode_in_8bit needs a product in 8 bits, and {reason}; leave out --encode_in_8bit")
+
+
+def encode(
+    x: Float[Tensor, "tokens d_in"],
+    W_enc: Float[Tensor, "latents d_in"],
+    b_enc: Float[Tensor, "latents"],
+    select: Select,
+    *,
+    k: int,
+) -> tuple[Float[Tensor, "tokens k"], Int[Tensor, "tokens k"]]:
+    """select(x @ W_encᵀ + b_enc) for each token among its candidates for the k largest, without gradients.
+
+    All in float32. Values are exact; of the k largest latents about one in ten thousand is missed: `recall` measures
+    it. Scales come from x and W_enc alone, so there is no state. Twin: `ops.encode`.
+    """
+    found = candidates(x, W_enc, b_enc, k)
+    values, at = select(gather_dot(x, found, W_enc) + b_enc[found])
+    return values, found.gather(1, at)
+
+
+def candidates(
+    x: Float[Tensor, "tokens d_in"], W_enc: Float[Tensor, "latents d_in"], b_enc: Float[Tensor, "latents"], k: int
+) -> Int[Tensor, "tokens candidates"]:
+    """The latents with the largest pre-activations in 8 bits, `CANDIDATES` times k of them."""
+    product = Fp8Product if x.is_cuda else Int8Product
+    count = min(len(W_enc), round(k * CANDIDATES[x.device.type]))
+    found = torch.empty(len(x), count, dtype=torch.int64, device=x.device)
+    if not len(x):
+        return found
+    columns = x.abs().amax(0).clamp_min(_TINY).sqrt()
+    columns /= columns.mean()
+    smooth = x / columns
+    largest = smooth.abs().amax(1).clamp_min(_TINY)
+    prepared = product(W_enc, b_enc, columns)
+    # In the order of their scales: the tokens of a chunk then have nearly the same, as int8 needs for b_enc.
+    for chunk in largest.argsort().split(chunk_tokens(len(W_enc), x.new_empty(0, dtype=torch.bfloat16))):
+        found[chunk] = topk(prepared.pre_acts(smooth[chunk], largest[chunk]), count)[1]
+    return found
+
+
+def recall(
+    x: Float[Tensor, "tokens d_in"], W_enc: Float[Tensor, "latents d_in"], b_enc: Float[Tensor, "latents"], k: int
+) -> Float[Tensor, ""]:
+    """Share of the k largest positive pre-activations, computed in float32, that are among the candidates."""
+    values, exact = topk(torch.addmm(b_enc, x, W_enc.T), k)
+    is_candidate = torch.zeros(len(x), len(W_enc), dtype=torch.bool, device=x.device)
+    is_candidate.scatter_(1, candidates(x, W_enc, b_enc, k), True)
+    counts = values > 0
+    return (is_candidate.gather(1, exact) & counts).sum() / counts.sum().clamp_min(1)
+
+
+class Int8Product:
+    """x (uint8) times W_encᵀ (int8) on a CPU, through oneDNN."""
+
+    def __init__(
+        self, W: Float[Tensor, "latents d_in"], b: Float[Tensor, "latents"], columns: Float[Tensor, "d_in"]
+    ) -> None:
+        codes, self._scale = torch.empty(W.shape, dtype=torch.int8), torch.empty(len(W))
+        for rows, into, scale in zip(W.split(_ROWS), codes.split(_ROWS), self._scale.split(_ROWS), strict=True):
+            smooth = rows * columns
+            torch.amax(smooth.abs(), 1, out=scale).clamp_min_(_TINY).div_(_INT8)
+            into.copy_(smooth.mul_((1 / scale).unsqueeze(1)).round_())
+        self._packed = torch.ops.onednn.qlinear_prepack(codes, None)
+        self._b, self._zeros = b, torch.zeros(len(W), dtype=torch.int64)
+
+    def pre_acts(
+        self, smooth: Float[Tensor, "tokens d_in"], largest: Float[Tensor, "tokens"]
+    ) -> Float[Tensor, "tokens latents"]:
+        """About the pre-activations of each token in units of its scale; `largest` is each token's largest |smooth|."""
+        scale = largest / _INT8
+        codes = (smooth / scale.unsqueeze(1)).round_().add_(128).to(torch.uint8)
+        bias = self._b / scale.mean()
+        return torch.ops.onednn.qlinear_pointwise(
+            codes, 1.0, 128, self._packed, self._scale, self._zeros, bias, 1.0, 0, torch.bfloat16, "none", [], ""
+        )
+
+
+class Fp8Product:
+    """x times W_encᵀ, both in fp8 (e4m3), with a scale for each row. Fast on GPUs from Ada and Hopper on."""
+
+    def __init__(
+        self, W: Float[Tensor, "latents d_in"], b: Float[Tensor, "latents"], columns: Float[Tensor, "d_in"]
+    ) -> None:
+        smooth = W * columns
+        scale = (smooth.abs().amax(1, keepdim=True) / _FP8).clamp_min_(_TINY)
+        self._codes, self._scale, self._b = (smooth / scale).to(torch.float8_e4m3fn), scale.T, b.bfloat16()
+
+    def pre_acts(
+        self, smooth: Float[Tensor, "tokens d_in"], largest: Float[Tensor, "tokens"]
+    ) -> Float[Tensor, "tokens latents"]:
+        """About the pre-activations; `largest` is each token's largest |smooth|."""
+        scale = (largest / _FP8).unsqueeze(1)
+        codes, by_row = (smooth / scale).to(torch.float8_e4m3fn), F.ScalingType.RowWise
+        pre_acts = F.scaled_mm(
+            codes, self._codes.T, scale, by_row, self._scale, by_row, output_dtype=torch.bfloat16, use_fast_accum=True
+        )
+        return pre_acts.add_(self._b)

@@ -1,0 +1,106 @@
+"""Candidates from products in 8 bits, with exact scores."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sae import Sae, SaeConfig, ops
+from sae.learner import SaeLearner
+from sae.ops import eight_bit, naive
+
+PRODUCTS = {"int8": eight_bit.Int8Product, "fp8": eight_bit.Fp8Product}
+
+
+@pytest.fixture(params=PRODUCTS)
+def product(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both products run on a CPU; which one is used follows from the device."""
+    if request.param == "int8":
+        try:
+            eight_bit.check_device(torch.device("cpu"))
+        except ValueError as reason:
+            pytest.skip(str(reason))
+    monkeypatch.setattr(eight_bit, "Int8Product", PRODUCTS[request.param])
+    return request.param
+
+
+def problem(tokens: int, d_in: int, latents: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Activations with outlier dimensions and tokens of very different length, as language models have."""
+    generator = torch.Generator().manual_seed(tokens + latents)
+    x = torch.randn(tokens, d_in, generator=generator) * torch.rand(tokens, 1, generator=generator).mul(3).exp()
+    x[:, :2] *= 30
+    W = F.normalize(torch.randn(latents, d_in, generator=generator), dim=1)
+    return x, W, torch.randn(latents, generator=generator) * 0.3
+
+
+@pytest.mark.parametrize(("tokens", "d_in", "latents", "k"), [(1, 48, 96, 5), (37, 48, 512, 7), (300, 64, 4096, 32)])
+def test_nearly_all_of_the_largest_latents_are_found(
+    tokens: int, d_in: int, latents: int, k: int, product: str
+) -> None:
+    assert eight_bit.recall(*problem(tokens, d_in, latents), k) > 0.995
+
+
+@pytest.mark.parametrize(("tokens", "d_in", "latents", "k"), [(1, 48, 96, 5), (37, 48, 512, 7), (300, 64, 4096, 32)])
+def test_what_is_found_has_its_exact_value(tokens: int, d_in: int, latents: int, k: int, product: str) -> None:
+    x, W, b = problem(tokens, d_in, latents)
+    values, indices = eight_bit.encode(x, W, b, partial(ops.topk, k=k), k=k)
+    exact = (x.double() @ W.double().T + b).relu()
+    torch.testing.assert_close(values.double(), exact.gather(1, indices), atol=2e-5 * exact.max().item(), rtol=1e-5)
+    assert all(len(set(row.tolist())) == k for row in indices)
+
+
+def test_where_every_latent_is_a_candidate_the_result_is_exact(product: str) -> None:
+    x, W, b = problem(37, 48, 40)
+    values, _ = eight_bit.encode(x, W, b, partial(ops.topk, k=32), k=32)
+    expected, _ = naive.topk(x @ W.T + b, 32)
+    torch.testing.assert_close(values.sort().values, expected.sort().values, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["no tokens", "zeros", "one zero token", "a dimension that is always 0"])
+def test_degenerate_activations_are_encoded_too(kind: str, product: str) -> None:
+    x, W, b = problem(20, 48, 256)
+    x = {"no tokens": x[:0], "zeros": x * 0, "one zero token": x.index_fill(0, torch.tensor(3), 0)}.get(kind, x)
+    if kind.startswith("a dimension"):
+        x[:, 5] = 0
+    values, indices = eight_bit.encode(x, W, b, partial(ops.topk, k=8), k=8)
+    assert values.shape == indices.shape == (len(x), 8)
+    torch.testing.assert_close(values, (x @ W.T + b).relu().gather(1, indices), atol=1e-3, rtol=1e-4)
+
+
+def test_the_recall_counts_what_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, W, b = problem(10, 48, 256)
+    best = (x @ W.T + b).topk(8).indices
+    wrong = best.clone()
+    wrong[:, 0] = (x @ W.T + b).argmin(1)
+    monkeypatch.setattr(eight_bit, "candidates", lambda *_: wrong)
+    assert eight_bit.recall(x, W, b, 8).item() == pytest.approx(7 / 8)
+
+
+def test_training_in_8_bits_is_training_in_float32_to_a_few_latents() -> None:
+    x = problem(256, 48, 256)[0]
+    fvus = []
+    for encode_in_8bit in (False, True):
+        sae = Sae(48, SaeConfig(num_latents=256, k=8), generator=torch.Generator().manual_seed(0))
+        learner = SaeLearner(
+            sae, tokens_per_step=256, auxk_alpha=0.0, dead_feature_threshold=10**7,
+            compute_dtype=torch.float32, encode_in_8bit=encode_in_8bit,
+        )  # fmt: skip
+        learner.initialise(x)
+        for _ in range(30):
+            learner.accumulate(x)
+            learner.update(1e-3)
+        fvus.append(learner.read_metrics().fvu)
+        recall = learner.read_recall()
+        assert recall is None or recall > 0.97
+        assert (recall is None) != encode_in_8bit
+    assert fvus[1] == pytest.approx(fvus[0], rel=0.01)
+
+
+def test_a_device_without_the_product_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+    with pytest.raises(ValueError, match="AVX512-VNNI; leave out --encode_in_8bit"):
+        eight_bit.check_device(torch.device("cpu"))
+    with pytest.raises(ValueError, match="there is none for mps"):
+        eight_bit.check_device(torch.device("mps"))
