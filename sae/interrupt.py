@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -17,6 +18,13 @@ class StopRequests:
 
     def __bool__(self) -> bool:
         return self._requested
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep so long, or until a signal comes; whether one has come."""
+        end = time.monotonic() + seconds
+        while not self and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, 0.1))
+        return bool(self)
 
     def __enter__(self) -> "StopRequests":
         # Only the main thread may set handlers; elsewhere, as in a notebook's worker, signals keep their meaning.

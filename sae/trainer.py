@@ -17,6 +17,7 @@ from sae import checkpoint, lm
 from sae.autoencoder import Sae
 from sae.config import SaeConfig, TrainConfig
 from sae.data.activations import Activations, LiveActivations, counted
+from sae.data.retry import Wait, patiently
 from sae.data.shuffle import ShuffleBuffer, batches_per_block
 from sae.data.tokens import TokenBatches, as_sequences, held_out_count
 from sae.distributed import World
@@ -56,7 +57,8 @@ class SaeTrainer:
             model, hookpoints=cfg.hookpoints, layers=cfg.layers, layer_stride=cfg.layer_stride
         )
 
-        self.tokens = token_batches(cfg, dataset, vocab_size=lm.vocab_size(model))
+        self.stop = StopRequests()
+        self.tokens = token_batches(cfg, dataset, vocab_size=lm.vocab_size(model), wait=self.stop.wait)
         lm.check_ctx_len(self.tokens.ctx_len, model.config)  # type: ignore[arg-type]
         self.tokens_per_step = cfg.batch_size * self.tokens.ctx_len * cfg.grad_acc_steps
         self.total_steps = count_steps(cfg, self.tokens)
@@ -83,7 +85,6 @@ class SaeTrainer:
         self.step = self.first_step = 0
         self._position: dict[str, Any] | None = self.source.state_dict()
         """Where the data of the next step begin; None in the middle of an update, when there is no state to save."""
-        self.stop = StopRequests()
         self.stopwatches = {name: Stopwatch(self.device) for name in self.saes}
         self.folder = RunFolder.plan(
             cfg,
@@ -418,9 +419,10 @@ class SaeTrainer:
         return batches_per_block(self.cfg.grad_acc_steps, bytes_per_batch)
 
 
-def token_batches(cfg: TrainConfig, dataset: Any, *, vocab_size: int) -> TokenBatches:
+def token_batches(cfg: TrainConfig, dataset: Any, *, vocab_size: int, wait: Wait = time.sleep) -> TokenBatches:
     """The batches of a run, in its order, with the held-out sequences set aside."""
     sequences = as_sequences(dataset)
+    patiently(lambda: sequences.ctx_len, wait)  # may read the first row
     length = len(sequences) if isinstance(sequences, Sized) else None
     return TokenBatches(
         sequences,
@@ -430,6 +432,7 @@ def token_batches(cfg: TrainConfig, dataset: Any, *, vocab_size: int) -> TokenBa
         # By the step, so that two batches of 4 leave the data that one of 8 leaves.
         held_out=held_out_count(length, cfg.batch_size * cfg.grad_acc_steps, sequences.ctx_len),
         max_batches=cfg.max_tokens and cfg.max_tokens // (cfg.batch_size * sequences.ctx_len),
+        wait=wait,
     )
 
 

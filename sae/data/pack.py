@@ -173,6 +173,21 @@ def own_view(stream: Any) -> Any:
     return view
 
 
+def keeps_its_place(stream: Any) -> bool:
+    """Whether the `state_dict` of an `IterableDataset` or `PackedStream` is exact.
+
+    `datasets` forgets the rows that wait in a shuffle buffer: they would be lost.
+    """
+    waiting = [getattr(getattr(stream, "_documents", stream), "_ex_iterable", None)]
+    while waiting:
+        rows = waiting.pop()
+        if type(rows).__name__ == "BufferShuffledExamplesIterable":
+            return False
+        if rows is not None:
+            waiting += [getattr(rows, "ex_iterable", None), *getattr(rows, "ex_iterables", [])]
+    return True
+
+
 def _row_converter(format: str | None) -> Callable[[np.ndarray], Any]:
     if format in ("torch", "pt"):
         import torch

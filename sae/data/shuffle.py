@@ -78,11 +78,11 @@ class ShuffleBuffer:
             self._filling.append(batch)
 
     def _next_block(self) -> None:
-        if self._parts:
-            self._index += 1
         self._gather(self._block)
         if not self._filling:
             raise StopIteration
+        if self._parts:
+            self._index += 1
         batches, self._filling = self._filling, []
         self._parts, self._handed_out = len(batches), 0
         self._start, self._next_start = self._next_start, self._source.state_dict()

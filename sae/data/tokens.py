@@ -1,8 +1,10 @@
 """Batches of token sequences: one interface over every source, with a place that can be saved."""
 
+import copy
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain, islice
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,7 +13,8 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from .pack import own_view
+from .pack import keeps_its_place, own_view
+from .retry import Wait, patiently
 
 HELD_OUT_TOKENS = 65536
 HELD_OUT_TOKENS_STREAM = 16384
@@ -96,21 +99,29 @@ class PiecedSequences:
 class SequenceStream:
     """Token sequences that can only be read one after the other, and the place in them.
 
-    `rows` yields mappings with `input_ids`. The place is kept by the rows' own `state_dict` where they have one
-    (`datasets.IterableDataset`, `PackedStream`); else it is found again by reading up to it.
+    `rows` yields mappings with `input_ids`. The place is kept by the rows' own `state_dict` where they have one that is
+    exact (`datasets.IterableDataset` without a shuffle buffer, `PackedStream`); else it is found again by reading up to
+    it. A `read` that raises changes nothing, so that it can be tried again.
     """
 
     def __init__(self, rows: Iterable[Any]) -> None:
-        self._can_resume = hasattr(rows, "state_dict") and hasattr(rows, "load_state_dict")
-        self._rows: Any = own_view(rows) if self._can_resume else rows
-        self._beginning = self._rows_state()
-        self._iterator: Iterator[Any] = iter(())  # until the first row is looked at
-        self.num_read = 0
+        has_place = hasattr(rows, "state_dict") and hasattr(rows, "load_state_dict")
+        self._rows: Any = own_view(rows) if has_place else rows
+        self._can_resume = has_place and keeps_its_place(rows)
+        self._place: dict[str, Any] = {"num_read": 0, "rows": self._rows_state()}
+        self._iterator: Iterator[Any] | None = None
+        """The rows from `_place` on; None until they are read, and after an error."""
+        self._num_opened = 0
+
+    @property
+    def num_read(self) -> int:
+        """How many sequences were read."""
+        return self._place["num_read"]
 
     @cached_property
     def ctx_len(self) -> int:
         """The length of the first row, which must exist."""
-        iterator = iter(self._rows)
+        iterator = self._open()
         first = next(iterator, None)
         if first is None:
             raise ValueError(
@@ -122,34 +133,48 @@ class SequenceStream:
     def read(self, count: int) -> list[Int64[Tensor, " ctx_len"]]:
         """The next `count` sequences, fewer at the end."""
         ctx_len = self.ctx_len
+        iterator, self._iterator = self._iterator or self._open(), None
         sequences: list[Tensor] = []
-        for row in islice(self._iterator, count):
+        for row in islice(iterator, count):
             ids = _as_ids(_input_ids(row))
             # a shorter row is the stream's last (`return_final_batch`), or else an error
-            if len(ids) < ctx_len and next(self._iterator, None) is None:
+            if len(ids) < ctx_len and next(iterator, None) is None:
                 break
-            _check_length(self.num_read, len(ids), ctx_len)
+            _check_length(self.num_read + len(sequences), len(ids), ctx_len)
             sequences.append(torch.from_numpy(ids))
-            self.num_read += 1
+        if sequences:
+            self._place = {"num_read": self.num_read + len(sequences), "rows": self._rows_state()}
+        self._iterator = iterator
         return sequences
 
     def state_dict(self) -> dict[str, Any]:
-        # the first row may have been looked at, but not read
-        return {"num_read": self.num_read, "rows": self._rows_state() if self.num_read else self._beginning}
+        """The place after the last sequence that was read."""
+        return dict(self._place)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if self._can_resume:
-            self.ctx_len  # noqa: B018 - from the first row, while we stand at the beginning
-            self._rows.load_state_dict(state["rows"])
-            self._iterator, self.num_read = iter(self._rows), state["num_read"]
+        """Go to the place of a `state_dict`."""
+        self.ctx_len  # noqa: B018 - from the first row, while we stand at the beginning
+        if not self._can_resume and state["num_read"] >= self.num_read:
+            while self.num_read < state["num_read"] and self.read(1):
+                pass
             return
-        if state["num_read"] < self.num_read:
+        self._place, self._iterator = dict(state), None
+        if not self._can_resume:
+            self._iterator = self._open()
+
+    def _open(self) -> Iterator[Any]:
+        """The rows from `_place` on."""
+        if self._can_resume:
+            self._rows.load_state_dict(copy.deepcopy(self._place["rows"]))
+            return iter(self._rows)
+        iterator = iter(self._rows)
+        if iterator is self._rows and self._num_opened:
             raise ValueError(
-                f"a stream without state_dict can only go forward, got sequence {state['num_read']} after "
-                f"{self.num_read}; make it anew, or pass a datasets.IterableDataset"
+                f"a stream that can be read only once can only go forward, got a way back to sequence {self.num_read}, "
+                "as after an error; pass a datasets.IterableDataset, or an object whose __iter__ starts anew"
             )
-        while self.num_read < state["num_read"] and self.read(1):
-            pass
+        self._num_opened += 1
+        return islice(iterator, self.num_read, None)
 
     def _rows_state(self) -> Any:
         return self._rows.state_dict() if self._can_resume else None
@@ -199,7 +224,8 @@ class TokenBatches:
 
     Random access sources are read in an order drawn from `seed`, streams in their own; neither depends on the batch
     size. The first `held_out` sequences of that order are never trained on: `held_out_batches()` gives them. An
-    incomplete last batch is dropped. `max_batches` counts from the start of the data, resumed or not.
+    incomplete last batch is dropped. `max_batches` counts from the start of the data, resumed or not. A source that
+    fails for a while is tried again (`retry.patiently`), with `wait` in between.
 
     Raises ValueError if the data is less than one batch, and, when such a batch comes up, if a token is outside
     [0, vocab_size).
@@ -214,12 +240,14 @@ class TokenBatches:
         vocab_size: int | None = None,
         held_out: int = 0,
         max_batches: int | None = None,
+        wait: Wait = time.sleep,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}; raise --batch_size")
         self.batch_size = batch_size
         self.vocab_size = vocab_size
         self.max_batches = max_batches
+        self._wait = wait
         self._order = _order_of(sequences, held_out, seed)
         if self._order.num_sequences is not None and self._order.num_sequences < batch_size:
             raise self._too_few(self._order.num_sequences)
@@ -249,7 +277,8 @@ class TokenBatches:
     def held_out_batches(self) -> Iterator[Int64[Tensor, "batch ctx_len"]]:
         """The held-out sequences in batches of `batch_size`, the last one as small as it comes."""
         for start in range(0, self._order.held_out, self.batch_size):
-            yield check_tokens(*self._order.read_held_out(start, self.batch_size), self.vocab_size)
+            read = partial(self._order.read_held_out, start, self.batch_size)
+            yield check_tokens(*patiently(read, self._wait), self.vocab_size)
 
     def __iter__(self) -> "TokenBatches":
         return self
@@ -258,7 +287,7 @@ class TokenBatches:
         end = self._order.position + self.batch_size
         if self.max_batches is not None and end > self.max_batches * self.batch_size:
             raise StopIteration
-        tokens, indices = self._order.read(self.batch_size)
+        tokens, indices = patiently(lambda: self._order.read(self.batch_size), self._wait)
         if len(indices) < self.batch_size:
             if end == self.batch_size:
                 raise self._too_few(len(indices))
@@ -269,18 +298,18 @@ class TokenBatches:
 
     def state_dict(self) -> dict[str, Any]:
         """The place after the last batch that was handed out, in sequences; plain values only."""
-        return self._order.state_dict()
+        return patiently(self._order.state_dict, self._wait)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to a saved place. Raises ValueError unless data, seed and held-out set are those it was saved with."""
-        own = self._order.state_dict()
+        own = self.state_dict()
         for name in ("kind", "num_sequences", "ctx_len", "held_out", "seed"):
             if state.get(name) != own[name]:
                 raise ValueError(
                     f"{name} of the token batches must be what it was when the state was saved ({state.get(name)}), "
                     f"got {own[name]}; resume with the same data, --seed and --ctx_len"
                 )
-        self._order.load_state_dict(state)
+        patiently(lambda: self._order.load_state_dict(state), self._wait)
 
     def _too_few(self, num_sequences: int) -> ValueError:
         return ValueError(
