@@ -20,7 +20,8 @@ TRAIN_GROUPS = {
         "dead_feature_threshold", "recipe", "seed",
     ),
     "output": (
-        "save_dir", "run_name", "resume", "save_every", "keep_last", "save_best", "eval_every", "log_to_wandb",
+        "save_dir", "run_name", "resume", "resume_changed", "save_every", "keep_last", "save_best", "eval_every",
+        "log_to_wandb",
         "wandb_log_frequency",
     ),
     "machine": (

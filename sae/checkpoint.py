@@ -15,16 +15,18 @@ import hashlib
 import json
 import math
 import shutil
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from sae.autoencoder import Sae
-from sae.disk import link_that_leaves, read_json, sync, write_json
-from sae.formats.eleuther import BEST
+from sae.disk import is_inside, link_that_leaves, read_json, sync, write_json
+from sae.formats.eleuther import BEST, read_tensors
 
 MANIFEST, TRAINER, STATE = "manifest.json", "trainer.json", "state.safetensors"
 _MAX_JSON_BYTES = 2**26
@@ -124,14 +126,48 @@ def size_on_disk(saes: dict[str, Sae]) -> int:
 # Reading
 
 
-def load(folder: Path, names: list[str]) -> Checkpoint:
-    """Read the checkpoint in `folder`. Raises ValueError naming the first file that is missing or damaged."""
+def load(folder: Path, like: Checkpoint) -> Checkpoint:
+    """Read the checkpoint in `folder`: the autoencoders of `like`, of its shapes and types.
+
+    Raises ValueError naming the first file that is missing, damaged or of another run, before memory is taken for it.
+    """
     check(folder)
-    return Checkpoint(
-        {name: Sae.load_from_disk(folder / name) for name in names},
-        {name: load_file(folder / name / STATE) for name in names},
-        read_json(folder / TRAINER, max_bytes=_MAX_JSON_BYTES),
-    )
+    saes = {name: _read_sae(folder / name, sae) for name, sae in like.saes.items()}
+    states = {name: _read_state(folder / name / STATE, tensors) for name, tensors in like.states.items()}
+    return Checkpoint(saes, states, read_json(folder / TRAINER, max_bytes=_MAX_JSON_BYTES))
+
+
+def _read_sae(folder: Path, like: Sae) -> Sae:
+    sae = Sae.load_from_disk(folder)
+    if (sae.d_in, sae.num_latents, sae.cfg.k) != (like.d_in, like.num_latents, like.cfg.k):
+        raise ValueError(
+            f"{folder} must have d_in {like.d_in}, num_latents {like.num_latents} and k {like.cfg.k}, as this run has, "
+            f"got {sae.d_in}, {sae.num_latents} and {sae.cfg.k}; resume with the run's own options"
+        )
+    return sae
+
+
+def _read_state(path: Path, like: dict[str, Tensor]) -> dict[str, Tensor]:
+    state = read_tensors(path, {key: list(tensor.shape) for key, tensor in like.items()})
+    for key, tensor in like.items():
+        if state[key].dtype != tensor.dtype:
+            raise ValueError(f"{path}: {key} must be {tensor.dtype}, got {state[key].dtype}; use an earlier checkpoint")
+    return state
+
+
+@contextmanager
+def understood(folder: Path) -> Iterator[None]:
+    """Whatever a trainer.json leads to that its reader did not expect is a ValueError of one line."""
+    try:
+        yield
+    except (ValueError, OSError, FloatingPointError):
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".split("\n")[0][:80]
+        raise ValueError(
+            f"{folder / TRAINER} must hold a place in this run's data, but does not ({reason}); "
+            "use an earlier checkpoint"
+        ) from None
 
 
 def check(folder: Path) -> None:
@@ -146,17 +182,11 @@ def check(folder: Path) -> None:
     if link := link_that_leaves(folder):
         raise ValueError(f"{link} leads out of the checkpoint; put the file itself there")
     for name, (size, sha256) in files.items():
-        if not _is_inside(name):
+        if not is_inside(name):
             raise ValueError(f"{folder / MANIFEST} names a file outside of the checkpoint; use an earlier checkpoint")
         path = folder / name
         if not path.is_file() or path.stat().st_size != size or _sha256(path) != sha256:
             raise ValueError(f"{path} is missing or damaged: it is not what {MANIFEST} says; use an earlier checkpoint")
-
-
-def _is_inside(name: str) -> bool:
-    """Whether a relative path of a manifest stays in the manifest's folder."""
-    path = PurePosixPath(name)
-    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\0" not in name
 
 
 def is_undamaged(folder: Path) -> bool:

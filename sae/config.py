@@ -151,6 +151,10 @@ class TrainConfig:
     """Continue the run of this name from its newest undamaged checkpoint, as if it had not stopped. With run_name None,
     the last run of this model and data."""
 
+    resume_changed: list[str] = field(default_factory=list)
+    """Options that are meant to differ from those of the run that is resumed, such as lr and max_tokens. Others that
+    differ are refused. docs/reliability.md says which can change, and with what effect."""
+
     log_to_wandb: bool = True
     """Log to Weights & Biases too, where it is installed and configured."""
 
@@ -184,6 +188,10 @@ class TrainConfig:
             raise ValueError(
                 f"encode_in_8bit goes with --loss_fn fvu, whose gradient is sparse, got {self.loss_fn!r}; "
                 "leave out one of them"
+            )
+        if self.resume_changed and not self.resume:
+            raise ValueError(
+                f"resume_changed must come with resume, got {' '.join(self.resume_changed)} without; add --resume"
             )
         given = [name for name in ("hookpoints", "layers") if getattr(self, name)]
         given += ["layer_stride"] * (self.layer_stride != 1)

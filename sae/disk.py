@@ -3,7 +3,7 @@
 import json
 import os
 import reprlib
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 _MAX_DIGITS = 20
@@ -73,6 +73,12 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def is_inside(name: str) -> bool:
+    """Whether a relative path with slashes stays in the folder that it starts from."""
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and not set(name) & set("\0\\")
 
 
 def link_that_leaves(folder: Path) -> Path | None:

@@ -13,6 +13,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from tqdm import tqdm
 
+_MAX_LINE_BYTES = 2**22
+
 Record = dict[str, float]
 """Metrics of one log step: `step`, `tokens`, and `<hookpoint>/<metric>`."""
 
@@ -34,9 +36,12 @@ class JsonLines:
     def __init__(self, path: Path, *, keep_until_step: int = 0) -> None:
         """Records of later steps are dropped: a run that is resumed writes them again."""
         kept = [record for record in read_records(path) if record["step"] <= keep_until_step]
-        self._file = path.open("w", encoding="utf-8", buffering=1)
+        partial = path.with_name(f".{path.name}.partial")  # a crash here leaves the old file
+        partial.unlink(missing_ok=True)
+        self._file = partial.open("x", encoding="utf-8", buffering=1)
         for record in kept:
             self.write(record)
+        partial.replace(path)
 
     def write(self, record: Record) -> None:
         """Append one line."""
@@ -48,9 +53,22 @@ class JsonLines:
 
 
 def read_records(path: Path) -> list[Record]:
-    """The records of a metrics.jsonl; a last line that was cut off is left out. No file, no records."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]
+    """The records of a metrics.jsonl, without lines that are none, as one that was cut off. No file, no records."""
+    if not path.exists():
+        return []
+    with path.open("rb") as file:
+        lines = iter(lambda: file.readline(_MAX_LINE_BYTES), b"")
+        return [record for record in map(_record, lines) if record is not None]
+
+
+def _record(line: bytes) -> Record | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or "step" not in record:
+        return None
+    return record if all(type(value) in (int, float) for value in record.values()) else None
 
 
 class WandbSink:

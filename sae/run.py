@@ -11,16 +11,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sae.config import RunConfig, TrainConfig
-from sae.disk import read_json, write_json
+from sae.disk import link_that_leaves, read_json, short, write_json
 
 _PACKAGES = ("sae", "torch", "transformers", "datasets", "tokenizers", "safetensors", "numpy")
 _SECRET = "hf_token"
 _HELD_OUT = "held_out_sequences"
 _FREE_TO_CHANGE = (
-    "resume", "run_name", "save_dir", "save_every", "keep_last", "save_best", "eval_every", "log_to_wandb",
-    "wandb_log_frequency",
+    "resume", "resume_changed", "run_name", "save_dir", "save_every", "keep_last", "save_best", "eval_every",
+    "log_to_wandb", "wandb_log_frequency",
     "data_preprocessing_num_proc",
 )  # fmt: skip
+_MAY_CHANGE = (
+    "model", "dataset", "revision", "device", "attn_implementation", "load_in_8bit", "finetune", "max_tokens", "lr",
+    "lr_warmup_steps", "auxk_alpha", "dead_feature_threshold", "micro_acc_steps", "exclude_tokens", "exclude_positions",
+)  # fmt: skip
+"""What --resume_changed may name: what the saved state does not depend on. docs/reliability.md says what each does."""
 
 
 class RunFolder(NamedTuple):
@@ -57,13 +62,17 @@ class RunFolder(NamedTuple):
         space = _free_bytes(save_dir)
         _check_space(save_dir, space, checkpoint_bytes)
         if cfg.resume and cfg.keep_last is None:
-            return cls(path, read_json(path / "config.json").get("derived", {}).get("keep_last"))
+            return cls(path, _kept_before(path))
         planned = math.ceil(total_steps / cfg.save_every)
         return cls(path, cfg.keep_last or checkpoints_to_keep(planned, checkpoint_bytes, space))
 
     def claim(self, cfg: TrainConfig, derived: dict[str, Any]) -> None:
-        """Create the folder and write config.json. Raises ValueError if another run took it meanwhile."""
+        """Create the folder and write config.json; when resuming, write into it which options changed.
+
+        Raises ValueError if another run took the folder meanwhile.
+        """
         if cfg.resume:
+            self._note_changes(cfg, derived)
             return
         check_free(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
@@ -71,25 +80,57 @@ class RunFolder(NamedTuple):
         document = {"options": _options(cfg), "derived": derived, "versions": versions(), "command": command()}
         write_json(self.path / "config.json", document)
 
+    def _note_changes(self, cfg: TrainConfig, derived: dict[str, Any]) -> None:
+        path = self.path / "config.json"
+        document = read_json(path)
+        changed = _changes(document["options"], cfg)
+        if changed:
+            document["options"] |= {name: now for name, (_, now) in changed.items()}
+            document["derived"] = derived | {"keep_last": self.keep_last}
+            document["changes"] = [*document.get("changes", []), changed]
+            write_json(path, document)
+
 
 def _options(cfg: TrainConfig) -> dict[str, Any]:
     return {name: value for name, value in asdict(cfg).items() if name != _SECRET}
 
 
+def _changes(before: dict[str, Any], cfg: TrainConfig) -> dict[str, tuple[Any, Any]]:
+    """What each option that decides the result was and is, if that differs; new options had their default."""
+    now, default = (json.loads(json.dumps(_options(config))) for config in (cfg, type(cfg)()))
+    pairs = {name: (before.get(name, default[name]), now[name]) for name in now if name not in _FREE_TO_CHANGE}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
 def _check_resumable(path: Path, cfg: TrainConfig) -> None:
     """Raise ValueError unless `path` holds a run with the options of `cfg`, but for those that do not matter."""
     try:
-        before = json.loads((path / "config.json").read_text())["options"]
+        changed = _changes(dict(read_json(path / "config.json")["options"]), cfg)
     except (OSError, ValueError, KeyError, TypeError):
         raise ValueError(
             f"resume must name a run, but {path} holds none (no readable config.json); "
             "check --run_name and --save_dir, or leave out --resume"
         ) from None
-    now = json.loads(json.dumps(_options(cfg)))
-    changed = [name for name in now if name not in _FREE_TO_CHANGE and now[name] != before.get(name)]
-    if changed:
-        was = ", ".join(f"{name} was {before.get(name)!r} and is {now[name]!r}" for name in changed)
-        raise ValueError(f"resume must not change what is computed, but {was}; use the options of {path}/config.json")
+    if link := link_that_leaves(path):
+        raise ValueError(f"resume must name a run that lies in its folder, but {link} leads out of it; move it there")
+    for name in cfg.resume_changed:
+        if name not in _MAY_CHANGE:
+            raise ValueError(f"resume_changed must name options that can change ({', '.join(_MAY_CHANGE)}), got {name}")
+    refused = [name for name in changed if name not in cfg.resume_changed]
+    if refused:
+        was = ", ".join(f"{name} was {short(changed[name][0])} and is {short(changed[name][1])}" for name in refused)
+        can_change = all(name in _MAY_CHANGE for name in refused)
+        told = f", or tell that it is meant: --resume_changed {' '.join(changed)}" if can_change else ""
+        raise ValueError(
+            f"resume must not change what is computed, but {was}; use the options of {path}/config.json{told}"
+        )
+
+
+def _kept_before(path: Path) -> int | None:
+    """What the run had decided on keep_last."""
+    derived = read_json(path / "config.json").get("derived")
+    kept = derived.get("keep_last") if isinstance(derived, dict) else None
+    return kept if type(kept) is int and kept > 0 else None
 
 
 def check_free(path: Path) -> None:

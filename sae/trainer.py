@@ -17,6 +17,7 @@ from sae import checkpoint, lm
 from sae.autoencoder import Sae
 from sae.config import SaeConfig, TrainConfig
 from sae.data.activations import Activations, LiveActivations, counted
+from sae.data.place import whole
 from sae.data.retry import Wait, patiently
 from sae.data.shuffle import ShuffleBuffer, batches_per_block
 from sae.data.tokens import TokenBatches, as_sequences, held_out_count
@@ -343,15 +344,16 @@ class SaeTrainer:
 
     def load(self, folder: Path) -> None:
         """Continue from a checkpoint of a run with the same configuration. Raises ValueError if it is damaged."""
-        saved = checkpoint.load(folder, list(self.saes))
+        saved = checkpoint.load(folder, self.state())
         for name, learner in self.learners.items():
             self.saes[name].load_state_dict(saved.saes[name].state_dict())
             learner.load_state_dict(saved.states[name])
-        self.source.load_state_dict(saved.trainer["source"])
-        if self.end_to_end is not None:
-            self.end_to_end.load_state_dict(saved.trainer["end_to_end"])
-        self._position = self.source.state_dict()
-        self.step = saved.trainer["step"]
+        with checkpoint.understood(folder):
+            self.source.load_state_dict(saved.trainer["source"])
+            if self.end_to_end is not None:
+                self.end_to_end.load_state_dict(saved.trainer["end_to_end"])
+            self._position = self.source.state_dict()
+            self.step = whole(saved.trainer, "step", self.total_steps)
 
     # Set-up
 

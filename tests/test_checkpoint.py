@@ -53,7 +53,7 @@ def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 
 def test_save_and_load_changes_nothing(tmp_path: Path) -> None:
     given = make_checkpoint()
-    loaded = checkpoint.load(checkpoint.save(tmp_path / "run", 3, given), NAMES)
+    loaded = checkpoint.load(checkpoint.save(tmp_path / "run", 3, given), make_checkpoint())
     assert list(loaded.saes) == NAMES and loaded.trainer == given.trainer
     for name in NAMES:
         assert_same(loaded.saes[name].state_dict(), given.saes[name].state_dict())
@@ -64,8 +64,8 @@ def test_what_a_learner_needs_survives(tmp_path: Path) -> None:
     one = make_sae(8, 16, 3, dtype=torch.float32)
     learner = trained(one)
     folder = checkpoint.save(tmp_path / "run", 3, Checkpoint({"a": one}, {"a": learner.state_dict()}, {}))
-    loaded = checkpoint.load(folder, ["a"])
     other = trained(make_sae(8, 16, 3, dtype=torch.float32))
+    loaded = checkpoint.load(folder, Checkpoint({"a": other.sae}, {"a": other.state_dict()}, {}))
     other.sae.load_state_dict(loaded.saes["a"].state_dict())
     other.load_state_dict(loaded.states["a"])
     x = torch.randn(32, 8)
@@ -110,26 +110,26 @@ def test_a_file_that_is_damaged_is_named(saved: Path, name: str, damage: str) ->
     if damage in broken:
         path.write_bytes(broken[damage])
     with pytest.raises(ValueError, match=f"{name} is missing or damaged: .*; use an earlier checkpoint"):
-        checkpoint.load(saved, NAMES)
+        checkpoint.load(saved, make_checkpoint())
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"files": 3}', '{"version": 1}', '{"files": {"trainer.json": 1}}'])
 def test_a_damaged_manifest_is_named(saved: Path, content: str) -> None:
     (saved / MANIFEST).write_text(content)
     with pytest.raises(ValueError, match="manifest.json .*; use an earlier checkpoint"):
-        checkpoint.load(saved, NAMES)
+        checkpoint.load(saved, make_checkpoint())
 
 
 def test_a_folder_without_a_manifest_is_no_checkpoint(saved: Path) -> None:
     (saved / MANIFEST).unlink()
     with pytest.raises(ValueError, match="step_3 must be a complete checkpoint, but has no manifest.json"):
-        checkpoint.load(saved, NAMES)
+        checkpoint.load(saved, make_checkpoint())
     assert checkpoint.latest(saved.parent) is None
 
 
 def test_a_hookpoint_that_the_checkpoint_lacks_is_named(saved: Path) -> None:
     with pytest.raises(ValueError, match="layers.7 must hold cfg.json"):
-        checkpoint.load(saved, ["layers.7"])
+        checkpoint.load(saved, make_checkpoint()._replace(saes={"layers.7": make_sae(8, 16, 3)}))
 
 
 def test_the_latest_is_the_highest_complete_step(tmp_path: Path) -> None:

@@ -40,7 +40,8 @@ OPTIONS = {
     "hookpoints", "layers", "layer_stride", "expansion_factor", "num_latents", "k", "normalize_decoder", "finetune",
     "batch_size", "grad_acc_steps", "micro_acc_steps", "loss_fn", "lr", "lr_warmup_steps", "auxk_alpha",
     "dead_feature_threshold", "recipe", "seed",
-    "save_dir", "run_name", "resume", "save_every", "keep_last", "save_best", "eval_every", "log_to_wandb",
+    "save_dir", "run_name", "resume", "resume_changed", "save_every", "keep_last", "save_best",
+    "eval_every", "log_to_wandb",
     "wandb_log_frequency",
     "device", "load_in_8bit", "attn_implementation", "encode_in_8bit", "distribute_layers", "revision", "hf_token",
 }  # fmt: skip

@@ -1,7 +1,10 @@
 """Nothing is lost: a run that was stopped, killed or damaged ends with the very weights of one that was not."""
 
+import json
 import os
 import random
+import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -12,12 +15,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_models import VOCAB_SIZE, tiny_model
 
-from sae import SaeConfig, SaeTrainer, TrainConfig, checkpoint
+from sae import SaeConfig, SaeTrainer, TrainConfig, checkpoint, learner
 from sae.log import read_records
 
 STEPS = 12
@@ -235,3 +239,193 @@ def test_killed_at_thirty_random_moments_a_run_still_ends_bit_for_bit_the_same(
             stop_after(make_trainer(tmp_path), 1)
     assert run_once(server, tmp_path / "run", None) == 0, (tmp_path / "stderr").read_text()[-2000:]
     assert_same_end(tmp_path, straight)
+
+
+# Resuming with other options
+
+
+def test_a_change_that_is_told_is_made_and_written_down_and_needs_no_telling_again(tmp_path: Path) -> None:
+    stop_after(make_trainer(tmp_path), 4)
+    told = {"resume": True, "lr": 4e-3, "max_tokens": 10 * 64}
+    stop_after(make_trainer(tmp_path, **told, resume_changed=["lr", "max_tokens"]), 6)
+    document = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert document["changes"] == [{"lr": [3e-3, 4e-3], "max_tokens": [None, 640]}]
+    assert (document["options"]["lr"], document["options"]["max_tokens"]) == (4e-3, 640)
+    trainer = make_trainer(tmp_path, **told)
+    trainer.resume()
+    assert (trainer.step, trainer.total_steps) == (6, 10)
+    assert trainer.learning_rate("layers.0") == pytest.approx(4e-3 * 4 / 10)
+    with pytest.raises(ValueError, match="lr was 0.004 and is 0.003"):
+        make_trainer(tmp_path, **told | {"lr": 3e-3})
+    assert trainer.fit().name == "step_10"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lr": 4e-3}, "lr was 0.003 and is 0.004; .*, or tell that it is meant: --resume_changed lr$"),
+        ({"lr": 4e-3, "resume_changed": ["auxk_alpha"]}, "lr was 0.003 and is 0.004"),
+        ({"seed": 1, "resume_changed": ["seed"]}, "resume_changed must name options that can change .*, got seed"),
+        ({"batch_size": 4}, "batch_size was 2 and is 4; use the options of .*config.json$"),
+        ({"resume": False, "resume_changed": ["lr"]}, "resume_changed must come with resume, got lr without"),
+    ],
+)
+def test_a_change_that_is_not_told_or_cannot_be_is_refused(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    stop_after(make_trainer(tmp_path), 2)
+    with pytest.raises(ValueError, match=message):
+        make_trainer(tmp_path, **{"resume": True} | changes)
+
+
+def test_an_option_that_the_run_did_not_know_yet_had_its_default(tmp_path: Path, straight: Path) -> None:
+    stop_after(make_trainer(tmp_path), 2)
+    path = tmp_path / "run" / "config.json"
+    document = json.loads(path.read_text())
+    for name in ("keep_last", "auxk_alpha", "resume_changed"):
+        del document["options"][name]
+    path.write_text(json.dumps(document))
+    make_trainer(tmp_path, resume=True).fit()
+    assert_same_end(tmp_path, straight)
+
+
+# What training draws, and where its state is
+
+
+def test_training_draws_from_no_global_generator(tmp_path: Path) -> None:
+    """So none of their states has to be saved. Python's is drawn from by the checks of shapes in these tests."""
+    for path in Path(checkpoint.__file__).parent.rglob("*.py"):
+        assert not re.search(r"^\s*(import|from) random\b", path.read_text(), re.MULTILINE), path
+
+    def states() -> tuple[Any, ...]:
+        return np.random.get_state()[1].tolist(), torch.random.get_rng_state().tolist()
+
+    trainer, before = make_trainer(tmp_path, save_best=True, save_every=3), states()
+    stop_after(trainer, STEPS - 1)
+    assert states() == before
+
+
+def test_metrics_that_are_damaged_do_not_stand_in_the_way_of_resuming(tmp_path: Path, straight: Path) -> None:
+    stop_after(make_trainer(tmp_path), 3)
+    with (tmp_path / "run" / "metrics.jsonl").open("ab") as file:
+        file.write(b'\x00\x00\x00\n[1]\n{"step": "x"}\n{"step": 4, "tokens"')
+    make_trainer(tmp_path, resume=True).fit()
+    assert_same_end(tmp_path, straight)
+
+
+# A disk that is full
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, of one megabyte."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root may mount a tmpfs")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(folder: Path, leave: int) -> Path:
+    left = shutil.disk_usage(folder).free - leave
+    (folder / "filler").write_bytes(b"x" * left)
+    return folder / "filler"
+
+
+def test_a_disk_that_fills_up_stops_the_run_keeps_what_was_saved_and_with_room_it_goes_on(
+    small_disk: Path, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"save_every": 4, "keep_last": 2}
+    make_trainer(tmp_path / "straight", **options).fit()
+    trainer = make_trainer(small_disk, **options)
+    train_step = trainer.train_step
+
+    def filling() -> bool:
+        went_on = train_step()
+        if trainer.step == 6:
+            fill(small_disk, leave=20_000)
+        return went_on
+
+    trainer.train_step = filling  # type: ignore[method-assign]
+    with pytest.raises(OSError, match=r"step_8 cannot be written \(.*No space left on device.*\); make room") as failed:
+        trainer.fit()
+    saved = small_disk / "run" / "step_4"
+    assert re.fullmatch(rf"stopped at step \d+, not saved; the last checkpoint is {saved}", failed.value.__notes__[0])
+    assert {path.name for path in (small_disk / "run").iterdir()} == {"config.json", "metrics.jsonl", "step_4"}
+    checkpoint.check(saved)
+    (small_disk / "filler").unlink()
+    make_trainer(small_disk, resume=True, **options).fit()
+    assert_same_end(small_disk, tmp_path / "straight")
+
+
+def test_a_limit_on_file_sizes_is_told_like_a_full_disk(tmp_path: Path, straight: Path) -> None:
+    """What quotas do, without being root."""
+    trainer = make_trainer(tmp_path, save_every=4)
+    train_step, limits = trainer.train_step, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limiting() -> bool:
+        went_on = train_step()
+        if trainer.step == 6:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (15_000, limits[1]))
+        return went_on
+
+    trainer.train_step = limiting  # type: ignore[method-assign]
+    try:
+        with pytest.raises(OSError, match=r"step_8 cannot be written \(.*File too large.*\); make room"):
+            trainer.fit()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {path.name for path in (tmp_path / "run").glob("*step*")} == {"step_4"}
+    make_trainer(tmp_path, resume=True, save_every=4).fit()
+    assert_same_end(tmp_path, straight)
+
+
+# What is not finite
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+@pytest.mark.parametrize("step", [0, 5])
+def test_a_nan_in_a_step_stops_by_name_and_saves_the_weights_before_that_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, step: int
+) -> None:
+    trainer, original = make_trainer(tmp_path), learner.reconstruction_gradients
+    before: dict[str, torch.Tensor] = {}
+
+    def poisoned(weights: Any, *arguments: Any, **options: Any) -> Any:
+        grads, recon = original(weights, *arguments, **options)
+        if trainer.step == step and weights is trainer.learners["layers.2"]._weights:
+            before.update({name: t.clone() for name, t in trainer.saes["layers.2"].state_dict().items()})
+            (recon.squared_error if what == "loss" else grads.b_enc[3]).fill_(torch.inf)
+        return grads, recon
+
+    monkeypatch.setattr(learner, "reconstruction_gradients", poisoned)
+    with pytest.raises(FloatingPointError, match=f"layers.2: the loss is not finite at step {step + 1}, before batch"):
+        trainer.fit()
+    monkeypatch.undo()
+    saved = checkpoint.latest(tmp_path / "run")
+    assert saved is not None and saved.name == f"step_{step + 1}"
+    found = load_file(saved / "layers.2" / "sae.safetensors")
+    assert before.keys() == found.keys()
+    for name in before:  # rows of W_dec are brought to unit length once more
+        torch.testing.assert_close(found[name], before[name], rtol=1e-6, atol=1e-7)
+    make_trainer(tmp_path, resume=True).fit()
+    assert all(t.isfinite().all() for t in final_state(tmp_path).values())
+
+
+@pytest.mark.parametrize("batch", [0, 9])
+def test_a_nan_in_activations_of_the_first_block_stops_before_anything_is_written(tmp_path: Path, batch: int) -> None:
+    trainer = make_trainer(tmp_path)
+    harvest, calls = trainer.live._harvest, iter(range(1000))
+
+    def poisoned(tokens: torch.Tensor) -> Any:
+        acts = dict(harvest(tokens))
+        if next(calls) == batch:
+            acts["layers.2"][1, 3, 7] = torch.nan
+        return acts
+
+    trainer.live._harvest = poisoned
+    with pytest.raises(FloatingPointError, match=f"layers.2: .* in batch {batch}, sequence 1, position 3"):
+        trainer.fit()
+    assert not (tmp_path / "run").exists()

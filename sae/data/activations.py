@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sae.data.place import whole
+
 Activations = dict[str, Tensor]
 """{hookpoint: (tokens, d_in)}; the same tokens at every hookpoint."""
 
@@ -103,7 +105,7 @@ class LiveActivations:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue at the position of a `state_dict`."""
         self._batches.load_state_dict(state["batches"])
-        self.batch_index = state["batch_index"]
+        self.batch_index = whole(state, "batch_index")
 
 
 def counted(

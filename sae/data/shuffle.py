@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from sae.data.activations import Activations, ActivationSource
+from sae.data.place import whole
 
 STEPS, BYTES = 8, 2**31
 """A block spans this many steps, and the two blocks that exist at a time take at most this much memory."""
@@ -101,8 +102,13 @@ class ShuffleBuffer:
         self._source.load_state_dict(state["block_start"])
         self._start = self._next_start = state["block_start"]
         self._filling, self._parts, self._handed_out = [], 0, 0
-        self._index = state["index"]
-        if state["handed_out"] or state["index"]:
-            self._next_block()
-            self._handed_out = state["handed_out"]
+        self._index, handed_out = whole(state, "index"), whole(state, "handed_out", self._block)
+        if handed_out or self._index:
+            try:
+                self._next_block()
+            except StopIteration:
+                pass
+            if handed_out > self._parts or not self._parts:
+                raise ValueError("the data must reach to the saved place, but end before; resume with the same data")
+            self._handed_out = handed_out
             self._gather(self._handed_out if self._block > 1 else 0)

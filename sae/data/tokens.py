@@ -14,6 +14,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from .pack import keeps_its_place, own_view
+from .place import whole
 from .retry import Wait, patiently
 
 HELD_OUT_TOKENS = 65536
@@ -153,6 +154,7 @@ class SequenceStream:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to the place of a `state_dict`."""
+        whole(state, "num_read")
         self.ctx_len  # noqa: B018 - from the first row, while we stand at the beginning
         if not self._can_resume and state["num_read"] >= self.num_read:
             while self.num_read < state["num_read"] and self.read(1):
@@ -408,7 +410,7 @@ class _ShuffledOrder:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.position = state["position"]
+        self.position = whole(state, "position", self.num_sequences or 0)
 
 
 class _StreamOrder:
@@ -462,7 +464,7 @@ class _StreamOrder:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._source.load_state_dict(state["place"])
-        self.position, self._place = state["position"], state["place"]
+        self.position, self._place = whole(state, "position"), state["place"]
 
 
 def _row_fetcher(rows: Any) -> Callable[[list[int]], Sequence[Any]]:

@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sae.config import SaeConfig
-from sae.disk import read_json, short
+from sae.disk import is_inside, read_json, short
 
 CFG, WEIGHTS, BEST = "cfg.json", "sae.safetensors", "best.json"
-_MAX_CFG_BYTES = 2**20
+_MAX_HEADER_BYTES = 2**20
 _READ = ("expansion_factor", "normalize_decoder", "num_latents", "k")
 
 
@@ -59,7 +59,7 @@ def load(folder: Path) -> SaeFile:
         "W_dec": [num_latents, d_in],
         "b_dec": [d_in],
     }
-    return SaeFile(cfg, d_in, _read_tensors(folder / WEIGHTS, shapes))
+    return SaeFile(cfg, d_in, _of_one_float_type(folder / WEIGHTS, read_tensors(folder / WEIGHTS, shapes)))
 
 
 def _read_cfg(path: Path) -> tuple[SaeConfig, int]:
@@ -68,19 +68,13 @@ def _read_cfg(path: Path) -> tuple[SaeConfig, int]:
             f"{path.parent} must hold {CFG} and {WEIGHTS}, but there is no {CFG}; "
             "name the folder of one hookpoint, or use Sae.load_many for all of them"
         )
-    if path.stat().st_size > _MAX_CFG_BYTES:
-        raise ValueError(f"{path} must be a small JSON file, got {path.stat().st_size} bytes; it is not a cfg.json")
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} must be JSON, but it is not ({str(error)[:80]}); is the download complete?") from None
-    if not isinstance(raw, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {type(raw).__name__}")
+    _check_link(path)
+    raw = read_json(path)
     _check_supported(path, raw)
     fields = {name: raw[name] for name in ("d_in", *_READ) if raw.get(name) is not None}
     for name, wanted in {"d_in": int, **dict.fromkeys(_READ, int), "normalize_decoder": bool}.items():
         if type(fields.get(name, wanted())) is not wanted or "d_in" not in fields:
-            raise ValueError(f"{path}: {name} must be {wanted.__name__}, got {str(fields.get(name))[:40]!r}")
+            raise ValueError(f"{path}: {name} must be {wanted.__name__}, got {short(fields.get(name))}")
     d_in = int(fields.pop("d_in"))
     try:
         cfg = SaeConfig(**fields)
@@ -102,14 +96,31 @@ def _check_supported(path: Path, raw: dict[str, Any]) -> None:
     for name, is_refused in refused.items():
         if is_refused:
             raise ValueError(
-                f"{path}: {name}={str(raw[name])[:40]!r} is not supported yet; "
+                f"{path}: {name}={short(raw[name])} is not supported yet; "
                 "only TopK autoencoders without a skip connection are"
             )
 
 
-def _read_tensors(path: Path, shapes: dict[str, list[int]]) -> dict[str, Tensor]:
+def _check_link(path: Path) -> None:
+    """A file lies in its folder; in the hub's cache it is a link to one in `blobs`."""
+    folder = path.parent.resolve()
+    homes = [folder, *(parent.parent / "blobs" for parent in folder.parents if parent.name == "snapshots")]
+    if path.is_symlink() and not any(path.resolve().is_relative_to(home) for home in homes):
+        raise ValueError(f"{path} leads out of its folder; put the file itself there")
+
+
+def read_tensors(path: Path, shapes: dict[str, list[int]]) -> dict[str, Tensor]:
+    """The tensors of these names and shapes in a safetensors file, which are checked before memory is taken.
+
+    Raises ValueError naming the file and the rule it breaks.
+    """
     if not path.is_file():
         raise ValueError(f"{path} must hold the weights, but there is no such file; is the download complete?")
+    _check_link(path)
+    with path.open("rb") as file:
+        header_bytes = int.from_bytes(file.read(8), "little")
+    if not header_bytes <= min(_MAX_HEADER_BYTES, path.stat().st_size - 8):
+        raise ValueError(f"{path} must be a safetensors file, but it is damaged (a header of {header_bytes} bytes)")
     try:
         with safe_open(path, framework="pt") as file:
             for name, shape in shapes.items():
@@ -121,6 +132,10 @@ def _read_tensors(path: Path, shapes: dict[str, list[int]]) -> dict[str, Tensor]
             tensors = {name: file.get_tensor(name) for name in shapes}
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} must be a safetensors file, but it is damaged ({str(error)[:80]})") from None
+    return tensors
+
+
+def _of_one_float_type(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     dtypes = {t.dtype for t in tensors.values()}
     if len(dtypes) > 1 or not next(iter(dtypes)).is_floating_point:
         raise ValueError(f"{path}: all tensors must have one floating-point type, got {sorted(map(str, dtypes))}")
@@ -178,7 +193,7 @@ def download(name: str, hookpoint: str | None, *, revision: str | None = None) -
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    if hookpoint is not None and ".." in Path(hookpoint).parts:
+    if hookpoint is not None and not is_inside(hookpoint):
         raise ValueError(f"hookpoint must be a module path, got {hookpoint!r}")
     prefix = f"{hookpoint}/" if hookpoint else "*"
     patterns = [f"{prefix}{CFG}", f"{prefix}{WEIGHTS}"]

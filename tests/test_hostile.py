@@ -1,0 +1,122 @@
+"""No file that a stranger gives leads out of its folder, or takes memory for what it only claims."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from oracle import make_sae
+from test_checkpoint import make_checkpoint
+
+from sae import Sae, TrainConfig, checkpoint
+from sae.checkpoint import MANIFEST
+from sae.disk import is_inside, read_json, write_json
+from sae.run import RunFolder
+
+
+@pytest.fixture
+def one_sae(tmp_path: Path) -> Path:
+    make_sae(8, 16, 3, dtype=torch.float32).save_to_disk(tmp_path / "sae")
+    return tmp_path / "sae"
+
+
+@pytest.mark.parametrize("name", ["cfg.json", "sae.safetensors"])
+def test_a_link_out_of_an_autoencoder_is_refused_and_one_inside_is_not(one_sae: Path, name: str) -> None:
+    (one_sae / name).rename(one_sae.parent / name)
+    (one_sae / name).symlink_to(one_sae.parent / name)
+    with pytest.raises(ValueError, match=f"{name} leads out of its folder; put the file itself there"):
+        Sae.load_from_disk(one_sae)
+    (one_sae / name).unlink()
+    (one_sae.parent / name).rename(one_sae / "elsewhere")
+    (one_sae / name).symlink_to("elsewhere")
+    assert Sae.load_from_disk(one_sae).d_in == 8
+
+
+def test_the_hubs_cache_keeps_files_in_blobs_and_loads(one_sae: Path, tmp_path: Path) -> None:
+    repository = tmp_path / "models--a--b"
+    (repository / "blobs").mkdir(parents=True)
+    folder = repository / "snapshots" / "0123" / "layers.0"
+    folder.mkdir(parents=True)
+    for path in one_sae.iterdir():
+        path.rename(repository / "blobs" / path.name)
+        (folder / path.name).symlink_to(Path("../../../blobs") / path.name)
+    assert Sae.load_from_disk(folder).d_in == 8
+
+
+@pytest.mark.parametrize("name", ["../victim", "/etc/passwd", "layers.0/../../victim", "a\\..\\b", "", "a\0b", ".."])
+def test_a_manifest_that_names_a_file_outside_is_refused(tmp_path: Path, name: str) -> None:
+    folder = checkpoint.save(tmp_path / "run", 3, make_checkpoint())
+    (tmp_path / "run" / "victim").write_text("mine")
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["files"][name] = {"bytes": 4, "sha256": checkpoint._sha256(tmp_path / "run" / "victim")}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    assert not is_inside(name)
+    with pytest.raises(ValueError, match="manifest.json names a file outside of the checkpoint"):
+        checkpoint.check(folder)
+
+
+@pytest.mark.parametrize("place", ["metrics.jsonl", "step_3", "step_3/layers.0", "step_3/layers.0/sae.safetensors"])
+def test_a_run_with_a_link_out_of_its_folder_is_not_resumed(tmp_path: Path, place: str) -> None:
+    options = {"save_dir": str(tmp_path), "run_name": "run"}
+    RunFolder.plan(TrainConfig(**options)).claim(TrainConfig(**options), {})
+    checkpoint.save(tmp_path / "run", 3, make_checkpoint())
+    path, victim = tmp_path / "run" / place, tmp_path / "victim"
+    if path.exists():
+        path.rename(victim)
+    else:
+        victim.write_text("mine")
+    path.symlink_to(victim)
+    with pytest.raises(ValueError, match="resume must name a run that lies in its folder, but .* leads out of it"):
+        RunFolder.plan(TrainConfig(**options, resume=True))
+
+
+def test_a_link_in_the_way_of_a_file_is_replaced_and_what_it_leads_to_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("mine")
+    for name in ("config.json", ".config.json.partial"):
+        (tmp_path / name).symlink_to(tmp_path / "victim")
+    write_json(tmp_path / "config.json", {"a": 1})
+    assert (tmp_path / "victim").read_text() == "mine"
+    assert read_json(tmp_path / "config.json") == {"a": 1} and not (tmp_path / "config.json").is_symlink()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"[" * 10**6, "is not"),
+        (b'{"a": ' * 10**5, "is not"),
+        (b'{"a": 1, "a": 2}', "stands there twice"),
+        (b'{"a": NaN}', "a number that is NaN"),
+        (b'{"a": -Infinity}', "a number that is -Infinity"),
+        (b'{"a": ' + b"9" * 10**5 + b"}", "a number of 100000 digits"),
+        (b"\xff\xfe{}", "is not"),
+        (b"[]", "hold a JSON object, got list"),
+        (b"", "is not"),
+    ],
+)
+def test_json_that_no_program_of_ours_writes_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
+    (tmp_path / "file.json").write_bytes(content)
+    with pytest.raises(ValueError, match=f"file.json must .*{reason}"):
+        read_json(tmp_path / "file.json")
+
+
+def test_a_huge_file_is_refused_by_its_size_unread(one_sae: Path) -> None:
+    for name in ("cfg.json", "sae.safetensors"):
+        before = (one_sae / name).read_bytes()
+        with (one_sae / name).open("r+b") as file:
+            file.write((2**39).to_bytes(8, "little"))
+            os.truncate(file.fileno(), 2**40)
+        begun = time.monotonic()
+        with pytest.raises(ValueError, match=f"{name} must be a (small JSON|safetensors) file"):
+            Sae.load_from_disk(one_sae)
+        assert time.monotonic() - begun < 2
+        (one_sae / name).write_bytes(before)
+
+
+@pytest.mark.parametrize("hookpoint", ["../up", "/etc", "a/../../b", "a\\b", ""])
+def test_a_hookpoint_of_the_hub_stays_in_its_repository(hookpoint: str) -> None:
+    from sae.formats import eleuther
+
+    with pytest.raises(ValueError, match="hookpoint must be a module path"):
+        eleuther.download("owner/name", hookpoint)
