@@ -1,7 +1,7 @@
 """Activations by hookpoint: an iterator of {hookpoint: (tokens, d_in)} whose position can be saved."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,6 +19,9 @@ Harvest = Callable[[Tensor], Mapping[str, Tensor]]
 @runtime_checkable
 class ActivationSource(Protocol):
     """Where activations come from: live from a language model, or cached. The trainer cannot tell."""
+
+    batch_index: int
+    """How many batches were read."""
 
     @property
     def num_batches(self) -> int | None:
@@ -42,11 +45,23 @@ class TokenSource(Protocol):
     @property
     def num_batches(self) -> int | None: ...
 
+    def __iter__(self) -> Iterator[Tensor]: ...
+
     def __next__(self) -> Tensor: ...
 
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class Batch(NamedTuple):
+    """A batch of token sequences and what the language model has there."""
+
+    tokens: Int[Tensor, "batch seq"]
+    kept: Int[Tensor, "kept"]
+    """Which of the flattened tokens are not excluded."""
+    activations: Activations
+    """Of the kept tokens, in their order."""
 
 
 class NonFiniteError(FloatingPointError):
@@ -80,9 +95,23 @@ class LiveActivations:
 
     def __next__(self) -> Activations:
         """Raises NonFiniteError naming the hookpoint, the batch and the position in it."""
-        activations = self.read(next(self._batches), self.batch_index)
+        batch = self.next_batch()
+        if batch is None:
+            raise StopIteration
+        return batch.activations
+
+    def next_batch(self) -> Batch | None:
+        """The next batch together with its tokens; None at the end. Raises as `__next__` does."""
+        tokens = next(self._batches, None)
+        if tokens is None:
+            return None
+        batch = self.batch(tokens, self.batch_index)
         self.batch_index += 1
-        return activations
+        return batch
+
+    def batch(self, tokens: Int[Tensor, "batch seq"], batch_index: int | None = None) -> Batch:
+        """These tokens and their activations."""
+        return Batch(tokens, self.kept(tokens), self.read(tokens, batch_index))
 
     def read(self, tokens: Int[Tensor, "batch seq"], batch_index: int | None = None) -> Activations:
         """The activations of one batch of tokens, without the excluded ones, in the order of the tokens."""

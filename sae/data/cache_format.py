@@ -1,0 +1,114 @@
+"""Activations on disk: where everything lies in the folder of a cache, and how a token's activation becomes bytes.
+
+<cache>/manifest.json                     what it holds, sizes and SHA-256 of all files; written last
+<cache>/progress.json, finished.txt       only while it is written: what is safely on disk
+<cache>/held_out/tokens                   int32 (sequences, ctx_len): the token ids that were held out
+<cache>/<section>/kept                    int32: tokens of each sequence that are not excluded; if not shuffled
+<cache>/<section>/<hookpoint>/00000.rows  one row of bytes a token, without a header, so that it can be mapped
+
+The sections are `train` and `held_out`. A row is d_in numbers; in int8 a float32 scale follows them.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+MANIFEST, PROGRESS, FINISHED = "manifest.json", "progress.json", "finished.txt"
+TRAIN, HELD_OUT = "train", "held_out"
+TOKENS, KEPT = "tokens", "kept"
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32, "int8": torch.int8}
+SHARD_BYTES = 2**28
+"""A shard has about this size: it is shuffled in memory."""
+
+
+class CacheHeader(NamedTuple):
+    """What is in a cache, known before it is written. Everything is JSON."""
+
+    options: dict[str, Any]
+    """Which model and data, and the options that decide what is read there, such as exclude_tokens."""
+    hookpoints: dict[str, int]
+    """{hookpoint: d_in}"""
+    blocks: list[str]
+    """The hookpoints that `--layers 0 1 …` means."""
+    dtype: str
+    shuffled: bool
+    seed: int
+    ctx_len: int
+    num_shards: int
+    """Of the section `train`, at every hookpoint."""
+
+
+class CacheManifest(NamedTuple):
+    """A complete cache."""
+
+    header: CacheHeader
+    shards: dict[str, list[int]]
+    """{section: [tokens of each shard]}, the same at every hookpoint."""
+    files: dict[str, tuple[int, str]]
+    """{path in the cache: (bytes, SHA-256)}"""
+
+
+def row_bytes(d_in: int, dtype: str) -> int:
+    """Bytes of one token's activation."""
+    return d_in + 4 if dtype == "int8" else d_in * DTYPES[dtype].itemsize
+
+
+def encode_rows(x: Float[Tensor, "tokens d_in"], dtype: str) -> UInt8[Tensor, "tokens row"]:
+    """Activations as rows of bytes, on the CPU. Raises ValueError if a number does not fit into float16."""
+    if dtype == "int8":
+        scale = (x.abs().amax(1, keepdim=True).float() / 127).clamp_min(torch.finfo(torch.float32).tiny)
+        codes = (x.float() / scale).round_().to(torch.int8).cpu()
+        return torch.cat([codes.view(torch.uint8), scale.cpu().view(torch.uint8)], 1)
+    rows = x.to(DTYPES[dtype])
+    if dtype == "float16" and not rows.isfinite().all():
+        raise ValueError("dtype must hold every activation, and float16 ends at 65504; give --dtype bfloat16")
+    return rows.cpu().contiguous().view(torch.uint8)
+
+
+def decode_rows(rows: UInt8[Tensor, "tokens row"], dtype: str) -> Float[Tensor, "tokens d_in"]:
+    """Activations from rows of bytes; int8 comes back in bfloat16."""
+    if dtype != "int8":
+        stored = DTYPES[dtype]
+        return rows.view(stored) if len(rows) else rows.to(stored)[:, :: stored.itemsize]  # empty has no layout to view
+    codes, scale = rows[:, :-4].view(torch.int8), rows[:, -4:].contiguous().view(torch.float32)
+    return (codes * scale).to(torch.bfloat16)
+
+
+def rows_path(section: str, hookpoint: str, shard: int) -> str:
+    """The path of a shard in the cache."""
+    return f"{section}/{hookpoint}/{shard:05d}.rows"
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def manifest_to_json(manifest: CacheManifest) -> str:
+    """The text of manifest.json."""
+    files = {name: {"bytes": size, "sha256": sha256} for name, (size, sha256) in manifest.files.items()}
+    document = {"version": 1, **manifest.header._asdict(), "shards": manifest.shards, "files": files}
+    return json.dumps(document, indent=1) + "\n"
+
+
+def read_manifest(folder: Path) -> CacheManifest:
+    """The manifest of a complete cache. Raises ValueError, naming what is missing or damaged."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        found = "an unfinished one; repeat its sae cache command" if (folder / PROGRESS).exists() else "none"
+        raise ValueError(f"activations must name a cache that sae cache wrote, but {folder} holds {found}")
+    try:
+        document = json.loads(path.read_text())
+        header = CacheHeader(**{name: document[name] for name in CacheHeader._fields})
+        files = {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in document["files"].items()}
+        shards = {section: [int(n) for n in document["shards"][section]] for section in (TRAIN, HELD_OUT)}
+        widths = {str(name): int(d_in) for name, d_in in header.hookpoints.items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(f"{path} is damaged; write the cache again") from None
+    return CacheManifest(header._replace(hookpoints=widths), shards, files)

@@ -1,0 +1,236 @@
+"""Read a cache of activations: mapped into memory, a few batches ahead of who trains on them."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+from .activations import Activations, Batch, counted
+from .cache_format import (
+    DTYPES,
+    HELD_OUT,
+    KEPT,
+    TOKENS,
+    TRAIN,
+    CacheHeader,
+    decode_rows,
+    read_manifest,
+    row_bytes,
+    rows_path,
+    sha256_of,
+)
+
+AHEAD, READERS = 2, 8
+"""Batches that are read ahead, and threads that read: hookpoints are read side by side."""
+
+
+class ActivationCache:
+    """A folder that `sae cache` wrote, opened. `SaeTrainer` takes it in the place of the data, without a model.
+
+    Sizes are checked when it is opened, the SHA-256 of a shard when the shard is first read.
+    """
+
+    def __init__(self, folder: Path | str, *, device: torch.device | str = "cpu") -> None:
+        """Hand out activations on `device`. Raises ValueError naming the first file that is missing or damaged."""
+        self.folder, self.device = Path(folder), torch.device(device)
+        self._manifest = read_manifest(self.folder)
+        for name, (size, _) in self._manifest.files.items():
+            path = self.folder / name
+            if not path.is_file() or path.stat().st_size != size:
+                raise self._damaged(name)
+        self._verified: set[str] = set()
+
+    @property
+    def header(self) -> CacheHeader:
+        """What is in it."""
+        return self._manifest.header
+
+    @property
+    def num_tokens(self) -> int:
+        """To train on, the excluded ones not counted."""
+        return sum(self._manifest.shards[TRAIN])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the activations that are handed out."""
+        return torch.bfloat16 if self.header.dtype == "int8" else DTYPES[self.header.dtype]
+
+    def kept(self, section: str) -> Int64[np.ndarray, " sequences"] | None:
+        """How many tokens of each sequence a section holds; None if it is shuffled."""
+        name = f"{section}/{KEPT}"
+        if name not in self._manifest.files:
+            return None
+        self._verify(name)
+        return np.fromfile(self.folder / name, np.int32).astype(np.int64)
+
+    def held_out_tokens(self) -> Int64[Tensor, "sequences ctx_len"]:
+        """The token ids of the held-out sequences."""
+        self._verify(name := f"{HELD_OUT}/{TOKENS}")
+        ids = np.fromfile(self.folder / name, np.int32).astype(np.int64)
+        return torch.from_numpy(ids).view(-1, self.header.ctx_len)
+
+    def rows(self, section: str, hookpoint: str) -> "Rows":
+        """The activations of one hookpoint, by number."""
+        return Rows(self, section, hookpoint, self._manifest.shards[section])
+
+    def map(self, name: str, row: int) -> UInt8[np.ndarray, "tokens row"]:
+        """A file of rows, mapped. Raises ValueError if it is not what was written."""
+        self._verify(name)
+        return np.memmap(self.folder / name, np.uint8, "c").reshape(-1, row)
+
+    def _verify(self, name: str) -> None:
+        if name in self._verified:
+            return
+        if name not in self._manifest.files or sha256_of(self.folder / name) != self._manifest.files[name][1]:
+            raise self._damaged(name)
+        self._verified.add(name)
+
+    def _damaged(self, name: str) -> ValueError:
+        return ValueError(
+            f"{self.folder / name} is missing or damaged: it is not what the manifest says; write the cache again"
+        )
+
+
+class Rows:
+    """The activations of one hookpoint in one section, in the order of the cache."""
+
+    def __init__(self, cache: ActivationCache, section: str, hookpoint: str, shards: Sequence[int]) -> None:
+        self._cache, self._section, self._hookpoint = cache, section, hookpoint
+        self._starts = np.concatenate([[0], np.cumsum(shards)])
+        self._row = row_bytes(cache.header.hookpoints[hookpoint], cache.header.dtype)
+        self._open: dict[int, UInt8[np.ndarray, "tokens row"]] = {}
+        self._lock = Lock()
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Activations (stop - start, d_in) on the cache's device."""
+        with self._lock:
+            rows = torch.from_numpy(self._copy(start, stop))
+        if self._cache.device.type == "cuda":
+            rows = rows.pin_memory().to(self._cache.device, non_blocking=True)
+        return decode_rows(rows, self._cache.header.dtype)
+
+    def _copy(self, start: int, stop: int) -> UInt8[np.ndarray, "tokens row"]:
+        """Rows start to stop as bytes. A copy, so that the disk is waited for here."""
+        first, last = np.searchsorted(self._starts, [start, stop - 1], side="right") - 1
+        self._open = {shard: mapped for shard, mapped in self._open.items() if first <= shard <= last}
+        parts = [
+            self._mapped(shard)[max(0, start - self._starts[shard]) : stop - self._starts[shard]]
+            for shard in range(first, last + 1)
+            if self._starts[shard] < self._starts[shard + 1]
+        ]
+        return np.concatenate([np.zeros((0, self._row), np.uint8), *parts])
+
+    def _mapped(self, shard: int) -> UInt8[np.ndarray, "tokens row"]:
+        if shard not in self._open:
+            self._open[shard] = self._cache.map(rows_path(self._section, self._hookpoint, shard), self._row)
+        return self._open[shard]
+
+
+class CachedActivations:
+    """An ActivationSource that reads a cache, in the order in which it was written.
+
+    A cache in a live run's order gives the tokens of `batch_size` sequences at a time, without the excluded ones: what
+    the live run reads. A shuffled one gives batch_size × ctx_len tokens.
+    """
+
+    def __init__(
+        self,
+        cache: ActivationCache,
+        hookpoints: Sequence[str],
+        batch_size: int,
+        *,
+        max_batches: int | None = None,
+    ) -> None:
+        self._cache, self._batch_size = cache, batch_size
+        self._rows = {name: cache.rows(TRAIN, name) for name in hookpoints}
+        self._bounds = batch_bounds(cache, TRAIN, batch_size, whole=True)
+        self._max_batches = max_batches
+        self.batch_index = 0
+        """How many batches were handed out or skipped."""
+        self._last = -1
+        """The batch that was handed out last: readers that skip do so evenly, and the reading ahead follows them."""
+        self._pool = ThreadPoolExecutor(min(READERS, len(hookpoints)), thread_name_prefix="cache")
+        self._reading: dict[int, dict[str, Future[Tensor]]] = {}
+
+    @property
+    def num_batches(self) -> int:
+        """How many batches there are in all."""
+        batches = len(self._bounds) - 1
+        return batches if self._max_batches is None else min(batches, self._max_batches)
+
+    def __iter__(self) -> Iterator[Activations]:
+        return self
+
+    def __next__(self) -> Activations:
+        """Raises ValueError naming a shard that is damaged."""
+        if self.batch_index >= self.num_batches:
+            raise StopIteration
+        stride, self._last = max(1, self.batch_index - self._last), self.batch_index
+        wanted = range(self.batch_index, self.num_batches, stride)[: 1 + AHEAD]
+        self._forget(set(self._reading) - set(wanted))
+        for index in wanted:
+            self._read(index)
+        activations = {name: future.result() for name, future in self._reading.pop(self.batch_index).items()}
+        self.batch_index += 1
+        return activations
+
+    def skip(self) -> int:
+        """Pass over the next batch, which somebody else reads; how many tokens it holds."""
+        if self.batch_index >= self.num_batches:
+            raise StopIteration
+        start, stop = self._bounds[self.batch_index :][:2].tolist()
+        self.batch_index += 1
+        return stop - start
+
+    def _read(self, index: int) -> None:
+        """Begin to read a batch, unless it is being read."""
+        if index not in self._reading:
+            start, stop = self._bounds[index:][:2].tolist()
+            self._reading[index] = {n: self._pool.submit(rows.read, start, stop) for n, rows in self._rows.items()}
+
+    def _forget(self, batches: Iterable[int]) -> None:
+        for index in batches:
+            for future in self._reading.pop(index).values():
+                future.cancel()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place after the last batch that was handed out, and what it is a place in."""
+        cache = [self._batch_size, self._cache.num_tokens, self._cache.header.seed]
+        return {"batch_index": self.batch_index, "cache": cache}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a saved place. Raises ValueError unless the cache and the size of a batch are the same."""
+        if state["cache"] != self.state_dict()["cache"]:
+            raise ValueError(
+                f"[batch_size, tokens and seed] of the cache in {self._cache.folder} must be as they were "
+                f"saved, {state['cache']}, got {self.state_dict()['cache']}; resume with the same cache"
+            )
+        self._forget(list(self._reading))
+        self.batch_index, self._last = state["batch_index"], state["batch_index"] - 1
+
+
+def batch_bounds(cache: ActivationCache, section: str, batch_size: int, *, whole: bool) -> Int64[np.ndarray, " bounds"]:
+    """Where batches of `batch_size` sequences begin and end among the tokens; `whole` drops an incomplete last one."""
+    kept = cache.kept(section)
+    if kept is None:
+        tokens = batch_size * cache.header.ctx_len
+        return np.arange(0, cache.num_tokens + 1, tokens)
+    ends = np.concatenate([[0], np.cumsum(kept)])
+    bounds = ends[::batch_size]
+    return bounds if whole or len(kept) % batch_size == 0 else np.append(bounds, ends[-1])
+
+
+def held_out_batches(cache: ActivationCache, hookpoints: Sequence[str], batch_size: int) -> Iterator[Batch]:
+    """The held-out tokens and their activations, in batches of `batch_size` sequences, as a live run measures them."""
+    options = cache.header.options
+    rows = {name: cache.rows(HELD_OUT, name) for name in hookpoints}
+    bounds = batch_bounds(cache, HELD_OUT, batch_size, whole=False).tolist()
+    for tokens, start, stop in zip(cache.held_out_tokens().split(batch_size), bounds[:-1], bounds[1:], strict=True):
+        kept = counted(tokens, options["exclude_tokens"], options["exclude_positions"]).flatten().nonzero().squeeze(1)
+        yield Batch(tokens, kept, {name: of_hookpoint.read(start, stop) for name, of_hookpoint in rows.items()})

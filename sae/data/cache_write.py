@@ -1,0 +1,343 @@
+"""Write a cache of activations: shuffled over the whole data set in two passes, and continued after any death.
+
+First pass: every token is dealt to a shard at random, the same at every hookpoint, and appended to it. Second pass:
+each shard is read into memory, permuted, and written out. Together that is a uniformly random order of all tokens, in
+the memory of one shard and one buffer, with sequential writes only. A cache in a live run's order needs no second pass.
+What `progress.json` says is on disk; what lies behind it is cut off when the writing continues.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from .activations import Batch, LiveActivations
+from .cache_format import (
+    FINISHED,
+    HELD_OUT,
+    KEPT,
+    MANIFEST,
+    PROGRESS,
+    SHARD_BYTES,
+    TOKENS,
+    TRAIN,
+    CacheHeader,
+    CacheManifest,
+    encode_rows,
+    manifest_to_json,
+    read_manifest,
+    row_bytes,
+    rows_path,
+    sha256_of,
+)
+
+BUFFER_BYTES, APPEND_BYTES = 2**26, 2**16
+"""Rows are collected up to the larger of 64 MiB and 64 KiB for each file that they are dealt to."""
+DEALT = ".dealt"
+"""Ending of a shard whose rows are not yet permuted."""
+
+
+class CacheSize(NamedTuple):
+    """What a cache will take, at most: how many tokens are excluded is not known before they are read."""
+
+    tokens: int
+    """Of the section `train`."""
+    bytes_per_token: int
+    num_shards: int
+    held_out_bytes: int
+    peak_bytes: int
+    """While it is written: a shard is there twice while it is permuted."""
+
+    @property
+    def bytes(self) -> int:
+        """In all, once complete."""
+        return self.tokens * self.bytes_per_token + self.held_out_bytes
+
+
+def cache_size(widths: dict[str, int], dtype: str, *, tokens: int, held_out_tokens: int, shuffled: bool) -> CacheSize:
+    """The size of a cache of so many tokens, and into how many shards each hookpoint's are cut."""
+    rows = [row_bytes(d_in, dtype) for d_in in widths.values()]
+    held_out_bytes = held_out_tokens * (sum(rows) + 4)
+    peak_bytes = tokens * sum(rows) + held_out_bytes + shuffled * SHARD_BYTES
+    num_shards = max(1, -(-tokens // (SHARD_BYTES // max(rows))))
+    return CacheSize(tokens, sum(rows), num_shards, held_out_bytes, peak_bytes)
+
+
+def check_space(folder: Path, size: CacheSize) -> None:
+    """Raise ValueError if what is left to write of a cache does not fit on the disk."""
+    existing = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
+    written = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    free = shutil.disk_usage(existing).free
+    if free + written < size.peak_bytes:
+        raise ValueError(
+            f"the cache must fit on the disk with {size.peak_bytes / 1e9:.2f} GB, but {existing} has "
+            f"{free / 1e9:.2f} GB left; make room, lower --max_tokens, or choose another --activations"
+        )
+
+
+def write_cache(
+    folder: Path,
+    header: CacheHeader,
+    source: LiveActivations,
+    held_out: Iterable[Batch],
+    *,
+    on_batch: Callable[[int], None] = lambda batches: None,
+) -> CacheManifest:
+    """Write the cache, or what is missing of it, and return its manifest. `on_batch` hears how many batches are done.
+
+    The folder must be new, empty, or what an earlier call with the same arguments left when it died; if the cache is
+    complete nothing happens. Raises ValueError if it is anything else, OSError in one line if the disk is full;
+    repeating the call continues.
+    """
+    if (folder / MANIFEST).exists():
+        manifest = read_manifest(folder)
+        _check_same(folder, manifest.header._asdict(), header)
+        _tidy(folder)
+        return manifest
+    try:
+        writer = _Writer(folder, header)
+        if not writer.finishing:
+            _first_pass(writer, source, held_out, on_batch)
+        return writer.finish()
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise OSError(
+            f"the disk is full ({error.strerror}: {folder}); make room and repeat the command: it continues"
+        ) from error
+
+
+def _first_pass(
+    writer: "_Writer", source: LiveActivations, held_out: Iterable[Batch], on_batch: Callable[[int], None]
+) -> None:
+    if writer.place is None:
+        writer.write_held_out(held_out)
+        writer.commit(source.state_dict())
+    else:
+        source.load_state_dict(writer.place)
+    while batch := source.next_batch():
+        writer.add(batch, source.batch_index)
+        if writer.is_full:
+            writer.commit(source.state_dict())
+        on_batch(source.batch_index)
+    writer.commit(source.state_dict(), finishing=True)
+
+
+class _Rows(NamedTuple):
+    """One batch as bytes."""
+
+    rows: dict[str, Tensor]
+    """{hookpoint: (tokens, row_bytes)}"""
+    kept: Int64[Tensor, " sequences"]
+    """How many tokens of each sequence are among them."""
+    number: int
+
+
+class _Writer:
+    """The files of a cache that is being written."""
+
+    def __init__(self, folder: Path, header: CacheHeader) -> None:
+        self._folder, self._header = folder, header
+        self._widths = {name: row_bytes(d_in, header.dtype) for name, d_in in header.hookpoints.items()}
+        self._lengths = {TRAIN: [0] * header.num_shards, HELD_OUT: [0]}
+        self._sequences = 0
+        """Sequences of the section `train` whose rows are on disk."""
+        self._buffer: list[_Rows] = []
+        self.place: dict[str, Any] | None = None
+        """Where the source continues; None at the beginning."""
+        self.finishing = False
+        """Whether the first pass is complete."""
+        if (folder / PROGRESS).exists():
+            self._continue()
+        else:
+            self._begin()
+
+    # Beginning and continuing
+
+    def _begin(self) -> None:
+        if self._folder.exists() and (not self._folder.is_dir() or any(self._folder.iterdir())):
+            raise ValueError(
+                f"activations must name a new folder or an unfinished cache, but {self._folder} holds something else; "
+                "choose another --activations, or move it away"
+            )
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._save_progress()
+
+    def _continue(self) -> None:
+        saved = json.loads((self._folder / PROGRESS).read_text())
+        _check_same(self._folder, saved["header"], self._header)
+        self.place, self.finishing = saved["place"], saved["finishing"]
+        self._lengths, self._sequences = saved["lengths"], saved["sequences"]
+        if self.finishing:
+            return
+        # what was written after the last progress
+        _cut_off(self._folder / TRAIN / KEPT, 4 * self._sequences)
+        if self.place is None:
+            shutil.rmtree(self._folder / HELD_OUT, ignore_errors=True)
+        for hookpoint, width in self._widths.items():
+            for shard, tokens in enumerate(self._lengths[TRAIN]):
+                _cut_off(self._path(TRAIN, hookpoint, shard), tokens * width)
+
+    def _save_progress(self) -> None:
+        state: dict[str, Any] = {"header": self._header._asdict(), "place": self.place, "finishing": self.finishing}
+        state |= {"lengths": self._lengths, "sequences": self._sequences}
+        _write_whole(self._folder / PROGRESS, json.dumps(state).encode())
+
+    def _path(self, section: str, hookpoint: str, shard: int) -> Path:
+        """Where the first pass writes."""
+        dealt = DEALT if self._header.shuffled and section == TRAIN else ""
+        return self._folder / (rows_path(section, hookpoint, shard) + dealt)
+
+    # The first pass
+
+    def write_held_out(self, batches: Iterable[Batch]) -> None:
+        """Write the held-out tokens, in their order."""
+        for batch in batches:
+            one = self._encode(batch, 0)
+            self._append(HELD_OUT, one.rows, torch.zeros(len(batch.kept), dtype=torch.int64))
+            _append(self._folder / HELD_OUT / TOKENS, batch.tokens.int())
+            _append(self._folder / HELD_OUT / KEPT, one.kept.int())
+
+    def add(self, batch: Batch, number: int) -> None:
+        """Take the batch with this number."""
+        self._buffer.append(self._encode(batch, number))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it is time to commit."""
+        collected = sum(rows.nbytes for one in self._buffer for rows in one.rows.values())
+        return collected >= max(BUFFER_BYTES, APPEND_BYTES * self._header.num_shards * len(self._widths))
+
+    def commit(self, place: dict[str, Any], *, finishing: bool = False) -> None:
+        """Bring what is collected to the disk, and then the progress that says so."""
+        if self._buffer:
+            rows = {name: torch.cat([one.rows[name] for one in self._buffer]) for name in self._widths}
+            self._append(TRAIN, rows, self._dealt())
+            if not self._header.shuffled:
+                _append(self._folder / TRAIN / KEPT, torch.cat([one.kept for one in self._buffer]).int())
+            self._sequences += sum(len(one.kept) for one in self._buffer) * (not self._header.shuffled)
+            self._buffer = []
+        os.sync()
+        self.place, self.finishing = place, finishing
+        self._save_progress()
+
+    def _encode(self, batch: Batch, number: int) -> _Rows:
+        rows = {name: encode_rows(acts, self._header.dtype) for name, acts in batch.activations.items()}
+        sequences, seq = batch.tokens.shape
+        return _Rows(rows, torch.bincount(batch.kept // seq, minlength=sequences), number)
+
+    def _dealt(self) -> Int64[Tensor, " tokens"]:
+        """The shard of each token that is collected."""
+        counts = [int(one.kept.sum()) for one in self._buffer]
+        if not self._header.shuffled:
+            per_shard = SHARD_BYTES // max(self._widths.values())
+            return (sum(self._lengths[TRAIN]) + torch.arange(sum(counts))) // per_shard
+        shards = [
+            _random(self._header.seed, 0, one.number).integers(self._header.num_shards, size=count)
+            for one, count in zip(self._buffer, counts, strict=True)
+        ]
+        return torch.from_numpy(np.concatenate(shards))
+
+    def _append(self, section: str, rows: dict[str, Tensor], shards: Int64[Tensor, " tokens"]) -> None:
+        """Append each row to its shard; within a shard the rows stay in their order."""
+        order = shards.argsort(stable=True)
+        counts = torch.bincount(shards, minlength=len(self._lengths[section])).tolist()
+        for hookpoint, of_hookpoint in rows.items():
+            for shard, part in enumerate(of_hookpoint[order].split(counts)):
+                if len(part):
+                    _append(self._path(section, hookpoint, shard), part)
+        self._lengths[section] = [a + b for a, b in zip(self._lengths[section], counts, strict=True)]
+
+    # The second pass
+
+    def finish(self) -> CacheManifest:
+        """Permute what was dealt, and write the manifest."""
+        hashes = _read_finished(self._folder)
+        for section, lengths in self._lengths.items():
+            for hookpoint in self._widths:
+                for shard, tokens in enumerate(lengths):
+                    name = rows_path(section, hookpoint, shard)
+                    if tokens and name not in hashes:
+                        hashes[name] = self._complete(section, hookpoint, shard)
+                        with (self._folder / FINISHED).open("a") as file:
+                            file.write(f"{hashes[name]}  {name}\n")
+        for name in (f"{HELD_OUT}/{TOKENS}", f"{HELD_OUT}/{KEPT}", *[f"{TRAIN}/{KEPT}"] * (not self._header.shuffled)):
+            hashes[name] = sha256_of(self._folder / name)
+        files = {name: ((self._folder / name).stat().st_size, sha256) for name, sha256 in sorted(hashes.items())}
+        manifest = CacheManifest(self._header, self._lengths, files)
+        _write_whole(self._folder / MANIFEST, manifest_to_json(manifest).encode())
+        _tidy(self._folder)
+        return manifest
+
+    def _complete(self, section: str, hookpoint: str, shard: int) -> str:
+        """Bring one shard into its final order, unless it is; its SHA-256."""
+        dealt, final = self._path(section, hookpoint, shard), self._folder / rows_path(section, hookpoint, shard)
+        if dealt == final or not dealt.exists():
+            return sha256_of(final)
+        rows = np.fromfile(dealt, np.uint8).reshape(-1, self._widths[hookpoint])
+        rows = rows[_random(self._header.seed, 1, shard).permutation(len(rows))]
+        _write_whole(final, rows.data)
+        dealt.unlink()
+        return hashlib.sha256(rows.data).hexdigest()
+
+
+def _tidy(folder: Path) -> None:
+    """Take away what only writing needs; the manifest is there."""
+    for name in (PROGRESS, FINISHED):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _check_same(folder: Path, found: dict[str, Any], header: CacheHeader) -> None:
+    given = json.loads(json.dumps(header._asdict()))
+    changed = [
+        f"{name} was {found.get(name)!r} and is {given[name]!r}" for name in given if found.get(name) != given[name]
+    ]
+    if changed:
+        raise ValueError(
+            f"the cache in {folder} must be continued as it was begun, but {', '.join(changed)}; "
+            "repeat the command that began it, or choose another --activations"
+        )
+
+
+def _random(seed: int, purpose: int, number: int) -> np.random.Generator:
+    return np.random.default_rng([seed % 2**64, purpose, number])
+
+
+def _append(path: Path, rows: Tensor) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        file.write(rows.contiguous().numpy().data)
+
+
+def _cut_off(path: Path, size: int) -> None:
+    if (path.stat().st_size if path.exists() else 0) < size:
+        raise ValueError(f"{path} is shorter than {PROGRESS} says: the cache is damaged; delete it and write it again")
+    if path.exists():
+        os.truncate(path, size)
+
+
+def _write_whole(path: Path, content: bytes | memoryview) -> None:
+    """Write a file that is there completely, or not at all, whenever we die."""
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(path)
+
+
+def _read_finished(folder: Path) -> dict[str, str]:
+    """{path: SHA-256} of the files that the second pass is done with; a last line that was cut off does not count."""
+    path = folder / FINISHED
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    pairs = [line[:-1].split("  ", 1) for line in lines if line.endswith("\n")]
+    return {name: sha256 for sha256, name in pairs}
