@@ -3,15 +3,19 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sae.cli import Groups, parse
-from sae.config import EvalConfig, RunConfig, SourceConfig, TextConfig
+from sae.config import CacheConfig, EvalConfig, RunConfig, SourceConfig, TextConfig
+
+if TYPE_CHECKING:
+    from sae.trainer import SaeTrainer
 
 TRAIN_GROUPS = {
     "data": (
-        "model", "dataset", "split", "text_column", "streaming", "ctx_len", "max_tokens", "exclude_tokens",
-        "exclude_positions", "data_preprocessing_num_proc",
+        "model", "dataset", "activations", "split", "text_column", "streaming", "ctx_len", "max_tokens",
+        "exclude_tokens", "exclude_positions", "data_preprocessing_num_proc",
     ),
     "autoencoder": ("hookpoints", "layers", "layer_stride", "expansion_factor", "num_latents", "k", "normalize_decoder",
                     "finetune"),
@@ -41,8 +45,11 @@ EVAL_GROUPS = {
     "machine": ("batch_size", "device", "load_in_8bit", "attn_implementation", "revision", "hf_token"),
 }  # fmt: skip
 
-LATER = ("cache",)
-"""Commands that are still to come: never the name of a model."""
+CACHE_GROUPS = {
+    "data": TRAIN_GROUPS["data"][:2] + TRAIN_GROUPS["data"][3:] + ("batch_size", "seed"),
+    "cache": ("hookpoints", "layers", "layer_stride", "activations", "dtype", "shuffle"),
+    "machine": ("device", "load_in_8bit", "attn_implementation", "revision", "hf_token"),
+}
 
 
 class Command(NamedTuple):
@@ -79,8 +86,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def read(arguments: Sequence[str]) -> tuple[Command, Any]:
     """The command that the arguments name, `train` if they name none, and its configuration."""
-    if arguments[:1] and arguments[0] in LATER:
-        raise ValueError(f"the command {arguments[0]!r} is not built yet; sae MODEL DATASET trains")
     named = bool(arguments[:1]) and arguments[0] in COMMANDS
     name = arguments[0] if named else DEFAULT
     command = COMMANDS[name]
@@ -103,29 +108,33 @@ def _list_of_commands() -> str:
 def train(cfg: RunConfig) -> int:
     """Load model and data, train, report. The cheap checks come first, each before the work that it would spoil."""
     from sae import lm
+    from sae.data import ActivationCache
     from sae.distributed import World
+    from sae.feed import adopted
     from sae.formats import eleuther
     from sae.ops import eight_bit
     from sae.run import RunFolder
-    from sae.trainer import SaeTrainer, count_steps, token_batches
+    from sae.trainer import SaeTrainer
 
     World.from_environment(distribute_layers=cfg.distribute_layers)
     device = lm.check_device(cfg.device)
     if cfg.encode_in_8bit:
         eight_bit.check_device(device)
+    if cfg.activations is not None:
+        cache = ActivationCache(cfg.activations, device=device)
+        cfg = replace(cfg, **adopted(cfg, cache.header.options))
+        return fit(SaeTrainer(cfg, cache))
     RunFolder.plan(cfg)
-    access = {"revision": cfg.revision, "token": cfg.hf_token}
-    lm.check_ctx_len(cfg.ctx_len, lm.load_config(cfg.model, **access))
-    skeleton = lm.load_skeleton(cfg.model, **access)
-    hookpoints = lm.resolve_hookpoints(
-        skeleton, hookpoints=cfg.hookpoints, layers=cfg.layers, layer_stride=cfg.layer_stride
-    )
+    skeleton, hookpoints = check_model(cfg)
     if cfg.finetune is not None:
         eleuther.find(eleuther.locate(cfg.finetune), hookpoints)
-    dataset = load_text(cfg, skeleton)
-    count_steps(cfg, token_batches(cfg, dataset, vocab_size=lm.vocab_size(skeleton)))
-    model = load_language_model(cfg, device, head=cfg.loss_fn != "fvu" or cfg.eval_every > 0)
-    trainer = SaeTrainer(cfg, dataset, model)
+    dataset = load_checked_text(cfg, skeleton)
+    head = cfg.loss_fn != "fvu" or cfg.eval_every > 0
+    return fit(SaeTrainer(cfg, dataset, load_language_model(cfg, device, head=head)))
+
+
+def fit(trainer: "SaeTrainer") -> int:
+    """Train, and return the exit status."""
     try:
         trainer.fit()
     except KeyboardInterrupt as stop:
@@ -164,6 +173,45 @@ def evaluate(cfg: EvalConfig) -> int:
     about |= {"tokens": " ".join(sentences), "versions": ", ".join(f"{k} {v}" for k, v in versions().items())}
     report_evaluation(evaluation, plan.out, about)
     return 0
+
+
+def cache(cfg: CacheConfig) -> int:
+    """Write activations to the disk."""
+    from sae import lm
+    from sae.cache import cache_activations
+
+    device = lm.check_device(cfg.device)
+    skeleton, _ = check_model(cfg)
+    dataset = load_checked_text(cfg, skeleton)
+    try:
+        folder = cache_activations(cfg, dataset, load_language_model(cfg, device))
+    except KeyboardInterrupt as stop:
+        stop.add_note("what was written stays; the same command continues")
+        raise
+    print(f"activations {folder}")
+    return 0
+
+
+def check_model(cfg: RunConfig) -> tuple[Any, list[str]]:
+    """The model's skeleton, and the hookpoints that are chosen in it."""
+    from sae import lm
+
+    access = {"revision": cfg.revision, "token": cfg.hf_token}
+    lm.check_ctx_len(cfg.ctx_len, lm.load_config(cfg.model, **access))
+    skeleton = lm.load_skeleton(cfg.model, **access)
+    return skeleton, lm.resolve_hookpoints(
+        skeleton, hookpoints=cfg.hookpoints, layers=cfg.layers, layer_stride=cfg.layer_stride
+    )
+
+
+def load_checked_text(cfg: RunConfig, skeleton: Any) -> Any:
+    """The data, of which there is enough for a step."""
+    from sae import lm
+    from sae.feed import count_steps, token_batches
+
+    dataset = load_text(cfg, skeleton)
+    count_steps(cfg, token_batches(cfg, dataset, vocab_size=lm.vocab_size(skeleton)))
+    return dataset
 
 
 def load_text(cfg: TextConfig, skeleton: Any) -> Any:
@@ -217,6 +265,14 @@ COMMANDS = {
         ("checkpoint", "model", "dataset"),
         "Measure dictionaries on tokens that training never saw: reconstruction, and grafted into the model.\n"
         "Example: sae eval checkpoints/my-run --compare checkpoints/other-run",
+    ),
+    "cache": Command(
+        cache,
+        CacheConfig,
+        CACHE_GROUPS,
+        ("model", "dataset"),
+        "Write the activations of a language model to the disk, for sae --activations to train on.\n"
+        "Example: sae cache EleutherAI/pythia-160m wikitext.jsonl --layers 3 7 --activations pythia-wikitext",
     ),
 }
 

@@ -267,10 +267,15 @@ class TextConfig(SourceConfig):
 class RunConfig(TrainConfig, TextConfig):
     """A training run from the command line: which model, which text, and how to train."""
 
+    activations: str | None = None
+    """Train on the activations in this folder, which sae cache wrote, without the language model. MODEL, DATASET and
+    the options that say how they are read are those of the cache; leave them out."""
+
     def __post_init__(self) -> None:
         TrainConfig.__post_init__(self)
         TextConfig.__post_init__(self)
-        if self.streaming and self.max_tokens is None:
+        from_cache = self.activations is not None and not isinstance(self, CacheConfig)
+        if self.streaming and self.max_tokens is None and not from_cache:
             raise ValueError(
                 "--streaming has no end that is known beforehand, and the learning rate decays over the "
                 "whole run; give --max_tokens"
@@ -335,3 +340,18 @@ class EvalConfig(SourceConfig):
         for name in ("exclude_tokens", "exclude_positions"):
             lowest = min(getattr(self, name) or [], default=0)
             _check(name, lowest, lowest >= 0, "0 or more", "count from the start, from 0")
+
+
+@dataclass
+class CacheConfig(RunConfig):
+    """Activations to write to the disk: of which model, at which hookpoints, on which data."""
+
+    activations: str | None = None
+    """Folder to write. None: activations/ and the names of model and data."""
+
+    dtype: Literal["bfloat16", "float16", "float32", "int8"] = "bfloat16"
+    """How a number is stored. int8 halves the size: one scale a token, the largest of its activations / 127."""
+
+    shuffle: bool = True
+    """Mix the tokens of the whole data set. Otherwise they stay in the order of a training run with these options, and
+    training on them repeats that run bit for bit, if dtype is the model's."""

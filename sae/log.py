@@ -111,16 +111,16 @@ def _has_netrc_entry() -> bool:
 
 
 class Progress:
-    """A bar over the tokens of a run: how many, how fast, how long still, and the FVU now."""
+    """A bar over tokens: how many, how fast, how long still, and in training the FVU now."""
 
-    def __init__(self, *, total: int, done: int = 0) -> None:
+    def __init__(self, *, total: int, done: int = 0, what: str = "training") -> None:
         # smoothing=0: the mean speed so far, which makes the time left an honest guess from the first minute on.
         self._bar = tqdm(
             total=total,
             initial=done,
             unit="tok",
             unit_scale=True,
-            desc="training",
+            desc=what,
             smoothing=0,
             dynamic_ncols=True,
             mininterval=0.5 if sys.stderr.isatty() else 10.0,
@@ -129,6 +129,10 @@ class Progress:
     def advance(self, tokens: int) -> None:
         """Count tokens."""
         self._bar.update(tokens)
+
+    def reach(self, tokens: int) -> None:
+        """Say how many tokens are done in all."""
+        self._bar.update(tokens - self._bar.n)
 
     def show(self, record: Record) -> None:
         """Show the mean FVU over hookpoints beside the bar."""

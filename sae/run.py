@@ -53,7 +53,7 @@ class RunFolder(NamedTuple):
         if cfg.run_name is not None:
             path = save_dir / cfg.run_name
         else:
-            taken, free = _last_taken_and_next_free(save_dir, _derived_name(cfg, model_name))
+            taken, free = _last_taken_and_next_free(save_dir, derived_name(cfg, model_name))
             path = taken if cfg.resume else free
         if cfg.resume:
             _check_resumable(path, cfg)
@@ -183,7 +183,8 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _derived_name(cfg: TrainConfig, model_name: str) -> str:
+def derived_name(cfg: TrainConfig, model_name: str = "") -> str:
+    """A name for what is made of this model and data, fit for a folder."""
     parts = [Path(model_name).name or "model"]
     if isinstance(cfg, RunConfig):
         parts = [_short(cfg.model), _short(cfg.dataset)]

@@ -4,28 +4,27 @@ import copy
 import math
 import time
 import zlib
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sae import checkpoint, lm
 from sae.autoencoder import Sae
 from sae.config import SaeConfig, TrainConfig
-from sae.data.activations import Activations, LiveActivations, counted
+from sae.data.activations import Activations, counted
 from sae.data.place import whole
-from sae.data.retry import Wait, patiently
 from sae.data.shuffle import ShuffleBuffer, batches_per_block
-from sae.data.tokens import TokenBatches, as_sequences, held_out_count
 from sae.distributed import World
 from sae.end_to_end import EndToEnd, TokenSource
 from sae.evaluation.evaluate import evaluate_many
 from sae.evaluation.outliers import outlier_warning
 from sae.evaluation.reconstruction import ReconstructionMetrics, evaluate_reconstruction
+from sae.feed import LiveFeed, count_steps, open_feed
 from sae.interrupt import StopRequests
 from sae.learner import SaeLearner
 from sae.log import JsonLines, Progress, Record, Sink, Stopwatch, WandbSink, note, why_no_wandb
@@ -45,30 +44,22 @@ class SaeTrainer:
     """Trains one autoencoder per hookpoint of `model` on `dataset`, all at once.
 
     `dataset` is tokenised: rows of `input_ids` of one length, as `sae.data.chunk_and_tokenize` returns them, a tensor
-    (sequences, ctx_len), or a stream of such rows. `model` is any model of transformers; it is not changed. The
+    (sequences, ctx_len), or a stream of such rows. `model` is any model of transformers; it is not changed. Or
+    `dataset` is an `sae.data.ActivationCache`, and there is no model: training cannot tell the difference. The
     autoencoders are in `saes`, by name; `plans` says which hookpoint each reads.
     """
 
-    def __init__(self, cfg: TrainConfig, dataset: Any, model: nn.Module) -> None:
+    def __init__(self, cfg: TrainConfig, dataset: Any, model: nn.Module | None = None) -> None:
         """Raises ValueError, naming the option, for a choice that does not fit the model or the data."""
         self.cfg, self.model = cfg, model
         self.world = World.from_environment(distribute_layers=cfg.distribute_layers)
-        self.device = next(model.parameters()).device
-        self.hookpoints = lm.resolve_hookpoints(
-            model, hookpoints=cfg.hookpoints, layers=cfg.layers, layer_stride=cfg.layer_stride
-        )
-
         self.stop = StopRequests()
-        self.tokens = token_batches(cfg, dataset, vocab_size=lm.vocab_size(model), wait=self.stop.wait)
-        lm.check_ctx_len(self.tokens.ctx_len, model.config)  # type: ignore[arg-type]
-        self.tokens_per_step = cfg.batch_size * self.tokens.ctx_len * cfg.grad_acc_steps
-        self.total_steps = count_steps(cfg, self.tokens)
-        self.live = LiveActivations(
-            self.tokens, self._harvest, exclude_tokens=cfg.exclude_tokens, exclude_positions=cfg.exclude_positions
-        )
+        self.feed = open_feed(cfg, dataset, model, wait=self.stop.wait)
+        self.device = self.feed.device
+        self.tokens_per_step = cfg.batch_size * self.feed.ctx_len * cfg.grad_acc_steps
+        self.total_steps = count_steps(cfg, self.feed)
 
-        self.widths = lm.widths(model, self.hookpoints)
-        self.plans = plan_saes(cfg, self.hookpoints)
+        self.plans = plan_saes(cfg, self.feed.widths)
         self.saes = self._make_saes()
         self.learners = {
             name: SaeLearner(
@@ -89,7 +80,7 @@ class SaeTrainer:
         self.stopwatches = {name: Stopwatch(self.device) for name in self.saes}
         self.folder = RunFolder.plan(
             cfg,
-            model_name=str(getattr(model.config, "_name_or_path", "")),
+            model_name=self.feed.model_name,
             checkpoint_bytes=checkpoint.size_on_disk(self.saes),
             total_steps=self.total_steps,
         )
@@ -170,17 +161,16 @@ class SaeTrainer:
 
     def initialise(self) -> None:
         """Set every b_dec to the mean of the first activations, and every loss's normaliser to their variance."""
-        first, tokens = self._by_sae(self.source.peek()), next(self.tokens.held_out_batches())
-        held_out, kept = self.live.read(tokens), self.live.kept(tokens)
-        if not len(next(iter(first.values()))) or not len(kept):
+        first, held_out = self._by_sae(self.source.peek()), next(self.feed.held_out_batches())
+        if not len(next(iter(first.values()))) or not len(held_out.kept):
             raise ValueError(
                 "--exclude_tokens and --exclude_positions must leave some tokens to train on and to hold out, got none "
                 "of the first batches; exclude fewer"
             )
         for name, learner in self.learners.items():
             learner.initialise(first[name], new=self.cfg.finetune is None, fit_encoder=self.cfg.recipe == "default")
-        for hookpoint, activations in held_out.items():
-            if warning := outlier_warning(activations, tokens, kept):
+        for hookpoint, activations in held_out.activations.items():
+            if warning := outlier_warning(activations, held_out.tokens, held_out.kept):
                 note(f"{hookpoint}: {warning}")
 
     def train_step(self) -> bool:
@@ -242,7 +232,7 @@ class SaeTrainer:
             except FloatingPointError as error:  # the others' meters start anew too, so that the state can be saved
                 place = f"step {self.step}"
                 if self.end_to_end is None:
-                    place += f", before batch {self.live.batch_index} of the data"
+                    place += f", before batch {self.feed.batch_index} of the data"
                 not_finite = not_finite or FloatingPointError(f"{name}: {error} at {place}; try a lower --lr")
                 continue
             record |= {f"{name}/{metric}": value for metric, value in metrics._asdict().items()}
@@ -254,15 +244,15 @@ class SaeTrainer:
 
     def evaluate(self) -> dict[str, ReconstructionMetrics]:
         """Reconstruction of the held-out tokens, by autoencoder."""
-        batches = map(self.live.read, self.tokens.held_out_batches())
-        return evaluate_reconstruction(self.saes, map(self._by_sae, batches))
+        batches = (self._by_sae(batch.activations) for batch in self.feed.held_out_batches())
+        return evaluate_reconstruction(self.saes, batches)
 
     def evaluate_grafted(self) -> Record:
         """What `sae eval` measures, on the first held-out tokens: `<name>/eval_<metric>`, and `all/…` at once."""
-        count = max(1, EVAL_TOKENS // (self.cfg.batch_size * self.tokens.ctx_len))
+        count = max(1, EVAL_TOKENS // (self.cfg.batch_size * self.feed.ctx_len))
         found = evaluate_many(
-            self.model,
-            list(islice(self.tokens.held_out_batches(), count)),
+            self._live.model,
+            list(islice(self._live.tokens.held_out_batches(), count)),
             self._by_configuration(self.saes),
             exclude_tokens=self.cfg.exclude_tokens,
             exclude_positions=self.cfg.exclude_positions,
@@ -283,9 +273,10 @@ class SaeTrainer:
             },
             "total_steps": self.total_steps,
             "tokens_per_step": self.tokens_per_step,
-            "held_out_sequences": self.tokens.held_out,
-            "num_sequences": self.tokens.num_sequences,
-            "ctx_len": self.tokens.ctx_len,
+            "data_seed": self.feed.data_seed,
+            "held_out_sequences": self.feed.held_out,
+            "num_sequences": self.feed.num_sequences,
+            "ctx_len": self.feed.ctx_len,
             "shuffle_block_batches": self._batches_per_block(),
             "peak_lr": {name: self._peak_lr(name) for name in self.saes},
         }
@@ -366,11 +357,11 @@ class SaeTrainer:
     def _new_sae(self, plan: SaePlan) -> Sae:
         # A seed of its own, so that an autoencoder does not depend on which others are trained beside it.
         generator = torch.Generator().manual_seed(plan.seed + zlib.crc32(plan.hookpoint.encode()))
-        return Sae(self.widths[plan.hookpoint], plan.cfg, device=self.device, generator=generator)
+        return Sae(self.feed.widths[plan.hookpoint], plan.cfg, device=self.device, generator=generator)
 
     def _load_saes(self, source: str) -> dict[str, Sae]:
         """The autoencoders to start from, by hookpoint."""
-        saes = Sae.load_many(source, self.hookpoints, self.device)
+        saes = Sae.load_many(source, self.feed.widths, self.device)
         for name, sae in saes.items():
             for option, default in vars(SaeConfig()).items():
                 given, found = getattr(self.cfg.sae, option), getattr(sae, option, getattr(sae.cfg, option))
@@ -379,9 +370,9 @@ class SaeTrainer:
                         f"{option} comes with finetune, and {name} in {source} has {found}, got {given}; "
                         f"leave out --{option}"
                     )
-            if sae.d_in != self.widths[name]:
+            if sae.d_in != self.feed.widths[name]:
                 raise ValueError(
-                    f"finetune: {name} in {source} must be {self.widths[name]} wide, as the model is, "
+                    f"finetune: {name} in {source} must be {self.feed.widths[name]} wide, as the model is, "
                     f"got {sae.d_in}; is it of another model?"
                 )
         return {name: sae.to(torch.float32) for name, sae in saes.items()}
@@ -394,15 +385,22 @@ class SaeTrainer:
         """Activations, mixed over many sequences; or the sequences themselves for a loss of the whole model."""
         cfg = self.cfg
         if cfg.loss_fn == "fvu":
-            return ShuffleBuffer(self.live, self._batches_per_block(), seed=cfg.seed), None
+            return ShuffleBuffer(self.feed.source, self._batches_per_block(), seed=cfg.seed), None
+        live = self._live
         end_to_end = EndToEnd(
-            self.model,
+            live.model,
             self._by_configuration(self.learners),
             lambda tokens: counted(tokens, cfg.exclude_tokens, cfg.exclude_positions),
             loss_fn=cfg.loss_fn,
             tokens_per_step=self.tokens_per_step,
         )
-        return TokenSource(self.tokens, self.live.read), end_to_end
+        return TokenSource(live.tokens, live.source.read), end_to_end
+
+    @property
+    def _live(self) -> LiveFeed:
+        """The feed of a run that needs the language model for more than its activations."""
+        assert isinstance(self.feed, LiveFeed)  # what else there is refuses such a run
+        return self.feed
 
     def _by_configuration(self, values: Mapping[str, T]) -> dict[str, dict[str, T]]:
         """Values that are by the name of an autoencoder, by its configuration and its hookpoint."""
@@ -411,49 +409,10 @@ class SaeTrainer:
             grouped.setdefault(name.removesuffix(plan.hookpoint).rstrip("/"), {})[plan.hookpoint] = values[name]
         return grouped
 
-    def _harvest(self, tokens: Tensor) -> Activations:
-        return lm.harvest(self.model, tokens.to(self.device, non_blocking=True), self.hookpoints)
-
     def _batches_per_block(self) -> int:
-        d_total = sum(self.widths.values())  # whatever is trained on it: the order of tokens must not depend on that
-        itemsize = next(self.model.parameters()).element_size()
-        bytes_per_batch = self.cfg.batch_size * self.tokens.ctx_len * d_total * itemsize
+        d_total = sum(self.feed.widths.values())  # the order of tokens must not depend on what is trained on them
+        bytes_per_batch = self.cfg.batch_size * self.feed.ctx_len * d_total * self.feed.dtype.itemsize
         return batches_per_block(self.cfg.grad_acc_steps, bytes_per_batch)
-
-
-def token_batches(cfg: TrainConfig, dataset: Any, *, vocab_size: int, wait: Wait = time.sleep) -> TokenBatches:
-    """The batches of a run, in its order, with the held-out sequences set aside."""
-    sequences = as_sequences(dataset)
-    patiently(lambda: sequences.ctx_len, wait)  # may read the first row
-    length = len(sequences) if isinstance(sequences, Sized) else None
-    return TokenBatches(
-        sequences,
-        cfg.batch_size,
-        seed=cfg.seed,
-        vocab_size=vocab_size,
-        # By the step, so that two batches of 4 leave the data that one of 8 leaves.
-        held_out=held_out_count(length, cfg.batch_size * cfg.grad_acc_steps, sequences.ctx_len),
-        max_batches=cfg.max_tokens and cfg.max_tokens // (cfg.batch_size * sequences.ctx_len),
-        wait=wait,
-    )
-
-
-def count_steps(cfg: TrainConfig, tokens: TokenBatches) -> int:
-    """Optimizer steps of a run. Raises ValueError for a stream without max_tokens, and for less data than one step."""
-    batches = tokens.num_batches
-    if batches is None:
-        raise ValueError(
-            "max_tokens must be given for a stream, whose length is not known, got None; "
-            "the learning rate decays over the whole run: give --max_tokens"
-        )
-    if batches < cfg.grad_acc_steps:
-        raise ValueError(
-            "the data must hold one step of batch_size × ctx_len × grad_acc_steps = "
-            f"{cfg.batch_size * tokens.ctx_len * cfg.grad_acc_steps} tokens beside the {tokens.held_out} held-out "
-            f"sequences, got {batches * cfg.batch_size} sequences of {tokens.ctx_len}; give more text, or lower "
-            "--batch_size, --ctx_len or --grad_acc_steps, or raise --max_tokens"
-        )
-    return batches // cfg.grad_acc_steps
 
 
 def dead_threshold(cfg: TrainConfig, total_tokens: int) -> int:

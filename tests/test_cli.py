@@ -35,7 +35,7 @@ SMALL = ["--expansion_factor", "4", "--k", "4", "--batch_size", "4", "--ctx_len"
 FIXED = ["--no_log_to_wandb", "--save_dir", "runs"]
 
 OPTIONS = {
-    "model", "dataset", "split", "text_column", "streaming", "ctx_len", "max_tokens", "exclude_tokens",
+    "model", "dataset", "activations", "split", "text_column", "streaming", "ctx_len", "max_tokens", "exclude_tokens",
     "exclude_positions", "data_preprocessing_num_proc",
     "hookpoints", "layers", "layer_stride", "expansion_factor", "num_latents", "k", "normalize_decoder", "finetune",
     "batch_size", "grad_acc_steps", "micro_acc_steps", "loss_fn", "lr", "lr_warmup_steps", "auxk_alpha",
@@ -342,7 +342,6 @@ BAD = [
     (["model", "text.jsonl", "--k"], ["--k"]),
     (["model", "text.jsonl", "more"], ["more"]),
     (["eval", "--nothing"], ["--nothing"]),
-    (["cache", "model", "text.jsonl"], ["'cache'", "not built yet"]),
 ]  # fmt: skip
 
 

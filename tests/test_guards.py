@@ -41,13 +41,16 @@ MAY_KNOW = {
     "end_to_end": {"autoencoder", "gradients", "learner", "lm", "losses"},
     "evaluation": {"autoencoder", "config", "data", "formats", "lm", "losses", "run"},
     "report": {"evaluation", "log"},
+    "feed": {"config", "data", "lm"},
+    "cache": {"config", "data", "feed", "lm", "log", "run"},
     "trainer": {
-        "autoencoder", "checkpoint", "config", "data", "distributed", "end_to_end", "evaluation", "interrupt",
-        "learner", "lm", "log", "optim", "report", "run", "saver", "sweep",
+        "autoencoder", "checkpoint", "config", "data", "distributed", "end_to_end", "evaluation", "feed",
+        "interrupt", "learner", "lm", "log", "optim", "report", "run", "saver", "sweep",
     },
     "__init__": {"autoencoder", "config", "evaluation", "lm", "trainer"},
     "__main__": {
-        "cli", "config", "data", "distributed", "evaluation", "formats", "lm", "log", "ops", "report", "run",
+        "cache", "cli", "config", "data", "distributed", "evaluation", "feed", "formats", "lm", "log", "ops", "report",
+        "run",
         "trainer",
     },
 }  # fmt: skip

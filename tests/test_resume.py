@@ -417,7 +417,7 @@ def test_a_nan_in_a_step_stops_by_name_and_saves_the_weights_before_that_step(
 @pytest.mark.parametrize("batch", [0, 9])
 def test_a_nan_in_activations_of_the_first_block_stops_before_anything_is_written(tmp_path: Path, batch: int) -> None:
     trainer = make_trainer(tmp_path)
-    harvest, calls = trainer.live._harvest, iter(range(1000))
+    harvest, calls = trainer.feed.source._harvest, iter(range(1000))
 
     def poisoned(tokens: torch.Tensor) -> Any:
         acts = dict(harvest(tokens))
@@ -425,7 +425,7 @@ def test_a_nan_in_activations_of_the_first_block_stops_before_anything_is_writte
             acts["layers.2"][1, 3, 7] = torch.nan
         return acts
 
-    trainer.live._harvest = poisoned
+    trainer.feed.source._harvest = poisoned
     with pytest.raises(FloatingPointError, match=f"layers.2: .* in batch {batch}, sequence 1, position 3"):
         trainer.fit()
     assert not (tmp_path / "run").exists()

@@ -75,7 +75,7 @@ def evaluation(run: Path) -> dict[str, dict[str, float]]:
 
 
 def held_out(trainer: SaeTrainer) -> Tensor:
-    return torch.cat(list(trainer.tokens.held_out_batches()))
+    return torch.cat(list(trainer.feed.tokens.held_out_batches()))
 
 
 def dense_fvu(one: Sae, x: Tensor) -> float:
@@ -385,13 +385,13 @@ def test_excluded_activations_do_not_matter_in_training_or_evaluation(make: Make
         trainer = make(**excluded, layers=[0], run_name=name)
         scale_first_activation(trainer, factor)
         results.append((weights(trainer.fit()), evaluation(trainer.folder.path)))
-        num_held_out = trainer.tokens.held_out
+        num_held_out = trainer.feed.tokens.held_out
     assert results[0] == results[1]
     assert results[0][1]["layers.0"]["tokens"] == num_held_out * (SEQ - 1)
 
 
 def scale_first_activation(trainer: SaeTrainer, factor: float) -> None:
-    harvest = trainer.live._harvest
+    harvest = trainer.feed.source._harvest
 
     def scaled(tokens: Tensor) -> dict[str, Tensor]:
         activations = dict(harvest(tokens))
@@ -399,7 +399,7 @@ def scale_first_activation(trainer: SaeTrainer, factor: float) -> None:
             acts[:, 0] *= factor
         return activations
 
-    trainer.live._harvest = scaled
+    trainer.feed.source._harvest = scaled
 
 
 def test_a_sequence_longer_than_the_model_reads_is_refused(make: Make) -> None:
@@ -464,7 +464,7 @@ def test_checkpoints_come_every_save_every_steps_and_at_the_end(make: Make) -> N
 def test_the_reported_fvu_is_that_of_the_saved_weights_on_the_held_out_tokens(make: Make) -> None:
     trainer = make()
     saved = trainer.fit()
-    activations = sae.lm.harvest(trainer.model, held_out(trainer), trainer.hookpoints)
+    activations = sae.lm.harvest(trainer.model, held_out(trainer), list(trainer.feed.widths))
     for name, one in Sae.load_many(saved).items():
         reported = ReconstructionMetrics(**evaluation(trainer.folder.path)[name])
         assert reported.tokens == 4 * SEQ
@@ -516,7 +516,7 @@ def poisoned(token: int) -> Any:
 
 def place_of(token: int, trainer: SaeTrainer) -> tuple[int, int]:
     """The batch that holds a sequence of `make_tokens`, and the sequence's number in it."""
-    for number, batch in enumerate(trainer.tokens):
+    for number, batch in enumerate(trainer.feed.tokens):
         rows = batch[:, 0].tolist()
         if token in rows:
             return number, rows.index(token)
@@ -524,7 +524,7 @@ def place_of(token: int, trainer: SaeTrainer) -> tuple[int, int]:
 
 
 def test_a_nan_in_activations_stops_with_its_place_after_saving(make: Make) -> None:
-    order = list(make(make_tokens(100)).tokens)
+    order = list(make(make_tokens(100)).feed.tokens)
     token = order[20][2, 0].item()
     batch, sequence = place_of(token, make(make_tokens(100)))
     trainer = make(make_tokens(100), poisoned(token), layers=[1, 2])
@@ -548,7 +548,7 @@ def test_a_nan_in_activations_stops_with_its_place_after_saving(make: Make) -> N
 def test_a_nan_in_the_middle_of_a_step_leaves_the_state_before_that_step(make: Make) -> None:
     """With two batches a step and no mixing, the second of step 5 is bad: what is saved is the end of step 4."""
     options = {"grad_acc_steps": 2, "layers": [0], "wandb_log_frequency": 3}
-    token = list(make(make_tokens(100), **options).tokens)[9][0, 0].item()
+    token = list(make(make_tokens(100), **options).feed.tokens)[9][0, 0].item()
 
     def unmixed(model: Any, name: str) -> SaeTrainer:
         trainer = make(make_tokens(100), model, run_name=name, **options)

@@ -39,6 +39,8 @@ class CacheHeader(NamedTuple):
     shuffled: bool
     seed: int
     ctx_len: int
+    num_sequences: int | None
+    """Of the data, the held-out ones included; None for a stream."""
     num_shards: int
     """Of the section `train`, at every hookpoint."""
 

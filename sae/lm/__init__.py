@@ -2,7 +2,7 @@
 
 from .graft import Latents, graft
 from .harvest import harvest, widths
-from .hookpoints import base_model, block_list, locate, resolve_hookpoints
+from .hookpoints import base_model, block_list, fits, locate, resolve_hookpoints
 from .load import (
     check_ctx_len,
     check_device,
@@ -24,6 +24,7 @@ __all__ = [
     "check_device",
     "compute_dtype",
     "context_limit",
+    "fits",
     "graft",
     "harvest",
     "has_head",

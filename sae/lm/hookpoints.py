@@ -112,17 +112,17 @@ def _match_all(base: nn.Module, patterns: Iterable[str]) -> list[str]:
 
 def _match(paths: Sequence[str], pattern: str) -> dict[str, str]:
     """The hookpoints that one pattern stands for: {canonical name: module path}."""
-    found = {path: path for path in paths if _fits(path, pattern)}
+    found = {path: path for path in paths if fits(path, pattern)}
     parent, _, side = pattern.rpartition(".")
     if side in SIDES:
         known = set(paths)
         for path in paths:
-            if _fits(path, parent) and f"{path}.{side}" not in known:
+            if fits(path, parent) and f"{path}.{side}" not in known:
                 found[f"{path}.input" if side == "input" else path] = path
     return found
 
 
-def _fits(path: str, pattern: str) -> bool:
+def fits(path: str, pattern: str) -> bool:
     """Whether a glob covers a path, dotted part by dotted part."""
     parts, globs = path.split("."), pattern.split(".")
     return len(parts) == len(globs) and all(map(fnmatchcase, parts, globs))

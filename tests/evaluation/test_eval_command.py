@@ -21,8 +21,8 @@ from sae.config import EvalConfig
 from sae.data import load_data
 from sae.evaluation.evaluate import Evaluation
 from sae.evaluation.metrics import Quality
+from sae.feed import token_batches
 from sae.report.evaluation import columns, page, report_evaluation
-from sae.trainer import token_batches
 
 SMALL = ["--expansion_factor", "4", "--batch_size", "4", "--ctx_len", "16", "--max_tokens", "1024"]
 OPTIONS = {

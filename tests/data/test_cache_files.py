@@ -44,7 +44,7 @@ def live(**exclude: Any) -> tuple[TokenBatches, LiveActivations]:
 
 def header(*, shuffled: bool = True, dtype: str = "float32", num_shards: int = 5, **exclude: Any) -> CacheHeader:
     options = {"exclude_tokens": [], "exclude_positions": []} | exclude
-    return CacheHeader(options, WIDTHS, [], dtype, shuffled, 3, SEQ, num_shards)
+    return CacheHeader(options, WIDTHS, [], dtype, shuffled, 3, SEQ, COUNT, num_shards)
 
 
 def write(folder: Path, *, fail: Callable[[int], None] = lambda batches: None, **changes: Any) -> ActivationCache:

@@ -1,0 +1,71 @@
+"""Write activations of a language model to the disk, for many runs to train on."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from sae import lm
+from sae.config import CacheConfig
+from sae.data.cache_format import CacheHeader
+from sae.data.cache_write import CacheSize, cache_size, check_space, write_cache
+from sae.feed import LiveFeed
+from sae.log import Progress, note
+from sae.run import derived_name
+
+KEPT_OPTIONS = (
+    "model", "dataset", "split", "text_column", "streaming", "ctx_len", "exclude_tokens", "exclude_positions",
+    "revision", "load_in_8bit", "attn_implementation",
+)  # fmt: skip
+"""What decides which activations there are; runs that train on them take it over."""
+
+
+def cache_activations(cfg: CacheConfig, dataset: Any, model: nn.Module) -> Path:
+    """Write the activations of `model` on `dataset`, as `cfg` says, and return the folder of the cache.
+
+    `dataset` is what SaeTrainer takes. What an earlier call left unfinished is continued. The size is announced first.
+    Raises ValueError, naming the option, for what does not fit; OSError in one line for a full disk.
+    """
+    feed = LiveFeed(cfg, dataset, model)
+    folder = Path(cfg.activations or f"activations/{derived_name(cfg)}")
+    batches = feed.tokens.num_batches
+    assert batches is not None  # LiveFeed refuses a stream without an end
+    tokens, held_out = batches * cfg.batch_size * feed.ctx_len, feed.held_out * feed.ctx_len
+    size = cache_size(feed.widths, cfg.dtype, tokens=tokens, held_out_tokens=held_out, shuffled=cfg.shuffle)
+    check_space(folder, size)
+    note(announcement(folder, size, len(feed.widths), cfg.dtype))
+    with Progress(total=tokens, what="caching") as progress:
+        write_cache(
+            folder,
+            _header(cfg, feed, model, size.num_shards),
+            feed.source,
+            feed.held_out_batches(),
+            on_batch=lambda done: progress.reach(done * cfg.batch_size * feed.ctx_len),
+        )
+    return folder
+
+
+def announcement(folder: Path, size: CacheSize, hookpoints: int, dtype: str) -> str:
+    """One line on what is about to be written."""
+    return (
+        f"caching up to {size.tokens:,} tokens at {hookpoints} hookpoint{'s'[: hookpoints > 1]} in {dtype}: "
+        f"{size.bytes / 1e9:,.2f} GB in {folder}, {size.peak_bytes / 1e9:,.2f} GB while it is written"
+    )
+
+
+def _header(cfg: CacheConfig, feed: LiveFeed, model: nn.Module, num_shards: int) -> CacheHeader:
+    try:
+        path, count = lm.block_list(model)
+    except ValueError:  # some architectures have no list of blocks
+        path, count = "", 0
+    return CacheHeader(
+        options={name: getattr(cfg, name) for name in KEPT_OPTIONS} | {"ctx_len": feed.ctx_len},
+        hookpoints=feed.widths,
+        blocks=[f"{path}.{index}" for index in range(count)],
+        dtype=cfg.dtype,
+        shuffled=cfg.shuffle,
+        seed=cfg.seed,
+        ctx_len=feed.ctx_len,
+        num_sequences=feed.num_sequences,
+        num_shards=num_shards,
+    )

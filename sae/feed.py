@@ -1,0 +1,236 @@
+"""What a run reads: activations of a language model at work, or of a cache. The trainer sees no difference."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence, Sized
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from sae import lm
+from sae.config import TrainConfig
+from sae.data.activations import Activations, ActivationSource, Batch, LiveActivations
+from sae.data.cache_read import ActivationCache, CachedActivations, held_out_batches
+from sae.data.retry import Wait, patiently
+from sae.data.tokens import TokenBatches, as_sequences, held_out_count
+
+
+@runtime_checkable
+class Extent(Protocol):
+    """How much data there is."""
+
+    @property
+    def ctx_len(self) -> int:
+        """Tokens per sequence."""
+
+    @property
+    def num_batches(self) -> int | None:
+        """Batches to train on; None if nobody knows."""
+
+    @property
+    def held_out(self) -> int:
+        """Sequences that are never trained on."""
+
+
+@runtime_checkable
+class Feed(Extent, Protocol):
+    """Activations to train on, and some that are held out."""
+
+    model_name: str
+    data_seed: int
+    """Of the order of the data, and so of what is held out."""
+    device: torch.device
+    widths: dict[str, int]
+    """{hookpoint: d_in}"""
+    dtype: torch.dtype
+    """Of the activations."""
+
+    @property
+    def num_sequences(self) -> int | None:
+        """Of the data, the held-out ones included; None for a stream."""
+
+    @property
+    def source(self) -> ActivationSource:
+        """What is trained on."""
+
+    def held_out_batches(self) -> Iterator[Batch]:
+        """The held-out tokens and their activations."""
+
+
+class LiveFeed:
+    """Runs `model` on the tokens of `dataset`."""
+
+    def __init__(self, cfg: TrainConfig, dataset: Any, model: nn.Module, *, wait: Wait = time.sleep) -> None:
+        """`wait` passes the time until data that failed are tried again.
+
+        Raises ValueError, naming the option, for a choice that does not fit the model or the data.
+        """
+        self.model = model
+        self.model_name, self.data_seed = str(getattr(model.config, "_name_or_path", "")), cfg.seed
+        self.device, self.dtype = next(model.parameters()).device, next(model.parameters()).dtype
+        hookpoints = lm.resolve_hookpoints(
+            model, hookpoints=cfg.hookpoints, layers=cfg.layers, layer_stride=cfg.layer_stride
+        )
+        self.tokens = token_batches(cfg, dataset, vocab_size=lm.vocab_size(model), wait=wait)
+        lm.check_ctx_len(self.tokens.ctx_len, model.config)  # type: ignore[arg-type]
+        count_steps(cfg, self.tokens)
+        self.source = LiveActivations(
+            self.tokens, self._harvest, exclude_tokens=cfg.exclude_tokens, exclude_positions=cfg.exclude_positions
+        )
+        self.widths = lm.widths(model, hookpoints)
+
+    @property
+    def ctx_len(self) -> int:
+        """Tokens per sequence."""
+        return self.tokens.ctx_len
+
+    @property
+    def num_sequences(self) -> int | None:
+        """Of the data, the held-out ones included; None for a stream."""
+        return self.tokens.num_sequences
+
+    @property
+    def num_batches(self) -> int | None:
+        """Batches to train on; None for a stream without max_tokens."""
+        return self.tokens.num_batches
+
+    @property
+    def held_out(self) -> int:
+        """Sequences that are never trained on."""
+        return self.tokens.held_out
+
+    def held_out_batches(self) -> Iterator[Batch]:
+        """The held-out tokens and their activations."""
+        return map(self.source.batch, self.tokens.held_out_batches())
+
+    def _harvest(self, tokens: Tensor) -> Activations:
+        return lm.harvest(self.model, tokens.to(self.device, non_blocking=True), list(self.widths))
+
+
+class CachedFeed:
+    """Reads a cache."""
+
+    def __init__(self, cfg: TrainConfig, cache: ActivationCache) -> None:
+        """Raises ValueError, naming the option, for a choice that does not fit the cache."""
+        adopted(cfg, cache.header.options)
+        _check_no_model_needed(cfg)
+        header = cache.header
+        hookpoints = cached_hookpoints(
+            list(header.hookpoints), header.blocks, cfg.hookpoints, cfg.layers, cfg.layer_stride
+        )
+        self._cache, self._batch_size = cache, cfg.batch_size
+        self.model_name, self.data_seed = str(header.options["model"]), header.seed
+        self.ctx_len, self.num_sequences = header.ctx_len, header.num_sequences
+        self.device, self.dtype = cache.device, cache.dtype
+        self.widths = {name: header.hookpoints[name] for name in hookpoints}
+        max_batches = cfg.max_tokens and cfg.max_tokens // (cfg.batch_size * header.ctx_len)
+        self.source = CachedActivations(cache, hookpoints, cfg.batch_size, max_batches=max_batches)
+        self.held_out = len(cache.held_out_tokens())
+
+    @property
+    def num_batches(self) -> int:
+        """Batches to train on."""
+        return self.source.num_batches
+
+    def held_out_batches(self) -> Iterator[Batch]:
+        """The held-out tokens and their activations."""
+        return held_out_batches(self._cache, list(self.widths), self._batch_size)
+
+
+def open_feed(cfg: TrainConfig, dataset: Any, model: nn.Module | None, *, wait: Wait = time.sleep) -> Feed:
+    """The activations of `model` on `dataset`, or of the cache that `dataset` is.
+
+    Raises ValueError, naming the option, for a choice that does not fit.
+    """
+    if isinstance(dataset, ActivationCache):
+        if model is not None:
+            raise ValueError("model must be left out for a cache of activations, which needs none; pass None")
+        return CachedFeed(cfg, dataset)
+    if model is None:
+        raise ValueError(f"model must be given unless the data are an ActivationCache, got {type(dataset).__name__}")
+    return LiveFeed(cfg, dataset, model, wait=wait)
+
+
+def token_batches(cfg: TrainConfig, dataset: Any, *, vocab_size: int, wait: Wait = time.sleep) -> TokenBatches:
+    """The batches of a run, in its order, with the held-out sequences set aside."""
+    sequences = as_sequences(dataset)
+    patiently(lambda: sequences.ctx_len, wait)  # may read the first row
+    length = len(sequences) if isinstance(sequences, Sized) else None
+    return TokenBatches(
+        sequences,
+        cfg.batch_size,
+        seed=cfg.seed,
+        vocab_size=vocab_size,
+        # By the step, so that two batches of 4 leave the data that one of 8 leaves.
+        held_out=held_out_count(length, cfg.batch_size * cfg.grad_acc_steps, sequences.ctx_len),
+        max_batches=cfg.max_tokens and cfg.max_tokens // (cfg.batch_size * sequences.ctx_len),
+        wait=wait,
+    )
+
+
+def count_steps(cfg: TrainConfig, data: Extent) -> int:
+    """Optimizer steps of a run. Raises ValueError for a stream without max_tokens, and for less data than one step."""
+    batches = data.num_batches
+    if batches is None:
+        raise ValueError(
+            "max_tokens must be given for a stream, whose length is not known, got None; "
+            "the learning rate decays over the whole run: give --max_tokens"
+        )
+    if batches < cfg.grad_acc_steps:
+        raise ValueError(
+            "the data must hold one step of batch_size × ctx_len × grad_acc_steps = "
+            f"{cfg.batch_size * data.ctx_len * cfg.grad_acc_steps} tokens beside the {data.held_out} held-out "
+            f"sequences, got {batches * cfg.batch_size} sequences of {data.ctx_len}; give more text, or lower "
+            "--batch_size, --ctx_len or --grad_acc_steps, or raise --max_tokens"
+        )
+    return batches // cfg.grad_acc_steps
+
+
+# Choices that a cache has already made
+
+
+def adopted(cfg: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a cache that `cfg` has too, to take over. Raises ValueError for one that was given otherwise."""
+    taken = {name: value for name, value in options.items() if hasattr(cfg, name)}
+    defaults = type(cfg)()
+    for name, value in taken.items():
+        given = getattr(cfg, name)
+        if given not in (getattr(defaults, name), value):
+            raise ValueError(f"{name} must be that of the activations, {value!r}, got {given!r}; leave it out")
+    return taken
+
+
+def _check_no_model_needed(cfg: TrainConfig) -> None:
+    for name, default in (("loss_fn", "fvu"), ("eval_every", 0)):
+        if getattr(cfg, name) != default:
+            raise ValueError(
+                f"{name} must be {default} on cached activations, got {getattr(cfg, name)}: it needs the model; "
+                f"leave out --{name}, or --activations"
+            )
+
+
+def cached_hookpoints(
+    names: Sequence[str],
+    blocks: Sequence[str],
+    hookpoints: Sequence[str] = (),
+    layers: Sequence[int] = (),
+    layer_stride: int = 1,
+) -> list[str]:
+    """Those of the cached hookpoints `names` that a choice means; all without one. `blocks` are those of the layers.
+
+    Raises ValueError if it means one that was not cached, or nothing.
+    """
+    if hookpoints:
+        missing = [one for one in hookpoints if not any(lm.fits(name, one) for name in names)]
+        chosen = [name for name in names if any(lm.fits(name, one) for one in hookpoints)]
+    else:
+        wanted = layers or (range(0, len(blocks), layer_stride) if layer_stride > 1 else ())
+        meant = [blocks[layer] if layer < len(blocks) else f"layer {layer}" for layer in wanted]
+        missing = [name for name in meant if name not in names]
+        chosen = [name for name in names if name in meant or not meant]
+    if missing:
+        raise ValueError(
+            f"the activations must hold every hookpoint that is trained, and lack {', '.join(missing[:4])}; "
+            f"choose among {', '.join(names)}, or cache them"
+        )
+    return chosen

@@ -1,0 +1,200 @@
+"""Training from a cache: the run that a live one would have been, without the language model."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_trainer import SEQ, evaluation, losses, make_tokens, weights
+from tiny_models import VOCAB_SIZE, save_tiny, tiny_model
+
+import sae.__main__
+import sae.lm
+from sae import SaeConfig, SaeTrainer, TrainConfig
+from sae.cache import cache_activations
+from sae.config import CacheConfig
+from sae.data import ActivationCache
+
+LAYERS = ["layers.0", "layers.2"]
+
+
+@pytest.fixture(autouse=True)
+def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sae.report.training.draw_curves", lambda records, path: None)
+
+
+def cached(folder: Path, of: torch.dtype = torch.float32, **changes: Any) -> ActivationCache:
+    """A cache in the type of the model, which is `of`."""
+    options: dict[str, Any] = {"batch_size": 4, "hookpoints": LAYERS, "model": "m", "dataset": "d"}
+    options |= {"dtype": str(of).removeprefix("torch."), "activations": str(folder)} | changes
+    model = tiny_model("gpt_neox").to(of)
+    return ActivationCache(cache_activations(CacheConfig(**options), make_tokens(104), model))
+
+
+def trainer(folder: Path, data: Any, model: Any = None, **changes: Any) -> SaeTrainer:
+    options = {"batch_size": 4, "save_dir": str(folder), "log_to_wandb": False, "lr": 3e-3} | changes
+    return SaeTrainer(TrainConfig(SaeConfig(expansion_factor=4, k=4), **options), data, model)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "changes"),
+    [
+        (torch.float32, {}),
+        (torch.bfloat16, {"exclude_positions": [0], "exclude_tokens": [150, 151]}),
+        (torch.float32, {"exclude_positions": [2], "batch_size": 2, "grad_acc_steps": 2, "max_tokens": 64 * SEQ}),
+    ],
+    ids=["plain", "excluding", "accumulating"],
+)
+def test_a_cache_in_a_live_runs_order_trains_the_same_autoencoders_to_the_bit(
+    tmp_path: Path, dtype: torch.dtype, changes: dict[str, Any]
+) -> None:
+    model, tokens = tiny_model("gpt_neox").to(dtype), make_tokens(104)
+    live = trainer(tmp_path, tokens, model, run_name="live", hookpoints=LAYERS, **changes)
+    reading = {name: value for name, value in changes.items() if name != "max_tokens"}
+    cache = cached(tmp_path / "c", dtype, shuffle=False, **reading)
+    from_cache = trainer(tmp_path, cache, run_name="cached", **{n: v for n, v in changes.items() if "exclude" not in n})
+    assert weights(live.fit()) == weights(from_cache.fit())
+    assert losses(live.folder.metrics) == losses(from_cache.folder.metrics)
+    assert evaluation(live.folder.path) == evaluation(from_cache.folder.path)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_shuffled_cache_trains_as_well_and_is_measured_on_the_same_held_out_tokens(
+    tmp_path: Path, dtype: torch.dtype
+) -> None:
+    model, tokens = tiny_model("gpt_neox").to(dtype), make_tokens(104)
+    live = trainer(tmp_path, tokens, model, run_name="live", hookpoints=LAYERS)
+    from_cache = trainer(tmp_path, cached(tmp_path / "c", dtype), run_name="cached")
+    before = live.evaluate()
+    assert from_cache.evaluate() == before
+    live.fit(), from_cache.fit()
+    after, expected = evaluation(from_cache.folder.path), evaluation(live.folder.path)
+    for name in LAYERS:
+        assert after[name]["tokens"] == expected[name]["tokens"]
+        assert abs(after[name]["fvu"] - expected[name]["fvu"]) < 0.2 * (before[name].fvu - expected[name]["fvu"])
+
+
+def test_int8_measures_what_bfloat16_does_within_its_rounding(tmp_path: Path) -> None:
+    exact, rounded = cached(tmp_path / "a"), cached(tmp_path / "b", dtype="int8")
+    one, other = (trainer(tmp_path, cache).evaluate() for cache in (exact, rounded))
+    for name in LAYERS:
+        assert one[name].fvu != other[name].fvu == pytest.approx(one[name].fvu, rel=0.01)
+    assert rounded.header.options == exact.header.options
+
+
+def test_stopping_and_resuming_from_a_cache_equals_not_stopping(tmp_path: Path) -> None:
+    cache = cached(tmp_path / "c")
+    straight = trainer(tmp_path, cache, run_name="straight").fit()
+    stopped = trainer(tmp_path, cache, run_name="stopped")
+    stopped.initialise()
+    stopped.folder.claim(stopped.cfg, stopped.describe())
+    for _ in range(7):
+        stopped.train_step()
+    stopped.save()
+    resumed = trainer(tmp_path, cache, run_name="stopped", resume=True).fit()
+    state = {name: content for name, content in weights(straight).items() if name.endswith("sae.safetensors")}
+    assert state == {name: weights(resumed)[name] for name in state}
+
+
+def test_any_of_the_cached_hookpoints_can_be_trained_and_no_other(tmp_path: Path) -> None:
+    cache = cached(tmp_path / "c")
+    for choice in ({"layers": [2]}, {"hookpoints": ["layers.[12]"]}, {"hookpoints": ["layers.2"]}):
+        assert list(trainer(tmp_path, cache, **choice).saes) == ["layers.2"]
+    assert list(trainer(tmp_path, cache, layer_stride=2).saes) == list(trainer(tmp_path, cache).saes) == LAYERS
+    for choice, word in (({"layers": [1]}, "layers.1"), ({"layers": [7]}, "layer 7"), ({"hookpoints": ["h.*"]}, "h.*")):
+        with pytest.raises(ValueError, match="lack .*; choose among layers.0, layers.2, or cache them") as error:
+            trainer(tmp_path, cache, **choice)
+        assert word in str(error.value)
+
+
+def test_what_the_cache_has_decided_cannot_be_chosen_again(tmp_path: Path) -> None:
+    cache = cached(tmp_path / "c", exclude_positions=[0])
+    with pytest.raises(ValueError, match=r"exclude_positions must be .* \[0\], got \[1\]; leave it out"):
+        trainer(tmp_path, cache, exclude_positions=[1])
+    with pytest.raises(ValueError, match="model must be left out"):
+        trainer(tmp_path, cache, tiny_model("gpt_neox"))
+    with pytest.raises(ValueError, match="model must be given unless .* got Tensor"):
+        trainer(tmp_path, make_tokens())
+    with pytest.raises(ValueError, match="one step .* tokens"):
+        trainer(tmp_path, cache, batch_size=200)
+
+
+# From the command line
+
+
+def text(folder: Path) -> tuple[str, str]:
+    save_tiny(folder / "model", "gpt_neox")
+    ids = torch.randint(3, VOCAB_SIZE, (120 * 16,), generator=torch.Generator().manual_seed(1))
+    ids.numpy().astype(np.uint16).tofile(folder / "tokens.bin")
+    return str(folder / "model"), str(folder / "tokens.bin")
+
+
+READING = ["--ctx_len", "16", "--batch_size", "4", "--layers", "0", "2"]
+TRAINING = ["--batch_size", "4", "--expansion_factor", "4", "--k", "4", "--no_log_to_wandb", "--save_dir", "runs"]
+
+
+def test_the_command_line_trains_from_a_cache_without_the_language_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model, tokens = text(tmp_path)
+    assert sae.__main__.main(["cache", model, tokens, *READING]) == 0
+    said = capsys.readouterr()
+    tokens_cached = 29 * 4 * 16
+    assert f"caching up to {tokens_cached:,} tokens at 2 hookpoints in bfloat16: " in said.err
+    assert said.out.split() == ["activations", "activations/model-tokens"]
+    for name in ("load_model", "load_skeleton", "load_config", "load_tokenizer", "harvest"):
+        monkeypatch.setattr(sae.lm, name, None)
+    assert sae.__main__.main(["--activations", "activations/model-tokens", *TRAINING]) == 0
+    assert list(evaluation(Path("runs/model-tokens"))) == LAYERS
+    options = json.loads(Path("runs/model-tokens/config.json").read_text())["options"]
+    assert (options["model"], options["dataset"], options["ctx_len"]) == (model, tokens, 16)
+    assert sae.__main__.main([model, tokens, "--activations", "activations/model-tokens", *TRAINING]) == 0
+    capsys.readouterr()
+    for arguments, words in {
+        ("other", tokens, "--activations", "activations/model-tokens"): "model must be that of the activations",
+        ("--activations", "activations/model-tokens", "--ctx_len", "32"): "ctx_len must be that of the activations, 16",
+        ("--activations", "activations"): "must name a cache that sae cache wrote",
+        ("--activations", "activations/model-tokens", "--streaming"): "streaming must be that of the activations",
+    }.items():
+        assert sae.__main__.main(list(arguments)) == 2
+        assert words in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_the_command_ends_with_the_same_files(tmp_path: Path) -> None:
+    model, tokens = text(tmp_path)
+    patch = "import sae.data.cache_write as w; w.SHARD_BYTES = 2**14; w.BUFFER_BYTES = 2**13; w.APPEND_BYTES = 1"
+    code = f"{patch}; import sys, sae.__main__; sys.exit(sae.__main__.main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "cache", model, tokens, *READING, "--activations"]
+    environment = os.environ | {"PYTHONPATH": str(Path(sae.__main__.__file__).parents[1]), "HF_HUB_OFFLINE": "1"}
+    subprocess.run([*command, str(tmp_path / "whole")], env=environment, check=True, capture_output=True)
+    moments, kills = random.Random(0), 0
+    for _ in range(3):
+        process = subprocess.Popen([*command, str(tmp_path / "c")], env=environment, stderr=subprocess.DEVNULL)
+        while not (tmp_path / "c").exists() and process.poll() is None:
+            time.sleep(0.001)
+        if kills:  # it is there from before: until the model is loaded nothing changes
+            time.sleep(3)
+        time.sleep(moments.uniform(0, 0.3))
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+    assert kills
+    subprocess.run([*command, str(tmp_path / "c")], env=environment, check=True, capture_output=True)
+    found, expected = (
+        {
+            str(p.relative_to(tmp_path / name)): p.read_bytes()
+            for p in sorted((tmp_path / name).rglob("*"))
+            if p.is_file()
+        }
+        for name in ("c", "whole")
+    )
+    assert found == expected
