@@ -61,6 +61,8 @@ class Command(NamedTuple):
     positional: tuple[str, ...]
     description: str
     """Its first line stands in the list of commands."""
+    swept: tuple[str, ...] = ()
+    """Options of which several values mean every combination."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -96,6 +98,7 @@ def read(arguments: Sequence[str]) -> tuple[Command, Any]:
         prog=f"sae {name}" if named else "sae",
         description=command.description if named else f"{command.description}\n\n{_list_of_commands()}",
         positional=command.positional,
+        swept=command.swept,
     )
     return command, cfg
 
@@ -114,6 +117,7 @@ def train(cfg: RunConfig) -> int:
     from sae.formats import eleuther
     from sae.ops import eight_bit
     from sae.run import RunFolder
+    from sae.sweep import plan_saes
     from sae.trainer import SaeTrainer
 
     World.from_environment(distribute_layers=cfg.distribute_layers)
@@ -126,6 +130,7 @@ def train(cfg: RunConfig) -> int:
         return fit(SaeTrainer(cfg, cache))
     RunFolder.plan(cfg)
     skeleton, hookpoints = check_model(cfg)
+    plan_saes(cfg, hookpoints)
     if cfg.finetune is not None:
         eleuther.find(eleuther.locate(cfg.finetune), hookpoints)
     dataset = load_checked_text(cfg, skeleton)
@@ -256,7 +261,9 @@ COMMANDS = {
         TRAIN_GROUPS,
         ("model", "dataset"),
         "Train a k-sparse autoencoder on the output of every layer of a language model, all at once.\n"
-        "Example: sae EleutherAI/pythia-160m wikitext.jsonl --layers 3 7 --max_tokens 10000000",
+        "Example: sae EleutherAI/pythia-160m wikitext.jsonl --layers 3 7 --max_tokens 10000000\n"
+        "--k, --expansion_factor, --num_latents, --lr and --seed take several values: every combination is trained.",
+        ("k", "expansion_factor", "num_latents", "lr", "seed"),
     ),
     "eval": Command(
         evaluate,

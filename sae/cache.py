@@ -64,7 +64,7 @@ def _header(cfg: CacheConfig, feed: LiveFeed, model: nn.Module, num_shards: int)
         blocks=[f"{path}.{index}" for index in range(count)],
         dtype=cfg.dtype,
         shuffled=cfg.shuffle,
-        seed=cfg.seed,
+        seed=cfg.data_seed,
         ctx_len=feed.ctx_len,
         num_sequences=feed.num_sequences,
         num_shards=num_shards,

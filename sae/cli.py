@@ -3,12 +3,16 @@
 import ast
 import contextlib
 import dataclasses
+import functools
 import inspect
 import io
+import itertools
+import operator
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, TypeVar
+from types import UnionType
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import tyro
 
@@ -26,11 +30,68 @@ def parse(
     prog: str,
     description: str,
     positional: Sequence[str],
+    swept: Sequence[str] = (),
 ) -> Config:
     """The configuration that the arguments say. A field that is a dataclass itself is filled by its fields' names.
 
+    The options `swept` may be followed by several numbers: then the field holds their list, or, if it is one of a
+    dataclass, there is a list of dataclasses with all combinations.
     Raises ValueError, in one line, for an unknown option or a bad value; exits for --help.
     """
+
+    def read(words: Sequence[str]) -> Config:
+        return _parse_one(config, groups, words, prog=prog, description=description, positional=positional)
+
+    words, several = _first_of_several(arguments, swept)
+    cfg: Any = read(words)
+    values = {
+        name: [_value(read([*words[:place], number, *words[place + 1 :]]), name) for number in numbers]
+        for name, (place, numbers) in several.items()
+    }
+    for part, kind in _nested(config).items():
+        own = {name: values.pop(name) for name in _names(kind) if name in values}
+        if own:
+            combinations = [dict(zip(own, each, strict=True)) for each in itertools.product(*own.values())]
+            values[part] = [dataclasses.replace(getattr(cfg, part), **each) for each in combinations]
+    return dataclasses.replace(cfg, **values) if values else cfg
+
+
+def _first_of_several(
+    arguments: Sequence[str], swept: Sequence[str]
+) -> tuple[list[str], dict[str, tuple[int, list[str]]]]:
+    """The arguments with one number after each option, and {option: (place of its number, all its numbers)}."""
+    words: list[str] = []
+    several: dict[str, tuple[int, list[str]]] = {}
+    name, numbers = "", 0
+    for word in arguments:
+        is_option = word.startswith("--")
+        numbers = 0 if is_option else numbers + 1 if _NUMBER.fullmatch(word) else -len(arguments)
+        name = word.removeprefix("--").replace("-", "_") if is_option else name
+        if numbers > 1 and name in swept:
+            several.setdefault(name, (len(words) - 1, [words[-1]]))[1].append(word)
+        else:
+            words.append(word)
+    return words, several
+
+
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|None", re.IGNORECASE)
+
+
+def _value(cfg: Any, name: str) -> Any:
+    """A field of the configuration, or of one that it holds."""
+    holders = [cfg, *(getattr(cfg, part) for part in _nested(type(cfg)))]
+    return next(getattr(holder, name) for holder in holders if hasattr(holder, name))
+
+
+def _parse_one(
+    config: type[Config],
+    groups: Groups,
+    arguments: Sequence[str],
+    *,
+    prog: str,
+    description: str,
+    positional: Sequence[str],
+) -> Config:
     message = io.StringIO()
     try:
         with contextlib.redirect_stderr(message):
@@ -57,15 +118,28 @@ def parse(
 
 
 def _nested(config: type) -> dict[str, Any]:
-    """The fields of a configuration that are configurations themselves, and their types."""
-    fields = dataclasses.fields(config)
-    return {field.name: field.type for field in fields if dataclasses.is_dataclass(field.type)}
+    """The fields of a configuration that are configurations themselves, or lists of them, and their types."""
+    kinds = {field.name: _scalar(field.type) for field in dataclasses.fields(config)}
+    return {name: kind for name, kind in kinds.items() if dataclasses.is_dataclass(kind)}
+
+
+def _scalar(kind: Any) -> Any:
+    """The type of one value, for a field that may be a list of such: `int` for `int | list[int]`."""
+    members = get_args(kind) if isinstance(kind, UnionType) else ()
+    several = [member for member in members if get_origin(member) is list]
+    elements = {element for member in several for each in get_args(member) for element in get_args(each) or (each,)}
+    if not elements or not elements <= set(members):
+        return kind
+    return functools.reduce(operator.or_, [member for member in members if member not in several])
+
+
+def _names(config: Any) -> list[str]:
+    return [field.name for field in dataclasses.fields(config)]
 
 
 def _take(values: dict[str, Any], config: type) -> dict[str, Any]:
     """Remove from `values` what belongs to `config`, and return it."""
-    names = [field.name for field in dataclasses.fields(config)]
-    return {name: values.pop(name) for name in names if name in values}
+    return {name: values.pop(name) for name in _names(config) if name in values}
 
 
 def _command_line(config: type, groups: Groups, positional: Sequence[str]) -> type:
@@ -82,7 +156,7 @@ def _command_line(config: type, groups: Groups, positional: Sequence[str]) -> ty
 
 
 def _option(field: dataclasses.Field[Any], doc: str, positional: Sequence[str]) -> Any:
-    kind: Any = field.type
+    kind: Any = _scalar(field.type)
     if field.name in positional:
         kind = tyro.conf.Positional[Annotated[kind, tyro.conf.arg(metavar=field.name.upper())]]  # type: ignore[misc]
     return Annotated[kind, tyro.conf.arg(help=doc)]

@@ -2,10 +2,10 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 
-def _check(name: str, value: float | None, holds: bool, rule: str, way_out: str) -> None:
+def _check(name: str, value: Any, holds: bool, rule: str, way_out: str) -> None:
     if not holds:
         raise ValueError(f"{name} must be {rule}, got {value}; {way_out}")
 
@@ -64,7 +64,8 @@ class SaeConfig:
 class TrainConfig:
     """How sparse autoencoders are trained. A *step* is an optimizer step."""
 
-    sae: SaeConfig = field(default_factory=SaeConfig)
+    sae: SaeConfig | list[SaeConfig] = field(default_factory=SaeConfig)
+    """What to train at every hookpoint; of a list each. Several values of `lr` and `seed` multiply it."""
 
     batch_size: int = 8
     """Sequences per forward pass of the language model."""
@@ -78,7 +79,7 @@ class TrainConfig:
     max_tokens: int | None = None
     """Stop after this many tokens of the data. None: one pass over all of it."""
 
-    lr: float | None = None
+    lr: float | list[float | None] | None = None
     """Peak learning rate. None: 2e-4 / sqrt(num_latents / 2**14), times 320 / sqrt(steps) in a run of less than
     102,400 steps, but at most times 20."""
 
@@ -127,8 +128,9 @@ class TrainConfig:
     finetune: str | None = None
     """Folder of a checkpoint, or hub id, whose autoencoders to start from."""
 
-    seed: int = 42
-    """Seed of the initial weights, the order of the data and the shuffling of tokens."""
+    seed: int | list[int] = 42
+    """Seed of the initial weights, the order of the data and the shuffling of tokens. Of several seeds each starts from
+    weights of its own, and all train on the same tokens, in the order of the first."""
 
     save_every: int = 1000
     """Steps between checkpoints. The last step is always saved."""
@@ -168,15 +170,19 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _check_positive(self, "batch_size", "grad_acc_steps", "micro_acc_steps", "layer_stride")
         _check_positive(self, "save_every", "wandb_log_frequency")
-        for name in ("lr", "max_tokens", "keep_last", "dead_feature_threshold"):
+        for name in ("max_tokens", "keep_last", "dead_feature_threshold"):
             if getattr(self, name) is not None:
                 _check_positive(self, name)
         for name in ("lr_warmup_steps", "auxk_alpha"):
             value = getattr(self, name)
             _check(name, value, value is None or value >= 0, "0 or more", f"leave --{name} out for the default")
+        for lr in several(self.lr):
+            _check("lr", lr, lr is None or lr > 0, "greater than 0", "set --lr to a positive number")
         for name in ("lr", "auxk_alpha"):
-            value = getattr(self, name)
-            _check(name, value, value is None or value < math.inf, "finite", f"leave --{name} out for the default")
+            for value in several(getattr(self, name)):
+                _check(name, value, value is None or value < math.inf, "finite", f"leave --{name} out for the default")
+        for name in ("sae", "lr", "seed"):
+            _check(name, getattr(self, name), getattr(self, name) != [], "one or several", f"leave {name} out")
         for name in ("layers", "exclude_tokens", "exclude_positions"):
             lowest = min(getattr(self, name), default=0)
             _check(name, lowest, lowest >= 0, "0 or more", "count from the start, from 0")
@@ -202,6 +208,16 @@ class TrainConfig:
                 f"run_name must be a path inside save_dir, got {self.run_name!r}; "
                 "leave out '..' and a leading '/', and choose the place with --save_dir"
             )
+
+    @property
+    def data_seed(self) -> int:
+        """The seed of the data's order: the first, so that the autoencoders of all seeds see the same."""
+        return several(self.seed)[0]
+
+
+def several(value: Any) -> list[Any]:
+    """What an option lists; one value is a list of one."""
+    return value if isinstance(value, list) else [value]
 
 
 def _is_plain_name(name: str) -> bool:

@@ -53,6 +53,10 @@ class Feed(Extent, Protocol):
     def source(self) -> ActivationSource:
         """What is trained on."""
 
+    @property
+    def batch_index(self) -> int:
+        """How many batches of it were read."""
+
     def held_out_batches(self) -> Iterator[Batch]:
         """The held-out tokens and their activations."""
 
@@ -66,7 +70,7 @@ class LiveFeed:
         Raises ValueError, naming the option, for a choice that does not fit the model or the data.
         """
         self.model = model
-        self.model_name, self.data_seed = str(getattr(model.config, "_name_or_path", "")), cfg.seed
+        self.model_name, self.data_seed = str(getattr(model.config, "_name_or_path", "")), cfg.data_seed
         self.device, self.dtype = next(model.parameters()).device, next(model.parameters()).dtype
         hookpoints = lm.resolve_hookpoints(
             model, hookpoints=cfg.hookpoints, layers=cfg.layers, layer_stride=cfg.layer_stride
@@ -98,6 +102,11 @@ class LiveFeed:
     def held_out(self) -> int:
         """Sequences that are never trained on."""
         return self.tokens.held_out
+
+    @property
+    def batch_index(self) -> int:
+        """How many batches were read."""
+        return self.source.batch_index
 
     def held_out_batches(self) -> Iterator[Batch]:
         """The held-out tokens and their activations."""
@@ -132,6 +141,11 @@ class CachedFeed:
         """Batches to train on."""
         return self.source.num_batches
 
+    @property
+    def batch_index(self) -> int:
+        """How many batches were read."""
+        return self.source.batch_index
+
     def held_out_batches(self) -> Iterator[Batch]:
         """The held-out tokens and their activations."""
         return held_out_batches(self._cache, list(self.widths), self._batch_size)
@@ -159,7 +173,7 @@ def token_batches(cfg: TrainConfig, dataset: Any, *, vocab_size: int, wait: Wait
     return TokenBatches(
         sequences,
         cfg.batch_size,
-        seed=cfg.seed,
+        seed=cfg.data_seed,
         vocab_size=vocab_size,
         # By the step, so that two batches of 4 leave the data that one of 8 leaves.
         held_out=held_out_count(length, cfg.batch_size * cfg.grad_acc_steps, sequences.ctx_len),

@@ -28,11 +28,12 @@ from sae.feed import LiveFeed, count_steps, open_feed
 from sae.interrupt import StopRequests
 from sae.learner import SaeLearner
 from sae.log import JsonLines, Progress, Record, Sink, Stopwatch, WandbSink, note, why_no_wandb
+from sae.memory import free_memory
 from sae.optim import beta2, peak_lr, schedule, warmup_steps
 from sae.report.training import report
 from sae.run import RunFolder
 from sae.saver import Saver
-from sae.sweep import SaePlan, plan_saes
+from sae.sweep import SaePlan, check_memory, plan_saes
 
 T = TypeVar("T")
 
@@ -60,6 +61,8 @@ class SaeTrainer:
         self.total_steps = count_steps(cfg, self.feed)
 
         self.plans = plan_saes(cfg, self.feed.widths)
+        if len(self.plans) > len(self.feed.widths):
+            note(check_memory(self.plans, self.feed.widths, free_memory(self.device)))
         self.saes = self._make_saes()
         self.learners = {
             name: SaeLearner(
@@ -350,8 +353,8 @@ class SaeTrainer:
 
     def _make_saes(self) -> dict[str, Sae]:
         if self.cfg.finetune is not None:
-            found = self._load_saes(self.cfg.finetune)
-            return {name: copy.deepcopy(found[plan.hookpoint]) for name, plan in self.plans.items()}
+            found = Sae.load_many(self.cfg.finetune, self.feed.widths, self.device)
+            return {name: self._continued(plan, found[plan.hookpoint]) for name, plan in self.plans.items()}
         return {name: self._new_sae(plan) for name, plan in self.plans.items()}
 
     def _new_sae(self, plan: SaePlan) -> Sae:
@@ -359,23 +362,22 @@ class SaeTrainer:
         generator = torch.Generator().manual_seed(plan.seed + zlib.crc32(plan.hookpoint.encode()))
         return Sae(self.feed.widths[plan.hookpoint], plan.cfg, device=self.device, generator=generator)
 
-    def _load_saes(self, source: str) -> dict[str, Sae]:
-        """The autoencoders to start from, by hookpoint."""
-        saes = Sae.load_many(source, self.feed.widths, self.device)
-        for name, sae in saes.items():
-            for option, default in vars(SaeConfig()).items():
-                given, found = getattr(self.cfg.sae, option), getattr(sae, option, getattr(sae.cfg, option))
-                if given not in (default, found):
-                    raise ValueError(
-                        f"{option} comes with finetune, and {name} in {source} has {found}, got {given}; "
-                        f"leave out --{option}"
-                    )
-            if sae.d_in != self.feed.widths[name]:
+    def _continued(self, plan: SaePlan, sae: Sae) -> Sae:
+        """A copy of an autoencoder to start from, which has what the plan asks for."""
+        name, source = plan.hookpoint, self.cfg.finetune
+        for option, default in vars(SaeConfig()).items():
+            given, found = getattr(plan.cfg, option), getattr(sae, option, getattr(sae.cfg, option))
+            if given not in (default, found):
                 raise ValueError(
-                    f"finetune: {name} in {source} must be {self.feed.widths[name]} wide, as the model is, "
-                    f"got {sae.d_in}; is it of another model?"
+                    f"{option} comes with finetune, and {name} in {source} has {found}, got {given}; "
+                    f"leave out --{option}"
                 )
-        return {name: sae.to(torch.float32) for name, sae in saes.items()}
+        if sae.d_in != self.feed.widths[name]:
+            raise ValueError(
+                f"finetune: {name} in {source} must be {self.feed.widths[name]} wide, as the model is, "
+                f"got {sae.d_in}; is it of another model?"
+            )
+        return copy.deepcopy(sae).to(torch.float32)
 
     def _by_sae(self, activations: Activations) -> Activations:
         """What each autoencoder reads, by its name."""
@@ -385,7 +387,7 @@ class SaeTrainer:
         """Activations, mixed over many sequences; or the sequences themselves for a loss of the whole model."""
         cfg = self.cfg
         if cfg.loss_fn == "fvu":
-            return ShuffleBuffer(self.feed.source, self._batches_per_block(), seed=cfg.seed), None
+            return ShuffleBuffer(self.feed.source, self._batches_per_block(), seed=cfg.data_seed), None
         live = self._live
         end_to_end = EndToEnd(
             live.model,

@@ -32,6 +32,7 @@ MAY_KNOW = {
     "distributed": set(),
     "interrupt": set(),
     "log": set(),
+    "memory": set(),
     "checkpoint": {"autoencoder", "disk", "formats"},
     "saver": {"autoencoder", "checkpoint", "formats"},
     "run": {"config", "disk"},
@@ -45,13 +46,13 @@ MAY_KNOW = {
     "cache": {"config", "data", "feed", "lm", "log", "run"},
     "trainer": {
         "autoencoder", "checkpoint", "config", "data", "distributed", "end_to_end", "evaluation", "feed",
-        "interrupt", "learner", "lm", "log", "optim", "report", "run", "saver", "sweep",
+        "interrupt", "learner", "lm", "log", "memory", "optim", "report", "run", "saver", "sweep",
     },
     "__init__": {"autoencoder", "config", "evaluation", "lm", "trainer"},
     "__main__": {
         "cache", "cli", "config", "data", "distributed", "evaluation", "feed", "formats", "lm", "log", "ops", "report",
         "run",
-        "trainer",
+        "sweep", "trainer",
     },
 }  # fmt: skip
 """Every room of the package, lowest first, and the rooms whose names may stand in its imports."""
@@ -71,6 +72,7 @@ OWNERS = {
     "argparse": {"cli"},
     "bitsandbytes": set(),
     "gguf": set(),
+    "psutil": {"memory"},
     "pickle": set(),
     "joblib": set(),
     "dill": set(),

@@ -20,9 +20,6 @@ Harvest = Callable[[Tensor], Mapping[str, Tensor]]
 class ActivationSource(Protocol):
     """Where activations come from: live from a language model, or cached. The trainer cannot tell."""
 
-    batch_index: int
-    """How many batches were read."""
-
     @property
     def num_batches(self) -> int | None:
         """How many batches there are in all; None if nobody knows."""
@@ -44,8 +41,6 @@ class TokenSource(Protocol):
 
     @property
     def num_batches(self) -> int | None: ...
-
-    def __iter__(self) -> Iterator[Tensor]: ...
 
     def __next__(self) -> Tensor: ...
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sae.evaluation.reconstruction import ReconstructionMetrics
 from sae.log import Record, read_records
+from sae.report.frontier import draw_frontier
 
 _PANELS = {
     "fvu": "FVU (fraction of variance unexplained)",
@@ -26,6 +27,8 @@ def report(
     (run / "evaluation.json").write_text(json.dumps({n: m._asdict() for n, m in results.items()}, indent=2) + "\n")
     records = read_records(run / "metrics.jsonl")
     draw_curves(records, run / "curves.png")
+    if any("/" in name for name in results):  # combinations
+        draw_frontier(results, run / "frontier.png")
     last = records[-1] if records else {}
     _print_table(results, {name: last.get(f"{name}/dead_fraction", 0.0) for name in results}, tokens, speeds)
     if last:
@@ -34,6 +37,7 @@ def report(
         "checkpoint": checkpoint,
         "metrics": run / "metrics.jsonl",
         "curves": run / "curves.png",
+        "frontier": run / "frontier.png",
     }.items():
         if path.exists():
             print(f"{what:<11} {path}")

@@ -1,0 +1,49 @@
+"""The picture at the end of a sweep: what each combination reaches, and which no other one beats."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from sae.evaluation.reconstruction import ReconstructionMetrics
+
+
+def draw_frontier(results: Mapping[str, ReconstructionMetrics], path: Path) -> None:
+    """FVU against L0, a point for each autoencoder, named label/hookpoint, and a line along each hookpoint's best."""
+    from matplotlib import colormaps
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import ScalarFormatter
+
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    hookpoints = dict.fromkeys(name.rpartition("/")[2] for name in results)
+    for index, hookpoint in enumerate(hookpoints):
+        color = colormaps["viridis"](0.9 * index / max(1, len(hookpoints) - 1))
+        points = {
+            name.rpartition("/")[0]: (m.l0, m.fvu) for name, m in results.items() if name.endswith(f"/{hookpoint}")
+        }
+        axes.plot(*zip(*points.values(), strict=True), ".", color=color)
+        best = frontier(list(points.values()))
+        axes.plot(*zip(*best, strict=True), "-", color=color, label=hookpoint)
+        for label, point in points.items():
+            axes.annotate(label, point, (4, 4), textcoords="offset points", fontsize="x-small", color=color)
+    axes.set(
+        title="held-out tokens; lower left is better; the line joins what no other combination beats",
+        xlabel="L0 (latents per token)", xscale="log",
+        ylabel="FVU (fraction of variance unexplained)", yscale="log",
+    )  # fmt: skip
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(ScalarFormatter())
+        axis.set_minor_formatter(ScalarFormatter())
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=110)
+
+
+def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Those points than which no other has less of one coordinate and not more of the other, by the first."""
+    best: list[tuple[float, float]] = []
+    for point in sorted(set(points)):
+        if not best or point[1] < best[-1][1]:
+            best.append(point)
+    return best
