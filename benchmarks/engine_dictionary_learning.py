@@ -17,6 +17,7 @@ def train(job: Job, batches: Batches) -> None:
         def __init__(self, **options: Any) -> None:
             super().__init__(**options)
             batches.reconstruct = self.ae
+            batches.fired = lambda x: self.ae.encode(x) > 0
 
     config: dict[str, Any] = {
         "trainer": Watched,
@@ -28,7 +29,7 @@ def train(job: Job, batches: Batches) -> None:
         "lm_name": "given activations",
         "seed": job.seed,
         "device": job.device,
-        "lr": job.lr,
+        "lr": job.lr or job.peak_lr,
     }
     if job.lr is not None or job.steps < 20_000:  # the default, 1000, must be below the number of steps
         config["warmup_steps"] = WARMUP_STEPS if job.lr is not None else job.steps // 20

@@ -10,7 +10,7 @@ from sae import lm
 from sae.autoencoder import Sae
 from sae.config import SaeConfig, TrainConfig
 from sae.learner import SaeLearner
-from sae.optim import beta2, peak_lr, schedule, warmup_steps
+from sae.optim import Recipe, peak_lr, schedule, warmup_steps
 from sae.trainer import dead_threshold
 
 
@@ -25,11 +25,12 @@ def train(job: Job, batches: Batches) -> None:
         tokens_per_step=job.tokens,
         auxk_alpha=defaults.auxk_alpha,
         dead_feature_threshold=dead_threshold(defaults, job.steps * job.tokens),
-        beta2=beta2(job.steps),
+        recipe=Recipe.named("default", job.steps),
         compute_dtype=torch.float32 if job.options.get("float32") else lm.compute_dtype(device),
         encode_in_8bit=job.options.get("encode_in_8bit", False),
     )
     batches.reconstruct = lambda x: sae(x).recon
+    batches.fired = lambda x: _fired(sae, x)
     for step, x in enumerate(batches):
         if step == 0:
             learner.initialise(x)
@@ -41,7 +42,13 @@ def train(job: Job, batches: Batches) -> None:
 def _learning_rate(job: Job, step: int) -> float:
     if job.lr is not None:
         return job.learning_rate(step)
-    return peak_lr(job.num_latents, job.steps) * schedule(step, job.steps, warmup_steps(job.steps, None))
+    peak = job.peak_lr or peak_lr(job.num_latents, job.steps)
+    return peak * schedule(step, job.steps, warmup_steps(job.steps, None))
+
+
+def _fired(sae: Sae, x: torch.Tensor) -> torch.Tensor:
+    acts, indices = sae.encode(x)
+    return torch.zeros(len(x), sae.num_latents, dtype=torch.bool, device=x.device).scatter_(1, indices, acts > 0)
 
 
 def train_on_model(job: Job, batches: Batches) -> None:

@@ -23,7 +23,7 @@ def train(job: Job, batches: Batches) -> None:
     )
     if job.options.get("compile_sae"):  # as its LanguageModelSAETrainingRunner does
         sae.training_forward_pass = torch.compile(sae.training_forward_pass)
-    lr = job.lr or DEFAULT_LR
+    lr = job.lr or job.peak_lr or DEFAULT_LR
     cfg = SAETrainerConfig(
         total_training_samples=(job.steps + 1) * job.tokens,
         train_batch_size_samples=job.tokens,
@@ -34,4 +34,5 @@ def train(job: Job, batches: Batches) -> None:
         autocast=job.options.get("autocast", False),
     )
     batches.reconstruct = sae
+    batches.fired = lambda x: sae.encode(x) > 0
     SAETrainer(cfg, sae, batches).fit()

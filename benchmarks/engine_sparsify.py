@@ -83,7 +83,8 @@ def train(job: Job, batches: Batches) -> None:
     trainer = UnsavedTrainer(cfg, ActivationRows(batches, model, job), model)
     if job.options.get("autocast"):
         _autocast_forward(trainer)
-    batches.reconstruct = _averaged(trainer)
+    batches.reconstruct = _averaged(trainer, lambda sae, x: sae(x).sae_out)
+    batches.fired = _averaged(trainer, _fired)
     trainer.fit()
 
 
@@ -101,6 +102,8 @@ def train_on_model(job: Job, batches: Batches) -> None:
 
 def _config(job: Job, sae: SaeConfig, **options: Any) -> TrainConfig:
     options |= {"optimizer": job.options["optimizer"], "log_to_wandb": False, "init_seeds": [job.seed]}
+    if job.peak_lr is not None:
+        options |= {"lr": job.peak_lr}
     if job.lr is not None:
         options |= {"lr": job.lr, "lr_warmup_steps": WARMUP_STEPS}
     elif job.steps < 20_000:
@@ -114,17 +117,23 @@ def _autocast_forward(trainer: Trainer) -> None:
         sae.forward = torch.autocast("cpu", dtype=torch.bfloat16)(sae.forward)
 
 
-def _averaged(trainer: Trainer) -> Any:
-    """Reconstruct with the weights that it would save: the schedule-free optimizer keeps two sets."""
+def _fired(sae: Any, x: Tensor) -> Tensor:
+    code = sae.encode(x)
+    fired = torch.zeros(len(x), sae.num_latents, dtype=torch.bool, device=x.device)
+    return fired.scatter_(1, code.top_indices, code.top_acts > 0)
 
-    def reconstruct(x: Tensor) -> Tensor:
+
+def _averaged(trainer: Trainer, work: Any) -> Any:
+    """Do `work` with the weights that it would save: the schedule-free optimizer keeps two sets."""
+
+    def averaged(x: Tensor) -> Tensor:
         schedule_free = [optimizer for optimizer in trainer.optimizers if hasattr(optimizer, "eval")]
         for optimizer in schedule_free:
             optimizer.eval()
         (sae,) = trainer.saes.values()
-        out = sae(x).sae_out
+        out = work(sae, x)
         for optimizer in schedule_free:
             optimizer.train()
         return out
 
-    return reconstruct
+    return averaged

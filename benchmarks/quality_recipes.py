@@ -50,8 +50,13 @@ class Recipe:
     auxk: float = 1 / 32
     init: float = 1.0
     """Length of the encoder's rows at first; 0: the length with which the first tokens are reconstructed best."""
+    rows: str = "random"
+    """Directions of the rows at first: random, data (of random tokens), cov (random with the data's covariance), half
+    (random with the square root of the covariance)."""
     encoder_lr: float = 1.0
     """Factor on `lr` for W_enc."""
+    columns: float = 0.0
+    """Power p of (root mean square of all dimensions / standard deviation of one) in the rate of W_enc's columns."""
     encoder_norm: bool = False
     """Keep the encoder's rows at their first length."""
     rotate: bool = False
@@ -90,6 +95,12 @@ class Trainee:
         mean = first.mean(0)
         self.variance = (first - mean).square().sum(1).mean().item()
         self.sae.b_dec.data.copy_(mean)
+        deviation = (first - mean).square().mean(0).sqrt()
+        self.column_rates = (deviation.square().mean().sqrt() / deviation) ** recipe.columns
+        if recipe.rows != "random":
+            rows = torch.nn.functional.normalize(self._rows(first - mean, generator), dim=1)
+            self.sae.W_dec.data.copy_(rows)
+            self.sae.encoder.weight.data.copy_(rows)
         self.sae.encoder.weight.data.mul_(recipe.init or self._best_length(first[:4096]))
         threshold = int((recipe.resample or recipe.dead) * steps * batch) or 10**18
         self.generator = generator
@@ -105,6 +116,17 @@ class Trainee:
         self.weights = Weights.of(self.sae, lm.compute_dtype(torch.device("cpu")))
         self.row_length = self.sae.encoder.weight.detach().norm(dim=1, keepdim=True)
         self.step_index = 0
+
+    def _rows(self, centred: Tensor, generator: torch.Generator) -> Tensor:
+        """Directions for the latents, (latents, d_in), from the data."""
+        count = self.sae.num_latents
+        if self.recipe.rows == "data":
+            return centred[torch.randperm(len(centred), generator=generator)[:count]]
+        noise = torch.randn(count, centred.shape[1], generator=generator)
+        if self.recipe.rows == "cov":
+            return noise @ torch.linalg.cholesky(torch.cov(centred.T)).T
+        values, vectors = torch.linalg.eigh(torch.cov(centred.T).double())
+        return noise @ (vectors * values.clamp_min(0) ** 0.25 @ vectors.T).float()
 
     @torch.no_grad()
     def _best_length(self, x: Tensor) -> float:
@@ -200,6 +222,8 @@ class Trainee:
             square = grad.square().mean(1, keepdim=True) if v.shape != grad.shape else grad.square()
             v.lerp_(square, 1 - r.beta2)
             denominator = (v / (1 - r.beta2**t)).sqrt_().add_(6.25e-10)
+            if name == "encoder.weight" and r.columns:
+                denominator = denominator / self.column_rates
             parameter.addcdiv_(m, denominator.expand_as(m), value=-lr / (1 - r.beta1**t))
 
 
@@ -232,7 +256,7 @@ def run(
     """Train and measure."""
     data, validation = source.train(), source.validation()
     steps = tokens // batch
-    first = data[: max(16384, batch)].float()
+    first = data[: max(32768, batch)].float()
     rotation = None
     if recipe.rotate:
         rotation = torch.linalg.eigh(torch.cov(first.T.double()))[1].float()

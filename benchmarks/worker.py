@@ -36,11 +36,15 @@ class Job:
     tokens: int = 0
     """Tokens per step."""
     activations: str | None = None
-    """A .npy file (tokens, d_in), float32; None when a language model makes them."""
+    """A .npy file (tokens, d_in), float32, or a raw .bf16 one; None when a language model makes them."""
+    first_row: int = 0
+    """Of the activations, where those to train on begin."""
     held_out: str | None = None
     """Another, for `evaluate`."""
     lr: float | None = None
     """None: the library's own learning rate and schedule. Else constant after `WARMUP_STEPS`."""
+    peak_lr: float | None = None
+    """None: the library's own learning rate. Else its own schedule with this peak."""
     steps: int = 10**6
     """Planned length of the run, which decides the schedule of a library's own learning rate."""
     seed: int = 0
@@ -82,8 +86,10 @@ class Batches:
     def __init__(self, job: Job, channel: Channel) -> None:
         self.reconstruct: Callable[[Tensor], Tensor] | None = None
         """x -> x̂ with the weights of now; the engine sets it."""
+        self.fired: Callable[[Tensor], Tensor] | None = None
+        """x -> which latents fire, (tokens, num_latents) bool; the engine sets it."""
         self._job, self._channel = job, channel
-        self._data = None if job.activations is None else np.load(job.activations, mmap_mode="r")
+        self._data = None if job.activations is None else read_rows(job.activations, job.d_in)[job.first_row :]
         self._load, self._index = measure.OtherLoad(), 0
         self._untimed = self._timed = 0
         self._seconds: list[float] = []
@@ -136,6 +142,10 @@ class Batches:
             self._untimed, self._timed, self._seconds = command["untimed"], command["timed"], []
         elif command["do"] == "peak":
             self._channel.send(self._peak())
+        elif command["do"] == "measure":
+            assert self._job.activations is not None
+            rows = read_rows(self._job.activations, self._job.d_in)[command["first"] : command["end"]]
+            self._channel.send(self._measured(rows))
         elif command["do"] == "evaluate":
             self._channel.send({"fvu": self._held_out_fvu()})
         else:
@@ -146,7 +156,7 @@ class Batches:
             return None
         start = self._index * self._job.tokens % (len(self._data) - self._job.tokens + 1)
         self._index += 1
-        return torch.from_numpy(self._data[start : start + self._job.tokens].copy()).to(self._job.device)
+        return self._data[start : start + self._job.tokens].to(self._job.device, torch.float32, copy=True)
 
     def _peak(self) -> dict[str, int | None]:
         if self._job.device == "cuda":
@@ -164,9 +174,33 @@ class Batches:
         )
         return error / (x.double() - x.double().mean(0)).square().sum().item()
 
+    @torch.no_grad()
+    def _measured(self, x: Tensor) -> dict[str, float]:
+        """FVU, share of latents that never fire, and latents that fire per token, on rows that nobody trains on."""
+        assert self.reconstruct is not None and self.fired is not None
+        used = torch.zeros(self._job.num_latents, dtype=torch.bool)
+        error, active = 0.0, 0
+        for rows in x.split(1024):
+            part = rows.to(self._job.device, torch.float32)
+            error += (part - self.reconstruct(part).float()).double().square().sum().item()
+            fired = self.fired(part)
+            used |= fired.any(0).cpu()
+            active += int(fired.sum())
+        wide = x.double()
+        variance = (wide - wide.mean(0)).square().sum().item()
+        return {"fvu": error / variance, "unused": 1 - used.float().mean().item(), "l0": active / len(x)}
+
     def _synchronise(self) -> None:
         if self._job.device == "cuda":
             torch.cuda.synchronize()
+
+
+def read_rows(path: str, d_in: int) -> Tensor:
+    """The rows (tokens, d_in) of a .npy file or of a raw file in bf16, mapped from the disk."""
+    if path.endswith(".bf16"):
+        raw = torch.from_numpy(np.memmap(path, dtype=np.int16, mode="c").reshape(-1, d_in))
+        return raw.view(torch.bfloat16)
+    return torch.from_numpy(np.load(path, mmap_mode="c"))
 
 
 def main() -> None:

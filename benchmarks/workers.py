@@ -69,6 +69,10 @@ class Worker:
         """FVU of the held-out activations with the weights of now."""
         return self._ask("evaluate")["fvu"]
 
+    def measure(self, first: int, end: int) -> dict[str, float]:
+        """`fvu`, `unused` and `l0` on these rows of the job's activations."""
+        return self._ask("measure", first=first, end=end)
+
     def _ask(self, do: str, **arguments: Any) -> dict[str, Any]:
         assert self._process.stdin is not None and self._process.stdout is not None
         try:

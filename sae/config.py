@@ -80,8 +80,8 @@ class TrainConfig:
     """Stop after this many tokens of the data. None: one pass over all of it."""
 
     lr: float | list[float | None] | None = None
-    """Peak learning rate. None: 2e-4 / sqrt(num_latents / 2**14), times 320 / sqrt(steps) in a run of less than
-    102,400 steps, but at most times 20."""
+    """Peak learning rate. None: 2e-4 / sqrt(num_latents / 2**14), times 512 / sqrt(steps) in a run of less than
+    262,144 steps, but at most times 32. W_enc learns at 0.4 of it in short runs, the biases in units of the data."""
 
     lr_warmup_steps: int | None = None
     """Steps of linear warm-up. None: 1000, or a twentieth of a shorter run."""
@@ -94,12 +94,12 @@ class TrainConfig:
     """Weight of the AuxK loss, which revives dead latents. 0 turns it off."""
 
     dead_feature_threshold: int | None = None
-    """Tokens without firing after which a latent counts as dead. None: 10 million, or a tenth of a shorter run."""
+    """Tokens without firing after which a latent counts as dead. None: 10 million, or a twentieth of a shorter run."""
 
     recipe: Literal["default", "gao2024"] = "default"
     """gao2024: train as Gao et al. 2024 do. The learning rate is 2e-4 / sqrt(num_latents / 2**14) whatever the length
-    of the run, Adam's beta2 0.999 also in short runs, encoder rows start at unit length instead of one that suits
-    the activations, and latents count as dead after 10 million tokens."""
+    of the run and the same for all parameters, Adam's beta2 0.999 also in short runs, encoder rows start at unit length
+    instead of one that suits the activations, and latents count as dead after 10 million tokens."""
 
     hookpoints: list[str] = field(default_factory=list)
     """Module paths of the base model whose outputs to train on, with globs ('layers.*.mlp'); a trailing '.input' names

@@ -16,9 +16,10 @@ from sae.gradients import Gradients, Reconstruction, Weights, add_auxk_gradients
 from sae.losses import VarianceSums, fvu
 from sae.ops import eight_bit
 from sae.ops.encode import Encode
-from sae.optim import Adam
+from sae.optim import Adam, Recipe
 from sae.select import selection
 
+GAO2024 = Recipe()
 FIRST_TOKENS = 4096
 """Tokens on which the length of a new encoder's rows is chosen."""
 _PROBE = 16
@@ -49,7 +50,7 @@ class SaeLearner:
         auxk_alpha: float,
         dead_feature_threshold: int,
         compute_dtype: torch.dtype,
-        beta2: float = 0.999,
+        recipe: Recipe = GAO2024,
         encode_in_8bit: bool = False,
     ) -> None:
         """`tokens_per_step` is nominal: it scales the loss, so that the loss is linear in the tokens.
@@ -68,7 +69,7 @@ class SaeLearner:
         self._select = selection(sae.cfg)
         self._grads: Gradients | None = None
         self._weights = Weights.of(sae, self._compute_dtype)
-        self._optimizer = Adam(dict(sae.named_parameters()), beta2=beta2)
+        self._recipe, self._optimizer = recipe, Adam(dict(sae.named_parameters()), beta2=recipe.beta2)
         self._fired = torch.zeros(sae.num_latents, dtype=torch.int32, device=sae.device)
         self._tokens = 0
         self._mean = torch.zeros(sae.d_in, device=sae.device)
@@ -79,11 +80,11 @@ class SaeLearner:
 
     # The normaliser
 
-    def initialise(self, x: Float[Tensor, "tokens d_in"], *, new: bool = True, fit_encoder: bool = True) -> None:
+    def initialise(self, x: Float[Tensor, "tokens d_in"], *, new: bool = True) -> None:
         """Measure mean and variance per token of x, and fix the loss's normaliser.
 
-        A `new` autoencoder's b_dec starts at the mean, and with `fit_encoder` its W_enc at the multiple of W_dec with
-        which x is reconstructed best.
+        A `new` autoencoder's b_dec starts at the mean, and its W_enc, if the recipe says so, at the multiple of W_dec
+        with which x is reconstructed best.
         """
         first = x[0].float()
         sums = [VarianceSums.of(part.float() - first) for part in x.split(2**14)]
@@ -94,10 +95,18 @@ class SaeLearner:
         self._variance.copy_(total.total_variance() / total.tokens)
         if new:
             self.sae.b_dec.data.copy_(self._mean)
-        if new and fit_encoder:
+        self._set_rates()
+        if new and self._recipe.fit_encoder:
             self.sae.encoder.weight.data.copy_(self.sae.W_dec)
             self.sae.encoder.weight.data.mul_(best_encoder_scale(self.sae, x[:FIRST_TOKENS]))
             self._weights = Weights.of(self.sae, self._compute_dtype)
+
+    def _set_rates(self) -> None:
+        """Give W_enc and the biases their learning rates. Waits for the device."""
+        rates = self._optimizer.rates
+        rates["encoder.weight"] = self._recipe.encoder_rate
+        if self._recipe.bias_rate is not None:
+            rates["encoder.bias"] = rates["b_dec"] = self._recipe.bias_rate * math.sqrt(self.variance / self.sae.d_in)
 
     @property
     def variance(self) -> float:
@@ -206,6 +215,7 @@ class SaeLearner:
         for name, tensor in self.state_dict().items():
             tensor.copy_(state[name])
         self.dead.load_state_dict({"tokens_since_fired": state["dead.tokens_since_fired"]})
+        self._set_rates()
         self._weights = Weights.of(self.sae, self._compute_dtype)
 
 

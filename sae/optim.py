@@ -2,10 +2,32 @@
 
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+
+class Recipe(NamedTuple):
+    """How one run is trained, beside its peak learning rate. The defaults are those of Gao et al. 2024."""
+
+    beta2: float = 0.999
+    """Adam's β₂."""
+    encoder_rate: float = 1.0
+    """Learning rate of W_enc, as a multiple of W_dec's."""
+    bias_rate: float | None = None
+    """That of the biases, also in units of the activations' root mean square per dimension. None: W_dec's as it is."""
+    fit_encoder: bool = False
+    """Start W_enc at the multiple of W_dec that reconstructs best, instead of at W_dec."""
+
+    @classmethod
+    def named(cls, name: str, total_steps: int) -> "Recipe":
+        """The recipe of `--recipe`, for a run of this length."""
+        if name == "gao2024":
+            return cls()
+        encoder_rate = short_run(total_steps, at_256_steps=12.8) / short_run(total_steps, at_256_steps=32)
+        return cls(min(0.999, max(0.9, 1 - 10 / total_steps)), encoder_rate, bias_rate=0.5, fit_encoder=True)
 
 
 class Adam:
@@ -18,6 +40,8 @@ class Adam:
     def __init__(self, parameters: Mapping[str, Tensor], *, beta2: float) -> None:
         """`parameters` by name, all on one device; they are updated in place."""
         self._beta2 = beta2
+        self.rates: dict[str, float] = {}
+        """What the learning rate is multiplied by, for the parameters that it names."""
         self._parameters = {name: parameter.detach() for name, parameter in parameters.items()}
         self.step_count = torch.zeros((), device=next(iter(self._parameters.values())).device)
         self.exp_avg = {name: torch.zeros_like(parameter) for name, parameter in self._parameters.items()}
@@ -26,23 +50,23 @@ class Adam:
     def step(self, grads: Mapping[str, Tensor], lr: float, *, skip: Float[Tensor, ""]) -> None:
         """One step down `grads`, by name. `skip` is 1 to change nothing, else 0; it stays on the device."""
         self.step_count += 1 - skip
-        names = list(self._parameters)
-        torch._fused_adam_(
-            [self._parameters[name] for name in names],
-            [grads[name] for name in names],
-            [self.exp_avg[name] for name in names],
-            [self.exp_avg_sq[name] for name in names],
-            [],
-            [self.step_count] * len(names),
-            lr=lr,
-            beta1=0.9,
-            beta2=self._beta2,
-            weight_decay=0.0,
-            eps=6.25e-10,
-            amsgrad=False,
-            maximize=False,
-            found_inf=skip,
-        )
+        for name, parameter in self._parameters.items():
+            torch._fused_adam_(
+                [parameter],
+                [grads[name]],
+                [self.exp_avg[name]],
+                [self.exp_avg_sq[name]],
+                [],
+                [self.step_count],
+                lr=lr * self.rates.get(name, 1.0),
+                beta1=0.9,
+                beta2=self._beta2,
+                weight_decay=0.0,
+                eps=6.25e-10,
+                amsgrad=False,
+                maximize=False,
+                found_inf=skip,
+            )
 
     def state_dict(self) -> dict[str, Tensor]:
         """What survives a restart: the moments of each parameter, and the number of steps."""
@@ -53,23 +77,22 @@ class Adam:
 
 
 def peak_lr(num_latents: int, total_steps: int, recipe: str = "default") -> float:
-    """The peak learning rate of a run.
+    """The peak learning rate of a run, which is that of W_dec.
 
-    gao2024: 2e-4 / sqrt(num_latents / 2¹⁴), the scaling of the paper (sec. 3 and fig. 3). default: 320 / sqrt(steps)
-    times that, at least 1 times and at most 20 times, so that the random walk that noisy gradients make is equally
-    long, lr · sqrt(steps), in a run of 256 steps and in one of 100,000. Above 20 latents die (docs/recipe.md).
+    gao2024: 2e-4 / sqrt(num_latents / 2¹⁴), the scaling of the paper (sec. 3 and fig. 3). default: 32 times that in a
+    run of up to 256 steps, falling to the same in one of 2¹⁸ (`short_run`).
     """
     paper = 2e-4 / math.sqrt(num_latents / 2**14)
-    if recipe == "gao2024":
-        return paper
-    return paper * min(20.0, max(1.0, 320 / math.sqrt(total_steps)))
+    return paper if recipe == "gao2024" else paper * short_run(total_steps, at_256_steps=32)
 
 
-def beta2(total_steps: int, recipe: str = "default") -> float:
-    """Adam's β₂: 0.999 in the paper. default: its memory, 1 / (1 − β₂) steps, is a tenth of a run of less than 10,000
-    steps, and never less than 10 steps.
+def short_run(total_steps: int, *, at_256_steps: float) -> float:
+    """Factor on the paper's learning rate, which is for some 300,000 steps, in a run of `total_steps`; at least 1.
+
+    It falls with the root of the steps, so that the random walk that noisy gradients make is equally long,
+    lr · sqrt(steps), in runs of any length. Below 256 steps it does not rise: there latents die (docs/recipe.md).
     """
-    return 0.999 if recipe == "gao2024" else min(0.999, max(0.9, 1 - 10 / total_steps))
+    return max(1.0, at_256_steps * math.sqrt(256 / max(256, total_steps)))
 
 
 def warmup_steps(total_steps: int, chosen: int | None) -> int:

@@ -29,7 +29,7 @@ from sae.interrupt import StopRequests
 from sae.learner import SaeLearner
 from sae.log import JsonLines, Progress, Record, Sink, Stopwatch, WandbSink, note, why_no_wandb
 from sae.memory import free_memory
-from sae.optim import beta2, peak_lr, schedule, warmup_steps
+from sae.optim import Recipe, peak_lr, schedule, warmup_steps
 from sae.report.training import report
 from sae.run import RunFolder
 from sae.saver import Saver
@@ -71,7 +71,7 @@ class SaeTrainer:
                 auxk_alpha=cfg.auxk_alpha,
                 dead_feature_threshold=dead_threshold(cfg, self.total_steps * self.tokens_per_step),
                 compute_dtype=lm.compute_dtype(self.device),
-                beta2=beta2(self.total_steps, cfg.recipe),
+                recipe=Recipe.named(cfg.recipe, self.total_steps),
                 encode_in_8bit=cfg.encode_in_8bit,
             )
             for name, sae in self.saes.items()
@@ -171,7 +171,7 @@ class SaeTrainer:
                 "of the first batches; exclude fewer"
             )
         for name, learner in self.learners.items():
-            learner.initialise(first[name], new=self.cfg.finetune is None, fit_encoder=self.cfg.recipe == "default")
+            learner.initialise(first[name], new=self.cfg.finetune is None)
         for hookpoint, activations in held_out.activations.items():
             if warning := outlier_warning(activations, held_out.tokens, held_out.kept):
                 note(f"{hookpoint}: {warning}")
@@ -421,4 +421,4 @@ def dead_threshold(cfg: TrainConfig, total_tokens: int) -> int:
     """Tokens without firing after which a latent is dead: chosen, or derived from the run's length."""
     if cfg.dead_feature_threshold is not None:
         return cfg.dead_feature_threshold
-    return 10_000_000 if cfg.recipe == "gao2024" else min(10_000_000, max(1, total_tokens // 10))
+    return 10_000_000 if cfg.recipe == "gao2024" else min(10_000_000, max(1, total_tokens // 20))

@@ -10,7 +10,7 @@ from oracle import dense_gradients, make_sae
 from sae import Sae, SaeConfig
 from sae.dead import DeadLatents
 from sae.learner import SaeLearner, best_encoder_scale
-from sae.optim import Adam, beta2, peak_lr, schedule, warmup_steps
+from sae.optim import Adam, Recipe, peak_lr, schedule, warmup_steps
 
 N = 64
 
@@ -143,7 +143,7 @@ def test_initialise_takes_mean_and_variance_of_all_tokens() -> None:
 
 def test_a_new_encoder_gets_the_length_with_which_the_first_tokens_are_reconstructed_best() -> None:
     x = batches(1)[0]
-    learner = make_learner(Sae(48, SaeConfig(num_latents=96, k=8)))
+    learner = make_learner(Sae(48, SaeConfig(num_latents=96, k=8)), recipe=Recipe(fit_encoder=True))
     learner.initialise(x)
     W, errors = learner.sae.encoder.weight.data.clone(), {}
     for factor in (0.9, 1.0, 1.1):
@@ -154,9 +154,9 @@ def test_a_new_encoder_gets_the_length_with_which_the_first_tokens_are_reconstru
 
 @pytest.mark.parametrize(("fit", "new"), [(False, True), (True, False), (False, False)])
 def test_the_papers_encoder_and_a_trained_one_keep_their_length(fit: bool, new: bool) -> None:
-    learner = make_learner(Sae(48, SaeConfig(num_latents=96, k=8)))
+    learner = make_learner(Sae(48, SaeConfig(num_latents=96, k=8)), recipe=Recipe(fit_encoder=fit))
     before = weights(learner)
-    learner.initialise(batches(1)[0], new=new, fit_encoder=fit)
+    learner.initialise(batches(1)[0], new=new)
     assert torch.equal(learner.sae.encoder.weight, before["encoder.weight"])
     assert torch.equal(learner.sae.b_dec, before["b_dec"]) != new
 
@@ -165,6 +165,26 @@ def test_an_encoder_that_never_fires_keeps_its_length() -> None:
     sae = Sae(48, SaeConfig(num_latents=96, k=8))
     sae.encoder.bias.data.fill_(-1e6)
     assert best_encoder_scale(sae, batches(1)[0]) == 1
+
+
+def test_the_encoder_and_the_biases_have_rates_of_their_own_in_units_of_the_activations() -> None:
+    x = batches(1)[0]
+    moved = {}
+    for scale in (1.0, 100.0):
+        learner = make_learner(make_sae(dtype=torch.float32), recipe=Recipe(encoder_rate=0.25, bias_rate=2.0))
+        learner.initialise(scale * x)
+        learner.sae.encoder.bias.data.mul_(scale)
+        learner.load_state_dict(learner.state_dict())
+        before = weights(learner)
+        learner.accumulate(scale * x)
+        learner.update(1e-3)
+        # Adam's first step is ±lr.
+        moved[scale] = {n: (t - before[n]).abs().max().item() for n, t in weights(learner).items()}
+        rms = scale * (x - x.mean(0)).square().mean().sqrt().item()
+        expected = {"encoder.weight": 0.25e-3, "encoder.bias": 2e-3 * rms, "b_dec": 2e-3 * rms}
+        for name, step in expected.items():
+            assert moved[scale][name] == pytest.approx(step, rel=1e-2), name
+    assert moved[100.0]["encoder.bias"] == pytest.approx(100 * moved[1.0]["encoder.bias"], rel=1e-3)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -259,11 +279,17 @@ class TestOptim:
         for total_steps in (10, 10**6):
             assert peak_lr(num_latents, total_steps, "gao2024") == pytest.approx(expected)
 
-    @pytest.mark.parametrize(("total_steps", "expected"), [(1, 4e-3), (400, 3.2e-3), (10_000, 6.4e-4), (10**6, 2e-4)])
+    @pytest.mark.parametrize(("total_steps", "expected"), [(1, 6.4e-3), (256, 6.4e-3), (1024, 3.2e-3), (10**6, 2e-4)])
     def test_the_learning_rate_falls_with_the_root_of_the_runs_length_to_the_papers(
         self, total_steps: int, expected: float
     ) -> None:
         assert peak_lr(2**14, total_steps) == pytest.approx(expected)
+
+    @pytest.mark.parametrize(("total_steps", "expected"), [(1, 0.4), (1024, 0.4), (2**16, 0.5), (10**6, 1.0)])
+    def test_the_encoders_share_of_the_rate_meets_the_papers_in_long_runs(
+        self, total_steps: int, expected: float
+    ) -> None:
+        assert Recipe.named("default", total_steps).encoder_rate == pytest.approx(expected)
 
     def test_the_schedule_rises_to_one_falls_to_zero_and_never_takes_a_step_at_zero(self) -> None:
         factors = [schedule(step, 100, 10) for step in range(100)]
@@ -283,8 +309,8 @@ class TestOptim:
         ("total_steps", "expected"), [(1, 0.9), (100, 0.9), (200, 0.95), (10_000, 0.999), (10**6, 0.999)]
     )
     def test_adams_memory_is_a_tenth_of_a_short_run(self, total_steps: int, expected: float) -> None:
-        assert beta2(total_steps) == pytest.approx(expected)
-        assert beta2(total_steps, "gao2024") == 0.999
+        assert Recipe.named("default", total_steps).beta2 == pytest.approx(expected)
+        assert Recipe.named("gao2024", total_steps) == Recipe() == (0.999, 1.0, None, False)
 
     @pytest.mark.parametrize("decay", [0.95, 0.999])
     def test_adam_is_pytorchs_with_the_papers_constants(self, decay: float) -> None:

@@ -21,6 +21,7 @@ from sae import Sae, SaeConfig, SaeTrainer, TrainConfig, checkpoint
 from sae.data import MemmapTokens
 from sae.evaluation.reconstruction import ReconstructionMetrics
 from sae.report.training import read_records
+from sae.trainer import dead_threshold
 
 SEQ = 8
 LAYERS = {"gpt_neox": "layers", "gpt2": "h", "llama": "layers", "gemma3": "layers", "bert": "encoder.layer"}
@@ -354,10 +355,21 @@ def test_max_tokens_ends_the_run_and_its_learning_rate(make: Make) -> None:
 
 def test_the_learning_rate_follows_the_law_unless_it_is_given(make: Make) -> None:
     wide = SaeConfig(num_latents=2**12)
-    assert make(sae=wide, lr=None, lr_warmup_steps=0).learning_rate("layers.0") == pytest.approx(8e-3)
+    assert make(sae=wide, lr=None, lr_warmup_steps=0).learning_rate("layers.0") == pytest.approx(12.8e-3)
     paper = make(sae=wide, lr=None, lr_warmup_steps=0, recipe="gao2024")
     assert paper.learning_rate("layers.0") == pytest.approx(4e-4)
     assert make(sae=wide, lr=0.5, lr_warmup_steps=0).learning_rate("layers.0") == 0.5
+
+
+@pytest.mark.parametrize(
+    ("chosen", "recipe", "tokens", "expected"),
+    [(None, "default", 10**6, 50_000), (None, "default", 10**10, 10**7), (None, "gao2024", 10**6, 10**7),
+     (7, "default", 10**6, 7), (None, "default", 3, 1)],
+)  # fmt: skip
+def test_when_a_latent_is_dead_follows_the_runs_length(
+    chosen: int | None, recipe: Any, tokens: int, expected: int
+) -> None:
+    assert dead_threshold(TrainConfig(dead_feature_threshold=chosen, recipe=recipe), tokens) == expected
 
 
 def test_a_stream_trains_to_max_tokens(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,191 @@
+"""Held-out quality of this library and its peers: `python benchmarks/quality_grid.py --layers 2 9 20 --seeds 0 1 2`.
+
+Everybody trains on the same activations in the same order (`quality_data.py`), at its own defaults and at multiples of
+its own learning rate. The best multiple is chosen on validation tokens with the first seed; what is printed was
+measured on test tokens that nobody trained on and nothing was chosen on. Rows are kept in the JSON file as they come,
+and rows that it holds are not measured again.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import json
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import inputs
+import machine
+import peers
+from quality_data import BLOCK_SEQUENCES, CTX_LEN, LAYERS, TEXTS, VALIDATION_SEQUENCES, Source
+from shapes import QUALITY_CONTESTANTS, Contestant
+from worker import Job
+from workers import Worker, WorkerError
+
+RESULTS = Path(__file__).parent / "results"
+MULTIPLES = (0.3, 1.0, 3.0, 10.0)
+VALIDATION_END = VALIDATION_SEQUENCES * (CTX_LEN - 1)
+TEST_END = BLOCK_SEQUENCES * (CTX_LEN - 1)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What everybody trains."""
+
+    text: str
+    layer: int
+    num_latents: int
+    k: int
+    tokens: int
+    batch: int
+
+
+def default_lr(c: Contestant, cell: Cell) -> float:
+    """The peak learning rate that the library would choose."""
+    from sae.optim import peak_lr
+
+    scale = (cell.num_latents / 2**14) ** -0.5
+    if c.library == "sae":
+        return peak_lr(cell.num_latents, cell.tokens // cell.batch)
+    if c.library == "sae_lens":
+        return 3e-4
+    return (5e-3 if "signum" in c.setting else 2e-4) * scale
+
+
+def measured(c: Contestant, cell: Cell, multiple: float, seed: int, threads: int) -> dict[str, Any]:
+    """One training run: its row. Raises WorkerError."""
+    job = Job(
+        library=c.library,
+        options=dict(c.options),
+        d_in=inputs.REAL_D_IN,
+        num_latents=cell.num_latents,
+        k=cell.k,
+        tokens=cell.batch,
+        activations=str(Source(cell.text, cell.layer).path),
+        first_row=TEST_END,
+        peak_lr=None if multiple == 1 else multiple * default_lr(c, cell),
+        steps=cell.tokens // cell.batch,
+        seed=seed,
+        threads=threads,
+    )
+    started = time.perf_counter()
+    with Worker(job) as worker:
+        worker.train(job.steps)
+        seconds = time.perf_counter() - started
+        row = {"validation": worker.measure(0, VALIDATION_END), "test": worker.measure(VALIDATION_END, TEST_END)}
+    return {**key(c, cell, multiple, seed), **row, "seconds": round(seconds, 1)}
+
+
+def key(c: Contestant, cell: Cell, multiple: float, seed: int) -> dict[str, Any]:
+    """What tells one row from another."""
+    return {**dataclasses.asdict(cell), "library": c.name, "multiple": multiple, "seed": seed}
+
+
+class Rows:
+    """The rows of a JSON file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.content = json.loads(path.read_text()) if path.exists() else {"rows": []}
+
+    def find(self, wanted: dict[str, Any]) -> dict[str, Any] | None:
+        """The row with these values."""
+        return next((row for row in self.content["rows"] if wanted.items() <= row.items()), None)
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Keep it."""
+        self.content["rows"].append(row)
+        self.path.parent.mkdir(exist_ok=True)
+        self.path.write_text(json.dumps(self.content, indent=1) + "\n")
+
+
+def run(rows: Rows, cells: list[Cell], contestants: list[Contestant], chosen: argparse.Namespace) -> None:
+    """Measure what is missing: every multiple with the first seed, then the default and the best with the others."""
+
+    def measure(c: Contestant, cell: Cell, multiple: float, seed: int) -> None:
+        if rows.find(key(c, cell, multiple, seed)) is None:
+            try:
+                row = measured(c, cell, multiple, seed, chosen.threads)
+            except WorkerError as error:
+                row = {**key(c, cell, multiple, seed), "note": str(error)}
+            rows.add(row)
+            found = (
+                f"FVU {row['test']['fvu']:.4f}, unused {row['test']['unused']:.1%}" if "test" in row else row["note"]
+            )
+            print(f"{time.strftime('%H:%M:%S')} {c.name} {cell} × {multiple:g}, seed {seed}: {found}", file=sys.stderr)
+
+    for cell, c in itertools.product(cells, contestants):
+        for multiple in chosen.multiples:
+            measure(c, cell, multiple, chosen.seeds[0])
+        for seed in chosen.seeds[1:]:
+            for multiple in {1.0, best_multiple(rows, c, cell, chosen.seeds[0])}:
+                measure(c, cell, multiple, seed)
+
+
+def best_multiple(rows: Rows, c: Contestant, cell: Cell, seed: int) -> float:
+    """The multiple of the learning rate with the lowest FVU on the validation tokens."""
+    wanted = {**dataclasses.asdict(cell), "library": c.name, "seed": seed}
+    tried = [row for row in rows.content["rows"] if wanted.items() <= row.items() and "validation" in row]
+    return min(tried, key=lambda row: row["validation"]["fvu"])["multiple"] if tried else 1.0
+
+
+def table(rows: Rows) -> Iterator[str]:
+    """Markdown: per cell and library, on the test tokens, at the default and at the best rate."""
+    yield "| text, layer, latents, k, tokens, batch | library | default: FVU | unused | best rate: FVU | unused | × |"
+    yield "|---|---|---:|---:|---:|---:|---:|"
+    names = [field.name for field in dataclasses.fields(Cell)]
+    cells = dict.fromkeys(tuple(row[name] for name in names) for row in rows.content["rows"])
+    for values in cells:
+        cell = Cell(*values)
+        for c in QUALITY_CONTESTANTS:
+            own = _summary(rows, c, cell, 1.0)
+            seeds = [row["seed"] for row in rows.content["rows"] if row["library"] == c.name]
+            if own and seeds:
+                best = best_multiple(rows, c, cell, seeds[0])
+                at_best = _summary(rows, c, cell, best)
+                yield f"| {', '.join(map(str, values))} | {c.name} | {own} | {at_best} | {best:g} |"
+
+
+def _summary(rows: Rows, c: Contestant, cell: Cell, multiple: float) -> str:
+    wanted = {**dataclasses.asdict(cell), "library": c.name, "multiple": multiple}
+    found = [row["test"] for row in rows.content["rows"] if wanted.items() <= row.items() and "test" in row]
+    if not found:
+        return ""
+    fvus = [each["fvu"] for each in found]
+    spread = f" ({min(fvus):.4f}–{max(fvus):.4f})" if len(fvus) > 1 else ""
+    return f"{statistics.mean(fvus):.4f}{spread} | {statistics.mean(each['unused'] for each in found):.1%}"
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--text", choices=TEXTS, default="english")
+    parser.add_argument("--layers", type=int, nargs="+", choices=LAYERS, default=LAYERS)
+    parser.add_argument("--latents", type=int, nargs="+", default=[4608, 18432])
+    parser.add_argument("--k", type=int, nargs="+", default=[32, 64])
+    parser.add_argument("--tokens", type=int, nargs="+", default=[1_000_000, 4_000_000])
+    parser.add_argument("--batch", type=int, default=4096, help="tokens per step")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--multiples", type=float, nargs="+", default=MULTIPLES, help="of each library's learning rate")
+    parser.add_argument("--libraries", nargs="+", default=["sae", *peers.PEERS])
+    parser.add_argument("--threads", type=int, default=machine.available_cores())
+    parser.add_argument("--out", type=Path, default=RESULTS / "quality.json")
+    parser.add_argument("--show", action="store_true", help="print the table of the file, and measure nothing")
+    chosen = parser.parse_args()
+    rows = Rows(chosen.out)
+    if not chosen.show:
+        rows.content["machine"] = machine.describe("cpu", chosen.threads)
+        rows.content["versions"] = machine.versions(chosen.libraries)
+        rows.content["date"] = time.strftime("%Y-%m-%d")
+        sizes = itertools.product(chosen.layers, chosen.latents, chosen.k, chosen.tokens)
+        cells = [Cell(chosen.text, *size, chosen.batch) for size in sizes]
+        run(rows, cells, [c for c in QUALITY_CONTESTANTS if c.library in chosen.libraries], chosen)
+    print("\n".join(table(rows)))
+
+
+if __name__ == "__main__":
+    main()
