@@ -121,7 +121,7 @@ def dead_step(dead: DeadLatents, number: int) -> Any:
 class AdamAlone:
     def __init__(self) -> None:
         self.weights = {"w": torch.ones(5)}
-        self.adam = Adam(self.weights)
+        self.adam = Adam(self.weights, beta2=0.999)
 
     def state_dict(self) -> dict[str, Tensor]:
         return self.adam.state_dict() | {"weights": self.weights["w"]}

@@ -157,7 +157,7 @@ def test_configurations_of_one_run_are_measured_side_by_side(run: Run, no_pictur
 
 def test_a_run_of_another_seed_may_have_seen_the_tokens(run: Run, no_pictures: None) -> None:
     config = Path("runs/k8/config.json")
-    config.write_text(config.read_text().replace('"seed": 42', '"seed": 7'))
+    config.write_text(config.read_text().replace('seed": 42', 'seed": 7'))
     _, _, err = run("runs/k4", "--compare", "runs/k8", "--max_tokens", "64")
     assert "runs/k4 held out" in err and "Training may have seen these tokens: runs/k8." in err
 
