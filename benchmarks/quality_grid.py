@@ -179,7 +179,7 @@ def main() -> None:
     rows = Rows(chosen.out)
     if not chosen.show:
         rows.content["machine"] = machine.describe("cpu", chosen.threads)
-        rows.content["versions"] = machine.versions(chosen.libraries)
+        rows.content["versions"] = rows.content.get("versions", {}) | machine.versions(chosen.libraries)
         rows.content["date"] = time.strftime("%Y-%m-%d")
         sizes = itertools.product(chosen.layers, chosen.latents, chosen.k, chosen.tokens)
         cells = [Cell(chosen.text, *size, chosen.batch) for size in sizes]

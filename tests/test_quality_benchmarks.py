@@ -1,0 +1,66 @@
+"""The quality benchmark measures what it says: FVU and unused latents of a run, its best rate, and the law's fit."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+def test_the_fit_finds_the_law_that_made_the_points() -> None:
+    from scaling_law import KS, NAMES, fit, law
+
+    true = torch.tensor([1.0, 0.26, -0.017, -0.042, -3.0, -0.2], dtype=torch.float64)
+    points = [
+        (n, k, math.exp(float(law(true, torch.tensor(float(n)), torch.tensor(float(k))))))
+        for n in (512, 4096)
+        for k in KS
+    ]
+    parameters, error = fit(points, starts=2)
+    assert error < 1e-3
+    found = torch.tensor([parameters[name] for name in NAMES])
+    n, k = torch.tensor(2048.0), torch.tensor(24.0)
+    assert float(law(found, n, k)) == pytest.approx(float(law(true, n, k)), abs=1e-2)
+
+
+@pytest.mark.slow
+def test_a_worker_measures_rows_of_a_bf16_file_that_it_does_not_train_on(tmp_path: Path) -> None:
+    from worker import Job
+    from workers import Worker
+
+    torch.manual_seed(0)
+    x = (torch.randn(96, 32) * torch.linspace(0.1, 3, 32) + 2).bfloat16()
+    x[:32] *= 100  # nothing like what is trained on
+    path = tmp_path / "x.bf16"
+    path.write_bytes(x.view(torch.int16).numpy().tobytes())
+    job = Job("sae", d_in=32, num_latents=64, k=4, tokens=32, activations=str(path), first_row=64, steps=20)
+    with Worker(job) as worker:
+        worker.train(job.steps)
+        strange, other = worker.measure(0, 32), worker.measure(32, 64)
+    assert strange["fvu"] != other["fvu"] and 0.05 < other["fvu"] < 1
+    assert 0 <= other["unused"] < 1 and 0 < other["l0"] <= 4
+
+
+def test_the_best_rate_is_chosen_on_validation_tokens_and_reported_on_test_tokens(tmp_path: Path) -> None:
+    from quality_grid import Cell, Rows, best_multiple, key, table
+    from shapes import SIGNUM
+
+    cell = Cell("english", 9, 64, 4, 1000, 10)
+    rows = Rows(tmp_path / "rows.json")
+    for multiple, validation, test in ((1.0, 0.5, 0.45), (3.0, 0.4, 0.55)):
+        measured = {
+            name: {"fvu": fvu, "unused": 0.25, "l0": 4} for name, fvu in (("validation", validation), ("test", test))
+        }
+        rows.add({**key(SIGNUM, cell, multiple, 0), **measured})
+    rows = Rows(tmp_path / "rows.json")
+    assert len(json.loads((tmp_path / "rows.json").read_text())["rows"]) == 2
+    assert best_multiple(rows, SIGNUM, cell, 0) == 3.0
+    assert list(table(rows))[2].endswith("| 0.4500 | 25.0% | 0.5500 | 25.0% | 3 |")
