@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sae.cli import Groups, parse
@@ -29,7 +30,8 @@ TRAIN_GROUPS = {
         "wandb_log_frequency",
     ),
     "machine": (
-        "device", "load_in_8bit", "attn_implementation", "encode_in_8bit", "distribute_layers", "revision",
+        "device", "device_map", "load_in_8bit", "attn_implementation", "encode_in_8bit", "distribute_layers",
+        "shard_latents", "revision",
         "hf_token",
     ),
 }  # fmt: skip
@@ -78,12 +80,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (ValueError, FloatingPointError, OSError) as error:
-        lines = [str(error), *getattr(error, "__notes__", [])]
+        lines = [_speaker(error) + str(error), *getattr(error, "__notes__", [])]
         print("sae: error:", "; ".join(" ".join(line.split()) for line in lines), file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         print("sae: stopped;", *getattr(stop, "__notes__", ["nothing was written"]), file=sys.stderr)
         return 130
+
+
+def _speaker(error: Exception) -> str:
+    """Nothing, or which of several processes ends with this error."""
+    if "RANK" not in os.environ:
+        return ""
+    from sae.distributed import tell_launcher
+
+    return tell_launcher(error)
 
 
 def read(arguments: Sequence[str]) -> tuple[Command, Any]:
@@ -115,27 +126,31 @@ def train(cfg: RunConfig) -> int:
     from sae.distributed import World
     from sae.feed import adopted
     from sae.formats import eleuther
+    from sae.log import note
     from sae.ops import eight_bit
-    from sae.run import RunFolder
+    from sae.run import RunFolder, continue_after_restart
     from sae.sweep import plan_saes
-    from sae.trainer import SaeTrainer
+    from sae.trainer import SaeTrainer, check_processes
 
-    World.from_environment(distribute_layers=cfg.distribute_layers)
-    device = lm.check_device(cfg.device)
+    world = World.from_environment(shard_latents=cfg.shard_latents)
+    check_processes(cfg, world.size)
+    devices = world.local_devices(lm.check_device(cfg.device))
     if cfg.encode_in_8bit:
-        eight_bit.check_device(device)
+        eight_bit.check_device(devices[0])
     if cfg.activations is not None:
-        cache = ActivationCache(cfg.activations, device=device)
+        cache = ActivationCache(cfg.activations, device=devices[0])
         cfg = replace(cfg, **adopted(cfg, cache.header.options))
         return fit(SaeTrainer(cfg, cache))
-    RunFolder.plan(cfg)
+    cfg = world.from_main(partial(continue_after_restart, cfg, restarted=world.restarted))
+    world.from_main(partial(RunFolder.plan, cfg))
     skeleton, hookpoints = check_model(cfg)
     plan_saes(cfg, hookpoints)
     if cfg.finetune is not None:
         eleuther.find(eleuther.locate(cfg.finetune), hookpoints)
-    dataset = load_checked_text(cfg, skeleton)
+    with world.one_first(note, "prepared the data"):
+        dataset = load_checked_text(cfg, skeleton)
     head = cfg.loss_fn != "fvu" or cfg.eval_every > 0
-    return fit(SaeTrainer(cfg, dataset, load_language_model(cfg, device, head=head)))
+    return fit(SaeTrainer(cfg, dataset, load_language_model(cfg, devices[0], devices, head=head)))
 
 
 def fit(trainer: "SaeTrainer") -> int:
@@ -146,7 +161,8 @@ def fit(trainer: "SaeTrainer") -> int:
         if trainer.folder.path.is_dir():
             stop.add_note(f"what was saved before is in {trainer.folder.path}")
         raise
-    return 130 if trainer.stop else 0
+    trainer.world.close()
+    return 130 if trainer.stopped else 0
 
 
 def evaluate(cfg: EvalConfig) -> int:
@@ -237,8 +253,8 @@ def load_text(cfg: TextConfig, skeleton: Any) -> Any:
     )
 
 
-def load_language_model(cfg: SourceConfig, device: Any, *, head: bool = False) -> Any:
-    """The model that the command line names, with its weights, on `device`."""
+def load_language_model(cfg: SourceConfig, device: Any, devices: Sequence[Any] = (), *, head: bool = False) -> Any:
+    """The model that the command line names, with its weights, on `device`, or over all `devices` if it says so."""
     from sae import lm
 
     return lm.load_model(
@@ -248,6 +264,8 @@ def load_language_model(cfg: SourceConfig, device: Any, *, head: bool = False) -
         attn_implementation=cfg.attn_implementation,
         load_in_8bit=cfg.load_in_8bit,
         head=head,
+        device_map=cfg.device_map,
+        devices=devices,
         revision=cfg.revision,
         token=cfg.hf_token,
     )

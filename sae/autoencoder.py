@@ -1,8 +1,8 @@
 """One sparse autoencoder: parameters, encode, decode, forward, and where they come from and go to."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -12,6 +12,7 @@ from sae.config import SaeConfig
 from sae.formats import eleuther
 from sae.losses import VarianceSums, fvu
 from sae.ops.autograd import Decode, Encode
+from sae.peers import Peers
 from sae.select import selection
 
 
@@ -53,12 +54,20 @@ class Sae(nn.Module):
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         generator: torch.Generator | None = None,
+        part: int = 0,
+        parts: int = 1,
     ) -> None:
-        """`generator` draws the weights, on the CPU for any `device`. Raises ValueError if `cfg` does not fit d_in."""
+        """`generator` draws the weights, on the CPU for any `device`.
+
+        The autoencoder has the latents that `cfg` asks for, or of several equal parts of them one (see `SaePart`).
+        Raises ValueError if `cfg` does not fit d_in or the number of parts.
+        """
         super().__init__()
-        self.cfg, self.d_in, self.num_latents = cfg, d_in, cfg.latents_for(d_in)
+        self.cfg, self.d_in, self.num_latents = cfg, d_in, cfg.latents_for(d_in) // parts
+        _check_parts(cfg, d_in, parts)
         self.encoder = nn.Linear(d_in, self.num_latents, device="meta", dtype=dtype)
-        rows = nn.functional.normalize(torch.randn(self.num_latents, d_in, generator=generator), dim=-1)
+        drawn = _normal_rows(cfg.latents_for(d_in), d_in, part, parts, generator)
+        rows = nn.functional.normalize(drawn, dim=-1)
         self.W_dec = nn.Parameter(rows.to(device, dtype))
         self.encoder.weight = nn.Parameter(self.W_dec.detach().clone())
         self.encoder.bias = nn.Parameter(torch.zeros(self.num_latents, device=device, dtype=dtype))
@@ -154,9 +163,59 @@ class Sae(nn.Module):
         return {hookpoint: cls.load_from_disk(path, device) for hookpoint, path in found.items()}
 
     @classmethod
+    def of_tensors(cls, cfg: SaeConfig, tensors: Mapping[str, Tensor]) -> "Sae":
+        """The autoencoder with these tensors, by the names of its `state_dict`; they are not copied."""
+        W_dec = tensors["W_dec"]
+        return cls.from_file(eleuther.SaeFile(cfg, W_dec.shape[1], dict(tensors)), W_dec.device)
+
+    @classmethod
     def from_file(cls, file: eleuther.SaeFile, device: torch.device | str = "cpu") -> "Sae":
         """The autoencoder of these tensors, which it takes over where they already are on `device`."""
         with torch.device("meta"):
             sae = cls(file.d_in, file.cfg, device="meta", dtype=file.tensors["W_dec"].dtype)
         sae.load_state_dict(file.tensors, assign=True)
         return sae.to(device)
+
+
+class SaePart(Sae):
+    """Some of an autoencoder's latents, while `peers` hold the others: all call it together, on the same tokens."""
+
+    def __init__(self, d_in: int, cfg: SaeConfig, *, peers: Peers, part: int, parts: int, **options: Any) -> None:
+        """`part` of `parts` equal parts; see `Sae`."""
+        super().__init__(d_in, cfg, part=part, parts=parts, **options)
+        self._peers = peers
+
+    @torch.no_grad()
+    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Encoded:
+        """Of the k largest of all latents, those that are here; `top_indices` counts them from the first here."""
+        encoded = super().encode(x)
+        acts, indices = self._peers.keep_best(*(t.flatten(0, -2) for t in encoded))
+        return Encoded(*(t.view(*x.shape[:-1], t.shape[1]) for t in (acts, indices)))
+
+    @torch.no_grad()
+    def decode(
+        self, top_acts: Float[Tensor, "*batch k"], top_indices: Int[Tensor, "*batch k"]
+    ) -> Float[Tensor, "*batch d_in"]:
+        """The reconstruction from the latents of all parts."""
+        return self._peers.sum_(super().decode(top_acts, top_indices) - self.b_dec) + self.b_dec
+
+
+def _check_parts(cfg: SaeConfig, d_in: int, parts: int) -> None:
+    num_latents = cfg.latents_for(d_in)
+    if num_latents % parts or num_latents // parts < cfg.k:
+        raise ValueError(
+            f"shard_latents must divide num_latents={num_latents} into equal parts of at least k={cfg.k}, got {parts}; "
+            "lower --shard_latents"
+        )
+
+
+def _normal_rows(
+    num_latents: int, d_in: int, part: int, parts: int, generator: torch.Generator | None
+) -> Float[Tensor, "rows d_in"]:
+    """The rows of one part of (num_latents, d_in) normal random numbers; mostly only a part exists at a time."""
+    rows = num_latents // parts
+    if rows * d_in % 16:  # torch draws normal numbers in blocks of 16
+        return torch.randn(num_latents, d_in, generator=generator)[part * rows : (part + 1) * rows]
+    for _ in range(part):
+        torch.randn(rows, d_in, generator=generator)
+    return torch.randn(rows, d_in, generator=generator)

@@ -123,7 +123,10 @@ class TrainConfig:
     Ada on), and score them exactly. Faster; the metric `recall` says which share of the k largest was found."""
 
     distribute_layers: bool = False
-    """Give each process the autoencoders of some hookpoints instead of a copy of all."""
+    """Give each process some of the autoencoders, with all tokens, instead of a copy of all."""
+
+    shard_latents: int = 1
+    """Processes over which the latents of each autoencoder are split, for one that is too wide for one device."""
 
     finetune: str | None = None
     """Folder of a checkpoint, or hub id, whose autoencoders to start from."""
@@ -169,7 +172,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _check_positive(self, "batch_size", "grad_acc_steps", "micro_acc_steps", "layer_stride")
-        _check_positive(self, "save_every", "wandb_log_frequency")
+        _check_positive(self, "shard_latents", "save_every", "wandb_log_frequency")
         for name in ("max_tokens", "keep_last", "dead_feature_threshold"):
             if getattr(self, name) is not None:
                 _check_positive(self, name)
@@ -253,7 +256,17 @@ class SourceConfig:
     device: str = "auto"
     """Where to compute: cuda, cuda:1, cpu, ... auto: cuda if there is one."""
 
+    device_map: str | None = None
+    """Lay a language model that is too large for one device over all GPUs of the process: auto, balanced,
+    balanced_low_0 (which leaves room for the autoencoders on the first) or sequential. None: one device."""
+
     def __post_init__(self) -> None:
+        maps = ("auto", "balanced", "balanced_low_0", "sequential")
+        if self.device_map is not None and self.device_map not in maps:
+            raise ValueError(
+                f"device_map must be one of {', '.join(maps)}, got {self.device_map!r}; "
+                "leave out --device_map for a model that fits on one device"
+            )
         if self.data_preprocessing_num_proc is not None:
             _check_positive(self, "data_preprocessing_num_proc")
 

@@ -30,9 +30,10 @@ class Tokens(Protocol):
 class TokenSource:
     """Batches of tokens in the place of batches of activations: the loss needs sequences, which cannot be mixed."""
 
-    def __init__(self, batches: Tokens, read: Callable[[Tensor], dict[str, Tensor]]) -> None:
-        """`read` makes activations of a batch."""
-        self._batches, self._read = batches, read
+    def __init__(self, batches: Tokens, read: Callable[[Tensor], dict[str, Tensor]], *, step: int = 1) -> None:
+        """`read` makes activations of a batch; `step` is the number of batches of an optimizer step."""
+        self._batches, self._read, self._step = batches, read, step
+        self._handed_out_of_step = 0
         self._peeked: tuple[Tensor, dict[str, Any]] | None = None
 
     def peek(self) -> dict[str, Tensor]:
@@ -48,8 +49,19 @@ class TokenSource:
     def __next__(self) -> Int[Tensor, "batch seq"]:
         if self._peeked is not None:
             (tokens, _), self._peeked = self._peeked, None
-            return tokens
-        return next(self._batches)
+        else:
+            tokens = next(self._batches)
+        self._handed_out_of_step = (self._handed_out_of_step + 1) % self._step
+        return tokens
+
+    @property
+    def at_end_of_step(self) -> bool:
+        """Whether what was handed out last completed a step."""
+        return self._handed_out_of_step == 0
+
+    def own_of_first(self, tokens: int) -> int:
+        """How many of the first so many tokens that `peek` shows are of this process: all."""
+        return tokens
 
     def state_dict(self) -> dict[str, Any]:
         """The position in the data."""
@@ -57,7 +69,7 @@ class TokenSource:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue at the position of a `state_dict`."""
-        self._peeked = None
+        self._peeked, self._handed_out_of_step = None, 0
         self._batches.load_state_dict(state)
 
 

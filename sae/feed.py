@@ -64,20 +64,28 @@ class Feed(Extent, Protocol):
 class LiveFeed:
     """Runs `model` on the tokens of `dataset`."""
 
-    def __init__(self, cfg: TrainConfig, dataset: Any, model: nn.Module, *, wait: Wait = time.sleep) -> None:
+    def __init__(
+        self,
+        cfg: TrainConfig,
+        dataset: Any,
+        model: nn.Module,
+        batches_per_step: int | None = None,
+        *,
+        wait: Wait = time.sleep,
+    ) -> None:
         """`wait` passes the time until data that failed are tried again.
 
         Raises ValueError, naming the option, for a choice that does not fit the model or the data.
         """
         self.model = model
-        self.model_name, self.data_seed = str(getattr(model.config, "_name_or_path", "")), cfg.data_seed
+        self.model_name, self.data_seed = model_name(dataset, model), cfg.data_seed
         self.device, self.dtype = next(model.parameters()).device, next(model.parameters()).dtype
         hookpoints = lm.resolve_hookpoints(
             model, hookpoints=cfg.hookpoints, layers=cfg.layers, layer_stride=cfg.layer_stride
         )
-        self.tokens = token_batches(cfg, dataset, vocab_size=lm.vocab_size(model), wait=wait)
+        self.tokens = token_batches(cfg, dataset, batches_per_step, vocab_size=lm.vocab_size(model), wait=wait)
         lm.check_ctx_len(self.tokens.ctx_len, model.config)  # type: ignore[arg-type]
-        count_steps(cfg, self.tokens)
+        count_steps(cfg, self.tokens, batches_per_step)
         self.source = LiveActivations(
             self.tokens, self._harvest, exclude_tokens=cfg.exclude_tokens, exclude_positions=cfg.exclude_positions
         )
@@ -113,7 +121,9 @@ class LiveFeed:
         return map(self.source.batch, self.tokens.held_out_batches())
 
     def _harvest(self, tokens: Tensor) -> Activations:
-        return lm.harvest(self.model, tokens.to(self.device, non_blocking=True), list(self.widths))
+        found = lm.harvest(self.model, tokens.to(self.device, non_blocking=True), list(self.widths))
+        # a model that is laid over several devices leaves each where its layer is
+        return {name: acts.to(self.device, non_blocking=True) for name, acts in found.items()}
 
 
 class CachedFeed:
@@ -128,7 +138,7 @@ class CachedFeed:
             list(header.hookpoints), header.blocks, cfg.hookpoints, cfg.layers, cfg.layer_stride
         )
         self._cache, self._batch_size = cache, cfg.batch_size
-        self.model_name, self.data_seed = str(header.options["model"]), header.seed
+        self.model_name, self.data_seed = model_name(cache, None), header.seed
         self.ctx_len, self.num_sequences = header.ctx_len, header.num_sequences
         self.device, self.dtype = cache.device, cache.dtype
         self.widths = {name: header.hookpoints[name] for name in hookpoints}
@@ -151,7 +161,21 @@ class CachedFeed:
         return held_out_batches(self._cache, list(self.widths), self._batch_size)
 
 
-def open_feed(cfg: TrainConfig, dataset: Any, model: nn.Module | None, *, wait: Wait = time.sleep) -> Feed:
+def model_name(dataset: Any, model: nn.Module | None) -> str:
+    """The language model's name, or of the one that a cache is of; empty if nobody knows."""
+    if isinstance(dataset, ActivationCache):
+        return str(dataset.header.options["model"])
+    return "" if model is None else str(getattr(model.config, "_name_or_path", ""))
+
+
+def open_feed(
+    cfg: TrainConfig,
+    dataset: Any,
+    model: nn.Module | None,
+    batches_per_step: int | None = None,
+    *,
+    wait: Wait = time.sleep,
+) -> Feed:
     """The activations of `model` on `dataset`, or of the cache that `dataset` is.
 
     Raises ValueError, naming the option, for a choice that does not fit.
@@ -162,11 +186,16 @@ def open_feed(cfg: TrainConfig, dataset: Any, model: nn.Module | None, *, wait: 
         return CachedFeed(cfg, dataset)
     if model is None:
         raise ValueError(f"model must be given unless the data are an ActivationCache, got {type(dataset).__name__}")
-    return LiveFeed(cfg, dataset, model, wait=wait)
+    return LiveFeed(cfg, dataset, model, batches_per_step, wait=wait)
 
 
-def token_batches(cfg: TrainConfig, dataset: Any, *, vocab_size: int, wait: Wait = time.sleep) -> TokenBatches:
-    """The batches of a run, in its order, with the held-out sequences set aside."""
+def token_batches(
+    cfg: TrainConfig, dataset: Any, batches_per_step: int | None = None, *, vocab_size: int, wait: Wait = time.sleep
+) -> TokenBatches:
+    """The batches of a run, in its order, with the held-out sequences set aside.
+
+    `batches_per_step` counts those of all processes; None: there is one.
+    """
     sequences = as_sequences(dataset)
     patiently(lambda: sequences.ctx_len, wait)  # may read the first row
     length = len(sequences) if isinstance(sequences, Sized) else None
@@ -176,13 +205,13 @@ def token_batches(cfg: TrainConfig, dataset: Any, *, vocab_size: int, wait: Wait
         seed=cfg.data_seed,
         vocab_size=vocab_size,
         # By the step, so that two batches of 4 leave the data that one of 8 leaves.
-        held_out=held_out_count(length, cfg.batch_size * cfg.grad_acc_steps, sequences.ctx_len),
+        held_out=held_out_count(length, cfg.batch_size * (batches_per_step or cfg.grad_acc_steps), sequences.ctx_len),
         max_batches=cfg.max_tokens and cfg.max_tokens // (cfg.batch_size * sequences.ctx_len),
         wait=wait,
     )
 
 
-def count_steps(cfg: TrainConfig, data: Extent) -> int:
+def count_steps(cfg: TrainConfig, data: Extent, batches_per_step: int | None = None) -> int:
     """Optimizer steps of a run. Raises ValueError for a stream without max_tokens, and for less data than one step."""
     batches = data.num_batches
     if batches is None:
@@ -190,14 +219,15 @@ def count_steps(cfg: TrainConfig, data: Extent) -> int:
             "max_tokens must be given for a stream, whose length is not known, got None; "
             "the learning rate decays over the whole run: give --max_tokens"
         )
-    if batches < cfg.grad_acc_steps:
+    per_step = batches_per_step or cfg.grad_acc_steps
+    if batches < per_step:
         raise ValueError(
-            "the data must hold one step of batch_size × ctx_len × grad_acc_steps = "
-            f"{cfg.batch_size * data.ctx_len * cfg.grad_acc_steps} tokens beside the {data.held_out} held-out "
+            "the data must hold one step of batch_size × ctx_len × grad_acc_steps × processes = "
+            f"{cfg.batch_size * data.ctx_len * per_step} tokens beside the {data.held_out} held-out "
             f"sequences, got {batches * cfg.batch_size} sequences of {data.ctx_len}; give more text, or lower "
             "--batch_size, --ctx_len or --grad_acc_steps, or raise --max_tokens"
         )
-    return batches // cfg.grad_acc_steps
+    return batches // per_step
 
 
 # Choices that a cache has already made

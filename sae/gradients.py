@@ -13,11 +13,13 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from sae import ops
 from sae.autoencoder import Sae
 from sae.losses import VarianceSums, auxk_scale
 from sae.ops.encode import Encode, Select, chunk_tokens
+from sae.peers import ALONE, Peers
 
 
 class Gradients(NamedTuple):
@@ -30,6 +32,12 @@ class Gradients(NamedTuple):
     radial: Float[Tensor, "latents"]
     """⟨W_dec gradient, W_dec⟩ of each row: the part that a row of unit length must not follow. The dot products with
     W_dec are needed for the encoder anyway, so this costs no pass over the rows."""
+
+    @classmethod
+    def zeros_like(cls, weights: "Weights") -> "Gradients":
+        """The gradients of no tokens."""
+        W_enc, W_dec, b_enc, b_dec = (torch.zeros_like(t) for t in weights[:4])
+        return cls(W_enc, b_enc, W_dec, b_dec, torch.zeros_like(b_enc))
 
     def add_(self, other: "Gradients") -> None:
         """Add the gradients of other tokens."""
@@ -79,14 +87,18 @@ def reconstruction_gradients(
     *,
     scale: float | Tensor,
     encode: Encode = ops.encode,
+    peers: Peers = ALONE,
 ) -> tuple[Gradients, Reconstruction]:
-    """The gradient of scale · Σ ‖x̂ − x‖², for which a caller chooses scale = 1 / (N v). `encode` may be 8-bit."""
+    """The gradient of scale · Σ ‖x̂ − x‖², for which a caller chooses scale = 1 / (N v). `encode` may be 8-bit.
+
+    Where `peers` hold other latents, the code and the gradients are those of one's own; b_dec's is the whole.
+    """
     centred = x.to(weights.b_dec.dtype) - weights.b_dec
     W = weights.W_enc_compute
-    compute_acts, top_indices = encode(centred.to(W.dtype), W, weights.b_enc.to(W.dtype), select)
+    compute_acts, top_indices = peers.keep_best(*encode(centred.to(W.dtype), W, weights.b_enc.to(W.dtype), select))
     top_acts = compute_acts.to(centred.dtype)
     fired = top_acts > 0
-    residual = ops.decode(top_acts, top_indices, weights.W_dec).sub_(centred)
+    residual = peers.sum_(ops.decode(top_acts, top_indices, weights.W_dec)).sub_(centred)
     squared_error = residual.flatten().dot(residual.flatten())
     recon = Reconstruction(centred, residual, fired, top_indices, squared_error, VarianceSums.of(centred))
 
@@ -98,23 +110,32 @@ def reconstruction_gradients(
         b_enc=sums.weights_b,
         W_dec=sums.a,
         # b_dec is added to x̂ and subtracted from x: the latter reaches it through every pre-activation that fired.
-        b_dec=grad_recon.sum(0) - sums.weights_b @ weights.W_enc,
+        b_dec=grad_recon.sum(0) - peers.sum_(sums.weights_b @ weights.W_enc),
         radial=sums.products,
     )
     return grads, recon
 
 
 def add_auxk_gradients_(
-    grads: Gradients, weights: Weights, recon: Reconstruction, dead: Int[Tensor, "dead"], *, scale: float | Tensor
+    grads: Gradients,
+    weights: Weights,
+    recon: Reconstruction,
+    dead: Int[Tensor, "dead"],
+    *,
+    scale: float | Tensor,
+    peers: Peers = ALONE,
+    num_dead: int | None = None,
 ) -> Float[Tensor, ""]:
     """Add the gradient of scale · min(num_dead / k_aux, 1) · Σ ‖ê − e‖² to `grads`; returns Σ ‖ê − e‖².
 
     e = x − x̂ is held constant; ê decodes, without b_dec, the k_aux = d_in / 2 largest ReLU'd pre-activations among
-    the `dead` latents. Their rows are gathered once, so the cost follows the number of dead latents.
+    the `dead` latents. Their rows are gathered once, so the cost follows the number of dead latents. Of `num_dead` in
+    all, `peers` hold the others.
     Source: Gao et al. 2024, arXiv:2406.04093, sec. 2.4 and app. A.2.
     """
     k_aux = max(1, recon.centred.shape[1] // 2)
-    scale = scale * auxk_scale(len(dead), k_aux)
+    num_dead = len(dead) if num_dead is None else num_dead
+    scale = scale * auxk_scale(num_dead, k_aux)
     W_enc, b_enc, W_dec = (
         weights.W_enc_compute[dead],
         weights.b_enc[dead].to(weights.W_enc_compute.dtype),
@@ -123,10 +144,11 @@ def add_auxk_gradients_(
     total = recon.residual.new_zeros(())
     grad_W_enc, grad_W_dec = torch.zeros_like(W_dec), torch.zeros_like(W_dec)
     grad_b_enc, radial = torch.zeros_like(W_dec[:, 0]), torch.zeros_like(W_dec[:, 0])
-    chunk = chunk_tokens(len(dead), W_dec)
+    chunk = chunk_tokens(num_dead, W_dec)
     for centred, residual in zip(recon.centred.split(chunk), recon.residual.split(chunk), strict=True):
-        acts = _dense_topk(torch.addmm(b_enc, centred.to(W_enc.dtype), W_enc.T).to(W_dec.dtype), k_aux)
-        error = torch.addmm(residual, acts, W_dec)  # ê − e, with e = −residual
+        pre_acts = torch.addmm(b_enc, centred.to(W_enc.dtype), W_enc.T).to(W_dec.dtype)
+        acts = pre_acts.relu() if num_dead <= k_aux else _dense_topk(pre_acts, k_aux, peers)
+        error = peers.sum_(acts @ W_dec).add_(residual)  # ê − e, with e = −residual
         grad_recon = error * (2 * scale)
         grad_acts = grad_recon @ W_dec.T
         radial.add_((acts * grad_acts).sum(0))
@@ -138,13 +160,14 @@ def add_auxk_gradients_(
     added = {"W_enc": grad_W_enc, "b_enc": grad_b_enc, "W_dec": grad_W_dec, "radial": radial}
     for name, rows in added.items():
         getattr(grads, name).index_add_(0, dead, rows)
-    grads.b_dec.sub_(grad_b_enc @ weights.W_enc[dead])
+    grads.b_dec.sub_(peers.sum_(grad_b_enc @ weights.W_enc[dead]))
     return total
 
 
-def _dense_topk(pre_acts: Float[Tensor, "tokens dead"], k: int) -> Float[Tensor, "tokens dead"]:
-    """The k largest of each row, ReLU'd, in place; 0 elsewhere."""
-    if k >= pre_acts.shape[1]:
-        return pre_acts.relu()
-    values, indices = pre_acts.topk(k, dim=-1, sorted=False)
-    return torch.zeros_like(pre_acts).scatter_(1, indices, values.relu())
+def _dense_topk(pre_acts: Float[Tensor, "tokens dead"], k: int, peers: Peers) -> Float[Tensor, "tokens dead"]:
+    """Those of each row, ReLU'd, that are among the k largest of one's own and the peers' rows; 0 elsewhere."""
+    values, indices = pre_acts.topk(min(k, pre_acts.shape[1]), dim=-1, sorted=False)
+    missing = k - values.shape[1]  # as many candidates from everybody: zeros, which change nothing
+    values, indices = peers.keep_best(F.pad(values.relu(), (0, missing)), F.pad(indices, (0, missing)))
+    dense = torch.zeros_like(pre_acts)
+    return dense.scatter_add_(1, indices, values) if pre_acts.shape[1] else dense

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from sae.losses import VarianceSums, fvu
 from sae.ops import eight_bit
 from sae.ops.encode import Encode
 from sae.optim import Adam, Recipe
+from sae.peers import ALONE, Peers
 from sae.select import selection
 
 GAO2024 = Recipe()
@@ -52,13 +54,16 @@ class SaeLearner:
         compute_dtype: torch.dtype,
         recipe: Recipe = GAO2024,
         encode_in_8bit: bool = False,
+        peers: Peers = ALONE,
     ) -> None:
         """`tokens_per_step` is nominal: it scales the loss, so that the loss is linear in the tokens.
 
-        The encoder product runs in `compute_dtype`, or finds candidates in 8 bits, whose scores are then float32.
-        Raises ValueError for 8 bits on a device that has no such product.
+        The encoder product runs in `compute_dtype`, or finds candidates in 8 bits, whose scores are then float32. `sae`
+        holds all latents, or a part of them while learners among the `peers` hold the others. Raises ValueError for 8
+        bits on a device that has no such product.
         """
-        self.sae = sae
+        self.sae, self._peers = sae, peers
+        self._all_latents = peers.total(sae.num_latents)
         self.dead = DeadLatents(sae.num_latents, dead_feature_threshold, sae.device)
         if encode_in_8bit:
             eight_bit.check_device(sae.device)
@@ -71,7 +76,7 @@ class SaeLearner:
         self._weights = Weights.of(sae, self._compute_dtype)
         self._recipe, self._optimizer = recipe, Adam(dict(sae.named_parameters()), beta2=recipe.beta2)
         self._fired = torch.zeros(sae.num_latents, dtype=torch.int32, device=sae.device)
-        self._tokens = 0
+        self._tokens = torch.zeros((), dtype=torch.int64)  # on the CPU, where it is asked for
         self._mean = torch.zeros(sae.d_in, device=sae.device)
         self._variance = torch.ones((), dtype=torch.float64, device=sae.device)
         self._variance_sums = VarianceSums.zeros(sae.d_in, sae.device)
@@ -80,25 +85,37 @@ class SaeLearner:
 
     # The normaliser
 
-    def initialise(self, x: Float[Tensor, "tokens d_in"], *, new: bool = True) -> None:
+    def initialise(
+        self,
+        x: Float[Tensor, "tokens d_in"],
+        *,
+        new: bool = True,
+        fit_on: Float[Tensor, "some d_in"] | None = None,
+        add_up: Callable[[list[Tensor]], None] = lambda sums: None,
+    ) -> None:
         """Measure mean and variance per token of x, and fix the loss's normaliser.
 
         A `new` autoencoder's b_dec starts at the mean, and its W_enc, if the recipe says so, at the multiple of W_dec
-        with which x is reconstructed best.
+        with which the tokens `fit_on` (None: the first of x) are reconstructed best. `add_up` adds to sums over tokens,
+        in place, those over tokens that others have. Raises ValueError for no tokens.
         """
-        first = x[0].float()
-        sums = [VarianceSums.of(part.float() - first) for part in x.split(2**14)]
-        total = sums[0]
-        for part in sums[1:]:
-            total = total.merge(part)
-        self._mean.copy_(first + (total.first / total.tokens).float())
+        total = VarianceSums.zeros(self.sae.d_in, self.sae.device)
+        shift = x[:1].float().sum(0)
+        for part in x.split(2**14):
+            total = total.merge(VarianceSums.of(part.float() - shift))
+        total = total.shifted_by(shift)
+        add_up(list(total))
+        if not total.tokens:
+            raise ValueError("the first batches must hold tokens to train on, got none; exclude fewer of them")
+        self._mean.copy_(total.first / total.tokens)
         self._variance.copy_(total.total_variance() / total.tokens)
         if new:
             self.sae.b_dec.data.copy_(self._mean)
         self._set_rates()
         if new and self._recipe.fit_encoder:
+            few = x[:FIRST_TOKENS] if fit_on is None else fit_on
             self.sae.encoder.weight.data.copy_(self.sae.W_dec)
-            self.sae.encoder.weight.data.mul_(best_encoder_scale(self.sae, x[:FIRST_TOKENS]))
+            self.sae.encoder.weight.data.mul_(best_encoder_scale(self.sae, few, add_up))
             self._weights = Weights.of(self.sae, self._compute_dtype)
 
     def _set_rates(self) -> None:
@@ -120,7 +137,7 @@ class SaeLearner:
         if len(x) == 0:
             return
         grads, recon = reconstruction_gradients(
-            self._weights, x, self._select, scale=self._scale(), encode=self._encode
+            self._weights, x, self._select, scale=self._scale(), encode=self._encode, peers=self._peers
         )
         self._probe = recon.centred[:_PROBE].clone()
         self.add(grads, recon)
@@ -128,9 +145,15 @@ class SaeLearner:
     def add(self, grads: Gradients, recon: Reconstruction) -> None:
         """Add gradients of these tokens that may come from elsewhere, those of AuxK, and the sums that are reported."""
         auxk_error = recon.squared_error
-        if self._auxk_alpha and len(self.dead.indices):
+        if self._auxk_alpha and (num_dead := self._peers.total(len(self.dead.indices))):
             auxk_error = add_auxk_gradients_(
-                grads, self._weights, recon, self.dead.indices, scale=self._scale() * self._auxk_alpha
+                grads,
+                self._weights,
+                recon,
+                self.dead.indices,
+                scale=self._scale() * self._auxk_alpha,
+                peers=self._peers,
+                num_dead=num_dead,
             )
         if self._grads is None:
             self._grads = grads
@@ -140,7 +163,14 @@ class SaeLearner:
         self._tokens += len(recon.residual)
         variance = recon.variance.shifted_by(self.sae.b_dec.detach() - self._mean)
         self._step_variance_sums = self._step_variance_sums.merge(variance)
-        self._step_sums += torch.stack([recon.squared_error.double(), auxk_error.double(), recon.fired.sum().double()])
+        fired = self._peers.sum_(recon.fired.sum().double())
+        self._step_sums += torch.stack([recon.squared_error.double(), auxk_error.double(), fired])
+
+    def sums(self) -> list[Tensor]:
+        """What the step so far has summed over its tokens: others may add theirs in place before `update`."""
+        if self._grads is None:
+            self._grads = Gradients.zeros_like(self._weights)
+        return [*self._grads, self._fired, self._tokens, *self._step_variance_sums, self._step_sums]
 
     def _scale(self) -> Tensor:
         """What makes a squared error this step's share of the loss."""
@@ -149,12 +179,13 @@ class SaeLearner:
     def update(self, lr: float) -> None:
         """Take one optimizer step with what was accumulated. A step whose sums are not finite changes nothing."""
         self._count_step()
-        if self._grads is not None:
+        tokens = int(self._tokens)
+        if self._grads is not None and tokens:
             self._descend(self._grads, lr)
-            self._grads = None
-        self.dead.update(self._fired > 0, self._tokens)
+        self._grads = None
+        self.dead.update(self._fired > 0, tokens)
         self._fired.zero_()
-        self._tokens = 0
+        self._tokens.zero_()
         self._weights = Weights.of(self.sae, self._compute_dtype)
 
     def _descend(self, grads: Gradients, lr: float) -> None:
@@ -191,7 +222,7 @@ class SaeLearner:
             fvu=fvu(sums[0], variance.total_variance()).item(),
             l0=fired / max(1.0, variance.tokens.item()),
             auxk=auxk_error / max(squared_error, sys.float_info.min),
-            dead_fraction=len(self.dead.indices) / self.sae.num_latents,
+            dead_fraction=self._peers.total(len(self.dead.indices)) / self._all_latents,
         )
 
     def read_recall(self) -> float | None:
@@ -220,12 +251,20 @@ class SaeLearner:
 
 
 @torch.no_grad()
-def best_encoder_scale(sae: Sae, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, ""]:
+def best_encoder_scale(
+    sae: Sae, x: Float[Tensor, "tokens d_in"], add_up: Callable[[list[Tensor]], None] = lambda sums: None
+) -> Float[Tensor, ""]:
     """The factor on W_enc that minimises Σ‖x − x̂‖² while b_enc is 0: ⟨x − b_dec, x̂ − b_dec⟩ / ‖x̂ − b_dec‖²; at least 0.
 
-    1 where nothing fires.
+    1 where nothing fires. `add_up` as in `SaeLearner.initialise`.
     """
     centred = x.float() - sae.b_dec
-    recon = sae(x).recon - sae.b_dec
-    energy = recon.square().sum()
-    return torch.where(energy > 0, (recon * centred).sum() / energy, 1.0).clamp_min(0)
+    recon = sae.decode(*sae.encode(x)) - sae.b_dec
+    energy, product = recon.square().sum(), (recon * centred).sum()
+    add_up([energy, product])
+    return torch.where(energy > 0, product / energy, 1.0).clamp_min(0)
+
+
+def is_per_latent(name: str) -> bool:
+    """Whether a tensor of a state_dict, of an autoencoder or a learner, has a row for each latent."""
+    return "b_dec" not in name and name.endswith(("W_dec", "weight", "bias", "exp_avg", "exp_avg_sq", "since_fired"))

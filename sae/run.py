@@ -2,23 +2,25 @@
 
 import json
 import math
+import os
 import platform
 import shutil
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from sae.config import RunConfig, TrainConfig
 from sae.disk import link_that_leaves, read_json, short, write_json
 
 _PACKAGES = ("sae", "torch", "transformers", "datasets", "tokenizers", "safetensors", "numpy")
+Cfg = TypeVar("Cfg", bound=TrainConfig)
 _SECRET = "hf_token"
 _HELD_OUT = "held_out_sequences"
 _FREE_TO_CHANGE = (
     "resume", "resume_changed", "run_name", "save_dir", "save_every", "keep_last", "save_best", "eval_every",
-    "log_to_wandb", "wandb_log_frequency",
+    "log_to_wandb", "wandb_log_frequency", "distribute_layers", "shard_latents",
     "data_preprocessing_num_proc",
 )  # fmt: skip
 _MAY_CHANGE = (
@@ -78,7 +80,7 @@ class RunFolder(NamedTuple):
         self.path.mkdir(parents=True, exist_ok=True)
         derived |= {"keep_last": self.keep_last}
         document = {"options": _options(cfg), "derived": derived, "versions": versions(), "command": command()}
-        write_json(self.path / "config.json", document)
+        write_json(self.path / "config.json", document | {"launch": _launch()})
 
     def _note_changes(self, cfg: TrainConfig, derived: dict[str, Any]) -> None:
         path = self.path / "config.json"
@@ -89,6 +91,35 @@ class RunFolder(NamedTuple):
             document["derived"] = derived | {"keep_last": self.keep_last}
             document["changes"] = [*document.get("changes", []), changed]
             write_json(path, document)
+
+
+def continue_after_restart(cfg: Cfg, model_name: str = "", *, restarted: bool) -> Cfg:
+    """`cfg`, with `resume` if torchrun started the processes anew (`restarted`) and the run is there already."""
+    if cfg.resume or not restarted:
+        return cfg
+    resumed = replace(cfg, resume=True)
+    try:
+        path = RunFolder.plan(resumed, model_name=model_name).path
+    except ValueError:
+        return cfg  # it had not begun
+    return resumed if _config(path).get("launch") == _launch() else cfg
+
+
+def batches_per_step(cfg: TrainConfig, model_name: str = "", *, processes: int) -> int:
+    """Forward passes of an optimizer step, over all processes. Resumed on more or fewer of them, it stays as it was."""
+    own = cfg.grad_acc_steps * processes
+    if not cfg.resume:
+        return own
+    return _config(RunFolder.plan(cfg, model_name=model_name).path)["derived"].get("batches_per_step", own)
+
+
+def _launch() -> str | None:
+    """What torchrun calls this job (--rdzv_id)."""
+    return os.environ.get("TORCHELASTIC_RUN_ID")
+
+
+def _config(path: Path) -> dict[str, Any]:
+    return read_json(path / "config.json")
 
 
 def _options(cfg: TrainConfig) -> dict[str, Any]:

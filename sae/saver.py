@@ -35,6 +35,12 @@ class Saver:
             self._thread.start()
         return self._run / f"step_{step}"
 
+    def save(self, state: Checkpoint) -> Path:
+        """`start` and `wait`."""
+        folder = self.start(state)
+        self.wait()
+        return folder
+
     def wait(self) -> None:
         """Return when everything is on disk. Raises what went wrong, as `checkpoint.save` does."""
         if self._thread is not None:

@@ -1,20 +1,21 @@
 """The trainer: composes the language model, the data, the autoencoders and the logs, and reads top to bottom."""
 
-import copy
 import math
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
+from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sae import checkpoint, lm
-from sae.autoencoder import Sae
+from sae.autoencoder import Sae, SaePart
 from sae.config import SaeConfig, TrainConfig
 from sae.data.activations import Activations, counted
 from sae.data.place import whole
@@ -24,14 +25,15 @@ from sae.end_to_end import EndToEnd, TokenSource
 from sae.evaluation.evaluate import evaluate_many
 from sae.evaluation.outliers import outlier_warning
 from sae.evaluation.reconstruction import ReconstructionMetrics, evaluate_reconstruction
-from sae.feed import LiveFeed, count_steps, open_feed
+from sae.feed import LiveFeed, count_steps, model_name, open_feed
 from sae.interrupt import StopRequests
-from sae.learner import SaeLearner
+from sae.learner import FIRST_TOKENS, SaeLearner, is_per_latent
 from sae.log import JsonLines, Progress, Record, Sink, Stopwatch, WandbSink, note, why_no_wandb
 from sae.memory import free_memory
 from sae.optim import Recipe, peak_lr, schedule, warmup_steps
+from sae.placement import Placement, place
 from sae.report.training import report
-from sae.run import RunFolder
+from sae.run import RunFolder, batches_per_step, continue_after_restart
 from sae.saver import Saver
 from sae.sweep import SaePlan, check_memory, plan_saes
 
@@ -52,18 +54,24 @@ class SaeTrainer:
 
     def __init__(self, cfg: TrainConfig, dataset: Any, model: nn.Module | None = None) -> None:
         """Raises ValueError, naming the option, for a choice that does not fit the model or the data."""
-        self.cfg, self.model = cfg, model
-        self.world = World.from_environment(distribute_layers=cfg.distribute_layers)
+        self.world = world = World.from_environment(shard_latents=cfg.shard_latents)
+        check_processes(cfg, world.size)
+        name = model_name(dataset, model)
+        self.cfg = cfg = world.from_main(partial(continue_after_restart, cfg, name, restarted=world.restarted))
+        self.batches_per_step = world.from_main(partial(batches_per_step, cfg, name, processes=world.size))
         self.stop = StopRequests()
-        self.feed = open_feed(cfg, dataset, model, wait=self.stop.wait)
+        self.feed = open_feed(cfg, dataset, model, self.batches_per_step, wait=self.stop.wait)
         self.device = self.feed.device
-        self.tokens_per_step = cfg.batch_size * self.feed.ctx_len * cfg.grad_acc_steps
-        self.total_steps = count_steps(cfg, self.feed)
+        self.tokens_per_step = cfg.batch_size * self.feed.ctx_len * self.batches_per_step
+        self.total_steps = count_steps(cfg, self.feed, self.batches_per_step)
 
         self.plans = plan_saes(cfg, self.feed.widths)
+        world.placement = self._place()
         if len(self.plans) > len(self.feed.widths):
-            note(check_memory(self.plans, self.feed.widths, free_memory(self.device)))
+            self._note(check_memory(self._held(), self.feed.widths, free_memory(self.device)))
         self.saes = self._make_saes()
+        """Those that this process holds; all, unless they are distributed."""
+        self.shapes = self._merged({name: SaeShape.of(sae, cfg.shard_latents) for name, sae in self.saes.items()})
         self.learners = {
             name: SaeLearner(
                 sae,
@@ -73,6 +81,7 @@ class SaeTrainer:
                 compute_dtype=lm.compute_dtype(self.device),
                 recipe=Recipe.named(cfg.recipe, self.total_steps),
                 encode_in_8bit=cfg.encode_in_8bit,
+                peers=world.peers(),
             )
             for name, sae in self.saes.items()
         }
@@ -80,12 +89,18 @@ class SaeTrainer:
         self.step = self.first_step = 0
         self._position: dict[str, Any] | None = self.source.state_dict()
         """Where the data of the next step begin; None in the middle of an update, when there is no state to save."""
+        self.stopped = False
+        """Whether all processes have agreed to follow a request to stop."""
         self.stopwatches = {name: Stopwatch(self.device) for name in self.saes}
-        self.folder = RunFolder.plan(
-            cfg,
-            model_name=self.feed.model_name,
-            checkpoint_bytes=checkpoint.size_on_disk(self.saes),
-            total_steps=self.total_steps,
+        copies = len(world.placement.replicas(world.rank))  # of which one is written
+        self.folder = world.from_main(
+            partial(
+                RunFolder.plan,
+                cfg,
+                model_name=name,
+                checkpoint_bytes=sum(world.gather(checkpoint.size_on_disk(self.saes))) // copies,
+                total_steps=self.total_steps,
+            )
         )
         self.saver = Saver(self.folder.path, keep_last=self.folder.keep_last)
 
@@ -101,14 +116,20 @@ class SaeTrainer:
             self.resume()
         if self.step == 0:
             self.initialise()  # the first look at the data: what is wrong with it shows before anything is written
-        self.folder.claim(self.cfg, self.describe())
+        self.world.from_main(partial(self.folder.claim, self.cfg, self.describe()))
         if self.folder.keep_last != self.cfg.keep_last:
-            note(f"keeping the newest {self.folder.keep_last} checkpoints: all would take over half of the free disk")
+            self._note(
+                f"keeping the newest {self.folder.keep_last} checkpoints: all would take over half of the free disk"
+            )
         try:
             with ExitStack() as stack:
                 sinks = self._open_sinks(stack)
                 progress = stack.enter_context(
-                    Progress(total=self.total_steps * self.tokens_per_step, done=self.step * self.tokens_per_step)
+                    Progress(
+                        total=self.total_steps * self.tokens_per_step,
+                        done=self.step * self.tokens_per_step,
+                        hidden=not self.world.is_main,
+                    )
                 )
                 stack.enter_context(self.stop)
                 self._train(sinks, progress)
@@ -116,44 +137,53 @@ class SaeTrainer:
         except Exception as error:
             error.add_note(self._save_what_is_left())
             raise
-        if self.stop:
-            note(f"stopped at step {self.step} of {self.total_steps}; saved in {saved}")
+        if self.stopped:
+            self._note(f"stopped at step {self.step} of {self.total_steps}; saved in {saved}")
         else:
-            report(self.folder.path, saved, self.evaluate(), self.step * self.tokens_per_step, self._speeds())
+            results, speeds = self.evaluate(), self._speeds()
+            if self.world.is_main:
+                report(self.folder.path, saved, results, self.step * self.tokens_per_step, speeds)
         return saved
 
     def _train(self, sinks: list[Sink], progress: Progress) -> None:
         started, self.first_step = time.perf_counter(), self.step
-        while self.step < self.total_steps and not self.stop and self.train_step():
+        while not self._agree_to_stop() and self.step < self.total_steps and self.train_step():
             progress.advance(self.tokens_per_step)
             if self._every(self.cfg.wandb_log_frequency, self.cfg.eval_every) or self.step == self.total_steps:
                 self._log(sinks, progress, seconds=time.perf_counter() - started)
             if self.step % self.cfg.save_every == 0:
-                self.saver.start(self.state(measure=self.cfg.save_best))
-            self.saver.check()
-        if self.step == 0 and not self.stop:
+                self._start_to_save()
+            with self.world.together():
+                self.saver.check()
+        if self.step == 0 and not self.stopped:
             raise ValueError(
                 f"the data must hold one step of {self.tokens_per_step} tokens, but the stream ended before; "
                 "give more text, or lower --batch_size, --ctx_len or --grad_acc_steps"
             )
-        if self.step < self.total_steps and not self.stop:
-            note(
+        if self.step < self.total_steps and not self.stopped:
+            self._note(
                 f"the data ended at step {self.step} of {self.total_steps}, before the learning rate had decayed; "
                 f"next time give --max_tokens {self.step * self.tokens_per_step}"
             )
             if not self._every(self.cfg.wandb_log_frequency, self.cfg.eval_every):
                 self._log(sinks, progress, seconds=time.perf_counter() - started)
 
+    def _agree_to_stop(self) -> bool:
+        self.stopped = self.world.any(bool(self.stop))
+        return self.stopped
+
     def _speeds(self) -> dict[str, float]:
         """Tokens per second of each autoencoder's own training, since this process started; NaN if it trained none."""
         tokens = (self.step - self.first_step) * self.tokens_per_step
-        return {name: tokens / watch.read() if tokens else math.nan for name, watch in self.stopwatches.items()}
+        seconds = self._merged({name: watch.read() for name, watch in self.stopwatches.items()})
+        return {name: tokens / seconds[name] if tokens else math.nan for name in seconds}
 
     def _log(self, sinks: list[Sink], progress: Progress, *, seconds: float) -> None:
         tokens = (self.step - self.first_step) * self.tokens_per_step
         record = self.metrics(tokens_per_second=tokens / seconds)
         if self._every(self.cfg.eval_every):
-            record |= self.evaluate_grafted()
+            with self.world.together():
+                record |= self.evaluate_grafted() if self.world.is_main else {}
         progress.show(record)
         for sink in sinks:
             sink.write(record)
@@ -164,34 +194,48 @@ class SaeTrainer:
 
     def initialise(self) -> None:
         """Set every b_dec to the mean of the first activations, and every loss's normaliser to their variance."""
-        first, held_out = self._by_sae(self.source.peek()), next(self.feed.held_out_batches())
-        if not len(next(iter(first.values()))) or not len(held_out.kept):
+        with self.world.together():
+            first, held_out = self.source.peek(), next(self.feed.held_out_batches())
+        if not self.world.any(len(next(iter(first.values()))) > 0) or not len(held_out.kept):
             raise ValueError(
                 "--exclude_tokens and --exclude_positions must leave some tokens to train on and to hold out, got none "
                 "of the first batches; exclude fewer"
             )
+        count = self.source.own_of_first(FIRST_TOKENS)
+        few = self._by_sae(self.world.exchange({hookpoint: acts[:count] for hookpoint, acts in first.items()}))
+        first = self._by_sae(self.world.exchange(first))
         for name, learner in self.learners.items():
-            learner.initialise(first[name], new=self.cfg.finetune is None)
+            learner.initialise(first[name], new=self.cfg.finetune is None, fit_on=few[name], add_up=self._add_up)
         for hookpoint, activations in held_out.activations.items():
             if warning := outlier_warning(activations, held_out.tokens, held_out.kept):
-                note(f"{hookpoint}: {warning}")
+                self._note(f"{hookpoint}: {warning}")
+
+    def _add_up(self, sums: list[Tensor]) -> None:
+        self.world.add_up(sums)()
 
     def train_step(self) -> bool:
         """One optimizer step of every autoencoder; False, and nothing done, if the data ended before."""
-        for _ in range(self.cfg.grad_acc_steps):
-            batch = next(self.source, None)
+        waits: dict[str, Callable[[], None]] = {}
+        complete = False
+        while not complete:
+            with self.world.together():
+                batch = next(self.source, None)
             if batch is None:
                 return False
-            self._accumulate(batch)
+            complete = self.source.at_end_of_step
+            self._accumulate(batch, waits if complete else None)
         self._position = None
         for name, learner in self.learners.items():
             with self.stopwatches[name]:
+                if name in waits:
+                    waits[name]()
                 learner.update(self.learning_rate(name))
         self.step += 1
         self._position = self.source.state_dict()
         return True
 
-    def _accumulate(self, batch: Any) -> None:
+    def _accumulate(self, batch: Any, waits: dict[str, Callable[[], None]] | None) -> None:
+        """Add a batch's gradients; the step's last gets `waits`, for the sums over processes that begin then."""
         if self.end_to_end is not None:
             with ExitStack() as stack:
                 for watch in self.stopwatches.values():
@@ -199,11 +243,13 @@ class SaeTrainer:
                 for part in batch.tensor_split(self.cfg.micro_acc_steps):
                     self.end_to_end.accumulate(part)
             return
-        activations = self._by_sae(batch)
+        activations = self._by_sae(self.world.exchange(batch))
         for name, learner in self.learners.items():
             with self.stopwatches[name]:
                 for part in activations[name].tensor_split(self.cfg.micro_acc_steps):
                     learner.accumulate(part)
+            if waits is not None:  # the other processes' gradients come while the next learner computes
+                waits[name] = self.world.add_up(learner.sums())
 
     def learning_rate(self, name: str) -> float:
         """The learning rate of an autoencoder in the step that comes next."""
@@ -212,7 +258,7 @@ class SaeTrainer:
 
     def _peak_lr(self, name: str) -> float:
         lr = self.plans[name].lr
-        return peak_lr(self.saes[name].num_latents, self.total_steps, self.cfg.recipe) if lr is None else lr
+        return peak_lr(self.shapes[name].num_latents, self.total_steps, self.cfg.recipe) if lr is None else lr
 
     # What is reported
 
@@ -228,27 +274,25 @@ class SaeTrainer:
         }
         if self.end_to_end is not None:
             record["loss"] = self.end_to_end.read_loss()
-        not_finite = None
-        for name, learner in self.learners.items():
-            try:
-                metrics = learner.read_metrics()
-            except FloatingPointError as error:  # the others' meters start anew too, so that the state can be saved
+        for name, metrics in self._merged({name: _read(learner) for name, learner in self.learners.items()}).items():
+            if isinstance(metrics, FloatingPointError):
                 place = f"step {self.step}"
                 if self.end_to_end is None:
                     place += f", before batch {self.feed.batch_index} of the data"
-                not_finite = not_finite or FloatingPointError(f"{name}: {error} at {place}; try a lower --lr")
-                continue
-            record |= {f"{name}/{metric}": value for metric, value in metrics._asdict().items()}
-            if (recall := learner.read_recall()) is not None:
-                record[f"{name}/recall"] = recall
-        if not_finite:
-            raise not_finite
+                raise self.world.on_all(FloatingPointError(f"{name}: {metrics} at {place}; try a lower --lr"))
+            record |= {f"{name}/{metric}": value for metric, value in metrics.items()}
         return record
 
     def evaluate(self) -> dict[str, ReconstructionMetrics]:
-        """Reconstruction of the held-out tokens, by autoencoder."""
+        """Reconstruction of the held-out tokens, by autoencoder; of several copies each process measures a share."""
         batches = (self._by_sae(batch.activations) for batch in self.feed.held_out_batches())
-        return evaluate_reconstruction(self.saes, batches)
+        with self.world.together():
+            found = evaluate_reconstruction(self.world.share(self.saes), batches)
+        return self._merged({name: self._of_all_parts(metrics) for name, metrics in found.items()})
+
+    def _of_all_parts(self, metrics: ReconstructionMetrics) -> ReconstructionMetrics:
+        l0, unused = self.world.peers().sum_(torch.tensor(metrics[2:], dtype=torch.float64)).tolist()
+        return metrics._replace(l0=l0, unused_fraction=unused / self.cfg.shard_latents)
 
     def evaluate_grafted(self) -> Record:
         """What `sae eval` measures, on the first held-out tokens: `<name>/eval_<metric>`, and `all/…` at once."""
@@ -271,9 +315,11 @@ class SaeTrainer:
         """What config.json says beside the configuration: what was derived from model and data."""
         return {
             "hookpoints": {
-                name: {"d_in": sae.d_in, "num_latents": sae.num_latents, "k": sae.cfg.k}
-                for name, sae in self.saes.items()
+                name: {"d_in": shape.d_in, "num_latents": shape.num_latents, "k": shape.cfg.k}
+                for name, shape in self.shapes.items()
             },
+            "processes": self.world.size,
+            "batches_per_step": self.batches_per_step,
             "total_steps": self.total_steps,
             "tokens_per_step": self.tokens_per_step,
             "data_seed": self.feed.data_seed,
@@ -281,10 +327,23 @@ class SaeTrainer:
             "num_sequences": self.feed.num_sequences,
             "ctx_len": self.feed.ctx_len,
             "shuffle_block_batches": self._batches_per_block(),
-            "peak_lr": {name: self._peak_lr(name) for name in self.saes},
+            "peak_lr": {name: self._peak_lr(name) for name in self.plans},
         }
 
+    def _merged(self, own: Mapping[str, T]) -> dict[str, T]:
+        """What each process found of the autoencoders that it holds, by name, in the order of the plans."""
+        found: dict[str, T] = {}
+        for part in reversed(self.world.gather(dict(own))):
+            found |= part
+        return {name: found[name] for name in self.plans}
+
+    def _note(self, message: str) -> None:
+        if self.world.is_main:
+            note(message)
+
     def _open_sinks(self, stack: ExitStack) -> list[Sink]:
+        if not self.world.is_main:
+            return []
         sinks: list[Sink] = [JsonLines(self.folder.metrics, keep_until_step=self.step)]
         if self.cfg.log_to_wandb:
             if reason := why_no_wandb():
@@ -298,26 +357,35 @@ class SaeTrainer:
     # State
 
     def state(self, *, measure: bool = False) -> checkpoint.Checkpoint:
-        """The state between two steps; with `measure` the held-out FVU is part of it, unless there is haste."""
-        states = {name: learner.state_dict() for name, learner in self.learners.items()}
+        """The state between two steps, on the main process; with `measure` the held-out FVU is part of it, unless there
+        is haste."""
+        weights = self._whole({name: dict(sae.state_dict()) for name, sae in self.saes.items()})
+        states = self._whole({name: learner.state_dict() for name, learner in self.learners.items()})
+        saes = {name: Sae.of_tensors(self.shapes[name].cfg, tensors) for name, tensors in weights.items()}
         trainer = {"step": self.step, "source": self._position}
         if self.end_to_end is not None:
             trainer["end_to_end"] = self.end_to_end.state_dict()
-        if measure and not self.stop:
+        if measure and not self.world.any(bool(self.stop)):
             trainer["held_out_fvu"] = {name: metrics.fvu for name, metrics in self.evaluate().items()}
-        return checkpoint.Checkpoint(self.saes, states, trainer)
+        return checkpoint.Checkpoint(saes, states, trainer)
+
+    def _whole(self, held: Mapping[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+        """On the main process the tensors of all autoencoders, brought there if need be; elsewhere nothing."""
+        whole = {name: self.world.whole(name, held.get(name, {}), is_split=is_per_latent) for name in self.plans}
+        return whole if self.world.is_main else {}
 
     def save(self, *, measure: bool = False) -> Path:
         """Write a checkpoint and wait until it is on disk; returns its folder."""
-        folder = self.saver.start(self.state(measure=measure))
-        self.saver.wait()
-        return folder
+        return self.world.from_main(partial(self.saver.save, self.state(measure=measure)))
+
+    def _start_to_save(self) -> None:
+        self.world.from_main(partial(self.saver.start, self.state(measure=self.cfg.save_best)))
 
     def _save_what_is_left(self) -> str:
         """Save after an error, if that is still possible; what to tell the user."""
         with suppress(OSError, FloatingPointError):
             self.saver.wait()
-        if self._position is not None:
+        if self._position is not None and self.world.is_whole:
             try:
                 return f"stopped at step {self.step}; the state before is saved in {self.save()}"
             except (OSError, FloatingPointError):
@@ -326,22 +394,27 @@ class SaeTrainer:
 
     def resume(self) -> None:
         """Continue from the newest undamaged checkpoint of this run; from the beginning if there is none."""
-        folder, complaints = checkpoint.newest_undamaged(self.folder.path)
+        folder, complaints = self.world.from_main(self._newest_checkpoint)
         for complaint in complaints:
-            note(f"passed over: {complaint}")
-        checkpoint.set_damaged_aside(self.folder.path, folder)
+            self._note(f"passed over: {complaint}")
         if folder is None:
-            note(f"no checkpoint in {self.folder.path} yet: starting at the beginning")
+            self._note(f"no checkpoint in {self.folder.path} yet: starting at the beginning")
         else:
-            self.load(folder)
-            note(f"continuing from {folder}")
+            with self.world.together():
+                self.load(folder)
+            self._note(f"continuing from {folder}")
+
+    def _newest_checkpoint(self) -> tuple[Path | None, list[str]]:
+        folder, complaints = checkpoint.newest_undamaged(self.folder.path)
+        checkpoint.set_damaged_aside(self.folder.path, folder)
+        return folder, complaints
 
     def load(self, folder: Path) -> None:
         """Continue from a checkpoint of a run with the same configuration. Raises ValueError if it is damaged."""
-        saved = checkpoint.load(folder, self.state())
+        saved = checkpoint.load(folder, self._like())  # every process reads what it holds
         for name, learner in self.learners.items():
-            self.saes[name].load_state_dict(saved.saes[name].state_dict())
-            learner.load_state_dict(saved.states[name])
+            self.saes[name].load_state_dict(self._own_part(saved.saes[name].state_dict()))
+            learner.load_state_dict(self._own_part(saved.states[name]))
         with checkpoint.understood(folder):
             self.source.load_state_dict(saved.trainer["source"])
             if self.end_to_end is not None:
@@ -349,18 +422,60 @@ class SaeTrainer:
             self._position = self.source.state_dict()
             self.step = whole(saved.trainer, "step", self.total_steps)
 
+    def _like(self) -> checkpoint.Checkpoint:
+        """The shapes and types of what this process holds, as it is when it is whole."""
+        shapes = partial(self.world.shapes_of_whole, is_split=is_per_latent)
+        saes = {n: Sae.of_tensors(self.shapes[n].cfg, shapes(dict(s.state_dict()))) for n, s in self.saes.items()}
+        states = {name: shapes(learner.state_dict()) for name, learner in self.learners.items()}
+        return checkpoint.Checkpoint(saes, states, {})
+
     # Set-up
 
     def _make_saes(self) -> dict[str, Sae]:
         if self.cfg.finetune is not None:
-            found = Sae.load_many(self.cfg.finetune, self.feed.widths, self.device)
-            return {name: self._continued(plan, found[plan.hookpoint]) for name, plan in self.plans.items()}
-        return {name: self._new_sae(plan) for name, plan in self.plans.items()}
+            hookpoints = dict.fromkeys(plan.hookpoint for plan in self._held().values())
+            found = Sae.load_many(self.cfg.finetune, hookpoints, self.device) if hookpoints else {}
+            return {name: self._continued(plan, found[plan.hookpoint]) for name, plan in self._held().items()}
+        return {name: self._new_sae(plan) for name, plan in self._held().items()}
+
+    def _place(self) -> Placement:
+        """Which process trains what: by the cost of the product with the encoder."""
+        widths = {name: self.feed.widths[plan.hookpoint] for name, plan in self.plans.items()}
+        return place(
+            {name: widths[name] * plan.cfg.latents_for(widths[name]) for name, plan in self.plans.items()},
+            {name: plan.hookpoint for name, plan in self.plans.items()},
+            size=self.world.size,
+            shards=self.cfg.shard_latents,
+            distribute=self.cfg.distribute_layers,
+        )
+
+    def _held(self) -> dict[str, SaePlan]:
+        holds = self.world.placement.holds
+        return {name: plan for name, plan in self.plans.items() if holds(self.world.rank, name)}
 
     def _new_sae(self, plan: SaePlan) -> Sae:
         # A seed of its own, so that an autoencoder does not depend on which others are trained beside it.
         generator = torch.Generator().manual_seed(plan.seed + zlib.crc32(plan.hookpoint.encode()))
-        return Sae(self.feed.widths[plan.hookpoint], plan.cfg, device=self.device, generator=generator)
+        return self._sae(self.feed.widths[plan.hookpoint], plan.cfg, device=self.device, generator=generator)
+
+    def _sae(self, d_in: int, cfg: SaeConfig, **options: Any) -> Sae:
+        """A new autoencoder, or this process's part of one."""
+        place = self.world.placement
+        if place.shards == 1:
+            return Sae(d_in, cfg, **options)
+        part = place.part(self.world.rank)
+        return SaePart(d_in, cfg, peers=self.world.peers(), part=part, parts=place.shards, **options)
+
+    def _copy(self, whole: Sae) -> Sae:
+        tensors = {key: t.clone() for key, t in self._own_part(whole.state_dict()).items()}
+        if self.world.placement.shards == 1:
+            return Sae.of_tensors(whole.cfg, tensors)
+        sae = self._sae(whole.d_in, replace(whole.cfg, num_latents=whole.num_latents), device=self.device)
+        sae.load_state_dict(tensors)
+        return sae
+
+    def _own_part(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return self.world.part(tensors, is_split=is_per_latent)
 
     def _continued(self, plan: SaePlan, sae: Sae) -> Sae:
         """A copy of an autoencoder to start from, which has what the plan asks for."""
@@ -377,17 +492,25 @@ class SaeTrainer:
                 f"finetune: {name} in {source} must be {self.feed.widths[name]} wide, as the model is, "
                 f"got {sae.d_in}; is it of another model?"
             )
-        return copy.deepcopy(sae).to(torch.float32)
+        return self._copy(sae.to(torch.float32))
 
     def _by_sae(self, activations: Activations) -> Activations:
         """What each autoencoder reads, by its name."""
-        return {name: activations[plan.hookpoint] for name, plan in self.plans.items()}
+        return {name: activations[self.plans[name].hookpoint] for name in self.saes}
 
     def _make_source(self) -> tuple[Any, EndToEnd | None]:
         """Activations, mixed over many sequences; or the sequences themselves for a loss of the whole model."""
         cfg = self.cfg
         if cfg.loss_fn == "fvu":
-            return ShuffleBuffer(self.feed.source, self._batches_per_block(), seed=cfg.data_seed), None
+            buffer = ShuffleBuffer(
+                self.feed.source,
+                self._batches_per_block(),
+                seed=cfg.data_seed,
+                step=self.batches_per_step,
+                rank=self.world.rank,
+                ranks=self.world.size,
+            )
+            return buffer, None
         live = self._live
         end_to_end = EndToEnd(
             live.model,
@@ -396,7 +519,7 @@ class SaeTrainer:
             loss_fn=cfg.loss_fn,
             tokens_per_step=self.tokens_per_step,
         )
-        return TokenSource(live.tokens, live.source.read), end_to_end
+        return TokenSource(live.tokens, live.source.read, step=self.batches_per_step), end_to_end
 
     @property
     def _live(self) -> LiveFeed:
@@ -414,7 +537,7 @@ class SaeTrainer:
     def _batches_per_block(self) -> int:
         d_total = sum(self.feed.widths.values())  # the order of tokens must not depend on what is trained on them
         bytes_per_batch = self.cfg.batch_size * self.feed.ctx_len * d_total * self.feed.dtype.itemsize
-        return batches_per_block(self.cfg.grad_acc_steps, bytes_per_batch)
+        return batches_per_block(self.batches_per_step, bytes_per_batch)
 
 
 def dead_threshold(cfg: TrainConfig, total_tokens: int) -> int:
@@ -422,3 +545,36 @@ def dead_threshold(cfg: TrainConfig, total_tokens: int) -> int:
     if cfg.dead_feature_threshold is not None:
         return cfg.dead_feature_threshold
     return 10_000_000 if cfg.recipe == "gao2024" else min(10_000_000, max(1, total_tokens // 20))
+
+
+class SaeShape(NamedTuple):
+    """An autoencoder as it is when it is whole."""
+
+    cfg: SaeConfig
+    d_in: int
+    num_latents: int
+
+    @classmethod
+    def of(cls, sae: Sae, parts: int) -> "SaeShape":
+        """Of one of so many equal parts."""
+        return cls(sae.cfg, sae.d_in, sae.num_latents * parts)
+
+
+def _read(learner: SaeLearner) -> dict[str, float] | FloatingPointError:
+    try:
+        metrics = learner.read_metrics()._asdict()
+    except FloatingPointError as error:
+        return error
+    recall = learner.read_recall()
+    return metrics if recall is None else metrics | {"recall": recall}
+
+
+def check_processes(cfg: TrainConfig, processes: int) -> None:
+    """Raise ValueError for what cannot be done on so many processes."""
+    if processes > 1 and cfg.loss_fn != "fvu":
+        raise ValueError(f"loss_fn must be fvu on several processes, got {cfg.loss_fn}; train without torchrun")
+    if processes > 1 and cfg.eval_every and (cfg.distribute_layers or cfg.shard_latents > 1):
+        raise ValueError(
+            f"eval_every needs all autoencoders on one process, got {cfg.eval_every}; leave out --eval_every and use "
+            "sae eval, or leave out --distribute_layers and --shard_latents"
+        )

@@ -89,3 +89,18 @@ def test_fvu_agrees_with_merged_sums() -> None:
     error = torch.stack([(p - sae(p).recon).square().sum() for p in parts]).sum()
     variance = VarianceSums.of(parts[0]).merge(VarianceSums.of(parts[1])).total_variance()
     torch.testing.assert_close(fvu(error, variance), sae(x).fvu)
+
+
+@pytest.mark.parametrize("d_in", [32, 5])
+def test_the_parts_of_an_autoencoder_begin_as_the_whole(d_in: int) -> None:
+    cfg = SaeConfig(num_latents=24, k=4)
+    whole = Sae(d_in, cfg, generator=torch.Generator().manual_seed(3))
+    parts = [Sae(d_in, cfg, generator=torch.Generator().manual_seed(3), part=part, parts=3) for part in range(3)]
+    for name in ("W_dec", "encoder.weight", "encoder.bias"):
+        assert torch.equal(torch.cat([part.state_dict()[name] for part in parts]), whole.state_dict()[name])
+
+
+def test_parts_must_be_equal_and_hold_k_latents() -> None:
+    for parts in (5, 12):
+        with pytest.raises(ValueError, match=f"shard_latents must divide num_latents=24 .* k=4, got {parts}"):
+            Sae(8, SaeConfig(num_latents=24, k=4), parts=parts)

@@ -43,7 +43,8 @@ OPTIONS = {
     "save_dir", "run_name", "resume", "resume_changed", "save_every", "keep_last", "save_best",
     "eval_every", "log_to_wandb",
     "wandb_log_frequency",
-    "device", "load_in_8bit", "attn_implementation", "encode_in_8bit", "distribute_layers", "revision", "hf_token",
+    "device", "device_map", "load_in_8bit", "attn_implementation", "encode_in_8bit", "distribute_layers",
+    "shard_latents", "revision", "hf_token",
 }  # fmt: skip
 """All there are. A new one needs a reason: what can be derived is derived."""
 
@@ -325,8 +326,8 @@ BAD = [
     # the machine
     (["model", "text.jsonl", "--device", "cuda"], ["--device", "'cuda'", "--device cpu"]),
     (["model", "text.jsonl", "--device", "toaster"], ["--device", "'toaster'", "--device cpu"]),
-    (["model", "text.jsonl", "--load_in_8bit"], ["--load_in_8bit", "pip install bitsandbytes"]),
-    (["model", "text.jsonl", "--distribute_layers"], ["not built yet", "--distribute_layers"]),
+    (["model", "text.jsonl", "--device_map", "cuda:1"], ["device_map", "balanced_low_0", "'cuda:1'"]),
+    (["model", "text.jsonl", "--shard_latents", "2"], ["shard_latents", "processes, 1", "torchrun"]),
     (["model", "text.jsonl", "--attn_implementation", "magic"], ["magic"]),
     # the output
     (["model", "text.jsonl", "--run_name", "old"], ["runs/old", "already holds a run", "--run_name"]),

@@ -18,18 +18,20 @@ MAY_KNOW = {
     "disk": set(),
     "ops": set(),
     "losses": set(),
+    "peers": set(),
+    "placement": set(),
     "select": {"config", "ops"},
     # one autoencoder, and what trains it
     "formats": {"config", "disk"},
-    "autoencoder": {"config", "formats", "losses", "ops", "select"},
-    "gradients": {"autoencoder", "losses", "ops"},
+    "autoencoder": {"config", "formats", "losses", "ops", "peers", "select"},
+    "gradients": {"autoencoder", "losses", "ops", "peers"},
     "dead": set(),
     "optim": set(),
-    "learner": {"autoencoder", "dead", "gradients", "losses", "ops", "optim", "select"},
+    "learner": {"autoencoder", "dead", "gradients", "losses", "ops", "optim", "peers", "select"},
     # the edges, which do not know each other
     "lm": set(),
     "data": set(),
-    "distributed": set(),
+    "distributed": {"peers", "placement"},
     "interrupt": set(),
     "log": set(),
     "memory": set(),
@@ -46,7 +48,7 @@ MAY_KNOW = {
     "cache": {"config", "data", "feed", "lm", "log", "run"},
     "trainer": {
         "autoencoder", "checkpoint", "config", "data", "distributed", "end_to_end", "evaluation", "feed",
-        "interrupt", "learner", "lm", "log", "memory", "optim", "report", "run", "saver", "sweep",
+        "interrupt", "learner", "lm", "log", "memory", "optim", "placement", "report", "run", "saver", "sweep",
     },
     "__init__": {"autoencoder", "config", "evaluation", "lm", "trainer"},
     "__main__": {

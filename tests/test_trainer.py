@@ -633,7 +633,7 @@ def test_what_comes_with_finetune_cannot_be_chosen_otherwise(make: Make, tmp_pat
         ({"max_tokens": 31}, "one step of .* = 32 tokens .* raise --max_tokens"),
         ({"layers": [3]}, "between 0 and 2 .the model has 3 layers., got 3"),
         ({"hookpoints": ["layer.*"]}, "'layer.*' matches nothing; near names: layers"),
-        ({"distribute_layers": True}, "not built yet; leave out --distribute_layers"),
+        ({"shard_latents": 2}, "shard_latents must divide the number of processes, 1, got 2"),
         ({"sae": SaeConfig(k=200, expansion_factor=4)}, "k must be between 1 and num_latents=128, got 200"),
     ],
 )
@@ -661,12 +661,6 @@ def test_a_folder_taken_between_planning_and_training_is_not_touched(make: Make)
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def test_several_processes_are_refused_until_they_are_built(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="WORLD_SIZE must be 1, got 2"):
-        make()
 
 
 def test_a_stream_that_ends_before_max_tokens_is_reported_to_its_last_step(

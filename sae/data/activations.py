@@ -28,8 +28,11 @@ class ActivationSource(Protocol):
 
     def __next__(self) -> Activations: ...
 
+    def skip(self) -> int:
+        """Pass over the next batch, which another rank reads; how many tokens it holds. StopIteration at the end."""
+
     def state_dict(self) -> dict[str, Any]:
-        """The position, as JSON."""
+        """The position, as JSON; where the next batch begins, whether those before were read or skipped."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue at the position of a `state_dict`."""
@@ -107,6 +110,12 @@ class LiveActivations:
     def batch(self, tokens: Int[Tensor, "batch seq"], batch_index: int | None = None) -> Batch:
         """These tokens and their activations."""
         return Batch(tokens, self.kept(tokens), self.read(tokens, batch_index))
+
+    def skip(self) -> int:
+        """Pass over the next batch without the language model; how many of its tokens are not excluded."""
+        tokens = len(self.kept(next(self._batches)))
+        self.batch_index += 1
+        return tokens
 
     def read(self, tokens: Int[Tensor, "batch seq"], batch_index: int | None = None) -> Activations:
         """The activations of one batch of tokens, without the excluded ones, in the order of the tokens."""

@@ -1,9 +1,12 @@
 """Mix tokens across sequences: neighbours in a text are alike, and a step should not see them together."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from sae.data.activations import Activations, ActivationSource
 from sae.data.place import whole
@@ -28,87 +31,145 @@ class ShuffleBuffer:
 
     While one block is handed out, the next is gathered, a batch for a part. Every token comes out exactly once. What
     comes out depends on the tokens and the seed, not on the batch size: one batch of 8 sequences or two of 4 give the
-    same tokens in the same order. The state is the place in the source where the block begins, so a restart gathers
-    the block again instead of keeping it on disk.
+    same tokens in the same order. Nor on the number of readers: each of several `ranks` reads the activations of every
+    ranks-th batch of a block, and hands out its own tokens of `ranks` parts at a time, so that all together hand out
+    what one would. The state is the place in the source where the block begins, so a restart, by any number of ranks,
+    gathers the block again instead of keeping it on disk.
     """
 
-    def __init__(self, source: ActivationSource, block: int, *, seed: int) -> None:
-        """`block` is the number of batches that are mixed with each other; 1 changes nothing and costs nothing."""
+    def __init__(
+        self, source: ActivationSource, block: int, *, seed: int, step: int = 1, rank: int = 0, ranks: int = 1
+    ) -> None:
+        """`block` is the number of batches that are mixed with each other; 1 changes nothing and costs nothing.
+
+        `step` is the number of batches of an optimizer step, a multiple or a divisor of `block`: what is handed out at
+        once does not reach over its end, where states are saved.
+        """
         self._source, self._block, self._seed = source, block, seed
+        self._step, self._rank, self._ranks = step, rank, ranks
+        self._nothing: Activations | None = None
         self._index = 0
-        self._handed_out = 0
         self._start = self._next_start = source.state_dict()
         self._mixed: Activations = {}
-        self._order = torch.empty(0, dtype=torch.int64)
-        self._parts = 0
+        self._own = self._order = torch.empty(0, dtype=torch.int64)
+        self._peeked = 0
+        self._forget()
+
+    def _forget(self) -> None:
+        self._parts = self._handed_out = self._handed_out_of_step = self._filling_from = 0
         self._filling: list[Activations] = []
+        self._filling_tokens: list[int] = []
 
     @property
     def num_batches(self) -> int | None:
         """How many parts come out in all; None if nobody knows."""
         return self._source.num_batches
 
+    @property
+    def at_end_of_step(self) -> bool:
+        """Whether what was handed out last completed a step."""
+        return self._handed_out_of_step == 0
+
     def __iter__(self) -> Iterator[Activations]:
         return self
 
     def __next__(self) -> Activations:
-        """The next part of the tokens."""
+        """This rank's tokens of the next part, or of the next `ranks` parts."""
         self.peek()
-        if self._block > 1:
-            self._gather(1)
-        self._handed_out += 1
-        if self._block == 1:
-            part, self._mixed = self._mixed, {}
-            return part
-        start, end = ((self._handed_out + i) * len(self._order) // self._parts for i in (-1, 0))
+        parts = min(self._ranks, self._parts - self._handed_out, self._step - self._handed_out_of_step)
+        at_once = parts == self._parts and self._block <= self._ranks
+        if not at_once:
+            self._gather(parts)  # may raise, and is asked again: nothing has changed before
+        begun, self._handed_out = self._handed_out, self._handed_out + parts
+        self._handed_out_of_step = (self._handed_out_of_step + parts) % self._step
+        if at_once:
+            block, self._mixed = self._mixed, {}
+            return block
+        start, end = (part * len(self._order) // self._parts for part in (begun, self._handed_out))
         chosen = self._order[start:end]
+        chosen = chosen[chosen >= 0]
         return {name: acts[chosen.to(acts.device, non_blocking=True)] for name, acts in self._mixed.items()}
 
     def peek(self) -> Activations:
-        """All tokens of the current block, in the source's order. Raises StopIteration at the end of the data."""
+        """This rank's tokens of the current block, in the source's order. Raises StopIteration at the end of the data.
+
+        Where a block is larger than `block`, so that every rank has a batch, only those of its first `block` batches.
+        """
         if self._handed_out == self._parts:
             self._next_block()
-        return self._mixed
+        return self._mixed if self._rank < self._block else _none_of(self._mixed)
+
+    def own_of_first(self, tokens: int) -> int:
+        """How many of the tokens that `peek` shows here are among the first so many that it shows on all ranks."""
+        return int((self._own[: min(tokens, self._peeked)] >= 0).sum())
 
     def _gather(self, batches: int) -> None:
         """Read up to `batches` batches of the block that comes next; fewer at the end of the data."""
-        for _ in range(min(batches, self._block - len(self._filling))):
-            batch = next(self._source, None)
-            if batch is None:
+        for _ in range(min(batches, self._block_size() - len(self._filling))):
+            try:
+                tokens, batch = self._read(mine=len(self._filling) % self._ranks == self._rank)
+            except StopIteration:
                 return
             self._filling.append(batch)
+            self._filling_tokens.append(tokens)
+
+    def _read(self, *, mine: bool) -> tuple[int, Activations]:
+        """How many tokens the next batch holds, and their activations; of another rank's batch none of them."""
+        if not mine and self._nothing is not None:
+            return self._source.skip(), dict(self._nothing)
+        batch = next(self._source)
+        self._nothing = _none_of(batch)  # the first batch is read by all ranks, to know what activations look like
+        return len(next(iter(batch.values()))), batch if mine else dict(self._nothing)
+
+    def _block_size(self) -> int:
+        if self._block % self._step == 0:
+            return self._block
+        return min(max(self._block, self._ranks), self._step - self._filling_from)
 
     def _next_block(self) -> None:
-        self._gather(self._block)
+        self._gather(self._block_size())
         if not self._filling:
             raise StopIteration
         if self._parts:
             self._index += 1
         batches, self._filling = self._filling, []
+        tokens, self._filling_tokens = self._filling_tokens, []
         self._parts, self._handed_out = len(batches), 0
+        self._filling_from = (self._filling_from + self._parts) % self._step
         self._start, self._next_start = self._next_start, self._source.state_dict()
         # One hookpoint at a time, each freed from the batches as it is joined.
         self._mixed = {name: torch.cat([batch.pop(name) for batch in batches]) for name in list(batches[0])}
-        tokens = len(next(iter(self._mixed.values())))
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._index)
-        self._order = torch.randperm(tokens, generator=generator)
+        self._own, self._peeked = self._own_rows(tokens), sum(tokens[: self._block])
+        self._order = self._own[torch.randperm(sum(tokens), generator=generator)]
+
+    def _own_rows(self, tokens: list[int]) -> Int[Tensor, "tokens"]:
+        """For each token of batches of so many: its row among those of this rank, or −1."""
+        mine = torch.arange(len(tokens)) % self._ranks == self._rank
+        own = mine.repeat_interleave(torch.tensor(tokens))
+        return torch.where(own, own.cumsum(0) - 1, -1)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the block begins in the source, and how far it was handed out."""
+        """Where the block begins in the source, and how far it was handed out; the same on all ranks."""
+        if self._parts and self._handed_out == self._parts:
+            return {"block_start": self._next_start, "index": self._index + 1, "handed_out": 0}
         return {"block_start": self._start, "index": self._index, "handed_out": self._handed_out}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Gather the block of a `state_dict` again, and what was gathered of the next."""
         self._source.load_state_dict(state["block_start"])
         self._start = self._next_start = state["block_start"]
-        self._filling, self._parts, self._handed_out = [], 0, 0
+        self._forget()
         self._index, handed_out = whole(state, "index"), whole(state, "handed_out", self._block)
         if handed_out or self._index:
-            try:
+            with suppress(StopIteration):
                 self._next_block()
-            except StopIteration:
-                pass
-            if handed_out > self._parts or not self._parts:
+            if handed_out > self._parts:
                 raise ValueError("the data must reach to the saved place, but end before; resume with the same data")
             self._handed_out = handed_out
-            self._gather(self._handed_out if self._block > 1 else 0)
+            self._gather(self._handed_out)
+
+
+def _none_of(activations: Activations) -> Activations:
+    """The same hookpoints, types and widths with no tokens."""
+    return {name: acts.new_empty(0, *acts.shape[1:]) for name, acts in activations.items()}

@@ -120,7 +120,8 @@ def evaluating(base: nn.Module) -> Iterator[None]:
 
 
 def device_of(base: nn.Module) -> torch.device:
-    return next(base.parameters()).device
+    """Where tokens go in. Weights that accelerate keeps elsewhere until they are needed are on no device."""
+    return next((p.device for p in base.parameters() if not p.is_meta), torch.device("cpu"))
 
 
 def without_cache(base: nn.Module) -> dict[str, bool]:

@@ -6,7 +6,8 @@ Whatever is wrong with what the user named is a ValueError of one line. Code tha
 import copy
 import functools
 import importlib.util
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -73,24 +74,29 @@ def load_model(
     attn_implementation: str | None = None,
     load_in_8bit: bool = False,
     head: bool = False,
+    device_map: str | None = None,
+    devices: Sequence[torch.device] = (),
 ) -> PreTrainedModel:
     """The base model, frozen: no head, eval mode, no gradients, dense weights in `dtype` on `device`.
 
-    With `head` it ends in its language-modelling head, where the architecture has one. With `load_in_8bit` bitsandbytes
-    keeps the linear weights in int8. Raises ValueError, one line, for whatever is wrong with the name, the access, the
-    files, or an installation that lacks what they need.
+    With `head` it ends in its language-modelling head, where the architecture has one. With `device_map`, one of
+    accelerate's words for it, the layers are laid over all `devices` that are GPUs, within the memory that is free
+    there. With `load_in_8bit` bitsandbytes keeps the linear weights in int8. Raises ValueError, one line, for whatever
+    is wrong with the name, the access, the files, or an installation that lacks what they need.
     """
     place, access = _place(name), Access(name, revision, token)
     options = _quantization(place, load_in_8bit)
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
+    if device_map is not None and (room := _free_memory(devices)):
+        options |= {"max_memory": room}
     config = load_config(name, revision=revision, token=token)
     with _loading(place, access):
         model, info = _auto_class(config, head).from_pretrained(
             **_source(place, access),
             config=config,
             dtype=dtype,
-            device_map={"": torch.device(device)},
+            device_map=device_map or {"": torch.device(device)},
             output_loading_info=True,
             **options,
         )
@@ -106,6 +112,12 @@ def _auto_class(config: PreTrainedConfig, head: bool) -> Any:
     if head and type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
         return transformers.AutoModelForCausalLM
     return transformers.AutoModel
+
+
+def _free_memory(devices: Sequence[torch.device]) -> dict[int, int]:
+    """Bytes that are free on each GPU, by its number."""
+    gpus = [device for device in devices if device.type == "cuda" and device.index is not None]
+    return {gpu.index: torch.cuda.mem_get_info(gpu)[0] for gpu in gpus}
 
 
 def check_device(device: str = "auto") -> torch.device:
@@ -227,6 +239,8 @@ def _quantization(place: Place, load_in_8bit: bool) -> dict[str, Any]:
     import transformers
 
     if load_in_8bit:
+        # It says at every product that inputs are cast to float16.
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         return {"quantization_config": transformers.BitsAndBytesConfig(load_in_8bit=True)}
     return {"quantization_config": transformers.GgufConfig(dequantize=True)}
 
@@ -250,16 +264,16 @@ def _loading(place: Place, access: Access) -> Iterator[None]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """No bar while weights are copied and no report on the head that we leave out; downloads keep their bars."""
-    from transformers.utils import logging
+    from transformers.utils import logging as messages
 
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    hook = logging.set_tqdm_hook(lambda bar, args, kwargs: bar(*args, **(kwargs | {"disable": True})))
+    verbosity = messages.get_verbosity()
+    messages.set_verbosity_error()
+    hook = messages.set_tqdm_hook(lambda bar, args, kwargs: bar(*args, **(kwargs | {"disable": True})))
     try:
         yield
     finally:
-        logging.set_tqdm_hook(hook)
-        logging.set_verbosity(verbosity)
+        messages.set_tqdm_hook(hook)
+        messages.set_verbosity(verbosity)
 
 
 def _check_complete(name: str, model: nn.Module, missing: set[str]) -> None:

@@ -27,6 +27,9 @@ class Counting:
         self._at += 1
         return {"a": n[:, None], "b": torch.stack([n, -n], 1)}
 
+    def skip(self) -> int:
+        return len(next(self)["a"])
+
     def state_dict(self) -> dict[str, Any]:
         return {"at": self._at}
 
@@ -90,6 +93,52 @@ def test_the_block_is_eight_steps_or_what_fits(per_step: int, size: int, expecte
     assert batches_per_block(per_step, size) == expected
 
 
+def steps_of(batches: int, ranks: int, block: int, step: int, start: int = 0) -> list[set[int]]:
+    """The tokens of each whole step, over so many ranks; the first `start` steps by one rank, in another run."""
+    buffers = [
+        ShuffleBuffer(Counting(batches, 6), block, seed=0, step=step, rank=rank, ranks=ranks) for rank in range(ranks)
+    ]
+    if start:
+        before = ShuffleBuffer(Counting(batches, 6), block, seed=0, step=step)
+        for _ in range(start * step):
+            next(before)
+        for buffer in buffers:
+            buffer.load_state_dict(before.state_dict())
+    steps: list[set[int]] = []
+    current: list[int] = []
+    while parts := [part for buffer in buffers if (part := next(buffer, None)) is not None]:
+        assert len(parts) == ranks  # or some would wait for the others
+        assert len({buffer.at_end_of_step for buffer in buffers}) == 1
+        assert len({str(buffer.state_dict()) for buffer in buffers}) == 1
+        current += [int(n) for part in parts for n in part["a"][:, 0]]
+        if buffers[0].at_end_of_step:
+            assert len(current) == len(set(current))
+            steps.append(set(current))
+            current = []
+    return steps
+
+
+@pytest.mark.parametrize("start", [0, 1, 3])
+@pytest.mark.parametrize(("step", "block"), [(4, 32), (4, 8), (4, 4), (4, 2), (4, 1), (2, 4), (6, 3), (1, 8)])
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+def test_many_ranks_hand_out_together_in_each_step_what_one_does(ranks: int, step: int, block: int, start: int) -> None:
+    """Also when ranks do not divide steps, blocks are smaller than that, and data end within one; from any step on."""
+    alone = steps_of(21, 1, block, step)
+    assert len(alone) == 21 // step
+    assert steps_of(21, ranks, block, step, start) == alone[start:]
+
+
+@pytest.mark.parametrize("block", [1, 2, 8])
+def test_many_ranks_first_look_at_the_tokens_that_one_looks_at(block: int) -> None:
+    looks = []
+    for ranks in (1, 2, 3, 4):
+        buffers = [
+            ShuffleBuffer(Counting(12, 6), block, seed=0, step=4, rank=rank, ranks=ranks) for rank in range(ranks)
+        ]
+        looks.append(sorted(int(n) for buffer in buffers for n in buffer.peek()["a"][:, 0]))
+    assert looks == [list(range(6 * block))] * 4
+
+
 class Tokens:
     """Token ids that count up, in batches (2, 4)."""
 
@@ -118,6 +167,20 @@ def embed(tokens: torch.Tensor) -> dict[str, torch.Tensor]:
 def test_live_activations_are_flattened_in_the_order_of_the_tokens() -> None:
     out = torch.cat([batch["h"] for batch in LiveActivations(Tokens(), embed)])
     assert torch.equal(out, torch.arange(24).double()[:, None].expand(-1, 3))
+
+
+def test_a_skipped_batch_counts_its_tokens_and_is_not_harvested() -> None:
+    read: list[torch.Tensor] = []
+
+    def harvest(tokens: torch.Tensor) -> dict[str, torch.Tensor]:
+        read.append(tokens)
+        return embed(tokens)
+
+    live = LiveActivations(Tokens(), harvest, exclude_tokens=[2, 9], exclude_positions=[0])
+    assert [live.skip(), len(next(live)["h"]), live.skip()] == [5, 5, 6]
+    assert len(read) == 1 and live.batch_index == 3
+    with pytest.raises(StopIteration):
+        live.skip()
 
 
 def test_excluded_tokens_and_positions_are_left_out() -> None:

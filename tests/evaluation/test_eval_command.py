@@ -96,7 +96,7 @@ def test_a_run_is_measured_on_exactly_the_sequences_that_it_held_out(run: Run, n
     cfg = sae.RunConfig(**record | {"sae": SaeConfig(**record["sae"])})
     tokenizer = lm.load_tokenizer("model")
     data = load_data("text.jsonl", tokenizer=tokenizer, ctx_len=16, vocab_size=320)
-    held_out = torch.cat(list(token_batches(cfg, data, vocab_size=320).held_out_batches()))
+    held_out = torch.cat(list(token_batches(cfg, data, cfg.grad_acc_steps, vocab_size=320).held_out_batches()))
     dtype = lm.compute_dtype(torch.device("cpu"))
     model = lm.load_model("model", device="cpu", dtype=dtype, head=True)
     found = evaluate(model, held_out, Sae.load_many("runs/k4"), exclude_positions=[0])

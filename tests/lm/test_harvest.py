@@ -1,10 +1,12 @@
 """Harvest: the forward that stops early gives the very numbers of the whole forward, and leaves no trace."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate import disk_offload
 from tiny_models import FAMILIES, VOCAB_SIZE, tiny_model, tiny_tokens
 from torch import Tensor, nn
 from transformers import AutoModel, T5Config
@@ -228,3 +230,13 @@ def test_bfloat16_stays_bfloat16_to_the_bit(family: str) -> None:
     found = harvest(model, tokens, hookpoints)
     assert {value.dtype for value in found.values()} == {torch.bfloat16}
     assert_equal(found, run_whole(model, tokens, hookpoints))
+
+
+def test_a_model_whose_layers_accelerate_brings_when_they_are_needed_is_harvested_alike(tmp_path: Path) -> None:
+    tokens, hookpoints = tiny_tokens(), ["layers.0", "layers.1.mlp"]
+    expected = harvest(tiny_model("llama"), tokens, hookpoints)
+    laid_out = disk_offload(tiny_model("llama"), str(tmp_path), execution_device=torch.device("cpu"))
+    assert all(parameter.is_meta for parameter in laid_out.parameters())
+    for _ in range(2):  # the first was stopped in the middle
+        found = harvest(laid_out, tokens, hookpoints)
+        assert all(torch.equal(found[name], expected[name]) for name in hookpoints)

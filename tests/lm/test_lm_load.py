@@ -295,6 +295,29 @@ def test_a_hub_that_does_not_answer_is_called_offline(monkeypatch: pytest.Monkey
         load_config("a/b")
 
 
+def test_in_8_bits_the_linear_weights_are_int8_and_the_activations_nearly_the_same(
+    llama_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("bitsandbytes", reason="8 bits need the extra int8")
+    whole, small = (
+        load_model(str(llama_folder), device="cpu", dtype=torch.bfloat16, load_in_8bit=in_8bit)
+        for in_8bit in (False, True)
+    )
+    kinds = {name: module.weight.dtype for name, module in small.named_modules() if "proj" in name}
+    assert set(kinds.values()) == {torch.int8} and len(kinds) == 7 * 3
+    found, expected = (sae.lm.harvest(m, tiny_tokens(), ["layers.2"])["layers.2"].float() for m in (small, whole))
+    assert (found - expected).norm() / expected.norm() < 0.1
+    assert not [record for record in caplog.records if "will be cast" in record.getMessage()]
+
+
+def test_a_device_map_on_a_cpu_loads_the_same_model(llama_folder: Path) -> None:
+    one, laid_out = (
+        load_model(str(llama_folder), device="cpu", dtype=torch.float32, device_map=device_map, devices=devices)
+        for device_map, devices in ((None, ()), ("auto", [torch.device("cpu")]))
+    )
+    assert all(torch.equal(t, laid_out.state_dict()[name]) for name, t in one.state_dict().items())
+
+
 def test_a_missing_optional_package_is_named(
     monkeypatch: pytest.MonkeyPatch, llama_folder: Path, llama_gguf: Path
 ) -> None:

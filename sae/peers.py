@@ -1,0 +1,38 @@
+"""Whoever else holds latents of the same autoencoder, when it is too wide for one device. Here: nobody."""
+
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+
+@runtime_checkable
+class Peers(Protocol):
+    """The holders of the equal parts into which an autoencoder's latents are split. All of them see the same tokens."""
+
+    def total(self, number: int) -> int:
+        """The sum of everybody's numbers."""
+
+    def sum_(self, partial: Tensor) -> Tensor:
+        """Add up everybody's tensors, in place."""
+
+    def keep_best(self, values: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Of one's own k candidates a token, those that are among everybody's k largest; others are 0 or left out.
+
+        values and indices are (tokens, k), and so is the result, or narrower.
+        """
+
+
+class Alone:
+    """The peers of whoever holds the whole."""
+
+    def total(self, number: int) -> int:
+        return number
+
+    def sum_(self, partial: Tensor) -> Tensor:
+        return partial
+
+    def keep_best(self, values: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+        return values, indices
+
+
+ALONE = Alone()

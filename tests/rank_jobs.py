@@ -1,0 +1,110 @@
+"""What tests let every rank of several do. `several.Launcher` runs these by name."""
+
+import json
+import os
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from tiny_models import VOCAB_SIZE, tiny_model
+
+import sae.lm
+import sae.report.training
+from sae import SaeConfig, SaeTrainer, TrainConfig
+from sae.data import shuffle
+from sae.data import tokens as data_tokens
+
+SEQ = 8
+WIDTHS = ["layers.0", "layers.1.mlp.dense_h_to_4h", "layers.2", "layers.1.mlp"]
+"""Hookpoints of two widths."""
+
+
+def tokens(count: int = 104) -> torch.Tensor:
+    return torch.randint(3, VOCAB_SIZE, (count, SEQ), generator=torch.Generator().manual_seed(1))
+
+
+def make_trainer(save_dir: str | Path, *, sequences: int = 104, stream: bool = False, **changes: Any) -> SaeTrainer:
+    """A trainer in float32, so that rounding is small; the same weights and tokens on every rank."""
+    sae.lm.compute_dtype = lambda device: torch.float32
+    sizes = {name: changes.pop(name) for name in ("num_latents", "k") if name in changes}
+    options = {"batch_size": 4, "lr": 3e-3, "log_to_wandb": False, "run_name": "run", "dead_feature_threshold": 400}
+    cfg = TrainConfig(SaeConfig(**{"num_latents": 128, "k": 4} | sizes), save_dir=str(save_dir), **options | changes)
+    rows = [{"input_ids": row.tolist()} for row in tokens(sequences)]
+    return SaeTrainer(cfg, iter(rows) if stream else tokens(sequences), tiny_model("gpt_neox"))
+
+
+@contextmanager
+def small_sizes(fitting: int | None) -> Iterator[None]:
+    """A stream holds out four sequences; so many batches of four, at three hookpoints, fit into a shuffle's block."""
+    before = shuffle.BYTES, data_tokens.HELD_OUT_TOKENS_STREAM
+    data_tokens.HELD_OUT_TOKENS_STREAM = 4 * SEQ
+    if fitting is not None:
+        shuffle.BYTES = 2 * fitting * 4 * SEQ * 3 * 32 * 4
+    yield
+    shuffle.BYTES, data_tokens.HELD_OUT_TOKENS_STREAM = before
+
+
+def stop(trainer: SaeTrainer, step: int) -> None:
+    """Let a signal come, on the last rank only, in this step."""
+    train_step = trainer.train_step
+
+    def counted() -> bool:
+        went_on = train_step()
+        if trainer.step == step and trainer.world.rank == trainer.world.size - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return went_on
+
+    trainer.train_step = counted  # type: ignore[method-assign]
+
+
+def warm_up() -> None:
+    """Let what is imported at first use be imported; draw no pictures."""
+    sae.report.training.draw_curves = lambda records, path: None
+    with tempfile.TemporaryDirectory() as folder:
+        make_trainer(folder, sequences=24).fit()
+
+
+def train(save_dir: str, runs: dict[str, dict[str, Any]]) -> None:
+    """Train these runs, by name, one after the other in one world; leave the bytes that each rank sent."""
+    for name, changes in runs.items():
+        stop_after = changes.pop("stop_after", None)
+        with small_sizes(changes.pop("fitting", None)):
+            trainer = make_trainer(save_dir, run_name=name, **changes)
+        if stop_after is not None:
+            stop(trainer, stop_after)
+        trainer.fit()
+        sent = {"steps": trainer.step, **trainer.world.sent}
+        Path(save_dir, name, f"sent_{trainer.world.rank}.json").write_text(json.dumps(sent))
+
+
+def die(save_dir: str, step: int) -> None:
+    """The last rank is killed in the middle of a step."""
+    trainer = make_trainer(save_dir, save_every=2)
+    exchange = trainer.world.exchange
+
+    def killed(activations: Any) -> Any:
+        if trainer.step == step and trainer.world.rank == trainer.world.size - 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return exchange(activations)
+
+    trainer.world.exchange = killed  # type: ignore[method-assign]
+    trainer.fit()
+
+
+def poison(save_dir: str, batch: int) -> None:
+    """One batch, which one rank reads, has a NaN in its activations."""
+    trainer = make_trainer(save_dir)
+    harvest = trainer.feed.source._harvest
+
+    def poisoned(harvested: torch.Tensor) -> Any:
+        activations = harvest(harvested)
+        if trainer.feed.source.batch_index == batch:
+            next(iter(activations.values()))[0, 0, 0] = torch.nan
+        return activations
+
+    trainer.feed.source._harvest = poisoned
+    trainer.fit()
