@@ -200,7 +200,10 @@ def cache(cfg: CacheConfig) -> int:
     """Write activations to the disk."""
     from sae import lm
     from sae.cache import cache_activations
+    from sae.distributed import World
 
+    if World.from_environment().size > 1:
+        raise ValueError("sae cache writes in one process, got WORLD_SIZE above 1; start it without torchrun")
     device = lm.check_device(cfg.device)
     skeleton, _ = check_model(cfg)
     dataset = load_checked_text(cfg, skeleton)

@@ -169,6 +169,15 @@ def test_the_command_line_trains_from_a_cache_without_the_language_model(
         assert words in capsys.readouterr().err
 
 
+def test_several_processes_do_not_write_one_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.chdir(tmp_path)
+    assert sae.__main__.main(["cache", "model", "data.txt"]) == 2
+    assert "WORLD_SIZE" in capsys.readouterr().err and not any(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_killed_at_random_moments_the_command_ends_with_the_same_files(tmp_path: Path) -> None:
     model, tokens = text(tmp_path)
