@@ -168,15 +168,14 @@ def fit(trainer: "SaeTrainer") -> int:
 def evaluate(cfg: EvalConfig) -> int:
     """Load autoencoders, data and model, measure, report. The cheap checks come first."""
     from sae import lm
-    from sae.distributed import World
+    from sae.distributed import check_alone
     from sae.evaluation.command import load_dictionaries, measure_plan
     from sae.evaluation.plan import plan_evaluation
     from sae.log import note
     from sae.report.evaluation import report_evaluation
     from sae.run import command, versions
 
-    if World.from_environment().size > 1:
-        raise ValueError("sae eval measures in one process, got WORLD_SIZE above 1; start it without torchrun")
+    check_alone("sae eval")
     access = {"revision": cfg.revision, "token": cfg.hf_token}
     device = lm.check_device(cfg.device)
     plan = plan_evaluation(cfg, context_limit=lambda model: lm.context_limit(lm.load_config(model, **access)))
@@ -200,10 +199,9 @@ def cache(cfg: CacheConfig) -> int:
     """Write activations to the disk."""
     from sae import lm
     from sae.cache import cache_activations
-    from sae.distributed import World
+    from sae.distributed import check_alone
 
-    if World.from_environment().size > 1:
-        raise ValueError("sae cache writes in one process, got WORLD_SIZE above 1; start it without torchrun")
+    check_alone("sae cache")
     device = lm.check_device(cfg.device)
     skeleton, _ = check_model(cfg)
     dataset = load_checked_text(cfg, skeleton)

@@ -52,6 +52,13 @@ def tell_launcher(error: Exception) -> str:
     return f"rank {rank}: "
 
 
+def check_alone(command: str) -> None:
+    """Raise ValueError if several processes were started of a command that runs in one."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size > 1:
+        raise ValueError(f"{command} runs in one process, got WORLD_SIZE={size}; start it without torchrun")
+
+
 class World:
     """Which rank this is, of how many, and what ranks do together. With one process everything is the identity."""
 

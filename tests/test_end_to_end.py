@@ -186,7 +186,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_changes_no_weight(tmp_path:
     one = trainer(tmp_path, "kl", layers=[1])
     one.initialise()
     with torch.no_grad():
-        one.model.lm_head.weight[3] = torch.nan  # type: ignore[union-attr, index, operator]
+        one.feed.model.lm_head.weight[3] = torch.nan  # type: ignore[union-attr, index, operator]
     before = one.saes["layers.1"].W_dec.detach().clone()
     one.train_step()
     torch.testing.assert_close(one.saes["layers.1"].W_dec.detach(), before)

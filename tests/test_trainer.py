@@ -326,7 +326,7 @@ def after_steps(trainer: SaeTrainer, steps: int, act: Callable[[], None]) -> Non
 def test_held_out_sequences_are_never_trained_on_and_the_others_once(make: Make) -> None:
     """Seen at the embedding, where an activation tells which token it is of."""
     trainer = make(hookpoints=["embed_in"])
-    learner, rows = trainer.learners["embed_in"], trainer.model.get_input_embeddings().weight.detach()
+    learner, rows = trainer.learners["embed_in"], trainer.feed.model.get_input_embeddings().weight.detach()
     accumulate, read = learner.accumulate, []
 
     def recognise_then_accumulate(x: Tensor) -> None:
@@ -476,7 +476,7 @@ def test_checkpoints_come_every_save_every_steps_and_at_the_end(make: Make) -> N
 def test_the_reported_fvu_is_that_of_the_saved_weights_on_the_held_out_tokens(make: Make) -> None:
     trainer = make()
     saved = trainer.fit()
-    activations = sae.lm.harvest(trainer.model, held_out(trainer), list(trainer.feed.widths))
+    activations = sae.lm.harvest(trainer.feed.model, held_out(trainer), list(trainer.feed.widths))
     for name, one in Sae.load_many(saved).items():
         reported = ReconstructionMetrics(**evaluation(trainer.folder.path)[name])
         assert reported.tokens == 4 * SEQ
