@@ -21,7 +21,7 @@ CHARACTERS = 2_000_000
 
 OPTIONS = (
     "--layers 2 6 10 --exclude_positions 0 --expansion_factor 8 --ctx_len 256 --batch_size 4 "
-    "--max_tokens 200000 --lr 4e-3 --dead_feature_threshold 100000 --no_log_to_wandb"
+    "--max_tokens 200000 --no_log_to_wandb"
 )
 
 
