@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import httpx2
 import pytest
 import requests
@@ -187,7 +186,7 @@ def response(status: int) -> Any:
 
 PASSING = [
     ConnectionResetError("x"), TimeoutError("x"), OSError(errno.EIO, "x"), OSError(errno.ESTALE, "x"),
-    requests.ConnectionError("x"), requests.HTTPError("x", response=response(503)), httpx.ConnectTimeout("x"),
+    requests.ConnectionError("x"), requests.HTTPError("x", response=response(503)), httpx2.ConnectTimeout("x"),
     httpx2.ReadError("x"), requests.HTTPError("x", response=response(429)),
     type("ClientPayloadError", (Exception,), {"__module__": "aiohttp.client_exceptions"})("x"),
 ]  # fmt: skip
