@@ -136,7 +136,10 @@ def _changes(before: dict[str, Any], cfg: TrainConfig) -> dict[str, tuple[Any, A
 def _check_resumable(path: Path, cfg: TrainConfig) -> None:
     """Raise ValueError unless `path` holds a run with the options of `cfg`, but for those that do not matter."""
     try:
-        changed = _changes(dict(read_json(path / "config.json")["options"]), cfg)
+        document = read_json(path / "config.json")
+        if not isinstance(document["options"], dict) or not isinstance(document.get("changes", []), list):
+            raise TypeError
+        changed = _changes(document["options"], cfg)
     except (OSError, ValueError, KeyError, TypeError):
         raise ValueError(
             f"resume must name a run, but {path} holds none (no readable config.json); "
