@@ -8,7 +8,6 @@ and tokens to report (`test`); nobody trains on either. The command continues wh
 
 import argparse
 import json
-import random
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -113,24 +112,8 @@ def token_file(text: str) -> Path:
 
 def documents(text: str) -> list[str]:
     """English prose (docstrings and Python's own documentation) or Python source, mixed."""
-    found: dict[str, None] = {}
-    length = 0
-    for document in _docstrings() if text == "english" else _sources():
-        if document not in found:
-            found[document] = None
-            length += len(document)
-        if length > CHARACTERS:
-            break
-    order = list(found)
-    random.Random(0).shuffle(order)
-    return order
-
-
-def _docstrings() -> Iterator[str]:
-    import pydoc_data.topics
-
-    yield from pydoc_data.topics.topics.values()
-    yield from inputs._demo().docstrings()
+    demo = inputs._demo()
+    return demo.some_of(demo.english() if text == "english" else _sources(), CHARACTERS)
 
 
 def _sources() -> Iterator[str]:

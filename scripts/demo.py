@@ -12,7 +12,7 @@ import shlex
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -44,18 +44,30 @@ def find_model() -> Path:
 
 def write_text(path: Path) -> None:
     """Write pydoc's topics and docstrings, each once, in an order that mixes the packages: one JSON object a line."""
-    documents = dict.fromkeys(pydoc_data.topics.topics.values())
-    length = sum(map(len, documents))
-    for docstring in docstrings():
-        if docstring not in documents:
-            documents[docstring] = None
-            length += len(docstring)
-        if length > CHARACTERS:
-            break
-    order = list(documents)
-    random.Random(0).shuffle(order)
+    texts = some_of(english(), CHARACTERS)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps({"text": document}) + "\n" for document in order), encoding="utf-8")
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+
+
+def some_of(texts: Iterable[str], characters: int) -> list[str]:
+    """The first different texts, until there are that many characters, shuffled."""
+    found: dict[str, None] = {}
+    length = 0
+    for text in texts:
+        if text not in found:
+            found[text] = None
+            length += len(text)
+        if length > characters:
+            break
+    order = list(found)
+    random.Random(0).shuffle(order)
+    return order
+
+
+def english() -> Iterator[str]:
+    """Python's own documentation, then docstrings."""
+    yield from pydoc_data.topics.topics.values()
+    yield from docstrings()
 
 
 def docstrings() -> Iterator[str]:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_trainer import SEQ, evaluation, losses, make_tokens, weights
+from test_resume import stop_after
+from test_trainer import SEQ, evaluation, losses, make_tokens, weights, weights_only
 from tiny_models import VOCAB_SIZE, save_tiny, tiny_model
 
 import sae.__main__
@@ -94,14 +95,9 @@ def test_stopping_and_resuming_from_a_cache_equals_not_stopping(tmp_path: Path) 
     cache = cached(tmp_path / "c")
     straight = trainer(tmp_path, cache, run_name="straight").fit()
     stopped = trainer(tmp_path, cache, run_name="stopped")
-    stopped.initialise()
-    stopped.folder.claim(stopped.cfg, stopped.describe())
-    for _ in range(7):
-        stopped.train_step()
-    stopped.save()
+    stop_after(stopped, 7)
     resumed = trainer(tmp_path, cache, run_name="stopped", resume=True).fit()
-    state = {name: content for name, content in weights(straight).items() if name.endswith("sae.safetensors")}
-    assert state == {name: weights(resumed)[name] for name in state}
+    assert weights_only(resumed) == weights_only(straight)
 
 
 def test_any_of_the_cached_hookpoints_can_be_trained_and_no_other(tmp_path: Path) -> None:
