@@ -1,5 +1,6 @@
 """This library: `SaeLearner` on given activations, `SaeTrainer` on a language model."""
 
+import os
 import tempfile
 
 import numpy as np
@@ -16,6 +17,7 @@ from sae.trainer import dead_threshold
 
 def train(job: Job, batches: Batches) -> None:
     """What `SaeTrainer.train_step` does for one autoencoder, and the metrics that it reads at every step."""
+    _set_up_as_the_command_does()
     device = torch.device(job.device)
     cfg = SaeConfig(num_latents=job.num_latents, k=job.k)
     sae = Sae(job.d_in, cfg, device=device, generator=torch.Generator().manual_seed(job.seed))
@@ -39,6 +41,10 @@ def train(job: Job, batches: Batches) -> None:
         learner.read_metrics()
 
 
+def _set_up_as_the_command_does() -> None:
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as `sae.__main__.main`, before the first large tensor
+
+
 def _learning_rate(job: Job, step: int) -> float:
     if job.lr is not None:
         return job.learning_rate(step)
@@ -57,6 +63,7 @@ def train_on_model(job: Job, batches: Batches) -> None:
 
     from sae.trainer import SaeTrainer
 
+    _set_up_as_the_command_does()
     device = torch.device(job.device)
     model = load(job.options["model"], device, lm.compute_dtype(device))
     with tempfile.TemporaryDirectory() as folder:

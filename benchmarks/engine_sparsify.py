@@ -1,5 +1,6 @@
 """eai-sparsify: its `Trainer.fit` on given activations, or on a language model."""
 
+import os
 import tempfile
 from typing import Any
 
@@ -78,6 +79,8 @@ class UnsavedTrainer(Trainer):
 
 def train(job: Job, batches: Batches) -> None:
     """`Trainer.fit` with the losses and optimizer of the setting."""
+    if job.options.get("huge_pages"):
+        os.environ["THP_MEM_ALLOC_ENABLE"] = "1"  # read by PyTorch at the first large tensor, which comes below
     model = GivenActivations(job.d_in, job.device)
     cfg = _config(job, SaeConfig(num_latents=job.num_latents, k=job.k), batch_size=1)
     trainer = UnsavedTrainer(cfg, ActivationRows(batches, model, job), model)

@@ -69,6 +69,7 @@ STEP_CONTESTANTS = (
     SIGNUM,
     ADAM,
     Contestant("sparsify", "adam, CPU autocast", (("optimizer", "adam"), ("autocast", True)), False, ("cpu",)),
+    Contestant("sparsify", "adam, huge pages", (("optimizer", "adam"), ("huge_pages", True)), False, ("cpu",)),
     Contestant("sae_lens", "default"),
     Contestant("sae_lens", "autocast", (("autocast", True),)),
     Contestant("sae_lens", "autocast, compiled", (("autocast", True), ("compile_sae", True))),

@@ -1,6 +1,5 @@
 """Train k-sparse autoencoders on every layer of a language model at once, on the fly."""
 
-import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +22,6 @@ _HOMES = {
     "Evaluation": "evaluation.evaluate", "evaluate": "evaluation.evaluate",
     "Latents": "lm.graft", "graft": "lm.graft",
 }  # fmt: skip
-
-
-# Tensors of 2 MB and more in huge pages, where Linux has them: a tenth less time for a step on a CPU. PyTorch reads this
-# when it first makes one.
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def __getattr__(name: str) -> Any:
