@@ -171,25 +171,29 @@ def fit(trainer: "SaeTrainer") -> int:
 def evaluate(cfg: EvalConfig) -> int:
     """Load autoencoders, data and model, measure, report. The cheap checks come first."""
     from sae import lm
-    from sae.distributed import check_alone
+    from sae.distributed import World
     from sae.evaluation.command import load_dictionaries, measure_plan
     from sae.evaluation.plan import plan_evaluation
     from sae.log import note
     from sae.report.evaluation import report_evaluation
     from sae.run import command, versions
 
-    check_alone("sae eval")
+    world = World.from_environment()
     access = {"revision": cfg.revision, "token": cfg.hf_token}
-    device = lm.check_device(cfg.device)
+    (device, *_) = world.local_devices(lm.check_device(cfg.device))
     plan = plan_evaluation(cfg, context_limit=lambda model: lm.context_limit(lm.load_config(model, **access)))
     skeleton = lm.load_skeleton(plan.text.model, revision=plan.text.revision, token=cfg.hf_token)
     lm.check_ctx_len(plan.text.ctx_len, skeleton.config)
     for hookpoint in plan.hookpoints:
         lm.locate(skeleton, hookpoint)
-    dataset = load_text(plan.text, skeleton)
+    with world.one_first(note, "prepared the data"):
+        dataset = load_text(plan.text, skeleton)
     dictionaries = load_dictionaries(plan, device)
     model = load_language_model(plan.text, device, head=True)
-    evaluation, sentences = measure_plan(plan, model, dataset, dictionaries, batch_size=cfg.batch_size)
+    evaluation, sentences = measure_plan(plan, model, dataset, dictionaries, batch_size=cfg.batch_size, ranks=world)
+    world.close()
+    if not world.is_main:
+        return 0
     for sentence in sentences:
         note(sentence)
     about = {"command": " ".join(command()), "model": plan.text.model, "data": plan.text.dataset}

@@ -131,8 +131,8 @@ class Progress:
         """Count tokens."""
         self._bar.update(tokens)
 
-    def reach(self, tokens: int) -> None:
-        """Say how many tokens are done in all."""
+    def reach(self, tokens: float) -> None:
+        """Say how many tokens are done in all; of one may be done a part."""
         self._bar.update(tokens - self._bar.n)
 
     def show(self, record: Record) -> None:

@@ -12,11 +12,15 @@ from typing import Any
 import torch
 from tiny_models import VOCAB_SIZE, tiny_model
 
+import sae.__main__
 import sae.lm
 import sae.report.training
-from sae import SaeConfig, SaeTrainer, TrainConfig
-from sae.data import shuffle
+from sae import Sae, SaeConfig, SaeTrainer, TrainConfig, evaluate
+from sae.cache import cache_activations
+from sae.config import CacheConfig
+from sae.data import ActivationCache, shuffle
 from sae.data import tokens as data_tokens
+from sae.distributed import World
 
 SEQ = 8
 WIDTHS = ["layers.0", "layers.1.mlp.dense_h_to_4h", "layers.2", "layers.1.mlp"]
@@ -27,14 +31,24 @@ def tokens(count: int = 104) -> torch.Tensor:
     return torch.randint(3, VOCAB_SIZE, (count, SEQ), generator=torch.Generator().manual_seed(1))
 
 
-def make_trainer(save_dir: str | Path, *, sequences: int = 104, stream: bool = False, **changes: Any) -> SaeTrainer:
+def make_trainer(
+    save_dir: str | Path, *, sequences: int = 104, stream: bool = False, cache: str | None = None, **changes: Any
+) -> SaeTrainer:
     """A trainer in float32, so that rounding is small; the same weights and tokens on every rank."""
     sae.lm.compute_dtype = lambda device: torch.float32
     sizes = {name: changes.pop(name) for name in ("num_latents", "k") if name in changes}
     options = {"batch_size": 4, "lr": 3e-3, "log_to_wandb": False, "run_name": "run", "dead_feature_threshold": 400}
     cfg = TrainConfig(SaeConfig(**{"num_latents": 128, "k": 4} | sizes), save_dir=str(save_dir), **options | changes)
+    if cache is not None:
+        return SaeTrainer(cfg, ActivationCache(cache))
     rows = [{"input_ids": row.tolist()} for row in tokens(sequences)]
     return SaeTrainer(cfg, iter(rows) if stream else tokens(sequences), tiny_model("gpt_neox"))
+
+
+def write_cache(folder: Path, **changes: Any) -> str:
+    """Activations of the model and tokens of `make_trainer`, in float32."""
+    cfg = CacheConfig(batch_size=4, layers=[0, 2], dtype="float32", activations=str(folder), **changes)
+    return str(cache_activations(cfg, tokens(), tiny_model("gpt_neox")))
 
 
 @contextmanager
@@ -108,3 +122,19 @@ def poison(save_dir: str, batch: int) -> None:
 
     trainer.feed.source._harvest = poisoned
     trainer.fit()
+
+
+def command(folder: str, arguments: list[str]) -> None:
+    """The command line, in float32."""
+    sae.lm.compute_dtype = lambda device: torch.float32
+    os.chdir(folder)
+    assert sae.__main__.main(arguments) == 0
+
+
+def measure_with_a_nan() -> None:
+    """Measure with a model that on the last rank is broken."""
+    world, model = World.from_environment(), tiny_model("llama", causal_lm=True)
+    if world.rank == world.size - 1:
+        next(model.parameters()).data.fill_(torch.nan)
+    saes = {"layers.1": Sae(32, SaeConfig(num_latents=64, k=4))}
+    evaluate(model, tokens(), saes, ranks=world)

@@ -1,6 +1,7 @@
 """Several processes: the data decide the result, not how many they are or who holds what. Nobody waits for ever."""
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import torch
 from rank_jobs import WIDTHS
 from safetensors.torch import load_file
 from several import Launcher, launcher
+from test_cache import text
 
+import sae.__main__
 from sae import Sae, checkpoint
 from sae.log import read_records
 from sae.placement import place
@@ -223,3 +226,44 @@ def test_an_activation_that_is_not_finite_on_one_rank_stops_all_and_the_last_goo
     saved = checkpoint.newest_undamaged(tmp_path / "run")[0]
     assert saved is not None and f"the state before is saved in {saved}" in outcome.errors[1]
     assert 0 < int(saved.name[5:]) <= 10
+# What is measured
+
+
+def numbers(document: Any, place: str = "") -> dict[str, Any]:
+    """The numbers of a JSON document, by their place in it; NaN for null."""
+    if not isinstance(document, dict | list):
+        return {place: math.nan if document is None else document}
+    pairs = document.items() if isinstance(document, dict) else enumerate(document)
+    return {at: value for key, part in pairs for at, value in numbers(part, f"{place}/{key}").items()}
+
+
+def test_several_ranks_measure_what_one_does(
+    processes: Launcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two ranks with two batches each; and four, of which one has nothing to measure."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sae.lm.compute_dtype", lambda device: torch.float32)
+    monkeypatch.setattr("sae.report.evaluation.draw_all", lambda evaluation, out: {})
+    model, tokens = text(tmp_path)
+    options = ["--ctx_len", "16", "--layers", "0", "2", "--exclude_positions", "0", "--batch_size", "8", "--lr", "0.01"]
+    options += ["--expansion_factor", "4", "--k", "4", "--no_log_to_wandb", "--save_dir", "runs", "--run_name", "run"]
+    assert sae.__main__.main([model, tokens, *options]) == 0
+    for ranks, few in ((2, ["--batch_size", "2"]), (4, ["--max_tokens", "80"])):
+        arguments = ["eval", "runs/run", "--compare", "runs/run/step_14/layers.2", *few]
+        assert sae.__main__.main([*arguments, "--out", f"one_{ranks}"]) == 0
+        order = [*arguments, "--out", f"several_{ranks}"]
+        processes.succeed("command", ranks, folder=str(tmp_path), arguments=order)
+        one, several = (json.loads(Path(f"{who}_{ranks}/eval.json").read_text()) for who in ("one", "several"))
+        assert one["data"] == several["data"] and one["data"]["sequences"] == (8 if ranks == 2 else 5)
+        assert one["about"]["tokens"] == several["about"]["tokens"]
+        for part in ("results", "variance"):
+            assert numbers(several[part]) == pytest.approx(numbers(one[part]), rel=1e-4, abs=1e-6, nan_ok=True)
+
+
+def test_a_rank_that_cannot_measure_ends_all(processes: Launcher) -> None:
+    outcome = processes.run("measure_with_a_nan", 2)
+    assert outcome.codes == [1, 1] and max(outcome.seconds) < 30
+    assert "PeerFailed: another process failed" in outcome.errors[0]
+    assert "NonFiniteError: layers.1: an activation is not finite" in outcome.errors[1]
+
+

@@ -341,6 +341,11 @@ class SampledSequences:
             )
         self._order = _order_of(source, count, seed)
 
+    @property
+    def num_tokens(self) -> int:
+        """How many there are; of a stream at most."""
+        return self._order.held_out * self.ctx_len
+
     def __iter__(self) -> Iterator[Int64[Tensor, "batch ctx_len"]]:
         """Raises ValueError for a token outside [0, vocab_size)."""
         for start in range(0, self._order.held_out, self._batch_size):

@@ -1,6 +1,7 @@
 """What `sae eval` does with its plan, and what it says about the tokens that it measured."""
 
 from collections.abc import Sized
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from sae.autoencoder import Sae
 from sae.data.tokens import SampledSequences, as_sequences
 from sae.evaluation.evaluate import Evaluation, evaluate_many
 from sae.evaluation.plan import EvalPlan, may_have_seen
+from sae.evaluation.ranks import ALONE, Ranks
+from sae.log import Progress
 
 
 def load_dictionaries(plan: EvalPlan, device: torch.device) -> dict[str, dict[str, Sae]]:
@@ -24,16 +27,26 @@ def load_dictionaries(plan: EvalPlan, device: torch.device) -> dict[str, dict[st
 
 
 def measure_plan(
-    plan: EvalPlan, model: nn.Module, dataset: Any, dictionaries: dict[str, dict[str, Sae]], *, batch_size: int
+    plan: EvalPlan,
+    model: nn.Module,
+    dataset: Any,
+    dictionaries: dict[str, dict[str, Sae]],
+    *,
+    batch_size: int,
+    ranks: Ranks = ALONE,
 ) -> tuple[Evaluation, list[str]]:
     """Measure, and sentences for the user about which tokens these were."""
     source = as_sequences(dataset)
     if changed := _has_changed(plan, source):
         plan = plan._replace(record=None)
-    sample = SampledSequences(source, plan.max_tokens, batch_size, seed=plan.seed, vocab_size=lm.vocab_size(model))
+    share = -(-plan.max_tokens // (source.ctx_len * ranks.size))
+    sample = SampledSequences(
+        source, plan.max_tokens, min(batch_size, max(1, share)), seed=plan.seed, vocab_size=lm.vocab_size(model)
+    )
     evaluation = evaluate_many(
         model, sample, dictionaries,
-        exclude_tokens=plan.exclude_tokens, exclude_positions=plan.exclude_positions,
+        exclude_tokens=plan.exclude_tokens, exclude_positions=plan.exclude_positions, ranks=ranks,
+        bar=partial(Progress, total=sample.num_tokens, hidden=ranks.rank > 0),
     )  # fmt: skip
     return evaluation, [*changed, *_which_tokens(plan, evaluation), *_outliers(evaluation)]
 

@@ -1,7 +1,8 @@
 """`sae.evaluate`: from a model, data and autoencoders to how good they are."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from jaxtyping import Int64
@@ -11,11 +12,16 @@ from sae import lm
 from sae.autoencoder import Sae
 from sae.data.activations import counted
 from sae.data.tokens import SampledSequences
-from sae.evaluation.measure import Batch, Dictionaries, Measured, means, measure
+from sae.evaluation.measure import Dictionaries, Measured, means, measure, nothing
 from sae.evaluation.metrics import Quality, as_json, qualities
+from sae.evaluation.moments import merge, on_cpu, tensors_of
+from sae.evaluation.ranks import ALONE, Batch, Ranks, Share
+from sae.log import Progress
+from sae.losses import VarianceSums
 
 TOP = 0.01
 """Which fraction of the tokens and dimensions the shares of the variance are of."""
+_HIDDEN = partial(Progress, total=0, hidden=True)
 
 
 @dataclass(frozen=True)
@@ -68,16 +74,20 @@ def evaluate(
     exclude_tokens: Sequence[int] = (),
     exclude_positions: Sequence[int] = (),
     seed: int = 42,
+    ranks: Ranks = ALONE,
 ) -> Evaluation:
     """How good the autoencoders `saes`, by hookpoint, are on tokenised data: each alone, and all grafted at once.
 
     `dataset` is as for `SaeTrainer`, and should be data that they were not trained on; `max_tokens` of it are drawn
     with `seed`. A `model` without a language-modelling head has its reconstructions measured, and no predictions.
-    Excluded tokens count in nothing and keep their activations. Raises ValueError for an autoencoder that does not fit
-    the model, and if no token counts.
+    Excluded tokens count in nothing and keep their activations. Under torchrun all processes call it, with the same
+    arguments and `ranks=sae.distributed.World.from_environment()`: each measures a share, and all return the whole.
+    Raises ValueError for an autoencoder that does not fit the model, and if no token counts.
     """
     sample = SampledSequences(dataset, max_tokens, batch_size, seed=seed, vocab_size=lm.vocab_size(model))
-    return evaluate_many(model, sample, {"": saes}, exclude_tokens=exclude_tokens, exclude_positions=exclude_positions)
+    return evaluate_many(
+        model, sample, {"": saes}, exclude_tokens=exclude_tokens, exclude_positions=exclude_positions, ranks=ranks
+    )
 
 
 def evaluate_many(
@@ -87,33 +97,41 @@ def evaluate_many(
     *,
     exclude_tokens: Sequence[int] = (),
     exclude_positions: Sequence[int] = (),
+    ranks: Ranks = ALONE,
+    bar: Callable[..., Progress] = _HIDDEN,
 ) -> Evaluation:
     """As `evaluate`, for several checkpoints by label, on `batches`, which are gone through twice.
 
-    The first time for the mean of the activations, the second for everything else. What checkpoints have in common,
-    such as the clean model and the ablations, is run once.
+    The first time for the mean of the activations, the second for everything else; `bar` makes a progress bar for
+    each. What checkpoints have in common, such as the clean model and the ablations, is run once.
     """
     hookpoints = list(dict.fromkeys(hookpoint for saes in dictionaries.values() for hookpoint in saes))
-    _check_widths(dictionaries, lm.widths(model, hookpoints))
+    widths, has_head = lm.widths(model, hookpoints), lm.has_head(model)
+    _check_widths(dictionaries, widths)
 
     def counting() -> Iterator[Batch]:
         return ((tokens, counted(tokens, exclude_tokens, exclude_positions)) for tokens in batches)
 
-    variance = means(model, hookpoints, counting())
+    with ranks.together(), bar(what="means") as progress:
+        share = Share(counting(), ranks, progress.reach)
+        own = means(model, hookpoints, share)
+    variance = _over_ranks({name: VarianceSums.zeros(d_in, "cpu") for name, d_in in widths.items()}, own, ranks)
     tokens = int(next(iter(variance.values())).tokens) if variance else 0
     if not tokens:
         raise ValueError(
             "the data must have a token to measure on beside those excluded, got none; give more text, or exclude fewer"
         )
     mean = {hookpoint: sums.first / sums.tokens for hookpoint, sums in variance.items()}
-    total, sequences, ctx_len = Measured({}, {}, {}), 0, 0
-    for batch in counting():
-        total = total.add(measure(model, batch, dictionaries, mean))
-        sequences, ctx_len = sequences + len(batch[0]), batch[0].shape[1]
-    has_head = lm.has_head(model)
+    measured = Measured({}, {}, {})
+    with ranks.together(), bar(what="measuring", total=share.tokens) as progress:
+        share = Share(counting(), ranks, progress.reach)
+        for batch in share:
+            measured = measured.add(measure(model, batch, dictionaries, mean, on_part=share.part_done))
+    total = nothing(dictionaries, widths, share.ctx_len, has_head=has_head).add(measured.on_cpu())
+    ranks.add_up(total.tensors())()
     causal = has_head and lm.is_causal(model)
     return Evaluation(
-        qualities=qualities(total, ctx_len, causal=causal),
+        qualities=qualities(total, share.ctx_len, causal=causal),
         variance={
             hookpoint: {
                 "top_1_percent_of_tokens": sums.top_tokens_share(TOP),
@@ -122,11 +140,20 @@ def evaluate_many(
             for hookpoint, sums in total.activations.items()
         },
         tokens=tokens,
-        sequences=sequences,
-        ctx_len=ctx_len,
+        sequences=share.sequences,
+        ctx_len=share.ctx_len,
         has_head=has_head,
         causal=causal,
     )
+
+
+def _over_ranks(
+    zeros: dict[str, VarianceSums], own: Mapping[str, VarianceSums], ranks: Ranks
+) -> dict[str, VarianceSums]:
+    """The sums of all ranks, of what this one found; on the CPU."""
+    sums = zeros | {name: merge(zeros[name], on_cpu(found)) for name, found in own.items()}
+    ranks.add_up([tensor for each in sums.values() for tensor in tensors_of(each)])()
+    return sums
 
 
 def _check_widths(dictionaries: Dictionaries, widths: Mapping[str, int]) -> None:

@@ -1,5 +1,6 @@
 """One pass over the data: every autoencoder's reconstructions, and the model's predictions with them grafted in."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -10,16 +11,14 @@ from torch import Tensor, nn
 from sae import lm
 from sae.autoencoder import Sae
 from sae.data.activations import check_finite
-from sae.evaluation.moments import Sums, merge
+from sae.evaluation.moments import Sums, merge, on_cpu, tensors_of
 from sae.evaluation.predictions import Predictions, compare_predictions
+from sae.evaluation.ranks import Batch
 from sae.evaluation.sums import PREDICTION, ActivationSums, PredictionSums, ReconstructionSums
 from sae.losses import VarianceSums
 
 Dictionaries = Mapping[str, Mapping[str, Sae]]
 """Autoencoders by the label of their checkpoint and by hookpoint."""
-
-Batch = tuple[Tensor, Tensor]
-"""Token ids (batch, seq) int64, and which of them count (batch, seq) bool; both on the CPU."""
 
 Key = TypeVar("Key")
 
@@ -45,30 +44,77 @@ class Measured(NamedTuple):
             _merge_each(self.predictions, other.predictions),
         )
 
+    def on_cpu(self) -> "Measured":
+        """The same sums on the CPU."""
+        return Measured(
+            _each_on_cpu(self.activations), _each_on_cpu(self.reconstructions), _each_on_cpu(self.predictions)
+        )
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors, in the order of the keys: adding each over the ranks merges the ranks."""
+        return [tensor for part in self for sums in part.values() for tensor in tensors_of(sums)]
+
 
 def _merge_each(one: dict[Key, Sums], other: dict[Key, Sums]) -> dict[Key, Sums]:
     return one | {key: merge(one[key], sums) if key in one else sums for key, sums in other.items()}
 
 
+def _each_on_cpu(found: dict[Key, Sums]) -> dict[Key, Sums]:
+    return {key: on_cpu(sums) for key, sums in found.items()}
+
+
+def nothing(dictionaries: Dictionaries, widths: Mapping[str, int], ctx_len: int, *, has_head: bool) -> Measured:
+    """The sums of no sequence, of all that `measure` finds at these hookpoints, in a fixed order; on the CPU."""
+    alone = [(label, hookpoint) for hookpoint in widths for label, saes in dictionaries.items() if hookpoint in saes]
+    at_once = [(label, ALL) for group in _same_hookpoints(dictionaries) for label in group]
+    return Measured(
+        {hookpoint: ActivationSums.zeros(d_in) for hookpoint, d_in in widths.items()},
+        {(label, at): ReconstructionSums.zeros(dictionaries[label][at].num_latents, ctx_len) for label, at in alone},
+        {key: PredictionSums.zeros(ctx_len) for key in alone + at_once if has_head},
+    )
+
+
+def count_runs(dictionaries: Dictionaries, *, has_head: bool) -> int:
+    """How often `measure` runs the model on a batch: clean, and of each graft with its two ablations."""
+    labels = Counter(hookpoint for saes in dictionaries.values() for hookpoint in saes)
+    groups = [*labels.values(), *map(len, _same_hookpoints(dictionaries))]
+    return 1 + has_head * sum(2 + count for count in groups)
+
+
 def means(model: nn.Module, hookpoints: list[str], batches: Iterable[Batch]) -> dict[str, VarianceSums]:
-    """Sums of the activations at each hookpoint over the tokens that count; their shift is 0."""
+    """Sums of the activations at each hookpoint over the tokens that count; their shift is 0.
+
+    Raises NonFiniteError for a NaN or an infinity.
+    """
     sums: dict[str, VarianceSums] = {}
     for tokens, kept in batches:
-        for name, acts in lm.harvest(model, tokens, hookpoints).items():
+        found = lm.harvest(model, tokens, hookpoints)
+        check_finite(found, "a batch that is measured")
+        for name, acts in found.items():
             part = VarianceSums.of(acts[kept.to(acts.device)].double())
             sums[name] = sums[name].merge(part) if name in sums else part
     return sums
 
 
 @torch.no_grad()
-def measure(model: nn.Module, batch: Batch, dictionaries: Dictionaries, mean: Mapping[str, Tensor]) -> Measured:
+def measure(
+    model: nn.Module,
+    batch: Batch,
+    dictionaries: Dictionaries,
+    mean: Mapping[str, Tensor],
+    *,
+    on_part: Callable[[float], None] = lambda part: None,
+) -> Measured:
     """The sums of one batch. `mean` holds the mean activation of each hookpoint of `dictionaries`, (d_in).
 
-    Tokens that do not count keep their activations, and appear in no sum.
+    Tokens that do not count keep their activations, and appear in no sum. `on_part` hears which part of the work is
+    done, by the runs of the model.
     """
     tokens, kept = batch
     seen, clean = _clean_run(model, tokens, list(mean))
-    check_finite(seen, "a batch that is measured")
+    mean = {hookpoint: value.to(seen[hookpoint].device) for hookpoint, value in mean.items()}
+    done, runs = 1, count_runs(dictionaries, has_head=clean is not None)
+    on_part(done / runs)
     where = kept.to(next(iter(seen.values())).device)
     measured = Measured({}, {}, {})
     for hookpoint, x in seen.items():
@@ -83,12 +129,14 @@ def measure(model: nn.Module, batch: Batch, dictionaries: Dictionaries, mean: Ma
             grafts = {label: {hookpoint: _constant(recon)} for label, recon in recons.items()}
             predicted = _predict(model, tokens, where, clean, grafts, {hookpoint: mean[hookpoint]})
             measured.predictions.update({(label, hookpoint): sums for label, sums in predicted.items()})
+            on_part((done := done + 2 + len(grafts)) / runs)
     if clean is not None:
         for group in _same_hookpoints(dictionaries):
             hookpoints = next(iter(group.values()))
             at_once = {hookpoint: mean[hookpoint] for hookpoint in hookpoints}
             predicted = _predict(model, tokens, where, clean, group, at_once)
             measured.predictions.update({(label, ALL): sums for label, sums in predicted.items()})
+            on_part((done := done + 2 + len(group)) / runs)
     return measured
 
 

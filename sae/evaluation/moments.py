@@ -27,6 +27,11 @@ def tensors_of(sums: tuple[Any, ...]) -> Iterator[Tensor]:
         yield from tensors_of(part) if isinstance(part, tuple) else (part,)
 
 
+def on_cpu(sums: Sums) -> Sums:
+    """The same sums on the CPU."""
+    return type(sums)(*(on_cpu(part) if isinstance(part, tuple) else part.cpu() for part in sums))
+
+
 class Estimate(NamedTuple):
     """A number measured on some sequences, and its 95 % confidence interval."""
 
@@ -51,9 +56,9 @@ class Moments(NamedTuple):
         return cls(torch.tensor(float(len(rows)), dtype=torch.float64, device=rows.device), rows.sum(0), rows.T @ rows)
 
     @classmethod
-    def zeros(cls, m: int, device: torch.device | str) -> "Moments":
+    def zeros(cls, m: int) -> "Moments":
         """The moments of no sequence."""
-        return cls.of(torch.zeros(0, m, dtype=torch.float64, device=device))
+        return cls.of(torch.zeros(0, m, dtype=torch.float64))
 
     def ratio(self, above: Float[Tensor, "m"], below: Float[Tensor, "m"]) -> Estimate:
         """(Σ above·u) / (Σ below·u), with its 95 % confidence interval by sequence. Waits for the device.

@@ -43,6 +43,11 @@ class ActivationSums(NamedTuple):
         )
         return cls(squares.sum(0), histogram)
 
+    @classmethod
+    def zeros(cls, d: int) -> "ActivationSums":
+        """The sums of no token."""
+        return cls.of(torch.zeros(0, d))
+
     def top_dimensions_share(self, fraction: float) -> float:
         """The share of the variance in this fraction of the dimensions (at least one), the largest. Waits."""
         largest = self.by_dimension.sort(descending=True).values
@@ -93,6 +98,12 @@ class ReconstructionSums(NamedTuple):
         per_token = per_token.where(kept.unsqueeze(-1), 0)
         return cls(Moments.of(per_token.sum(1)), counts, _by_position(per_token[..., :3]))
 
+    @classmethod
+    def zeros(cls, num_latents: int, seq: int) -> "ReconstructionSums":
+        """The sums of no sequence."""
+        counts = torch.zeros(num_latents, dtype=torch.int64)
+        return cls(Moments.zeros(len(RECONSTRUCTION)), counts, _by_position(torch.zeros(0, seq, 3).double()))
+
 
 class PredictionSums(NamedTuple):
     """What grafting does to the model's predictions."""
@@ -107,6 +118,11 @@ class PredictionSums(NamedTuple):
         """The sums of the tokens that are kept; `per_token` in the order of `PREDICTION`."""
         per_token = per_token.double().where(kept.unsqueeze(-1), 0)
         return cls(Moments.of(per_token.sum(1)), _by_position(per_token[..., [0, 1, 5, 6, 7]]))
+
+    @classmethod
+    def zeros(cls, seq: int) -> "PredictionSums":
+        """The sums of no sequence."""
+        return cls(Moments.zeros(len(PREDICTION)), _by_position(torch.zeros(0, seq, 5).double()))
 
 
 def position_bin(position: int) -> int:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from sae.evaluation.metrics import RARE, density_histogram, qualities
 from sae.evaluation.moments import Moments, tensors_of
 from sae.evaluation.sums import ActivationSums, position_bin, position_names
 from sae.lm import harvest, resolve_hookpoints, widths
+from sae.log import Progress
 
 CTX = 11
 
@@ -319,6 +321,28 @@ def test_batches_are_read_twice_and_never_collected() -> None:
 
     evaluate_many(model, Batches(), {"": dictionaries_for(model, ["layers.1"])})
     assert reads == [2] * 6
+
+
+def test_the_bar_tells_which_part_of_the_models_runs_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, runs, bars = tiny_model("llama", causal_lm=True), [], []
+    run_base = lm.run_base
+    monkeypatch.setattr("sae.lm.run_base", lambda *arguments: runs.append(1) or run_base(*arguments))
+
+    class Seen(Progress):
+        def __init__(self, what: str, total: int) -> None:
+            super().__init__(total=total, hidden=True)
+            self.what, self.total, self.heard = what, total, []
+            bars.append(self)
+
+        def reach(self, tokens: float) -> None:
+            self.heard.append((tokens / self.total, len(runs)))
+
+    many = {"a": dictionaries_for(model, ["layers.0", "layers.1"]), "b": dictionaries_for(model, ["layers.1"])}
+    evaluate_many(model, tiny_tokens(6, CTX).split(2), many, bar=partial(Seen, total=6 * CTX))
+    means_, measuring = bars
+    assert [part for part, _ in means_.heard] == pytest.approx([1 / 3, 2 / 3, 1])
+    assert [part for part, _ in measuring.heard] == pytest.approx([done / len(runs) for _, done in measuring.heard])
+    assert measuring.total == 6 * CTX and len(runs) == 3 * 11 and measuring.heard[-1] == (1, len(runs))
 
 
 # What it is told
