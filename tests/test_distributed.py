@@ -87,6 +87,8 @@ TWO_RANKS: dict[str, dict[str, Any]] = {
     "does_not_divide": {"sequences": 61},
     "stream": {"sequences": 61, "stream": True, "max_tokens": 10**6},
     "sharded": {"shard_latents": 2, "hookpoints": WIDTHS, "dead_feature_threshold": 100},
+    "sweep": {"lr": [1e-3, 1e-2], "layers": [0, 2], "max_tokens": 512},
+    "distributed_sweep": {"lr": [1e-3, 1e-2], "layers": [0, 2], "max_tokens": 512, "distribute_layers": True},
     "sharded_few_dead": {"shard_latents": 2, "layers": [1], "dead_feature_threshold": 300, "max_tokens": 512},
 }
 FOUR_RANKS: dict[str, dict[str, Any]] = {
@@ -124,6 +126,29 @@ def test_four_ranks_equal_one_with_four_times_the_accumulation(tmp_path: Path, f
     changes = {option: value for option, value in FOUR_RANKS[name].items() if option not in LAYOUT}
     alone(tmp_path, name, **changes | {"grad_acc_steps": 4})
     assert_same_result(four / name, tmp_path / name)
+
+
+CACHED: dict[str, dict[str, Any]] = {
+    "shuffled": {"cache": "shuffled"},
+    "in_a_live_runs_order": {"cache": "in_order", "grad_acc_steps": 2},
+    "distributed": {"cache": "in_order", "distribute_layers": True, "max_tokens": 512},
+    "sharded": {"cache": "shuffled", "shard_latents": 2, "max_tokens": 512},
+}
+
+
+def test_two_ranks_train_from_one_cache_as_one_does_with_twice_the_accumulation(
+    processes: Launcher, tmp_path: Path
+) -> None:
+    caches = {
+        "shuffled": rank_jobs.write_cache(tmp_path / "a"),
+        "in_order": rank_jobs.write_cache(tmp_path / "b", shuffle=False, exclude_positions=[0]),
+    }
+    runs = {name: {**changes, "cache": caches[changes["cache"]]} for name, changes in CACHED.items()}
+    processes.succeed("train", 2, timeout=120, save_dir=str(tmp_path / "two"), runs=runs)
+    for name, changes in runs.items():
+        same = {option: value for option, value in changes.items() if option not in LAYOUT}
+        alone(tmp_path / "one", name, **same | {"grad_acc_steps": 2 * changes.get("grad_acc_steps", 1)})
+        assert_same_result(tmp_path / "two" / name, tmp_path / "one" / name)
 
 
 # On another number of ranks, after a stop
@@ -203,29 +228,6 @@ def elsewhere_of(rank: int) -> int:
     return sum(width for name, width in widths.items() if not placement.holds(rank, name))
 
 
-# What ends
-
-
-def test_a_rank_that_is_killed_ends_the_others_at_once_and_the_last_checkpoint_is_good(
-    processes: Launcher, tmp_path: Path
-) -> None:
-    outcome = processes.run("die", 4, save_dir=str(tmp_path), step=3)
-    assert outcome.codes == [1, 1, 1, -9] and max(outcome.seconds) < 30
-    assert "PeerFailed: the connection to another process broke" in outcome.errors[0]
-    assert "not saved; the last checkpoint is" in outcome.errors[0]
-    assert checkpoint.newest_undamaged(tmp_path / "run")[0] == tmp_path / "run" / "step_2"
-
-
-def test_an_activation_that_is_not_finite_on_one_rank_stops_all_and_the_last_good_state_is_saved(
-    processes: Launcher, tmp_path: Path
-) -> None:
-    outcome = processes.run("poison", 2, save_dir=str(tmp_path), batch=21)
-    assert outcome.codes == [1, 1] and max(outcome.seconds) < 30
-    assert "NonFiniteError: layers.0: an activation is not finite in batch 21" in outcome.errors[1]
-    assert "PeerFailed: another process failed" in outcome.errors[0]
-    saved = checkpoint.newest_undamaged(tmp_path / "run")[0]
-    assert saved is not None and f"the state before is saved in {saved}" in outcome.errors[1]
-    assert 0 < int(saved.name[5:]) <= 10
 # What is measured
 
 
@@ -267,3 +269,26 @@ def test_a_rank_that_cannot_measure_ends_all(processes: Launcher) -> None:
     assert "NonFiniteError: layers.1: an activation is not finite" in outcome.errors[1]
 
 
+# What ends
+
+
+def test_a_rank_that_is_killed_ends_the_others_at_once_and_the_last_checkpoint_is_good(
+    processes: Launcher, tmp_path: Path
+) -> None:
+    outcome = processes.run("die", 4, save_dir=str(tmp_path), step=3)
+    assert outcome.codes == [1, 1, 1, -9] and max(outcome.seconds) < 30
+    assert "PeerFailed: the connection to another process broke" in outcome.errors[0]
+    assert "not saved; the last checkpoint is" in outcome.errors[0]
+    assert checkpoint.newest_undamaged(tmp_path / "run")[0] == tmp_path / "run" / "step_2"
+
+
+def test_an_activation_that_is_not_finite_on_one_rank_stops_all_and_the_last_good_state_is_saved(
+    processes: Launcher, tmp_path: Path
+) -> None:
+    outcome = processes.run("poison", 2, save_dir=str(tmp_path), batch=21)
+    assert outcome.codes == [1, 1] and max(outcome.seconds) < 30
+    assert "NonFiniteError: layers.0: an activation is not finite in batch 21" in outcome.errors[1]
+    assert "PeerFailed: another process failed" in outcome.errors[0]
+    saved = checkpoint.newest_undamaged(tmp_path / "run")[0]
+    assert saved is not None and f"the state before is saved in {saved}" in outcome.errors[1]
+    assert 0 < int(saved.name[5:]) <= 10
