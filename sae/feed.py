@@ -44,6 +44,8 @@ class Feed(Extent, Protocol):
     """{hookpoint: d_in}"""
     dtype: torch.dtype
     """Of the activations."""
+    read_with: dict[str, Any]
+    """Options with which the data were read, where they are not the run's own."""
 
     @property
     def num_sequences(self) -> int | None:
@@ -90,6 +92,7 @@ class LiveFeed:
             self.tokens, self._harvest, exclude_tokens=cfg.exclude_tokens, exclude_positions=cfg.exclude_positions
         )
         self.widths = lm.widths(model, hookpoints)
+        self.read_with: dict[str, Any] = {}
 
     @property
     def ctx_len(self) -> int:
@@ -138,6 +141,7 @@ class CachedFeed:
             list(header.hookpoints), header.blocks, cfg.hookpoints, cfg.layers, cfg.layer_stride
         )
         self._cache, self._batch_size = cache, cfg.batch_size
+        self.read_with = dict(header.options)
         self.model_name, self.data_seed = model_name(cache, None), header.seed
         self.ctx_len, self.num_sequences = header.ctx_len, header.num_sequences
         self.device, self.dtype = cache.device, cache.dtype

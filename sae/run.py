@@ -181,6 +181,7 @@ class RunRecord(NamedTuple):
 
     folder: Path
     options: dict[str, Any]
+    """Those with which the data were read are the cache's, if the run read one."""
     derived: dict[str, Any]
 
     @property
@@ -198,7 +199,8 @@ class RunRecord(NamedTuple):
             try:
                 document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
                 options, derived = document["options"], document["derived"]
-            except (OSError, ValueError, KeyError, TypeError, RecursionError):
+                options = options | derived.get("read_with", {})
+            except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 continue
             if isinstance(options, dict) and isinstance(derived, dict) and isinstance(derived.get(_HELD_OUT), int):
                 here = Path.cwd()

@@ -326,6 +326,7 @@ class SaeTrainer:
             "held_out_sequences": self.feed.held_out,
             "num_sequences": self.feed.num_sequences,
             "ctx_len": self.feed.ctx_len,
+            "read_with": self.feed.read_with,
             "shuffle_block_batches": self._batches_per_block(),
             "peak_lr": {name: self._peak_lr(name) for name in self.plans},
         }

@@ -19,7 +19,7 @@ from tiny_models import VOCAB_SIZE, save_tiny, tiny_model
 
 import sae.__main__
 import sae.lm
-from sae import SaeConfig, SaeTrainer, TrainConfig
+from sae import Sae, SaeConfig, SaeTrainer, TrainConfig, evaluate
 from sae.cache import cache_activations
 from sae.config import CacheConfig
 from sae.data import ActivationCache
@@ -163,6 +163,34 @@ def test_the_command_line_trains_from_a_cache_without_the_language_model(
     }.items():
         assert sae.__main__.main(list(arguments)) == 2
         assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("where", ["on the command line", "in Python"])
+def test_what_was_trained_from_a_cache_is_measured_on_the_tokens_that_the_cache_holds_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], where: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sae.report.evaluation.draw_all", lambda evaluation, out: {})
+    model, tokens = text(tmp_path)
+    reading = [*READING, "--exclude_positions", "0", "--seed", "3"]
+    assert sae.__main__.main(["cache", model, tokens, *reading, "--activations", "c"]) == 0
+    if where == "in Python":
+        trainer(Path("runs"), ActivationCache("c"), run_name="run").fit()
+    else:
+        assert sae.__main__.main(["--activations", "c", *TRAINING, "--run_name", "run", "--lr", "3e-3"]) == 0
+    capsys.readouterr()
+    assert sae.__main__.main(["eval", "runs/run", "--out", "found"]) == 0
+    said = capsys.readouterr().err
+    assert "Measured on 4 of the sequences that runs/run held out" in said and "may have seen" not in said
+    document = json.loads(Path("found/eval.json").read_text())
+    assert document["data"]["tokens"] == 4 * 15
+    lm_ = sae.lm.load_model(model, device="cpu", dtype=torch.float32, head=True)
+    held_out = ActivationCache("c").held_out_tokens()
+    expected = evaluate(lm_, held_out, Sae.load_many("runs/run"), exclude_positions=[0])
+    for name, metrics in evaluation(Path("runs/run")).items():
+        found = document["results"]["runs/run"][name]["metrics"]
+        assert found["fvu"] == pytest.approx(metrics["fvu"], rel=5e-3)
+        assert found["ce_loss_without_sae"] == pytest.approx(expected[name].metrics["ce_loss_without_sae"], rel=5e-3)
 
 
 def test_several_processes_do_not_write_one_cache(
