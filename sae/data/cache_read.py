@@ -33,7 +33,8 @@ AHEAD, READERS = 2, 8
 class ActivationCache:
     """A folder that `sae cache` wrote, opened. `SaeTrainer` takes it in the place of the data, without a model.
 
-    Sizes are checked when it is opened, the SHA-256 of a shard when the shard is first read.
+    Sizes are checked when it is opened, the SHA-256 of a shard before the shard is first read: while the one before it
+    is, which also brings it into memory.
     """
 
     def __init__(self, folder: Path | str, *, device: torch.device | str = "cpu") -> None:
@@ -44,7 +45,9 @@ class ActivationCache:
             path = self.folder / name
             if not path.is_file() or path.stat().st_size != size:
                 raise self._damaged(name)
-        self._verified: set[str] = set()
+        self._verified: dict[str, Future[bool]] = {}
+        self._hashing = ThreadPoolExecutor(READERS, thread_name_prefix="sha256")
+        self._lock = Lock()
 
     @property
     def header(self) -> CacheHeader:
@@ -84,12 +87,19 @@ class ActivationCache:
         self._verify(name)
         return np.memmap(self.folder / name, np.uint8, "c").reshape(-1, row)
 
+    def begin_to_verify(self, name: str) -> None:
+        """Begin to read a file, which `map` will be asked for."""
+        with self._lock:
+            if name not in self._verified:
+                self._verified[name] = self._hashing.submit(self._is_whole, name)
+
+    def _is_whole(self, name: str) -> bool:
+        return name in self._manifest.files and sha256_of(self.folder / name) == self._manifest.files[name][1]
+
     def _verify(self, name: str) -> None:
-        if name in self._verified:
-            return
-        if name not in self._manifest.files or sha256_of(self.folder / name) != self._manifest.files[name][1]:
+        self.begin_to_verify(name)
+        if not self._verified[name].result():
             raise self._damaged(name)
-        self._verified.add(name)
 
     def _damaged(self, name: str) -> ValueError:
         return ValueError(
@@ -128,7 +138,10 @@ class Rows:
 
     def _mapped(self, shard: int) -> UInt8[np.ndarray, "tokens row"]:
         if shard not in self._open:
-            self._open[shard] = self._cache.map(rows_path(self._section, self._hookpoint, shard), self._row)
+            name, following = (rows_path(self._section, self._hookpoint, number) for number in (shard, shard + 1))
+            self._open[shard] = self._cache.map(name, self._row)
+            if shard + 2 < len(self._starts):
+                self._cache.begin_to_verify(following)
         return self._open[shard]
 
 

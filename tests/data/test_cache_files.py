@@ -263,6 +263,20 @@ def test_a_damaged_file_is_named(tmp_path: Path, file: str, damage: str) -> None
         list(held_out_batches(cache, list(WIDTHS), BATCH))
 
 
+def test_the_next_shard_is_verified_while_one_is_read_and_none_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, hashed = write(tmp_path / "c"), []
+    sha256_of = cache_format.sha256_of
+    monkeypatch.setattr("sae.data.cache_read.sha256_of", lambda path: hashed.append(path.name) or sha256_of(path))
+    rows, bounds = cache.rows(TRAIN, "wide"), [0, *itertools.accumulate(cache._manifest.shards[TRAIN])]
+    for shard, (start, stop) in enumerate(itertools.pairwise(bounds)):
+        rows.read(start, stop - 1), rows.read(stop - 1, stop)
+        following = f"train/wide/{shard + 1:05d}.rows"
+        assert shard == 4 or cache._verified[following].result()
+        assert hashed == [f"{number:05d}.rows" for number in range(min(5, shard + 2))]
+
+
 def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
     write(tmp_path / "c")
     (tmp_path / "c" / "manifest.json").write_text('{"version": 1}')
