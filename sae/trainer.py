@@ -133,7 +133,8 @@ class SaeTrainer:
                 )
                 stack.enter_context(self.stop)
                 self._train(sinks, progress)
-            saved = self.save(measure=self.cfg.save_best)
+            forced = self.stopped and self.step < self.total_steps  # then every second counts
+            saved = self.save(measure=self.cfg.save_best and not forced)
         except Exception as error:
             error.add_note(self._save_what_is_left())
             raise
@@ -358,15 +359,14 @@ class SaeTrainer:
     # State
 
     def state(self, *, measure: bool = False) -> checkpoint.Checkpoint:
-        """The state between two steps, on the main process; with `measure` the held-out FVU is part of it, unless there
-        is haste."""
+        """The state between two steps, on the main process; with `measure` the held-out FVU is part of it."""
         weights = self._whole({name: dict(sae.state_dict()) for name, sae in self.saes.items()})
         states = self._whole({name: learner.state_dict() for name, learner in self.learners.items()})
         saes = {name: Sae.of_tensors(self.shapes[name].cfg, tensors) for name, tensors in weights.items()}
         trainer = {"step": self.step, "source": self._position}
         if self.end_to_end is not None:
             trainer["end_to_end"] = self.end_to_end.state_dict()
-        if measure and not self.world.any(bool(self.stop)):
+        if measure:
             trainer["held_out_fvu"] = {name: metrics.fvu for name, metrics in self.evaluate().items()}
         return checkpoint.Checkpoint(saes, states, trainer)
 

@@ -185,6 +185,22 @@ def test_the_best_and_the_newest_are_those_of_a_run_that_was_not_stopped(tmp_pat
     assert sum(measured.values()) / len(measured) == fvu
 
 
+@pytest.mark.parametrize("step", [4, STEPS])
+def test_a_stop_in_the_step_of_a_checkpoint_that_is_due_leaves_none_unmeasured(tmp_path: Path, step: int) -> None:
+    options = {"save_best": True, "save_every": 4}
+    make_trainer(tmp_path / "straight", **options).fit()
+    stop_after(make_trainer(tmp_path / "stopped", **options), step)
+    make_trainer(tmp_path / "stopped", resume=True, **options).fit()
+    measured = [
+        {
+            path.parent.name: json.loads(path.read_text())["held_out_fvu"]
+            for path in folder.glob("run/step_*/trainer.json")
+        }
+        for folder in (tmp_path / "straight", tmp_path / "stopped")
+    ]
+    assert measured[0] == measured[1] and set(measured[0]) == {"step_4", "step_8", "step_12"}
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     code = SERVER.format(tests=str(Path(__file__).parent), save_dir=str(tmp_path), elsewhere=str(tmp_path / "warm"))
