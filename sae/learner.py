@@ -192,8 +192,8 @@ class SaeLearner:
         sae, unit_norm = self.sae, self.sae.cfg.normalize_decoder
         if unit_norm:
             grads.W_dec.addcmul_(sae.W_dec.detach(), grads.radial.unsqueeze(1), value=-1)
-        # A gradient that is not finite shows in those of the biases, and makes the sums so: 0 times it is NaN.
-        self._sums += 0 * (grads.b_enc.sum() + grads.b_dec.sum())
+        # A gradient that is not finite shows in these, which are sums of the same terms: 0 times it is NaN.
+        self._sums += 0 * (grads.b_enc.sum() + grads.b_dec.sum() + grads.radial.sum())
         self._optimizer.step(grads.by_parameter(), lr, skip=(~self._sums.isfinite().all()).float())
         if unit_norm:
             sae.set_decoder_norm_to_unit_norm()

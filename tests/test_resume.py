@@ -401,7 +401,7 @@ def test_a_limit_on_file_sizes_is_told_like_a_full_disk(tmp_path: Path, straight
 # What is not finite
 
 
-@pytest.mark.parametrize("what", ["loss", "gradient"])
+@pytest.mark.parametrize("what", ["loss", "b_enc", "radial"])
 @pytest.mark.parametrize("step", [0, 5])
 def test_a_nan_in_a_step_stops_by_name_and_saves_the_weights_before_that_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, step: int
@@ -413,7 +413,7 @@ def test_a_nan_in_a_step_stops_by_name_and_saves_the_weights_before_that_step(
         grads, recon = original(weights, *arguments, **options)
         if trainer.step == step and weights is trainer.learners["layers.2"]._weights:
             before.update({name: t.clone() for name, t in trainer.saes["layers.2"].state_dict().items()})
-            (recon.squared_error if what == "loss" else grads.b_enc[3]).fill_(torch.inf)
+            (recon.squared_error if what == "loss" else getattr(grads, what)[3]).fill_(torch.inf)
         return grads, recon
 
     monkeypatch.setattr(learner, "reconstruction_gradients", poisoned)
@@ -428,6 +428,29 @@ def test_a_nan_in_a_step_stops_by_name_and_saves_the_weights_before_that_step(
         torch.testing.assert_close(found[name], before[name], rtol=1e-6, atol=1e-7)
     make_trainer(tmp_path, resume=True).fit()
     assert all(t.isfinite().all() for t in final_state(tmp_path).values())
+
+
+@pytest.mark.parametrize("parameter", ["W_enc", "W_dec"])
+def test_a_nan_that_only_a_fault_of_the_machine_makes_reaches_no_checkpoint(
+    tmp_path: Path, straight: Path, monkeypatch: pytest.MonkeyPatch, parameter: str
+) -> None:
+    """In a weight's gradient alone, where arithmetic leaves none: it is not in the loss before the next step."""
+    trainer, original = make_trainer(tmp_path, save_every=2), learner.reconstruction_gradients
+
+    def poisoned(*arguments: Any, **options: Any) -> Any:
+        grads, recon = original(*arguments, **options)
+        if trainer.step == 5:
+            getattr(grads, parameter)[recon.top_indices[0, 0], 7] = torch.nan
+        return grads, recon
+
+    monkeypatch.setattr(learner, "reconstruction_gradients", poisoned)
+    with pytest.raises(FloatingPointError, match="is not finite") as stopped:
+        trainer.fit()
+    monkeypatch.undo()
+    saved = tmp_path / "run" / "step_4"
+    assert stopped.value.__notes__[0].endswith(f"not saved; the last checkpoint is {saved}")
+    make_trainer(tmp_path, resume=True, save_every=2).fit()
+    assert_same_end(tmp_path, straight)
 
 
 @pytest.mark.parametrize("batch", [0, 9])
