@@ -188,6 +188,16 @@ def test_a_token_file_and_a_stream_train(run: Run, no_picture: None, monkeypatch
     assert Path("runs/bin/step_8/manifest.json").exists() and Path("runs/stream/step_8/manifest.json").exists()
 
 
+def test_with_the_model_in_8_bits_a_run_trains_on_nearly_the_same_activations(run: Run, no_picture: None) -> None:
+    pytest.importorskip("bitsandbytes", reason="8 bits need the extra int8")
+    for name, options in (("whole", []), ("small", ["--load_in_8bit"])):
+        result = run("model", "text.jsonl", *SMALL, *FIXED, "--run_name", name, *options)
+        assert (result.status, result.errors) == (0, [])
+    whole, small = (json.loads(Path("runs", name, "evaluation.json").read_text()) for name in ("whole", "small"))
+    for hookpoint, metrics in whole.items():
+        assert metrics["fvu"] != small[hookpoint]["fvu"] == pytest.approx(metrics["fvu"], rel=0.1)
+
+
 @pytest.mark.parametrize(
     ("choice", "names"),
     [
