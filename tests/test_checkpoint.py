@@ -93,10 +93,22 @@ def test_the_manifest_lists_every_other_file_and_is_written_last(
     listed = json.loads((folder / MANIFEST).read_text())["files"]
     assert set(listed) == set(files_in(folder)) - {MANIFEST}
     assert all(listed[name]["bytes"] == (folder / name).stat().st_size for name in listed)
-    assert [path.name for path in synced[-2:]] == [MANIFEST, "run"]
-    assert {path.relative_to(path.parents[-len(folder.parts)]).name for path in synced[:-2]} == {
-        Path(name).name for name in listed
-    }
+    partial = folder.with_name(".step_3.partial")
+    files, (manifest, *folders, last) = synced[: len(listed)], synced[len(listed) :]
+    assert {path.relative_to(partial).as_posix() for path in files} == set(listed)
+    assert manifest == partial / MANIFEST and last == folder.parent
+    assert set(folders) == {path.parent for path in files} and len(folders) == 1 + len(NAMES)
+
+
+def test_a_process_that_reads_some_of_the_autoencoders_checks_those(saved: Path) -> None:
+    path = saved / "layers.10.mlp" / "sae.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    given = make_checkpoint()
+    one = Checkpoint({"layers.0": given.saes["layers.0"]}, {"layers.0": given.states["layers.0"]}, {})
+    assert list(checkpoint.load(saved, one).saes) == ["layers.0"]
+    path.unlink()
+    with pytest.raises(ValueError, match="layers.10.mlp/sae.safetensors is missing or damaged"):
+        checkpoint.load(saved, one)
 
 
 @pytest.mark.parametrize("name", [TRAINER, "layers.0/cfg.json", "layers.10.mlp/sae.safetensors", f"h.2.input/{STATE}"])
