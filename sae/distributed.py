@@ -19,10 +19,11 @@ from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from sae.peers import ALONE, Peers
 from sae.placement import Placement
 
-TIMEOUT = timedelta(minutes=10)
-"""How long a rank waits for the others in training. One that dies is noticed at once, by its connection."""
-PREPARATION = timedelta(hours=12)
-"""How long the ranks wait for the one that prepares data."""
+TIMEOUT = timedelta(minutes=20)
+"""How long a rank waits for the others in training: longer than one tries to read data that fail (`data.retry`). One
+that dies is noticed at once, by its connection."""
+PATIENCE = timedelta(hours=12)
+"""How long the ranks wait for the one that prepares data, or writes or checks a checkpoint."""
 SMALL = 2**20
 """Tensors below so many bytes are added up together, as one."""
 
@@ -127,10 +128,17 @@ class World:
 
     # Together
 
-    def from_main(self, make: Callable[[], Made]) -> Made:
-        """What `make` returns on the main process, which alone calls it; if it raises there, no process goes on."""
+    def from_main(self, make: Callable[[], Made], *, slow: bool = False) -> Made:
+        """What `make` returns on the main process, which alone calls it; if it raises there, no process goes on.
+
+        The others wait as long as for a step, or, for what is `slow` where the state is large, as for the data.
+        """
         with self.together():
-            made = make() if self.is_main else None
+            try:
+                made = make() if self.is_main else None
+            finally:
+                if slow and self.size > 1:
+                    _meet(self._patient())
         return cast(Made, self.gather(made)[0])
 
     def gather(self, value: Any) -> list[Any]:
@@ -180,15 +188,19 @@ class World:
         if self.size == 1:
             yield
             return
-        group = _group((tuple(range(self.size)),), self.rank, PREPARATION)
+        group = self._patient()
         if not first:
-            hours = int(PREPARATION.total_seconds() // 3600)
+            hours = int(PATIENCE.total_seconds() // 3600)
             if os.environ["LOCAL_RANK"] == "1":
                 tell(f"the other processes wait until the first one has {what}, {hours} hours at most")
             _meet(group)
         yield
         if first:
             _meet(group)
+
+    def _patient(self) -> Any:
+        """The group of all ranks, who wait long for each other in it."""
+        return _group((tuple(range(self.size)),), self.rank, PATIENCE)
 
     # What moves
 

@@ -377,10 +377,10 @@ class SaeTrainer:
 
     def save(self, *, measure: bool = False) -> Path:
         """Write a checkpoint and wait until it is on disk; returns its folder."""
-        return self.world.from_main(partial(self.saver.save, self.state(measure=measure)))
+        return self.world.from_main(partial(self.saver.save, self.state(measure=measure)), slow=True)
 
     def _start_to_save(self) -> None:
-        self.world.from_main(partial(self.saver.start, self.state(measure=self.cfg.save_best)))
+        self.world.from_main(partial(self.saver.start, self.state(measure=self.cfg.save_best)), slow=True)
 
     def _save_what_is_left(self) -> str:
         """Save after an error, if that is still possible; what to tell the user."""
@@ -395,7 +395,7 @@ class SaeTrainer:
 
     def resume(self) -> None:
         """Continue from the newest undamaged checkpoint of this run; from the beginning if there is none."""
-        folder, complaints = self.world.from_main(self._newest_checkpoint)
+        folder, complaints = self.world.from_main(self._newest_checkpoint, slow=True)
         for complaint in complaints:
             self._note(f"passed over: {complaint}")
         if folder is None:
