@@ -28,30 +28,49 @@ class Tokens(Protocol):
 
 
 class TokenSource:
-    """Batches of tokens in the place of batches of activations: the loss needs sequences, which cannot be mixed."""
+    """Batches of tokens in the place of batches of activations: the loss needs sequences, which cannot be mixed.
 
-    def __init__(self, batches: Tokens, read: Callable[[Tensor], dict[str, Tensor]], *, step: int = 1) -> None:
+    Of several `ranks` each is handed its own of `ranks` batches at a time. All read all of them: they are at the same
+    place, and end together.
+    """
+
+    def __init__(
+        self,
+        batches: Tokens,
+        read: Callable[[Tensor], dict[str, Tensor]],
+        *,
+        step: int = 1,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
         """`read` makes activations of a batch; `step` is the number of batches of an optimizer step."""
         self._batches, self._read, self._step = batches, read, step
+        self._rank, self._ranks = rank, ranks
         self._handed_out_of_step = 0
         self._peeked: tuple[Tensor, dict[str, Any]] | None = None
 
     def peek(self) -> dict[str, Tensor]:
-        """The activations of the first batch, which is handed out all the same."""
+        """The activations of the first batch, which is handed out all the same; none of them where it is not."""
         if self._peeked is None:
             place = self._batches.state_dict()
             self._peeked = next(self._batches), place
-        return self._read(self._peeked[0])
+        activations = self._read(self._peeked[0])
+        return activations if self._rank == 0 else {name: acts[:0] for name, acts in activations.items()}
 
     def __iter__(self) -> Iterator[Tensor]:
         return self
 
     def __next__(self) -> Int[Tensor, "batch seq"]:
-        if self._peeked is not None:
-            (tokens, _), self._peeked = self._peeked, None
-        else:
-            tokens = next(self._batches)
-        self._handed_out_of_step = (self._handed_out_of_step + 1) % self._step
+        """This rank's of the step's next batches; without a sequence if they are fewer than the ranks."""
+        count = min(self._ranks, self._step - self._handed_out_of_step)
+        batches = [self._next_batch() for _ in range(count)]
+        self._handed_out_of_step = (self._handed_out_of_step + count) % self._step
+        return batches[self._rank] if self._rank < count else batches[0][:0]
+
+    def _next_batch(self) -> Tensor:
+        if self._peeked is None:
+            return next(self._batches)
+        (tokens, _), self._peeked = self._peeked, None
         return tokens
 
     @property
@@ -60,7 +79,7 @@ class TokenSource:
         return self._handed_out_of_step == 0
 
     def own_of_first(self, tokens: int) -> int:
-        """How many of the first so many tokens that `peek` shows are of this process: all."""
+        """How many of the first so many tokens that `peek` shows are of this rank: all."""
         return tokens
 
     def state_dict(self) -> dict[str, Any]:
@@ -113,6 +132,7 @@ class EndToEnd:
         self._loss_fn, self._tokens_per_step = loss_fn, tokens_per_step
         device = next(model.parameters()).device
         self._sums = torch.zeros(2, dtype=torch.float64, device=device)
+        self._step_sums = self._sums.clone()
 
     def accumulate(self, tokens: Int[Tensor, "batch seq"]) -> None:
         """Add the gradients of these sequences to every learner."""
@@ -165,11 +185,17 @@ class EndToEnd:
                 loss = losses.where(counts, 0).sum()
             gradient += torch.autograd.grad(loss / self._tokens_per_step, hidden)[0]
             total += loss.detach()
-            self._sums += torch.stack([loss.detach().double(), counts.sum().double()])
+            self._step_sums += torch.stack([loss.detach().double(), counts.sum().double()])
         return total, gradient
 
+    def count_step(self, add_up: Callable[[list[Tensor]], None] = lambda sums: None) -> None:
+        """Let the step's loss count, with what `add_up` adds to its sums, in place, of tokens that others have."""
+        add_up([self._step_sums])
+        self._sums += self._step_sums
+        self._step_sums.zero_()
+
     def read_loss(self) -> float:
-        """Mean loss per token, in nats, since the last call, which starts it anew. Waits for the device."""
+        """Mean loss per token, in nats, of the steps since the last call. Waits for the device."""
         total, tokens = self._sums.tolist()
         self._sums.zero_()
         return total / max(1.0, tokens)

@@ -226,6 +226,8 @@ class SaeTrainer:
             complete = self.source.at_end_of_step
             self._accumulate(batch, waits if complete else None)
         self._position = None
+        if self.end_to_end is not None:
+            self.end_to_end.count_step(self._add_up)
         for name, learner in self.learners.items():
             with self.stopwatches[name]:
                 if name in waits:
@@ -243,6 +245,8 @@ class SaeTrainer:
                     stack.enter_context(watch)
                 for part in batch.tensor_split(self.cfg.micro_acc_steps):
                     self.end_to_end.accumulate(part)
+            if waits is not None:
+                waits |= {name: self.world.add_up(learner.sums()) for name, learner in self.learners.items()}
             return
         activations = self._by_sae(self.world.exchange(batch))
         for name, learner in self.learners.items():
@@ -520,7 +524,14 @@ class SaeTrainer:
             loss_fn=cfg.loss_fn,
             tokens_per_step=self.tokens_per_step,
         )
-        return TokenSource(live.tokens, live.source.read, step=self.batches_per_step), end_to_end
+        source = TokenSource(
+            live.tokens,
+            live.source.read,
+            step=self.batches_per_step,
+            rank=self.world.rank,
+            ranks=self.world.size,
+        )
+        return source, end_to_end
 
     @property
     def _live(self) -> LiveFeed:
@@ -572,10 +583,11 @@ def _read(learner: SaeLearner) -> dict[str, float] | FloatingPointError:
 
 def check_processes(cfg: TrainConfig, processes: int) -> None:
     """Raise ValueError for what cannot be done on so many processes."""
-    if processes > 1 and cfg.loss_fn != "fvu":
-        raise ValueError(f"loss_fn must be fvu on several processes, got {cfg.loss_fn}; train without torchrun")
-    if processes > 1 and cfg.eval_every and (cfg.distribute_layers or cfg.shard_latents > 1):
-        raise ValueError(
-            f"eval_every needs all autoencoders on one process, got {cfg.eval_every}; leave out --eval_every and use "
-            "sae eval, or leave out --distribute_layers and --shard_latents"
-        )
+    if processes == 1 or not (cfg.distribute_layers or cfg.shard_latents > 1):
+        return
+    for name, default in (("loss_fn", "fvu"), ("eval_every", 0)):
+        if getattr(cfg, name) != default:
+            raise ValueError(
+                f"{name} must be {default} where no process holds all autoencoders, got {getattr(cfg, name)}; "
+                f"leave out --{name}, or --distribute_layers and --shard_latents"
+            )

@@ -4,8 +4,10 @@ import json
 import os
 import signal
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,13 @@ from tiny_models import VOCAB_SIZE, tiny_model
 import sae.__main__
 import sae.lm
 import sae.report.training
-from sae import Sae, SaeConfig, SaeTrainer, TrainConfig, evaluate
+from sae import Sae, SaeConfig, SaeTrainer, TrainConfig, checkpoint, distributed, evaluate
 from sae.cache import cache_activations
 from sae.config import CacheConfig
 from sae.data import ActivationCache, shuffle
 from sae.data import tokens as data_tokens
 from sae.distributed import World
+from sae.log import note
 
 SEQ = 8
 WIDTHS = ["layers.0", "layers.1.mlp.dense_h_to_4h", "layers.2", "layers.1.mlp"]
@@ -36,13 +39,14 @@ def make_trainer(
 ) -> SaeTrainer:
     """A trainer in float32, so that rounding is small; the same weights and tokens on every rank."""
     sae.lm.compute_dtype = lambda device: torch.float32
-    sizes = {name: changes.pop(name) for name in ("num_latents", "k") if name in changes}
     options = {"batch_size": 4, "lr": 3e-3, "log_to_wandb": False, "run_name": "run", "dead_feature_threshold": 400}
+    sizes = {name: changes.pop(name) for name in ("num_latents", "k") if name in changes}
     cfg = TrainConfig(SaeConfig(**{"num_latents": 128, "k": 4} | sizes), save_dir=str(save_dir), **options | changes)
     if cache is not None:
         return SaeTrainer(cfg, ActivationCache(cache))
     rows = [{"input_ids": row.tolist()} for row in tokens(sequences)]
-    return SaeTrainer(cfg, iter(rows) if stream else tokens(sequences), tiny_model("gpt_neox"))
+    model = tiny_model("gpt_neox", causal_lm=cfg.loss_fn != "fvu")
+    return SaeTrainer(cfg, iter(rows) if stream else tokens(sequences), model)
 
 
 def write_cache(folder: Path, **changes: Any) -> str:
@@ -93,6 +97,46 @@ def train(save_dir: str, runs: dict[str, dict[str, Any]]) -> None:
         trainer.fit()
         sent = {"steps": trainer.step, **trainer.world.sent}
         Path(save_dir, name, f"sent_{trainer.world.rank}.json").write_text(json.dumps(sent))
+
+
+def add_up_late(save_dir: str, seconds: float) -> None:
+    """The last rank comes late to a sum; the first tells when it could go on, when it had the sum, and what it was."""
+    world = World.from_environment()
+    world.gather("all are here")
+    if world.rank > 0:
+        time.sleep(seconds)
+    begun, summed = time.monotonic(), torch.full((3,), 1.0 + world.rank)
+    wait = world.add_up([summed])
+    went_on = time.monotonic() - begun
+    wait()
+    found = {"went_on": went_on, "had_it": time.monotonic() - begun, "sum": summed.tolist()}
+    Path(save_dir, f"sum_{world.rank}.json").write_text(json.dumps(found))
+
+
+def prepare(save_dir: str, fail: bool = False) -> None:
+    """The first rank takes its time to prepare what the others then read."""
+    world, path = World.from_environment(), Path(save_dir, "prepared")
+    with world.one_first(note, "prepared the data"):
+        if world.is_main:
+            time.sleep(0.5)
+            if fail:
+                raise ValueError("there are no data")
+            path.write_text("ready")
+        assert path.read_text() == "ready"
+
+
+def save_slowly(save_dir: str, patience: float, seconds: float) -> None:
+    """A checkpoint takes so many seconds to write, and nobody waits longer than `patience` for a step."""
+    distributed.TIMEOUT = timedelta(seconds=patience)
+    trainer = make_trainer(save_dir, max_tokens=128)
+    write = checkpoint.save
+
+    def slowly(*arguments: Any) -> Path:
+        time.sleep(seconds)
+        return write(*arguments)
+
+    checkpoint.save = slowly
+    trainer.fit()
 
 
 def die(save_dir: str, step: int) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ from several import Launcher, launcher
 from test_cache import text
 
 import sae.__main__
-from sae import Sae, checkpoint
+from sae import Sae, TrainConfig, checkpoint
 from sae.log import read_records
 from sae.placement import place
+from sae.trainer import check_processes
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def assert_same_result(run: Path, other: Path) -> None:
     assert one.name == two.name and (run / "config.json").exists()
     positions = [json.loads((step / "trainer.json").read_text()) for step in (one, two)]
     for position in positions:
-        del position["source"]["index"]  # of the permutation: where nothing is mixed, blocks are as many as ranks read
+        position["source"].pop("index", None)  # of the permutation: where nothing is mixed, a block is what ranks read
     assert positions[0] == positions[1]
     files = sorted(path.relative_to(one) for path in one.rglob("*.safetensors"))
     assert files == sorted(path.relative_to(two) for path in two.rglob("*.safetensors")) != []
@@ -86,18 +87,23 @@ TWO_RANKS: dict[str, dict[str, Any]] = {
     "uneven": {"exclude_positions": [0], "exclude_tokens": list(range(3, 80))},
     "does_not_divide": {"sequences": 61},
     "stream": {"sequences": 61, "stream": True, "max_tokens": 10**6},
-    "sharded": {"shard_latents": 2, "hookpoints": WIDTHS, "dead_feature_threshold": 100},
     "sweep": {"lr": [1e-3, 1e-2], "layers": [0, 2], "max_tokens": 512},
     "distributed_sweep": {"lr": [1e-3, 1e-2], "layers": [0, 2], "max_tokens": 512, "distribute_layers": True},
-    "sharded_few_dead": {"shard_latents": 2, "layers": [1], "dead_feature_threshold": 300, "max_tokens": 512},
-}
+    "sharded": {"shard_latents": 2, "hookpoints": WIDTHS, "dead_feature_threshold": 64},
+    "sharded_few_dead": {"shard_latents": 2, "layers": [1], "dead_feature_threshold": 128, "max_tokens": 512},
+    "kl": {"loss_fn": "kl", "layers": [0, 2], "exclude_positions": [0], "exclude_tokens": list(range(3, 80))},
+    "ce": {"loss_fn": "ce", "layers": [1], "sequences": 61, "stream": True, "max_tokens": 10**6, "grad_acc_steps": 2,
+           "micro_acc_steps": 3},
+}  # fmt: skip
 FOUR_RANKS: dict[str, dict[str, Any]] = {
     "plain": {},
     "more_ranks_than_autoencoders": {"distribute_layers": True, "layers": [0, 1]},
     "mesh": {"shard_latents": 2, "layers": [0, 2], "dead_feature_threshold": 100},
     "distributed_and_sharded": {"shard_latents": 2, "distribute_layers": True, "layers": [0, 1, 2]},
+    "kl": {"loss_fn": "kl", "layers": [1]},
 }
 LAYOUT = ("distribute_layers", "shard_latents")
+DISTRIBUTED = {"distribute_layers": True}
 
 
 @pytest.fixture(scope="module")
@@ -151,16 +157,27 @@ def test_two_ranks_train_from_one_cache_as_one_does_with_twice_the_accumulation(
         assert_same_result(tmp_path / "two" / name, tmp_path / "one" / name)
 
 
+@pytest.mark.parametrize("layout", [{"distribute_layers": True}, {"shard_latents": 2}], ids=str)
+def test_autoencoders_to_start_from_come_to_who_trains_them(
+    processes: Launcher, tmp_path: Path, two: Path, layout: dict[str, Any]
+) -> None:
+    options = {"finetune": str(two / "plain"), "max_tokens": 512}
+    processes.succeed("train", 2, save_dir=str(tmp_path / "two"), runs={"run": options | layout})
+    alone(tmp_path, "alone", **options, grad_acc_steps=2)
+    assert_same_result(tmp_path / "two" / "run", tmp_path / "alone")
+
+
 # On another number of ranks, after a stop
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 4), (4, 2), (2, 3)])
+@pytest.mark.parametrize(("before", "after", "loss_fn"), [(2, 1, "fvu"), (1, 4, "fvu"), (4, 2, "fvu"), (2, 3, "fvu"),
+                                                          (2, 3, "kl")])  # fmt: skip
 def test_resuming_on_another_number_of_ranks_equals_not_stopping(
-    processes: Launcher, tmp_path: Path, before: int, after: int
+    processes: Launcher, tmp_path: Path, before: int, after: int, loss_fn: str
 ) -> None:
-    options: dict[str, Any] = {"grad_acc_steps": 4 // before if before < 4 else 1, "layers": [0, 2]}
+    options: dict[str, Any] = {"grad_acc_steps": 4 // before if before < 4 else 1, "layers": [0, 2], "loss_fn": loss_fn}
     begin = {"run": options | {"stop_after": 2}}
-    rest = {"run": options | {"resume": True, "distribute_layers": True}}
+    rest = {"run": options | {"resume": True, "distribute_layers": loss_fn == "fvu"}}
     for ranks, runs in ((before, begin), (after, rest)):
         if ranks == 1:
             rank_jobs.train(str(tmp_path), runs)
@@ -197,35 +214,126 @@ def test_a_sharded_checkpoint_is_the_same_files_and_loads_in_one_process(four: P
 # What is sent
 
 
-def test_the_bytes_sent_are_those_of_the_formulas(two: Path) -> None:
-    """docs/scaling.md, "Traffic": d_in 32, 128 latents, k 4, steps of 2 batches of 4 × 8 tokens in float32.
+WIDTH_OF = {name: 48 if name.endswith("4h") else 32 for name in WIDTHS}
+STEPS, TOKENS = 8, 32
+"""Of the short runs: steps, and tokens that one rank reads in each: 4 sequences of 8, in float32."""
 
-    The last two runs are one block of the shuffle, which they look at twice before they train on it: for
-    the mean, and, at its first 4096 tokens, for the length of W_enc.
-    """
-    d_in, latents, k, tokens = 32, 128, 4, 32
-    for rank in range(2):
-        sent = {name: json.loads((two / name / f"sent_{rank}.json").read_text()) for name in TWO_RANKS}
-        replicas = 8 * d_in * latents + 12 * latents + 12 * d_in + 48
-        first = 8 * d_in + 24
-        plain = sent["plain"]
-        assert plain == {"steps": plain["steps"], "replicas": 3 * (plain["steps"] * replicas + first)}
-        assert sent["distributed"] == {"steps": 8, "exchange": 4 * tokens * elsewhere_of(rank) * (8 + 8 + 8)}
-        sharded = sent["sharded_few_dead"]
-        assert sharded.keys() == {"steps", "exchange", "shards"}
-        assert sharded["exchange"] == 4 * tokens * d_in * (8 + 8 + 8)
-        code, recon = 2 * tokens * k * 4, 2 * tokens * d_in * 4
-        # each step one micro-batch; AuxK, once latents are dead, sends b_dec's gradient and its reconstruction
-        small = 4 * d_in + 8
-        first = 8 * (code + recon)
-        assert 8 * (code + recon + small) <= sharded["shards"] - first <= 8 * (code + 2 * recon + small + 4 * d_in)
+
+def sent_by(rank: int, run: Path) -> dict[str, int]:
+    return json.loads((run / f"sent_{rank}.json").read_text())
+
+
+@pytest.mark.parametrize("rank", range(2))
+@pytest.mark.parametrize(("name", "autoencoders"), [("plain", 3), ("accumulated", 3), ("ce", 1)])
+def test_the_bytes_of_averaged_gradients_are_those_of_the_formula_however_much_is_accumulated(
+    two: Path, name: str, autoencoders: int, rank: int
+) -> None:
+    """docs/scaling.md, "Traffic": d_in 32, 128 latents; and, end to end, the loss and its tokens."""
+    sent, loss = sent_by(rank, two / name), 16 if name == "ce" else 0
+    replicas, first = 8 * 32 * 128 + 12 * 128 + 12 * 32 + 48, 8 * 32 + 24
+    steps = sent.pop("steps")
+    assert steps >= 3 and sent == {"replicas": autoencoders * (steps * replicas + first) + steps * loss}
+
+
+@pytest.mark.parametrize("rank", range(4))
+def test_the_bytes_of_averaged_gradients_of_a_part_are_those_of_the_formula(four: Path, rank: int) -> None:
+    sent, half = sent_by(rank, four / "mesh"), 128 // 2
+    replicas, first = 8 * 32 * half + 12 * half + 12 * 32 + 48, 8 * 32 + 24
+    assert sent["replicas"] == 2 * (sent["steps"] * replicas + first)
+
+
+@pytest.mark.parametrize("rank", range(2))
+def test_the_bytes_of_distributed_autoencoders_are_those_of_the_formula(two: Path, rank: int) -> None:
+    """The run is one block of the shuffle, which it looks at twice before it trains on it: for the mean, and, at its
+    first 4096 tokens, for the length of W_enc."""
+    assert sent_by(rank, two / "distributed") == {
+        "steps": STEPS,
+        "exchange": 4 * TOKENS * elsewhere_of(rank) * 3 * STEPS,
+    }
+
+
+@pytest.mark.parametrize("rank", range(2))
+@pytest.mark.parametrize("name", ["sharded_few_dead", "sharded"])
+def test_the_bytes_of_split_latents_are_those_of_the_formula(two: Path, name: str, rank: int) -> None:
+    """Some latents are dead, and more than d_in / 2, in some steps: the records say in which."""
+    sent, found = sent_by(rank, two / name), records(two / name)
+    widths = {"layers.1": 32} if name == "sharded_few_dead" else WIDTH_OF
+    steps, expected = sent["steps"], 0
+    for hookpoint, d_in in widths.items():
+        dead = [0, *(round(128 * record[f"{hookpoint}/dead_fraction"]) for record in found[:-1])]
+        assert any(dead) and (name == "sharded") == any(count > d_in // 2 for count in dead)
+        code, recon = 2 * TOKENS * 4 * 4, 2 * TOKENS * 4 * d_in
+        # a block of the shuffle for the length of W_enc, every step, and what is held out, a step's worth of tokens
+        expected += (8 + steps + 1) * (code + recon) + steps * (4 * d_in + 8) + 16
+        expected += sum((count > 0) * (recon + 4 * d_in) for count in dead)
+        expected += sum((count > d_in // 2) * 2 * TOKENS * 2 * d_in for count in dead)
+    assert sent["shards"] == expected
+    assert sent["exchange"] == 4 * TOKENS * sum(widths.values()) * (16 + steps)
 
 
 def elsewhere_of(rank: int) -> int:
     """The widths, together, of the hookpoints that the other rank trains on."""
-    widths = {name: 48 if name.endswith("4h") else 32 for name in WIDTHS}
-    placement = place(widths, {name: name for name in widths}, size=2, shards=1, distribute=True)
-    return sum(width for name, width in widths.items() if not placement.holds(rank, name))
+    placement = place(WIDTH_OF, {name: name for name in WIDTHS}, size=2, shards=1, distribute=True)
+    return sum(width for name, width in WIDTH_OF.items() if not placement.holds(rank, name))
+
+
+# What goes on meanwhile
+
+
+def test_the_gradients_of_an_autoencoder_are_on_their_way_while_the_next_one_computes(tmp_path: Path) -> None:
+    trainer, happened = rank_jobs.make_trainer(tmp_path, layers=[0, 1], grad_acc_steps=2), list[str]()
+    trainer.initialise()
+
+    def told(what: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *arguments: (happened.append(what), function(*arguments))[1]
+
+    for layer, learner in enumerate(trainer.learners.values()):
+        for name in ("accumulate", "sums", "update"):
+            setattr(learner, name, told(f"{name} {layer}", getattr(learner, name)))
+    trainer.world.add_up = lambda sums: told("wait", lambda: None)  # type: ignore[method-assign, assignment]
+    trainer.train_step()
+    first, last = ["accumulate 0", "accumulate 1"], ["accumulate 0", "sums 0", "accumulate 1", "sums 1"]
+    assert happened == [*first, *last, "wait", "update 0", "wait", "update 1"]
+
+
+def test_a_sum_is_waited_for_only_when_it_is_needed(processes: Launcher, tmp_path: Path) -> None:
+    processes.succeed("add_up_late", 2, save_dir=str(tmp_path), seconds=1.0)
+    first = json.loads((tmp_path / "sum_0.json").read_text())
+    assert first["went_on"] < 0.6 < 0.9 < first["had_it"] and first["sum"] == [3.0] * 3
+
+
+def test_one_process_prepares_the_data_and_the_others_wait_with_a_message(processes: Launcher, tmp_path: Path) -> None:
+    message = "the other processes wait until the first one has prepared the data, 12 hours at most"
+    outcome = processes.run("prepare", 3, save_dir=str(tmp_path))
+    assert outcome.codes == [0, 0, 0] and [message in error for error in outcome.errors] == [False, True, False]
+    (tmp_path / "prepared").unlink()
+    outcome = processes.run("prepare", 3, save_dir=str(tmp_path), fail=True)
+    assert outcome.codes == [1, 1, 1] and max(outcome.seconds) < 30
+    assert "there are no data" in outcome.errors[0]
+    assert all("PeerFailed: the connection to another process broke" in error for error in outcome.errors[1:])
+
+
+@pytest.mark.slow
+def test_who_waits_for_a_checkpoint_to_be_written_waits_longer_than_for_a_step(
+    processes: Launcher, tmp_path: Path
+) -> None:
+    processes.succeed("save_slowly", 2, save_dir=str(tmp_path), patience=5, seconds=8)
+    assert checkpoint.newest_undamaged(tmp_path / "run")[0] == tmp_path / "run" / "step_2"
+
+
+# What needs all autoencoders
+
+
+@pytest.mark.parametrize("layout", [DISTRIBUTED, {"shard_latents": 2}], ids=str)
+@pytest.mark.parametrize(("option", "value", "default"), [("loss_fn", "kl", "fvu"), ("eval_every", 5, "0")])
+def test_what_grafts_all_autoencoders_is_refused_where_no_process_holds_all(
+    layout: dict[str, Any], option: str, value: Any, default: str
+) -> None:
+    rule = f"{option} must be {default} where no process holds all autoencoders, got {value}; leave out --{option}, or "
+    with pytest.raises(ValueError, match=rule):
+        check_processes(TrainConfig(**{option: value}, **layout), 2)
+    check_processes(TrainConfig(**{option: value}), 2)
+    check_processes(TrainConfig(**{option: value}, **DISTRIBUTED), 1)
 
 
 # What is measured

@@ -83,6 +83,7 @@ def test_gradients_are_those_of_the_dense_model_however_the_sequences_are_split(
             torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-8)  # logits are float32
             assert theirs.abs().max() > 1e-5, name
         torch.testing.assert_close(found.radial, (found.W_dec * one.W_dec).sum(-1))
+    end_to_end.count_step()
     number = counted(tokens).sum() if loss_fn == "kl" else counted(tokens)[:, :-1].sum()
     assert end_to_end.read_loss() == pytest.approx(100 * loss.item() / number.item(), rel=1e-5)
 
@@ -103,6 +104,12 @@ def test_the_meters_see_what_passed_each_autoencoder(monkeypatch: pytest.MonkeyP
         variance = (acts[kept] - acts[kept].mean(0)).square().sum()
         assert metrics.fvu == pytest.approx((error / variance).item())
         assert metrics.l0 == pytest.approx((out.top_acts[kept] > 0).sum().item() / kept.sum().item())
+
+
+def test_a_step_that_does_not_end_is_not_in_the_reported_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, _, end_to_end = setting("kl", monkeypatch)
+    end_to_end.accumulate(tiny_tokens(4, CTX))
+    assert end_to_end.state_dict() == {"sums": [0.0, 0.0]} and end_to_end.read_loss() == 0.0
 
 
 def trainer(save_dir: Path, loss_fn: str, **changes: Any) -> SaeTrainer:
