@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from itertools import count
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -78,7 +79,7 @@ def count_runs(dictionaries: Dictionaries, *, has_head: bool) -> int:
     """How often `measure` runs the model on a batch: clean, and of each graft with its two ablations."""
     labels = Counter(hookpoint for saes in dictionaries.values() for hookpoint in saes)
     groups = [*labels.values(), *map(len, _same_hookpoints(dictionaries))]
-    return 1 + has_head * sum(2 + count for count in groups)
+    return 1 + has_head * sum(2 + grafts for grafts in groups)
 
 
 def means(model: nn.Module, hookpoints: list[str], batches: Iterable[Batch]) -> dict[str, VarianceSums]:
@@ -113,8 +114,12 @@ def measure(
     tokens, kept = batch
     seen, clean = _clean_run(model, tokens, list(mean))
     mean = {hookpoint: value.to(seen[hookpoint].device) for hookpoint, value in mean.items()}
-    done, runs = 1, count_runs(dictionaries, has_head=clean is not None)
-    on_part(done / runs)
+    runs, number = count_runs(dictionaries, has_head=clean is not None), count(1)
+
+    def ran() -> None:
+        on_part(next(number) / runs)
+
+    ran()
     where = kept.to(next(iter(seen.values())).device)
     measured = Measured({}, {}, {})
     for hookpoint, x in seen.items():
@@ -127,16 +132,14 @@ def measure(
         if clean is not None:
             # One hookpoint alone: its input is the clean activation, whose reconstruction is known.
             grafts = {label: {hookpoint: _constant(recon)} for label, recon in recons.items()}
-            predicted = _predict(model, tokens, where, clean, grafts, {hookpoint: mean[hookpoint]})
+            predicted = _predict(model, tokens, where, clean, grafts, {hookpoint: mean[hookpoint]}, ran)
             measured.predictions.update({(label, hookpoint): sums for label, sums in predicted.items()})
-            on_part((done := done + 2 + len(grafts)) / runs)
     if clean is not None:
         for group in _same_hookpoints(dictionaries):
             hookpoints = next(iter(group.values()))
             at_once = {hookpoint: mean[hookpoint] for hookpoint in hookpoints}
-            predicted = _predict(model, tokens, where, clean, group, at_once)
+            predicted = _predict(model, tokens, where, clean, group, at_once, ran)
             measured.predictions.update({(label, ALL): sums for label, sums in predicted.items()})
-            on_part((done := done + 2 + len(group)) / runs)
     return measured
 
 
@@ -178,6 +181,7 @@ def _predict(
     clean: Any,
     grafts: Mapping[str, Mapping[str, Any]],
     mean: Mapping[str, Tensor],
+    ran: Callable[[], None],
 ) -> dict[str, PredictionSums]:
     """Predictions with each of `grafts`, beside the clean ones and those with zeros or means at the same hookpoints."""
     runs: dict[tuple[str, str], Mapping[str, Any]] = {
@@ -189,6 +193,7 @@ def _predict(
     for key, replacements in runs.items():
         with lm.graft(model, replacements, mask=where):
             outputs[key] = lm.run_base(model, tokens)
+        ran()
     found, clean_ce = compare_predictions(model, tokens, clean, outputs)
     zero, by_mean = found["ablation", "zero"], found["ablation", "mean"]
     sums = {}
