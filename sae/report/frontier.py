@@ -18,7 +18,7 @@ def draw_frontier(results: Mapping[str, ReconstructionMetrics], path: Path) -> N
     axes = figure.subplots()
     hookpoints = dict.fromkeys(name.rpartition("/")[2] for name in results)
     for index, hookpoint in enumerate(hookpoints):
-        color = colormaps["viridis"](0.9 * index / max(1, len(hookpoints) - 1))
+        color = colormaps["viridis"](0.8 * index / max(1, len(hookpoints) - 1))
         points = {
             name.rpartition("/")[0]: (m.l0, m.fvu) for name, m in results.items() if name.endswith(f"/{hookpoint}")
         }

@@ -159,4 +159,4 @@ def _legend(figure: Figure) -> None:
 def _color(index: int, count: int) -> tuple[float, ...]:
     from matplotlib import colormaps
 
-    return colormaps["viridis"](0.9 * index / max(1, count - 1))
+    return colormaps["viridis"](0.8 * index / max(1, count - 1))

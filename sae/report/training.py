@@ -70,7 +70,7 @@ def draw_curves(records: list[Record], path: Path) -> None:
     """One panel per metric, one line per hookpoint, over the tokens trained on. No records, no picture."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter, FormatStrFormatter
+    from matplotlib.ticker import EngFormatter, FormatStrFormatter, LogLocator
 
     if not records:
         return
@@ -82,10 +82,15 @@ def draw_curves(records: list[Record], path: Path) -> None:
         for index, name in enumerate(names):
             values = [record[f"{name}/{metric}"] for record in records]
             axes.plot(tokens, values, label=name, color=_color(index, len(names)), marker="." * (len(records) == 1))
-        axes.set(title=title, xlabel="tokens", **({"yscale": "log"} if metric == "fvu" else {"ylim": (0, None)}))
+        axes.set(title=title, xlabel="tokens", **({"yscale": "log"} if metric == "fvu" else {}))
+        if metric != "fvu":  # also a line that is constant stays off the edge
+            values = [record[f"{name}/{metric}"] for name in names for record in records]
+            axes.set_ylim(0, 1.05 * max(filter(math.isfinite, values), default=0) or 1)
         axes.xaxis.set_major_formatter(EngFormatter())
         axes.grid(alpha=0.3)
-    for formatter in (figure.axes[0].yaxis.set_major_formatter, figure.axes[0].yaxis.set_minor_formatter):
+    fvu = figure.axes[0].yaxis
+    fvu.set_minor_locator(LogLocator(subs=(2, 3, 5)))
+    for formatter in (fvu.set_major_formatter, fvu.set_minor_formatter):
         formatter(FormatStrFormatter("%.3g"))
     figure.legend(
         *figure.axes[0].get_legend_handles_labels(),
@@ -99,4 +104,4 @@ def draw_curves(records: list[Record], path: Path) -> None:
 def _color(index: int, count: int) -> tuple[float, ...]:
     from matplotlib import colormaps
 
-    return colormaps["viridis"](0.9 * index / max(1, count - 1))
+    return colormaps["viridis"](0.8 * index / max(1, count - 1))
