@@ -1,5 +1,6 @@
 """`sae.evaluate`: from a model, data and autoencoders to how good they are."""
 
+import os.path
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -54,6 +55,13 @@ class Evaluation:
     def labels(self) -> list[str]:
         """The checkpoints, in the order in which they were given."""
         return list(dict.fromkeys(label for label, _ in self.qualities))
+
+    @property
+    def short_labels(self) -> dict[str, str]:
+        """What to call each checkpoint where there is little room: without the folders that all lie in."""
+        paths = {label: label.split("/") for label in self.labels}
+        shared = len(os.path.commonprefix([path[:-1] for path in paths.values()]))
+        return {label: "/".join(path[shared:]) for label, path in paths.items()}
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON file, by label and hookpoint; null where a number is not defined."""

@@ -99,7 +99,7 @@ def _print_table(evaluation: Evaluation) -> None:
     for (label, hookpoint), quality in evaluation.qualities.items():
         if several and before not in (None, hookpoint):
             table.add_section()
-        names = ["" if hookpoint == before else hookpoint] + [label] * several
+        names = ["" if hookpoint == before else hookpoint] + [evaluation.short_labels[label]] * several
         before = hookpoint
         numbers = [cell(quality, metric, form).replace(" ± ", "±") for metric, form in shown.values()]
         table.add_row(*(Text(plain(name)) for name in names), *numbers)

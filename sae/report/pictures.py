@@ -68,7 +68,7 @@ def draw_by_layer(evaluation: Evaluation, figure: Figure) -> None:
             color = _color(index, len(evaluation.labels))
             axes.errorbar(
                 range(len(hookpoints)), values, yerr=[_half(quality, metric) for quality in chosen],
-                label=_text(label or "it"), color=color, marker="o", capsize=3,
+                label=_text(evaluation.short_labels[label] or "it"), color=color, marker="o", capsize=3,
             )  # fmt: skip
         axes.set(title=heading, ylim=(0, None))
         axes.set_xticks(range(len(hookpoints)), [_text(name) for name in hookpoints], rotation=45, ha="right")
@@ -142,7 +142,7 @@ def _half(quality: Quality | None, metric: str) -> float:
 
 def _name(evaluation: Evaluation, key: tuple[str, str]) -> str:
     label, hookpoint = key
-    return _text(f"{label} {hookpoint}" if len(evaluation.labels) > 1 else hookpoint)
+    return _text(f"{evaluation.short_labels[label]} {hookpoint}" if len(evaluation.labels) > 1 else hookpoint)
 
 
 def _text(name: str) -> str:

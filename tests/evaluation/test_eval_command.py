@@ -172,7 +172,8 @@ def test_two_runs_are_compared_on_the_same_tokens_with_pictures_and_a_page(run: 
     assert list(document["results"]) == ["runs/k4", "runs/k8"]
     for label, results in document["results"].items():
         assert set(results) == {"layers.0", "layers.2", "all"}
-        assert f"{results['layers.2']['metrics']['fvu']:.4f}±" in out and label in out
+        assert f"{results['layers.2']['metrics']['fvu']:.4f}±" in out
+        assert label.removeprefix("runs/") in out and label not in out  # both lie there
     assert document["results"]["runs/k8"]["layers.2"]["metrics"]["l0"] > 7.5
     names = ["by_layer", "by_position", "densities", "frontier"]
     assert sorted(path.stem for path in Path("both").glob("*.png")) == names
@@ -218,6 +219,22 @@ def test_hostile_names_are_shown_as_text(tmp_path: Path, capsys: pytest.CaptureF
     assert text.count("<img") == 4 and "&lt;script&gt;" in text and "default-src 'none'" in text
     out = capsys.readouterr().out
     assert "\x1b" not in out and "\x07" not in out and "[red]" in out
+
+
+@pytest.mark.parametrize(
+    ("labels", "shown"),
+    [
+        (["checkpoints/run/k4_x8", "checkpoints/run/k8_x8"], ["k4_x8", "k8_x8"]),
+        (["runs/one", "runs/one/step_3/layers.2"], ["one", "one/step_3/layers.2"]),
+        (["runs/one", "somebody/sae"], ["runs/one", "somebody/sae"]),
+        (["runs/one"], ["one"]),
+        ([""], [""]),
+    ],
+)
+def test_checkpoints_are_shown_without_the_folders_that_all_lie_in(labels: list[str], shown: list[str]) -> None:
+    quality = Quality({}, {}, {}, [])
+    evaluation = Evaluation({(label, "h"): quality for label in labels}, {}, 1, 1, 1, has_head=False, causal=False)
+    assert list(evaluation.short_labels.values()) == shown and list(evaluation.short_labels) == labels
 
 
 def test_a_number_that_is_not_there_is_a_dash_and_a_metric_that_nobody_has_no_column() -> None:
