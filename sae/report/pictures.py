@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sae.evaluation.evaluate import Evaluation
 from sae.evaluation.measure import ALL
 from sae.evaluation.metrics import BINS_PER_DECADE, DECADES, Quality
+from sae.report.frontier import frontier
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -105,27 +106,38 @@ def draw_densities(evaluation: Evaluation, figure: Figure) -> None:
         axes.stairs(
             evaluation.qualities[key].density, edges, label=_name(evaluation, key), color=_color(index, len(keys))
         )
+    lowest = min((bin for key in keys for bin, n in enumerate(evaluation.qualities[key].density) if n), default=0)
     axes.set(
-        xlabel="log10 of the share of tokens that a latent fires on", ylabel="latents", title="densities of the latents"
+        xlim=(edges[lowest] - 0.25, 0.1),
+        xlabel="log10 of the share of tokens that a latent fires on",
+        ylabel="latents",
+        title="densities of the latents",
     )
     axes.grid(alpha=0.3)
     _legend(figure)
 
 
 def draw_frontier(evaluation: Evaluation, figure: Figure) -> None:
-    """FVU and KL against L0: one line per hookpoint, one point per checkpoint."""
+    """FVU and KL against L0: a point per checkpoint, and per hookpoint a line along those that no other one beats."""
     metrics = _with_numbers(evaluation, _BY_POSITION)
     hookpoints = list(evaluation.variance)
     for axes, (metric, heading) in zip(
         figure.subplots(1, len(metrics), squeeze=False)[0], metrics.items(), strict=True
     ):
         for index, hookpoint in enumerate(hookpoints):
-            chosen = [quality for (_, name), quality in evaluation.qualities.items() if name == hookpoint]
-            points = sorted((quality.metrics["l0"], quality.metrics[metric]) for quality in chosen)
-            axes.plot(
-                *zip(*points, strict=True), "o-", label=_text(hookpoint), color=_color(index, len(hookpoints))
-            )  # fmt: skip
-        axes.set(title=f"{heading}, against L0", xlabel="L0 (latents per token)", ylim=(0, None))
+            color = _color(index, len(hookpoints))
+            points = {
+                label: (quality.metrics["l0"], quality.metrics[metric])
+                for (label, name), quality in evaluation.qualities.items()
+                if name == hookpoint
+            }
+            axes.plot(*zip(*points.values(), strict=True), "o", color=color)
+            axes.plot(*zip(*frontier(list(points.values())), strict=True), "-", color=color, label=_text(hookpoint))
+            for label, point in points.items():
+                shown = _text(evaluation.short_labels[label])
+                axes.annotate(shown, point, (4, 4), textcoords="offset points", fontsize="x-small", color=color)
+        axes.set(title=f"{heading}, against L0", xlabel="L0 (latents per token)")
+        axes.margins(0.12)
         axes.grid(alpha=0.3)
     _legend(figure)
 
