@@ -48,7 +48,7 @@ def measure_plan(
         exclude_tokens=plan.exclude_tokens, exclude_positions=plan.exclude_positions, ranks=ranks,
         bar=partial(Progress, total=sample.num_tokens, hidden=ranks.rank > 0),
     )  # fmt: skip
-    return evaluation, [*changed, *_which_tokens(plan, evaluation), *_outliers(evaluation)]
+    return evaluation, [*changed, *_which_tokens(plan, evaluation), *_outliers(evaluation, plan)]
 
 
 def _has_changed(plan: EvalPlan, source: Any) -> list[str]:
@@ -68,12 +68,14 @@ def _which_tokens(plan: EvalPlan, evaluation: Evaluation) -> list[str]:
     return [first] + [f"Training may have seen these tokens: {', '.join(unsure)}."] * bool(unsure)
 
 
-def _outliers(evaluation: Evaluation) -> list[str]:
+def _outliers(evaluation: Evaluation, plan: EvalPlan) -> list[str]:
     """A sentence for each hookpoint where a few tokens are most of the variance."""
+    first = "the first token often does that: train and measure with --exclude_positions 0"
+    way_out = "training's log says which: see --exclude_tokens" if 0 in plan.exclude_positions else first
     shares = {hookpoint: shares["top_1_percent_of_tokens"] for hookpoint, shares in evaluation.variance.items()}
     return [
-        f"{hookpoint}: 1 % of the tokens carry {share:.0%} of the variance, so FVU says little about the others; the "
-        "first token often does that: train and measure with --exclude_positions 0."
+        f"{hookpoint}: 1 % of the tokens carry {share:.0%} of the variance, so FVU says little about the "
+        f"others; {way_out}."
         for hookpoint, share in shares.items()
         if share > 0.5
     ]

@@ -71,7 +71,7 @@ def draw_by_layer(evaluation: Evaluation, figure: Figure) -> None:
                 range(len(hookpoints)), values, yerr=[_half(quality, metric) for quality in chosen],
                 label=_text(evaluation.short_labels[label] or "it"), color=color, marker="o", capsize=3,
             )  # fmt: skip
-        axes.set(title=heading, ylim=(0, None))
+        axes.set(title=heading, ylim=(0, 1.05 * axes.get_ylim()[1]))
         axes.set_xticks(range(len(hookpoints)), [_text(name) for name in hookpoints], rotation=45, ha="right")
         axes.grid(alpha=0.3)
     _legend(figure)

@@ -82,10 +82,8 @@ def draw_curves(records: list[Record], path: Path) -> None:
         for index, name in enumerate(names):
             values = [record[f"{name}/{metric}"] for record in records]
             axes.plot(tokens, values, label=name, color=_color(index, len(names)), marker="." * (len(records) == 1))
-        axes.set(title=title, xlabel="tokens", **({"yscale": "log"} if metric == "fvu" else {}))
-        if metric != "fvu":  # also a line that is constant stays off the edge
-            values = [record[f"{name}/{metric}"] for name in names for record in records]
-            axes.set_ylim(0, 1.05 * max(filter(math.isfinite, values), default=0) or 1)
+        limits = {"yscale": "log"} if metric == "fvu" else {"ylim": (0, 1.05 * axes.get_ylim()[1])}
+        axes.set(title=title, xlabel="tokens", **limits)
         axes.xaxis.set_major_formatter(EngFormatter())
         axes.grid(alpha=0.3)
     fvu = figure.axes[0].yaxis

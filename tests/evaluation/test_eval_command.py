@@ -142,6 +142,9 @@ def test_a_few_tokens_that_are_most_of_the_variance_are_told(run: Run, no_pictur
     _, _, err = run("runs/k4", "--hookpoints", "layers.0")
     (line,) = re.findall(r"layers.0: 1 % of the tokens carry (\d+)% of the variance, so FVU says little", err)
     assert int(line) > 50
+    assert "--exclude_tokens" in err and "--exclude_positions 0" not in err  # which the run had already
+    _, _, err = run("runs/k4", "--hookpoints", "layers.0", "--exclude_positions", "3")
+    assert "the first token often does that: train and measure with --exclude_positions 0" in err
 
 
 def test_configurations_of_one_run_are_measured_side_by_side(run: Run, no_pictures: None) -> None:
