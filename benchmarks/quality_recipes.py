@@ -22,7 +22,7 @@ from sae import lm, ops
 from sae.autoencoder import Sae
 from sae.config import SaeConfig
 from sae.dead import DeadLatents
-from sae.gradients import Gradients, Weights, add_auxk_gradients_, reconstruction_gradients
+from sae.gradients import Gradients, Reconstruction, Weights, add_auxk_gradients_, reconstruction_gradients
 from sae.losses import VarianceSums
 from sae.select import selection
 
@@ -71,6 +71,16 @@ class Recipe:
     """Multiple of k with which the run begins; falls linearly to 1."""
     k_until: float = 0.3
     """Share of the steps after which k is k."""
+    lazy: bool = False
+    """A row's moments stand still, and so does the row, in a step in which its latent did not fire."""
+    amsgrad: bool = False
+    """Divide by the largest second moment so far."""
+    rarity: float = 0.0
+    """Power p of (tokens a step on which a latent fires / the mean over latents, at most 1) in its rows' rate."""
+    decoder_rarity: float = -1.0
+    """The power for W_dec; negative: the same."""
+    wake: bool = False
+    """A dead latent's bias rises until it is selected on one token of the step."""
     ema: float = 0.0
     """Evaluate an exponential moving average of the weights."""
 
@@ -112,6 +122,8 @@ class Trainee:
         self.second_moment = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
         if recipe.optimizer == "rowadam":
             self.second_moment |= {name: torch.zeros(len(p), 1) for name, p in self.parameters.items() if p.dim() == 2}
+        self.largest = {name: torch.zeros_like(p) for name, p in self.second_moment.items()}
+        self.counts = torch.full((num_latents,), batch * k / num_latents)
         self.mean = {name: p.detach().clone() for name, p in self.parameters.items()} if recipe.ema else {}
         self.weights = Weights.of(self.sae, lm.compute_dtype(torch.device("cpu")))
         self.row_length = self.sae.encoder.weight.detach().norm(dim=1, keepdim=True)
@@ -161,10 +173,14 @@ class Trainee:
         grads, recon = reconstruction_gradients(self.weights, x, select, scale=scale)
         if self.recipe.auxk and len(self.dead.indices):
             add_auxk_gradients_(grads, self.weights, recon, self.dead.indices, scale=scale * self.recipe.auxk)
+        self.fired.zero_().index_add_(0, recon.top_indices.flatten(), recon.fired.flatten().int())
+        if self.recipe.rarity:
+            self.counts.lerp_(self.fired.float(), 0.1 if self.step_index > 10 else 0.5)
         self._descend(grads)
+        if self.recipe.wake and len(self.dead.indices) and done < self.recipe.resample_until:
+            self._wake(recon)
         if self.recipe.resample and len(self.dead.indices) and done < self.recipe.resample_until:
             self._resample(recon.residual, recon.centred)
-        self.fired.zero_().index_add_(0, recon.top_indices.flatten(), recon.fired.flatten().int())
         self.dead.update(self.fired > 0, len(x))
         self.weights = Weights.of(self.sae, self.weights.W_enc_compute.dtype)
         self.step_index += 1
@@ -183,6 +199,13 @@ class Trainee:
             for name in ("encoder.weight", "encoder.bias", "W_dec"):
                 moments[name][dead] = 0
         self.dead.tokens_since_fired[dead] = 0
+        self.resampled += len(dead)
+
+    def _wake(self, recon: Reconstruction) -> None:
+        W, b, dead = self.sae.encoder.weight, self.sae.encoder.bias, self.dead.indices
+        least = (ops.gather_dot(recon.centred, recon.top_indices, W) + b[recon.top_indices]).amin(1)
+        missing = least.unsqueeze(1) - (recon.centred @ W[dead].T + b[dead])
+        b[dead] += missing.amin(0)
         self.resampled += len(dead)
 
     def _descend(self, grads: Gradients) -> None:
@@ -212,7 +235,11 @@ class Trainee:
         if parameter.dim() == 1 and r.bias_lr:
             lr *= r.bias_lr * math.sqrt(self.variance / self.sae.d_in)
         m, v = self.first_moment[name], self.second_moment[name]
-        m.lerp_(grad, 1 - r.beta1)
+        active = torch.ones(1)
+        if r.lazy and name != "b_dec":
+            active = (self.fired > 0).float()
+            active = active.unsqueeze(1) if parameter.dim() == 2 else active
+        m.addcmul_(active, grad - m, value=1 - r.beta1)
         if r.optimizer == "signum":
             parameter.add_(m.sign(), alpha=-lr)
         elif r.optimizer == "muon" and parameter.dim() == 2:
@@ -220,11 +247,19 @@ class Trainee:
             parameter.add_(orthogonalised(nesterov), alpha=-lr * math.sqrt(len(parameter) / parameter.shape[1]))
         else:
             square = grad.square().mean(1, keepdim=True) if v.shape != grad.shape else grad.square()
-            v.lerp_(square, 1 - r.beta2)
-            denominator = (v / (1 - r.beta2**t)).sqrt_().add_(6.25e-10)
+            v.addcmul_(active, square - v, value=1 - r.beta2)
+            unbiased = v / (1 - r.beta2**t)
+            if r.amsgrad:
+                unbiased = torch.maximum(self.largest[name], unbiased, out=self.largest[name])
+            denominator = unbiased.sqrt().add_(6.25e-10)
             if name == "encoder.weight" and r.columns:
                 denominator = denominator / self.column_rates
-            parameter.addcdiv_(m, denominator.expand_as(m), value=-lr / (1 - r.beta1**t))
+            if r.rarity and name != "b_dec":
+                power = r.decoder_rarity if name == "W_dec" and r.decoder_rarity >= 0 else r.rarity
+                rate = (self.counts / (self.batch * self.sae.cfg.k / self.sae.num_latents)).clamp(1e-3, 1) ** power
+                rate[self.dead.indices] = 1
+                denominator = denominator / (rate.unsqueeze(1) if parameter.dim() == 2 else rate)
+            parameter.addcdiv_(m * active, denominator.expand_as(m), value=-lr / (1 - r.beta1**t))
 
 
 def orthogonalised(G: Tensor) -> Tensor:

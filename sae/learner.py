@@ -24,6 +24,10 @@ from sae.select import selection
 GAO2024 = Recipe()
 FIRST_TOKENS = 4096
 """Tokens on which the length of a new encoder's rows is chosen."""
+_FIRING_SHARE = 0.1
+"""Of the newest step in the moving average of how often each latent fires."""
+_SLOWEST = 1e-3
+"""The lowest multiple of the learning rate that a rare latent gets."""
 _PROBE = 16
 """Tokens on which the recall of 8-bit candidates is measured at a log step, for about 1 % of the time of a step."""
 
@@ -74,7 +78,9 @@ class SaeLearner:
         self._select = selection(sae.cfg)
         self._grads: Gradients | None = None
         self._weights = Weights.of(sae, self._compute_dtype)
-        self._recipe, self._optimizer = recipe, Adam(dict(sae.named_parameters()), beta2=recipe.beta2)
+        self._recipe = recipe
+        self._optimizer = Adam(dict(sae.named_parameters()), beta1=recipe.beta1, beta2=recipe.beta2)
+        self._firing_rate = torch.ones(sae.num_latents, device=sae.device)
         self._fired = torch.zeros(sae.num_latents, dtype=torch.int32, device=sae.device)
         self._tokens = torch.zeros((), dtype=torch.int64)  # on the CPU, where it is asked for
         self._mean = torch.zeros(sae.d_in, device=sae.device)
@@ -181,6 +187,7 @@ class SaeLearner:
         self._count_step()
         tokens = int(self._tokens)
         if self._grads is not None and tokens:
+            self._slow_rare_latents(tokens)
             self._descend(self._grads, lr)
         self._grads = None
         self.dead.update(self._fired > 0, tokens)
@@ -197,6 +204,18 @@ class SaeLearner:
         self._optimizer.step(grads.by_parameter(), lr, skip=(~self._sums.isfinite().all()).float())
         if unit_norm:
             sae.set_decoder_norm_to_unit_norm()
+
+    def _slow_rare_latents(self, tokens: int) -> None:
+        """Give the encoder's rows of latents that fire rarely a lower rate; those of dead ones follow AuxK at the full.
+
+        Adam's step is as long for a gradient from one token as for one from a hundred, so the noisiest would move
+        as far as the surest, and end where nothing selects them.
+        """
+        average = tokens * self.sae.cfg.k / self._all_latents
+        self._firing_rate.lerp_(self._fired / average, _FIRING_SHARE)
+        if self._recipe.slow_rare:
+            rates = self._firing_rate.clamp(_SLOWEST, 1.0).index_fill_(0, self.dead.indices, 1.0)
+            self._optimizer.row_rates = {"encoder.weight": rates, "encoder.bias": rates}
 
     # Meters
 
@@ -236,7 +255,12 @@ class SaeLearner:
     def state_dict(self) -> dict[str, Tensor]:
         """Everything beside the weights that survives a restart, between steps."""
         state = {f"dead.{name}": t for name, t in self.dead.state_dict().items()}
-        state |= {"mean": self._mean, "variance": self._variance, "meters.sums": self._sums}
+        state |= {
+            "firing_rate": self._firing_rate,
+            "mean": self._mean,
+            "variance": self._variance,
+            "meters.sums": self._sums,
+        }
         state |= {f"meters.variance.{name}": t for name, t in self._variance_sums._asdict().items()}
         state |= {f"adam.{name}": t for name, t in self._optimizer.state_dict().items()}
         return state
@@ -267,4 +291,5 @@ def best_encoder_scale(
 
 def is_per_latent(name: str) -> bool:
     """Whether a tensor of a state_dict, of an autoencoder or a learner, has a row for each latent."""
-    return "b_dec" not in name and name.endswith(("W_dec", "weight", "bias", "exp_avg", "exp_avg_sq", "since_fired"))
+    ends = ("W_dec", "weight", "bias", "exp_avg", "exp_avg_sq", "since_fired", "firing_rate")
+    return "b_dec" not in name and name.endswith(ends)

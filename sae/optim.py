@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor
 class Recipe(NamedTuple):
     """How one run is trained, beside its peak learning rate. The defaults are those of Gao et al. 2024."""
 
+    beta1: float = 0.9
+    """Adam's β₁."""
     beta2: float = 0.999
     """Adam's β₂."""
     encoder_rate: float = 1.0
@@ -20,28 +23,43 @@ class Recipe(NamedTuple):
     """That of the biases, also in units of the activations' root mean square per dimension. None: W_dec's as it is."""
     fit_encoder: bool = False
     """Start W_enc at the multiple of W_dec that reconstructs best, instead of at W_dec."""
+    slow_rare: bool = False
+    """Slow the encoder's rows of a latent that fires more rarely than the average one, in the same proportion."""
 
     @classmethod
     def named(cls, name: str, total_steps: int) -> "Recipe":
         """The recipe of `--recipe`, for a run of this length."""
         if name == "gao2024":
             return cls()
-        encoder_rate = short_run(total_steps, at_256_steps=12.8) / short_run(total_steps, at_256_steps=32)
-        return cls(min(0.999, max(0.9, 1 - 10 / total_steps)), encoder_rate, bias_rate=0.5, fit_encoder=True)
+        encoder_rate = short_run(total_steps, at_256_steps=19.2) / short_run(total_steps, at_256_steps=32)
+        return cls(
+            beta1=min(0.9, max(0.8, 1 - 50 / total_steps)),
+            beta2=min(0.999, max(0.9, 1 - 10 / total_steps)),
+            encoder_rate=encoder_rate,
+            bias_rate=0.5,
+            fit_encoder=True,
+            slow_rare=True,
+        )
+
+
+_ROWS_BYTES = {"cpu": 2 * 2**20, "cuda": 256 * 2**20}
+"""How much of a parameter with `row_rates` is stepped at a time: what it was before is kept, on a CPU in the cache."""
 
 
 class Adam:
-    """Adam with the constants of Gao et al. 2024, arXiv:2406.04093, app. A: β₁ 0.9, ε 6.25e-10, and β₂ as given.
+    """Adam with the ε of Gao et al. 2024, arXiv:2406.04093, app. A: 6.25e-10; theirs are β₁ 0.9 and β₂ 0.999.
 
     PyTorch's own fused kernel, one pass over the memory, without `torch.optim`, whose import alone takes three seconds
     and 150 MB. The moments are made at once, all 0, so that they have a place in a state dict before the first step.
     """
 
-    def __init__(self, parameters: Mapping[str, Tensor], *, beta2: float) -> None:
+    def __init__(self, parameters: Mapping[str, Tensor], *, beta1: float = 0.9, beta2: float) -> None:
         """`parameters` by name, all on one device; they are updated in place."""
-        self._beta2 = beta2
+        self._betas = beta1, beta2
         self.rates: dict[str, float] = {}
         """What the learning rate is multiplied by, for the parameters that it names."""
+        self.row_rates: dict[str, Tensor] = {}
+        """What the steps of each row, (rows,), are multiplied by, for the parameters that it names."""
         self._parameters = {name: parameter.detach() for name, parameter in parameters.items()}
         self.step_count = torch.zeros((), device=next(iter(self._parameters.values())).device)
         self.exp_avg = {name: torch.zeros_like(parameter) for name, parameter in self._parameters.items()}
@@ -51,22 +69,36 @@ class Adam:
         """One step down `grads`, by name. `skip` is 1 to change nothing, else 0; it stays on the device."""
         self.step_count += 1 - skip
         for name, parameter in self._parameters.items():
-            torch._fused_adam_(
-                [parameter],
-                [grads[name]],
-                [self.exp_avg[name]],
-                [self.exp_avg_sq[name]],
-                [],
-                [self.step_count],
-                lr=lr * self.rates.get(name, 1.0),
-                beta1=0.9,
-                beta2=self._beta2,
-                weight_decay=0.0,
-                eps=6.25e-10,
-                amsgrad=False,
-                maximize=False,
-                found_inf=skip,
-            )
+            step = partial(self._step, lr=lr * self.rates.get(name, 1.0), skip=skip)
+            tensors = parameter, grads[name], self.exp_avg[name], self.exp_avg_sq[name]
+            if name not in self.row_rates:
+                step(*tensors)
+                continue
+            rows = max(1, _ROWS_BYTES.get(parameter.device.type, 2**28) * len(parameter) // max(1, parameter.nbytes))
+            for rates, *part in zip(*(t.split(rows) for t in (self.row_rates[name], *tensors)), strict=True):
+                before = part[0].clone()
+                step(*part)
+                torch.lerp(before, part[0], rates.view(-1, *(1 for _ in before.shape[1:])), out=part[0])
+
+    def _step(
+        self, parameter: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, *, lr: float, skip: Tensor
+    ) -> None:
+        torch._fused_adam_(
+            [parameter],
+            [grad],
+            [exp_avg],
+            [exp_avg_sq],
+            [],
+            [self.step_count],
+            lr=lr,
+            beta1=self._betas[0],
+            beta2=self._betas[1],
+            weight_decay=0.0,
+            eps=6.25e-10,
+            amsgrad=False,
+            maximize=False,
+            found_inf=skip,
+        )
 
     def state_dict(self) -> dict[str, Tensor]:
         """What survives a restart: the moments of each parameter, and the number of steps."""
