@@ -77,6 +77,8 @@ class Recipe:
     """Divide by the largest second moment so far."""
     rarity: float = 0.0
     """Power p of (tokens a step on which a latent fires / the mean over latents, at most 1) in its rows' rate."""
+    slowest: float = 1e-3
+    """The lowest multiple of the rate that `rarity` gives."""
     decoder_rarity: float = -1.0
     """The power for W_dec; negative: the same."""
     wake: bool = False
@@ -256,8 +258,8 @@ class Trainee:
                 denominator = denominator / self.column_rates
             if r.rarity and name != "b_dec":
                 power = r.decoder_rarity if name == "W_dec" and r.decoder_rarity >= 0 else r.rarity
-                rate = (self.counts / (self.batch * self.sae.cfg.k / self.sae.num_latents)).clamp(1e-3, 1) ** power
-                rate[self.dead.indices] = 1
+                rate = (self.counts / (self.batch * self.sae.cfg.k / self.sae.num_latents)).clamp(1e-9, 1) ** power
+                rate = rate.clamp(r.slowest).index_fill(0, self.dead.indices, 1.0)
                 denominator = denominator / (rate.unsqueeze(1) if parameter.dim() == 2 else rate)
             parameter.addcdiv_(m * active, denominator.expand_as(m), value=-lr / (1 - r.beta1**t))
 

@@ -26,8 +26,6 @@ FIRST_TOKENS = 4096
 """Tokens on which the length of a new encoder's rows is chosen."""
 _FIRING_SHARE = 0.1
 """Of the newest step in the moving average of how often each latent fires."""
-_SLOWEST = 1e-3
-"""The lowest multiple of the learning rate that a rare latent gets."""
 _PROBE = 16
 """Tokens on which the recall of 8-bit candidates is measured at a log step, for about 1 % of the time of a step."""
 
@@ -213,8 +211,8 @@ class SaeLearner:
         """
         average = tokens * self.sae.cfg.k / self._all_latents
         self._firing_rate.lerp_(self._fired / average, _FIRING_SHARE)
-        if self._recipe.slow_rare:
-            rates = self._firing_rate.clamp(_SLOWEST, 1.0).index_fill_(0, self.dead.indices, 1.0)
+        if self._recipe.slowest < 1:
+            rates = self._firing_rate.clamp(self._recipe.slowest, 1.0).index_fill_(0, self.dead.indices, 1.0)
             self._optimizer.row_rates = {"encoder.weight": rates, "encoder.bias": rates}
 
     # Meters

@@ -23,22 +23,23 @@ class Recipe(NamedTuple):
     """That of the biases, also in units of the activations' root mean square per dimension. None: W_dec's as it is."""
     fit_encoder: bool = False
     """Start W_enc at the multiple of W_dec that reconstructs best, instead of at W_dec."""
-    slow_rare: bool = False
-    """Slow the encoder's rows of a latent that fires more rarely than the average one, in the same proportion."""
+    slowest: float = 1.0
+    """The encoder's rows of a latent that fires more rarely than the average one learn more slowly, in the same
+    proportion, but at least at this multiple of their rate."""
 
     @classmethod
     def named(cls, name: str, total_steps: int) -> "Recipe":
         """The recipe of `--recipe`, for a run of this length."""
         if name == "gao2024":
             return cls()
-        encoder_rate = short_run(total_steps, at_256_steps=19.2) / short_run(total_steps, at_256_steps=32)
+        encoder = short_run(total_steps, at_256_steps=19.2)
         return cls(
             beta1=min(0.9, max(0.8, 1 - 50 / total_steps)),
             beta2=min(0.999, max(0.9, 1 - 10 / total_steps)),
-            encoder_rate=encoder_rate,
+            encoder_rate=encoder / short_run(total_steps, at_256_steps=32),
             bias_rate=0.5,
             fit_encoder=True,
-            slow_rare=True,
+            slowest=1 / encoder,  # the paper's rate
         )
 
 

@@ -189,7 +189,7 @@ def test_the_encoder_and_the_biases_have_rates_of_their_own_in_units_of_the_acti
 
 def test_the_encoders_rows_of_latents_that_fire_rarely_learn_slowly_but_those_of_dead_ones_do_not() -> None:
     sae = make_sae(dtype=torch.float32)
-    learner = make_learner(sae, recipe=Recipe(slow_rare=True), dead_feature_threshold=3 * N)
+    learner = make_learner(sae, recipe=Recipe(slowest=0.2), dead_feature_threshold=3 * N)
     counts = torch.zeros(sae.num_latents)
     rate = torch.ones(sae.num_latents)
     for x in batches(5):
@@ -198,7 +198,7 @@ def test_the_encoders_rows_of_latents_that_fire_rarely_learn_slowly_but_those_of
         counts.copy_(learner._fired)
         rate.lerp_(counts / (N * sae.cfg.k / sae.num_latents), 0.1)
         learner.update(1e-3)
-        expected = rate.clamp(1e-3, 1)
+        expected = rate.clamp(0.2, 1)
         expected[dead] = 1
         torch.testing.assert_close(learner._optimizer.row_rates["encoder.weight"], expected)
     assert len(dead) > 0 and expected.min() < 0.7
@@ -307,7 +307,10 @@ class TestOptim:
     def test_the_encoders_share_of_the_rate_meets_the_papers_in_long_runs(
         self, total_steps: int, expected: float
     ) -> None:
-        assert Recipe.named("default", total_steps).encoder_rate == pytest.approx(expected, rel=1e-4)
+        recipe = Recipe.named("default", total_steps)
+        assert recipe.encoder_rate == pytest.approx(expected, rel=1e-4)
+        rare = peak_lr(2**14, total_steps) * recipe.encoder_rate * recipe.slowest
+        assert rare == pytest.approx(peak_lr(2**14, total_steps, "gao2024"))
 
     def test_the_schedule_rises_to_one_falls_to_zero_and_never_takes_a_step_at_zero(self) -> None:
         factors = [schedule(step, 100, 10) for step in range(100)]
@@ -328,7 +331,7 @@ class TestOptim:
     )
     def test_adams_memory_is_a_tenth_of_a_short_run(self, total_steps: int, expected: float) -> None:
         assert Recipe.named("default", total_steps).beta2 == pytest.approx(expected)
-        assert Recipe.named("gao2024", total_steps) == Recipe() == (0.9, 0.999, 1.0, None, False, False)
+        assert Recipe.named("gao2024", total_steps) == Recipe() == (0.9, 0.999, 1.0, None, False, 1.0)
 
     @pytest.mark.parametrize(
         ("total_steps", "expected"), [(1, 0.8), (250, 0.8), (400, 0.875), (500, 0.9), (10**6, 0.9)]
