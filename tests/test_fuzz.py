@@ -1,6 +1,7 @@
 """Files from strangers: over 10,000 broken ones, each a clear error of one line or read as what it says."""
 
 import copy
+import itertools
 import json
 import math
 import re
@@ -23,6 +24,9 @@ from sae import Sae, TrainConfig, checkpoint
 from sae.checkpoint import MANIFEST, STATE, TRAINER
 from sae.data import MemmapTokens, TokenBatches
 from sae.data.activations import LiveActivations
+from sae.data.cache_format import CacheHeader
+from sae.data.cache_read import ActivationCache, CachedActivations, held_out_batches
+from sae.data.cache_write import write_cache
 from sae.data.shuffle import ShuffleBuffer
 from sae.log import JsonLines, read_records
 from sae.run import RunFolder
@@ -300,6 +304,27 @@ def test_any_best_json(run: Path) -> None:
     path = run / "best.json"
     original = json.dumps({"checkpoint": "step_3", "held_out_fvu": 0.5}).encode()
     fuzz(documents(original), 500, replaced(path, lambda: Sae.load_many(run / "best")))
+
+
+def test_any_manifest_of_a_cache(room: Path) -> None:
+    tokens = torch.arange(30 * 8).reshape(30, 8)
+    batches = TokenBatches(tokens, 2, seed=0, held_out=4)
+    live = LiveActivations(batches, lambda ids: {"a": ids.float().unsqueeze(-1)})
+    header = CacheHeader(
+        {"model": "m", "exclude_tokens": [], "exclude_positions": []}, {"a": 1}, ["a"], "float32", False, 0, 8, 30, 2
+    )
+    write_cache(room / "c", header, live, (live.batch(part) for part in batches.held_out_batches()))
+    path = room / "c" / "manifest.json"
+
+    def read() -> None:
+        cache = ActivationCache(room / "c")
+        for batch in itertools.islice(CachedActivations(cache, list(cache.header.hookpoints), 2), 3):
+            assert all(len(acts) <= len(tokens) * 8 for acts in batch.values())
+        for held_out in held_out_batches(cache, list(cache.header.hookpoints), 2):
+            assert held_out.tokens.numel() <= len(tokens) * 8
+
+    assert check_error(read)
+    fuzz(documents(path.read_bytes()), 1000, replaced(path, read))
 
 
 def test_any_token_file(room: Path) -> None:

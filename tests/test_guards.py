@@ -30,7 +30,7 @@ MAY_KNOW = {
     "learner": {"autoencoder", "dead", "gradients", "losses", "ops", "optim", "peers", "select"},
     # the edges, which do not know each other
     "lm": set(),
-    "data": set(),
+    "data": {"disk"},
     "distributed": {"peers", "placement"},
     "interrupt": set(),
     "log": set(),

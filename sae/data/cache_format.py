@@ -18,10 +18,13 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from sae.disk import is_inside, read_json
+
 MANIFEST, PROGRESS, FINISHED = "manifest.json", "progress.json", "finished.txt"
 TRAIN, HELD_OUT = "train", "held_out"
 TOKENS, KEPT = "tokens", "kept"
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32, "int8": torch.int8}
+_MAX_MANIFEST_BYTES = 2**26
 SHARD_BYTES = 2**28
 """A shard has about this size: it is shuffled in memory."""
 
@@ -105,12 +108,49 @@ def read_manifest(folder: Path) -> CacheManifest:
     if not path.is_file():
         found = "an unfinished one; repeat its sae cache command" if (folder / PROGRESS).exists() else "none"
         raise ValueError(f"activations must name a cache that sae cache wrote, but {folder} holds {found}")
+    document = read_json(path, max_bytes=_MAX_MANIFEST_BYTES)
     try:
-        document = json.loads(path.read_text())
         header = CacheHeader(**{name: document[name] for name in CacheHeader._fields})
-        files = {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in document["files"].items()}
-        shards = {section: [int(n) for n in document["shards"][section]] for section in (TRAIN, HELD_OUT)}
-        widths = {str(name): int(d_in) for name, d_in in header.hookpoints.items()}
+        files = {name: (_count(entry["bytes"]), str(entry["sha256"])) for name, entry in document["files"].items()}
+        shards = {section: [_count(n) for n in document["shards"][section]] for section in (TRAIN, HELD_OUT)}
+        manifest = CacheManifest(header, shards, files)
+        fits = (
+            _is_of_its_types(header) and all(map(is_inside, [*files, *header.hookpoints])) and _has_its_sizes(manifest)
+        )
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise ValueError(f"{path} is damaged; write the cache again") from None
-    return CacheManifest(header._replace(hookpoints=widths), shards, files)
+        fits = False
+    if not fits:
+        raise ValueError(f"{path} is damaged; write the cache again")
+    return manifest
+
+
+def _count(number: Any) -> int:
+    if type(number) is not int or number < 0:
+        raise ValueError("not a count")
+    return number
+
+
+def _is_of_its_types(header: CacheHeader) -> bool:
+    """Whether a header that a stranger may have written can be used as one."""
+    excluded = [header.options["exclude_tokens"], header.options["exclude_positions"]]
+    ints = [header.seed, header.ctx_len, header.num_shards, header.num_sequences or 0, *header.hookpoints.values()]
+    return (
+        all(type(number) is int and number >= 0 for number in [*ints, *excluded[0], *excluded[1]])
+        and min(header.ctx_len, *header.hookpoints.values()) > 0
+        and type(header.options.get("model", "")) is str
+        and type(header.blocks) is list
+        and all(type(name) is str for name in header.blocks)
+        and type(header.dtype) is str
+        and type(header.shuffled) is bool
+    )
+
+
+def _has_its_sizes(manifest: CacheManifest) -> bool:
+    """Whether the files are as long as the tokens that they hold. A shard without tokens has no file."""
+    header = manifest.header
+    return manifest.files[f"{HELD_OUT}/{TOKENS}"][0] % (4 * header.ctx_len) == 0 and all(
+        manifest.files.get(rows_path(section, name, shard), (0, ""))[0] == tokens * row_bytes(d_in, header.dtype)
+        for section, lengths in manifest.shards.items()
+        for name, d_in in header.hookpoints.items()
+        for shard, tokens in enumerate(lengths)
+    )
