@@ -98,8 +98,9 @@ class TrainConfig:
 
     recipe: Literal["default", "gao2024"] = "default"
     """gao2024: train as Gao et al. 2024 do. The learning rate is 2e-4 / sqrt(num_latents / 2**14) whatever the length
-    of the run and the same for all parameters, Adam's beta2 0.999 also in short runs, encoder rows start at unit length
-    instead of one that suits the activations, and latents count as dead after 10 million tokens."""
+    of the run and the same for all parameters and latents, Adam's betas are 0.9 and 0.999 also in short runs, encoder
+    rows start at unit length instead of one that suits the activations, and latents count as dead after 10 million
+    tokens."""
 
     hookpoints: list[str] = field(default_factory=list)
     """Module paths of the base model whose outputs to train on, with globs ('layers.*.mlp'); a trailing '.input' names

@@ -32,14 +32,14 @@ class Recipe(NamedTuple):
         """The recipe of `--recipe`, for a run of this length."""
         if name == "gao2024":
             return cls()
-        encoder = short_run(total_steps, at_256_steps=19.2)
+        decoder, encoder, rare = (short_run(total_steps, at_256_steps=rate) for rate in (32, 19.2, 3.84))
         return cls(
-            beta1=min(0.9, max(0.8, 1 - 50 / total_steps)),
+            beta1=min(0.9, max(0.7, 1 - 75 / total_steps)),
             beta2=min(0.999, max(0.9, 1 - 10 / total_steps)),
-            encoder_rate=encoder / short_run(total_steps, at_256_steps=32),
+            encoder_rate=encoder / decoder,
             bias_rate=0.5,
             fit_encoder=True,
-            slowest=1 / encoder,  # the paper's rate
+            slowest=rare / encoder,
         )
 
 

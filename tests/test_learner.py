@@ -303,14 +303,16 @@ class TestOptim:
     ) -> None:
         assert peak_lr(2**14, total_steps) == pytest.approx(expected)
 
-    @pytest.mark.parametrize(("total_steps", "expected"), [(1, 0.6), (2**16, 0.6), (2**17, 0.7071), (10**6, 1.0)])
+    @pytest.mark.parametrize(
+        ("total_steps", "expected", "slowest"),
+        [(1, 0.6, 0.2), (2**11, 0.6, 0.2), (2**16, 0.6, 0.8333), (2**17, 0.7071, 1.0), (10**6, 1.0, 1.0)],
+    )
     def test_the_encoders_share_of_the_rate_meets_the_papers_in_long_runs(
-        self, total_steps: int, expected: float
+        self, total_steps: int, expected: float, slowest: float
     ) -> None:
         recipe = Recipe.named("default", total_steps)
         assert recipe.encoder_rate == pytest.approx(expected, rel=1e-4)
-        rare = peak_lr(2**14, total_steps) * recipe.encoder_rate * recipe.slowest
-        assert rare == pytest.approx(peak_lr(2**14, total_steps, "gao2024"))
+        assert recipe.slowest == pytest.approx(slowest, rel=1e-3)
 
     def test_the_schedule_rises_to_one_falls_to_zero_and_never_takes_a_step_at_zero(self) -> None:
         factors = [schedule(step, 100, 10) for step in range(100)]
@@ -333,9 +335,7 @@ class TestOptim:
         assert Recipe.named("default", total_steps).beta2 == pytest.approx(expected)
         assert Recipe.named("gao2024", total_steps) == Recipe() == (0.9, 0.999, 1.0, None, False, 1.0)
 
-    @pytest.mark.parametrize(
-        ("total_steps", "expected"), [(1, 0.8), (250, 0.8), (400, 0.875), (500, 0.9), (10**6, 0.9)]
-    )
+    @pytest.mark.parametrize(("total_steps", "expected"), [(1, 0.7), (250, 0.7), (500, 0.85), (750, 0.9), (10**6, 0.9)])
     def test_a_short_run_has_less_momentum(self, total_steps: int, expected: float) -> None:
         assert Recipe.named("default", total_steps).beta1 == pytest.approx(expected)
 
