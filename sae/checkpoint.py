@@ -2,6 +2,7 @@
 
 step_<n>/manifest.json                       sizes and SHA-256 of all files; written last
 step_<n>/trainer.json                        the step, the position in the data, the held-out FVU if it was measured
+step_<n>/config.json                         a copy of the run's, if it has one
 step_<n>/<name>/cfg.json                     EleutherAI's format, which today's tools read as it is
 step_<n>/<name>/sae.safetensors
 step_<n>/<name>/state.safetensors            optimizer moments, dead latents, normaliser, meters
@@ -28,7 +29,7 @@ from sae.autoencoder import Sae
 from sae.disk import is_inside, link_that_leaves, read_json, sync, write_json
 from sae.formats.eleuther import BEST, read_tensors
 
-MANIFEST, TRAINER, STATE = "manifest.json", "trainer.json", "state.safetensors"
+MANIFEST, TRAINER, STATE, CONFIG = "manifest.json", "trainer.json", "state.safetensors", "config.json"
 _MAX_JSON_BYTES = 2**26
 """A manifest has about 400 bytes a hookpoint; the position in a stream holds tokens that wait."""
 
@@ -87,8 +88,13 @@ def write_part(partial: Path, checkpoint: Checkpoint) -> None:
 
 
 def finish(partial: Path, trainer: dict[str, Any]) -> Path:
-    """Make a complete checkpoint of the folder, once all parts are written; returns where it is then."""
+    """Make a complete checkpoint of the folder, once all parts are written; returns where it is then.
+
+    It holds the run's configuration too, so that a copy of it alone still says what was held out.
+    """
     (partial / TRAINER).write_text(json.dumps(trainer, indent=2) + "\n")
+    if (config := partial.parent / CONFIG).is_file():
+        shutil.copyfile(config, partial / CONFIG)
     _write_manifest(partial)
     final = partial.with_name(partial.name[1:].removesuffix(".partial"))
     partial.rename(final)

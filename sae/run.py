@@ -193,9 +193,11 @@ class RunRecord(NamedTuple):
     def of(cls, checkpoint: Path) -> "RunRecord | None":
         """The record of the run that this folder of a run, of a step or of one autoencoder belongs to, if there is one.
 
-        Other tools write a config.json too: it is a record only if it says what we write.
+        Other tools write a config.json too: it is a record only if it says what we write. That of a step is a copy, and
+        counts where the run is not around it.
         """
-        for folder in (checkpoint.absolute(), *checkpoint.absolute().parents[:3]):
+        folders = [checkpoint.absolute(), *checkpoint.absolute().parents[:3]]
+        for folder in sorted(folders, key=lambda folder: (folder / "manifest.json").exists()):
             try:
                 document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
                 options, derived = document["options"], document["derived"]

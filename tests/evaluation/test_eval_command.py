@@ -115,6 +115,14 @@ def test_a_step_and_one_autoencoder_know_their_run(run: Run, no_pictures: None, 
     assert "layers.2" in numbers("runs/k4/eval")["results"][checkpoint]
 
 
+def test_a_step_that_was_moved_away_from_its_run_still_knows_what_was_held_out(run: Run, no_pictures: None) -> None:
+    Path("runs/k4/step_16").rename("moved")
+    shutil.rmtree("runs")
+    status, _, err = run("moved", "--max_tokens", "100")
+    assert status == 0 and "Measured on 6 of the sequences that moved held out" in err and "may have seen" not in err
+    assert "layers.2" in numbers("moved/eval")["results"]["moved"]
+
+
 def test_another_text_length_or_data_that_changed_is_a_sample_and_says_so(run: Run, no_pictures: None) -> None:
     _, _, err = run("runs/k4", "--ctx_len", "32", "--max_tokens", "320")
     assert "Measured on 10 sequences drawn from text.jsonl" in err and "may have seen these tokens: runs/k4" in err
