@@ -10,5 +10,5 @@ class Settings:
     device: str = "cpu"
     threads: int = 1
     repeats: int = 5
-    turn_seconds: float = 0.5
+    turn_seconds: float = 1.5
     """How long a turn lasts at least, if a step is shorter than that."""
