@@ -24,9 +24,9 @@ from sae.data.cache_format import (
     manifest_to_json,
     read_manifest,
     row_bytes,
-    sha256_of,
 )
 from sae.data.cache_read import CachedActivations, held_out_batches
+from sae.disk import sha256_of
 from sae.evaluation.reconstruction import evaluate_reconstruction
 
 

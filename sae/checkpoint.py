@@ -12,7 +12,6 @@ A checkpoint is written as `.step_<n>.partial` and renamed; one that is removed 
 is what a crash has left, and the next checkpoint removes it.
 """
 
-import hashlib
 import json
 import math
 import shutil
@@ -26,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sae.autoencoder import Sae
-from sae.disk import is_inside, link_that_leaves, read_json, sync, write_json
+from sae.disk import is_inside, link_that_leaves, read_json, sha256_of, sync, write_json
 from sae.formats.eleuther import BEST, read_tensors
 
 MANIFEST, TRAINER, STATE, CONFIG = "manifest.json", "trainer.json", "state.safetensors", "config.json"
@@ -112,18 +111,13 @@ def _check_finite(name: str, weights: dict[str, Tensor], state: dict[str, Tensor
 
 def _write_manifest(folder: Path) -> None:
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    files = {p.relative_to(folder).as_posix(): {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in paths}
+    files = {p.relative_to(folder).as_posix(): {"bytes": p.stat().st_size, "sha256": sha256_of(p)} for p in paths}
     for path in paths:
         sync(path)
     (folder / MANIFEST).write_text(json.dumps({"version": 1, "files": files}, indent=2) + "\n")
     sync(folder / MANIFEST)
     for place in [path for path in folder.rglob("*") if path.is_dir()] + [folder]:
         sync(place)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def size_on_disk(saes: dict[str, Sae]) -> int:
@@ -197,7 +191,7 @@ def check(folder: Path, names: Container[str] | None = None) -> None:
             raise ValueError(f"{folder / MANIFEST} names a file outside of the checkpoint; use an earlier checkpoint")
         path = folder / name
         is_read = names is None or "/" not in name or name.rpartition("/")[0] in names
-        if not path.is_file() or path.stat().st_size != size or (is_read and _sha256(path) != sha256):
+        if not path.is_file() or path.stat().st_size != size or (is_read and sha256_of(path) != sha256):
             raise ValueError(f"{path} is missing or damaged: it is not what {MANIFEST} says; use an earlier checkpoint")
 
 

@@ -1,5 +1,6 @@
 """Small files: read as if a stranger had written them, and written so that a crash leaves the old one or the new."""
 
+import hashlib
 import json
 import os
 import reprlib
@@ -64,6 +65,12 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
         os.fsync(file.fileno())
     partial.replace(path)
     sync(path.parent)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:

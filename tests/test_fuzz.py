@@ -29,6 +29,7 @@ from sae.data.cache_format import CacheHeader
 from sae.data.cache_read import ActivationCache, CachedActivations, held_out_batches
 from sae.data.cache_write import write_cache
 from sae.data.shuffle import ShuffleBuffer
+from sae.disk import sha256_of
 from sae.log import JsonLines, read_records
 from sae.run import RunFolder
 
@@ -242,7 +243,7 @@ def test_any_state_with_a_manifest_to_match(run: Path) -> None:
 
     def check(content: bytes) -> None:
         path.write_bytes(content)
-        entry.update({"bytes": len(content), "sha256": checkpoint._sha256(path)})
+        entry.update({"bytes": len(content), "sha256": sha256_of(path)})
         (folder / MANIFEST).write_text(json.dumps(manifest))
         check_error(lambda: checkpoint.load(folder, like))
 

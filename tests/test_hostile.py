@@ -12,7 +12,7 @@ from test_checkpoint import make_checkpoint
 
 from sae import Sae, TrainConfig, checkpoint
 from sae.checkpoint import MANIFEST
-from sae.disk import is_inside, read_json, write_json
+from sae.disk import is_inside, read_json, sha256_of, write_json
 from sae.run import RunFolder
 
 
@@ -50,7 +50,7 @@ def test_a_manifest_that_names_a_file_outside_is_refused(tmp_path: Path, name: s
     folder = checkpoint.save(tmp_path / "run", 3, make_checkpoint())
     (tmp_path / "run" / "victim").write_text("mine")
     manifest = json.loads((folder / MANIFEST).read_text())
-    manifest["files"][name] = {"bytes": 4, "sha256": checkpoint._sha256(tmp_path / "run" / "victim")}
+    manifest["files"][name] = {"bytes": 4, "sha256": sha256_of(tmp_path / "run" / "victim")}
     (folder / MANIFEST).write_text(json.dumps(manifest))
     assert not is_inside(name)
     with pytest.raises(ValueError, match="manifest.json names a file outside of the checkpoint"):

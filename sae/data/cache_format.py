@@ -9,7 +9,6 @@
 The sections are `train` and `held_out`. A row is d_in numbers; in int8 a float32 scale follows them.
 """
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -87,12 +86,6 @@ def decode_rows(rows: UInt8[Tensor, "tokens row"], dtype: str) -> Float[Tensor, 
 def rows_path(section: str, hookpoint: str, shard: int) -> str:
     """The path of a shard in the cache."""
     return f"{section}/{hookpoint}/{shard:05d}.rows"
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def manifest_to_json(manifest: CacheManifest) -> str:

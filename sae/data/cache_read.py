@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from sae.disk import sha256_of
+
 from .activations import Activations, Batch, counted
 from .cache_format import (
     DTYPES,
@@ -23,7 +25,6 @@ from .cache_format import (
     read_manifest,
     row_bytes,
     rows_path,
-    sha256_of,
 )
 
 AHEAD, READERS = 2, 8

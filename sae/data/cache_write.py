@@ -20,6 +20,8 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from sae.disk import sha256_of
+
 from .activations import Batch, LiveActivations
 from .cache_format import (
     FINISHED,
@@ -37,7 +39,6 @@ from .cache_format import (
     read_manifest,
     row_bytes,
     rows_path,
-    sha256_of,
 )
 
 BUFFER_BYTES, APPEND_BYTES = 2**26, 2**16

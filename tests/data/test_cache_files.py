@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sae import disk
 from sae.data import cache_format, cache_write
 from sae.data.activations import Activations, ActivationSource, LiveActivations
 from sae.data.cache_format import TRAIN, CacheHeader, decode_rows, encode_rows, row_bytes
@@ -267,7 +268,7 @@ def test_the_next_shard_is_verified_while_one_is_read_and_none_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache, hashed = write(tmp_path / "c"), []
-    sha256_of = cache_format.sha256_of
+    sha256_of = disk.sha256_of
     monkeypatch.setattr("sae.data.cache_read.sha256_of", lambda path: hashed.append(path.name) or sha256_of(path))
     rows, bounds = cache.rows(TRAIN, "wide"), [0, *itertools.accumulate(cache._manifest.shards[TRAIN])]
     for shard, (start, stop) in enumerate(itertools.pairwise(bounds)):
