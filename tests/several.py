@@ -6,12 +6,15 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from tqdm import tqdm
 
 SERVER = """
 import sys
@@ -89,8 +92,20 @@ def serve() -> None:
         print(json.dumps({"codes": codes, "seconds": seconds}), flush=True)
 
 
-def _fork(rank: int, port: int, order: dict[str, Any]) -> int:
+def fork() -> int:
+    """`os.fork`, whose child may be killed at any moment.
+
+    A progress bar's lock is shared by all processes of one parent, and one that is killed while it draws never gives
+    it back: every later one would wait for it for ever. So each child has a lock of its own.
+    """
     child = os.fork()
+    if child == 0:
+        tqdm.set_lock(threading.RLock())
+    return child
+
+
+def _fork(rank: int, port: int, order: dict[str, Any]) -> int:
+    child = fork()
     if child:
         return child
     import rank_jobs

@@ -27,15 +27,17 @@ from sae.log import read_records
 STEPS = 12
 
 SERVER = """
-import os, sys, traceback
+import faulthandler, os, sys, traceback
 import torch
 torch.set_num_threads(1)
 sys.path.insert(0, {tests!r})
+from several import fork
 from test_resume import make_trainer
 make_trainer({elsewhere!r}).fit()
 for _ in sys.stdin:
-    child = os.fork()
+    child = fork()
     if child == 0:
+        faulthandler.dump_traceback_later(60, exit=True)
         try:
             make_trainer({save_dir!r}, resume=True, save_every=2).fit()
         except BaseException:
