@@ -8,10 +8,12 @@ and rows that it holds are not measured again.
 
 import argparse
 import dataclasses
+import fcntl
 import itertools
 import json
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +22,10 @@ from typing import Any
 
 import inputs
 import machine
+import numpy as np
 import peers
+import quality_graft
+import torch
 from quality_data import BLOCK_SEQUENCES, CTX_LEN, LAYERS, TEXTS, VALIDATION_SEQUENCES, Source
 from shapes import QUALITY_CONTESTANTS, Contestant
 from worker import Job
@@ -56,8 +61,8 @@ def default_lr(c: Contestant, cell: Cell) -> float:
     return (5e-3 if "signum" in c.setting else 2e-4) * scale
 
 
-def measured(c: Contestant, cell: Cell, multiple: float, seed: int, threads: int) -> dict[str, Any]:
-    """One training run: its row. Raises WorkerError."""
+def measured(c: Contestant, cell: Cell, multiple: float, seed: int, threads: int, *, graft: bool) -> dict[str, Any]:
+    """One training run: its row, with what grafting does if wanted. Raises WorkerError."""
     job = Job(
         library=c.library,
         options=dict(c.options),
@@ -77,7 +82,16 @@ def measured(c: Contestant, cell: Cell, multiple: float, seed: int, threads: int
         worker.train(job.steps)
         seconds = time.perf_counter() - started
         row = {"validation": worker.measure(0, VALIDATION_END), "test": worker.measure(VALIDATION_END, TEST_END)}
+        if graft:
+            row["grafted"] = _grafted(worker, cell)
     return {**key(c, cell, multiple, seed), **row, "seconds": round(seconds, 1)}
+
+
+def _grafted(worker: Worker, cell: Cell) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "recon.npy"
+        worker.write(quality_graft.FIRST_ROW, quality_graft.END_ROW, path)
+        return quality_graft.grafted(cell.text, cell.layer, torch.from_numpy(np.load(path)))
 
 
 def key(c: Contestant, cell: Cell, multiple: float, seed: int) -> dict[str, Any]:
@@ -86,7 +100,7 @@ def key(c: Contestant, cell: Cell, multiple: float, seed: int) -> dict[str, Any]
 
 
 class Rows:
-    """The rows of a JSON file."""
+    """The rows of a JSON file, to which several of these commands may add at the same time."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -97,10 +111,18 @@ class Rows:
         return next((row for row in self.content["rows"] if wanted.items() <= row.items()), None)
 
     def add(self, row: dict[str, Any]) -> None:
-        """Keep it."""
-        self.content["rows"].append(row)
+        """Keep it, beside what others have added meanwhile."""
         self.path.parent.mkdir(exist_ok=True)
-        self.path.write_text(json.dumps(self.content, indent=1) + "\n")
+        with self.path.open("a+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            if text := file.read():
+                found = json.loads(text)
+                versions = found.get("versions", {}) | self.content.get("versions", {})
+                self.content |= {"rows": found["rows"], "versions": versions}
+            self.content["rows"].append(row)
+            file.truncate(0)
+            file.write(json.dumps(self.content, indent=1) + "\n")
 
 
 def run(rows: Rows, cells: list[Cell], contestants: list[Contestant], chosen: argparse.Namespace) -> None:
@@ -109,7 +131,7 @@ def run(rows: Rows, cells: list[Cell], contestants: list[Contestant], chosen: ar
     def measure(c: Contestant, cell: Cell, multiple: float, seed: int) -> None:
         if rows.find(key(c, cell, multiple, seed)) is None:
             try:
-                row = measured(c, cell, multiple, seed, chosen.threads)
+                row = measured(c, cell, multiple, seed, chosen.threads, graft=True)
             except WorkerError as error:
                 row = {**key(c, cell, multiple, seed), "note": str(error)}
             rows.add(row)
@@ -176,6 +198,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "quality.json")
     parser.add_argument("--show", action="store_true", help="print the table of the file, and measure nothing")
     chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
     rows = Rows(chosen.out)
     if not chosen.show:
         rows.content["machine"] = machine.describe("cpu", chosen.threads)

@@ -146,6 +146,11 @@ class Batches:
             assert self._job.activations is not None
             rows = read_rows(self._job.activations, self._job.d_in)[command["first"] : command["end"]]
             self._channel.send(self._measured(rows))
+        elif command["do"] == "write":
+            assert self._job.activations is not None
+            rows = read_rows(self._job.activations, self._job.d_in)[command["first"] : command["end"]]
+            np.save(command["path"], self._reconstructed(rows))
+            self._channel.send({})
         elif command["do"] == "evaluate":
             self._channel.send({"fvu": self._held_out_fvu()})
         else:
@@ -173,6 +178,13 @@ class Batches:
             for part in x.split(1024)
         )
         return error / (x.double() - x.double().mean(0)).square().sum().item()
+
+    @torch.no_grad()
+    def _reconstructed(self, x: Tensor) -> np.ndarray:
+        """x̂, (tokens, d_in) float32."""
+        assert self.reconstruct is not None
+        parts = [self.reconstruct(part.to(self._job.device, torch.float32)).float().cpu() for part in x.split(1024)]
+        return torch.cat(parts).numpy()
 
     @torch.no_grad()
     def _measured(self, x: Tensor) -> dict[str, float]:

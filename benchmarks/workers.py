@@ -73,6 +73,10 @@ class Worker:
         """`fvu`, `unused` and `l0` on these rows of the job's activations."""
         return self._ask("measure", first=first, end=end)
 
+    def write(self, first: int, end: int, path: Path) -> None:
+        """Reconstruct these rows of the job's activations into a .npy file, (tokens, d_in) float32."""
+        self._ask("write", first=first, end=end, path=str(path))
+
     def _ask(self, do: str, **arguments: Any) -> dict[str, Any]:
         assert self._process.stdin is not None and self._process.stdout is not None
         try:

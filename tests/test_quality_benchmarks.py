@@ -64,3 +64,26 @@ def test_the_best_rate_is_chosen_on_validation_tokens_and_reported_on_test_token
     assert len(json.loads((tmp_path / "rows.json").read_text())["rows"]) == 2
     assert best_multiple(rows, SIGNUM, cell, 0) == 3.0
     assert list(table(rows))[2].endswith("| 0.4500 | 25.0% | 0.5500 | 25.0% | 3 |")
+
+
+def test_grafting_what_was_there_changes_nothing_and_zeros_recover_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    import quality_graft
+    from tiny_models import VOCAB_SIZE, tiny_model
+
+    from sae.lm import harvest
+
+    model = tiny_model("llama").base_model.requires_grad_(False)
+    model.embed_tokens.weight.mul_(5)
+    monkeypatch.setattr(quality_graft, "SEQUENCES", 8)
+    monkeypatch.setattr(quality_graft, "CTX_LEN", 16)
+    monkeypatch.setattr(quality_graft, "_model", lambda: model)
+    sequences = torch.randint(3, VOCAB_SIZE, (8, 16))
+    monkeypatch.setattr(quality_graft, "_sequences", lambda text: sequences)
+    parts = [harvest(model, part, ["layers.1"])["layers.1"] for part in sequences.split(4)]
+    same = torch.cat(parts)[:, 1:].flatten(0, 1)
+    kept = quality_graft.grafted("english", 1, same)
+    assert kept["kl"] == 0 and kept["ce"] == kept["ce_clean"] != kept["ce_zero"] and kept["ce_recovered"] == 1
+    lost = quality_graft.grafted("english", 1, torch.zeros_like(same))
+    assert lost["kl"] > 1e-3 and lost["ce"] == lost["ce_zero"] and lost["ce_recovered"] == 0
+    wrong = quality_graft.grafted("english", 1, same.roll(1, 0))
+    assert wrong["kl"] > 1e-3 and wrong["ce"] not in (kept["ce"], lost["ce"])
