@@ -63,8 +63,8 @@ SIGNUM = Contestant("sparsify", "default (signum)", (("optimizer", "signum"),))
 ADAM = Contestant("sparsify", "adam", (("optimizer", "adam"),))
 STEP_CONTESTANTS = (
     OURS,
-    Contestant("sae", "8-bit candidates", (("encode_in_8bit", True),)),
-    Contestant("sae", "fp32", (("float32", True),)),
+    Contestant("sae", "bf16, no candidates", (("encode_in_8bit", False),)),
+    Contestant("sae", "fp32", (("float32", True), ("encode_in_8bit", False))),
     *PRODUCTS,
     SIGNUM,
     ADAM,

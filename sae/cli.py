@@ -10,7 +10,7 @@ import itertools
 import operator
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import UnionType
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
@@ -93,11 +93,13 @@ def _parse_one(
     positional: Sequence[str],
 ) -> Config:
     message = io.StringIO()
+    choices = [field.name for each in (config, *_nested(config).values()) for field in dataclasses.fields(each)
+               if field.type == bool | None]  # fmt: skip
     try:
         with contextlib.redirect_stderr(message):
             parsed: Any = tyro.cli(
                 _command_line(config, groups, positional),
-                args=list(arguments),
+                args=list(_spelled_out(arguments, choices)),
                 prog=prog,
                 description=description,
                 use_underscores=True,
@@ -115,6 +117,20 @@ def _parse_one(
             )
     parts = {name: part(**_take(values, part)) for name, part in _nested(config).items()}
     return config(**parts, **values)
+
+
+def _spelled_out(arguments: Sequence[str], choices: Sequence[str]) -> Iterator[str]:
+    """The arguments with the value of each choice of three: --name, --no_name, or neither, which is None."""
+    for word, following in itertools.pairwise([*arguments, ""]):
+        name = word.removeprefix("--").replace("-", "_")
+        if name.removeprefix("no_") not in choices or not word.startswith("--"):
+            yield word
+        elif name.startswith("no_"):
+            yield from (f"--{name.removeprefix('no_')}", "False")
+        else:
+            yield word
+            if following not in ("True", "False", "None"):
+                yield "True"
 
 
 def _nested(config: type) -> dict[str, Any]:

@@ -119,9 +119,10 @@ class TrainConfig:
     """Positions in the sequence, from 0, whose activations are left out: 0 for models whose first token is an
     attention sink with enormous activations."""
 
-    encode_in_8bit: bool = False
+    encode_in_8bit: bool | None = None
     """Find candidates for the k largest latents with 8-bit products (int8 on CPUs with AVX512-VNNI, fp8 on GPUs from
-    Ada on), and score them exactly. Faster; the metric `recall` says which share of the k largest was found."""
+    Ada on), and score them exactly in float32; the metric `recall` says which share of the k largest was found. None:
+    on such CPUs, from 8192 latents and 2048 tokens a forward pass on, where it is faster. Never by itself on GPUs."""
 
     distribute_layers: bool = False
     """Give each process some of the autoencoders, with all tokens, instead of a copy of all."""

@@ -227,6 +227,22 @@ def test_the_seeds_flags_parse_as_written_and_with_dashes() -> None:
     assert parse([]) == RunConfig()
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], None),
+        (["--encode_in_8bit"], True),
+        (["--encode-in-8bit", "--k", "4"], True),
+        (["--no_encode_in_8bit"], False),
+        (["--no-encode-in-8bit"], False),
+        (["--encode_in_8bit", "False"], False),
+        (["--encode_in_8bit", "None"], None),
+    ],
+)
+def test_a_choice_that_is_made_by_itself_can_be_made_either_way(words: list[str], expected: bool | None) -> None:
+    assert parse(words).encode_in_8bit is expected
+
+
 def test_config_json_repeats_the_run_to_the_bit(run: Run, no_picture: None) -> None:
     chosen = ["--layers", "1", "--seed", "7", "--exclude_positions", "0", "--lr", "0.001", "--run_name"]
     assert run("model", "text.jsonl", *SMALL, *FIXED, *chosen, "first").status == 0

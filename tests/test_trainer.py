@@ -20,6 +20,7 @@ import sae.lm
 from sae import Sae, SaeConfig, SaeTrainer, TrainConfig, checkpoint
 from sae.data import MemmapTokens
 from sae.evaluation.reconstruction import ReconstructionMetrics
+from sae.ops import eight_bit
 from sae.report.training import read_records
 from sae.trainer import dead_threshold
 
@@ -679,3 +680,29 @@ def no_signal_handler_is_left_behind() -> Iterator[None]:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     yield
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "min_tokens", "expected"),
+    [
+        ({}, 32, True),
+        ({"micro_acc_steps": 2}, 32, False),
+        ({"micro_acc_steps": 2}, 16, True),
+        ({"micro_acc_steps": 2, "encode_in_8bit": True}, 32, True),
+        ({"encode_in_8bit": False}, 32, False),
+        ({"loss_fn": "kl"}, 32, False),
+    ],
+)
+def test_candidates_are_found_in_8_bits_where_that_pays(
+    make: Make, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], min_tokens: int, expected: bool
+) -> None:
+    try:
+        eight_bit.check_device(torch.device("cpu"))
+    except ValueError as reason:
+        pytest.skip(str(reason))
+    monkeypatch.setattr(eight_bit, "MIN_LATENTS", 128)
+    monkeypatch.setattr(eight_bit, "MIN_TOKENS", min_tokens)
+    trainer = make(model=tiny_model("gpt_neox", causal_lm="loss_fn" in changes), **changes)
+    trainer.initialise()
+    trainer.train_step()
+    assert all((learner.read_recall() is not None) == expected for learner in trainer.learners.values())

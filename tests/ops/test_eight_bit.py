@@ -98,6 +98,23 @@ def test_training_in_8_bits_is_training_in_float32_to_a_few_latents() -> None:
     assert fvus[1] == pytest.approx(fvus[0], rel=0.01)
 
 
+@pytest.mark.parametrize(
+    ("num_latents", "tokens", "device", "has_vnni", "expected"),
+    [
+        (8192, 2048, "cpu", True, True),
+        (8191, 2048, "cpu", True, False),
+        (8192, 2047, "cpu", True, False),
+        (10**6, 10**6, "cpu", False, False),
+        (10**6, 10**6, "cuda", True, False),
+    ],
+)
+def test_it_is_used_by_itself_where_it_was_measured_to_be_faster(
+    num_latents: int, tokens: int, device: str, has_vnni: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: has_vnni)
+    assert eight_bit.pays(num_latents, tokens, torch.device(device)) == expected
+
+
 def test_a_device_without_the_product_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
     with pytest.raises(ValueError, match="AVX512-VNNI; leave out --encode_in_8bit"):
