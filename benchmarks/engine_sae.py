@@ -11,7 +11,6 @@ from sae import lm
 from sae.autoencoder import Sae
 from sae.config import SaeConfig, TrainConfig
 from sae.learner import SaeLearner
-from sae.ops import eight_bit
 from sae.optim import Recipe, peak_lr, schedule, warmup_steps
 from sae.trainer import dead_threshold
 
@@ -30,7 +29,8 @@ def train(job: Job, batches: Batches) -> None:
         dead_feature_threshold=dead_threshold(defaults, job.steps * job.tokens),
         recipe=Recipe.named("default", job.steps),
         compute_dtype=torch.float32 if job.options.get("float32") else lm.compute_dtype(device),
-        encode_in_8bit=job.options.get("encode_in_8bit", eight_bit.pays(job.num_latents, job.tokens, device)),
+        encode_in_8bit=job.options.get("encode_in_8bit"),
+        tokens_per_pass=job.tokens,
     )
     batches.reconstruct = lambda x: sae(x).recon
     batches.fired = lambda x: _fired(sae, x)

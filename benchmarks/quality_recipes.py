@@ -178,7 +178,7 @@ class Trainee:
         self.fired.zero_().index_add_(0, recon.top_indices.flatten(), recon.fired.flatten().int())
         if self.recipe.rarity:
             self.counts.lerp_(self.fired.float(), 0.1 if self.step_index > 10 else 0.5)
-        self._descend(grads)
+        self._descend(Gradients(*grads.dense()))
         if self.recipe.wake and len(self.dead.indices) and done < self.recipe.resample_until:
             self._wake(recon)
         if self.recipe.resample and len(self.dead.indices) and done < self.recipe.resample_until:

@@ -8,6 +8,7 @@ It is linear in the tokens: gradients of any split of the same tokens add up to 
 the dense autograd twin.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -19,15 +20,18 @@ from sae import ops
 from sae.autoencoder import Sae
 from sae.losses import VarianceSums, auxk_scale
 from sae.ops.encode import Encode, Select, chunk_tokens
+from sae.ops.segments import Rows
 from sae.peers import ALONE, Peers
 
 
 class Gradients(NamedTuple):
     """Gradients of the loss on some tokens, in the type of the parameters."""
 
-    W_enc: Float[Tensor, "latents d_in"]
+    W_enc: Rows
+    """(latents, d_in); on a CPU computed a few rows at a time, when the optimizer takes them."""
     b_enc: Float[Tensor, "latents"]
-    W_dec: Float[Tensor, "latents d_in"]
+    W_dec: Rows
+    """(latents, d_in); likewise."""
     b_dec: Float[Tensor, "d_in"]
     radial: Float[Tensor, "latents"]
     """⟨W_dec gradient, W_dec⟩ of each row: the part that a row of unit length must not follow. The dot products with
@@ -39,14 +43,34 @@ class Gradients(NamedTuple):
         W_enc, W_dec, b_enc, b_dec = (torch.zeros_like(t) for t in weights[:4])
         return cls(W_enc, b_enc, W_dec, b_dec, torch.zeros_like(b_enc))
 
-    def add_(self, other: "Gradients") -> None:
-        """Add the gradients of other tokens."""
-        for mine, theirs in zip(self, other, strict=True):
-            mine.add_(theirs)
+    def dense(self) -> list[Tensor]:
+        """The same as tensors, in the order of the fields."""
+        return [rows[:] for rows in self]
 
-    def by_parameter(self) -> dict[str, Tensor]:
+    def plus(self, other: "Gradients") -> "Gradients":
+        """With the gradients of other tokens added, dense; takes the memory of these if they are dense already."""
+        total = self.dense()
+        for mine, theirs in zip(total, other, strict=True):
+            mine.add_(theirs[:])
+        return Gradients(*total)
+
+    def by_parameter(self) -> dict[str, Rows]:
         """The gradients by the names of `Sae`'s parameters."""
         return {"encoder.weight": self.W_enc, "encoder.bias": self.b_enc, "W_dec": self.W_dec, "b_dec": self.b_dec}
+
+
+@dataclass(frozen=True)
+class Tangent:
+    """The gradient of a matrix whose rows keep their unit length: without the part along each row."""
+
+    gradient: Rows
+    along: Float[Tensor, "latents"]
+    """⟨gradient, matrix⟩ of each row."""
+    matrix: Float[Tensor, "latents d_in"]
+
+    def __getitem__(self, rows: slice) -> Float[Tensor, "some d_in"]:
+        """These rows."""
+        return torch.addcmul(self.gradient[rows], self.matrix[rows], self.along[rows].unsqueeze(1), value=-1)
 
 
 class Weights(NamedTuple):
@@ -102,16 +126,16 @@ def reconstruction_gradients(
     squared_error = residual.flatten().dot(residual.flatten())
     recon = Reconstruction(centred, residual, fired, top_indices, squared_error, VarianceSums.of(centred))
 
-    grad_recon = residual * (2 * scale)
-    grad_pre = ops.gather_dot(grad_recon, top_indices, weights.W_dec) * fired
-    sums = ops.LatentSegments(top_indices, len(W)).sum_pair(top_acts, grad_recon, grad_pre, centred)
+    slope = 2 * scale  # of the loss: its gradient is slope · residual, which needs no memory of its own
+    grad_pre = ops.gather_dot(residual, top_indices, weights.W_dec).mul_(fired).mul_(slope)
+    sums = ops.LatentSegments(top_indices, len(W)).sum_pair(top_acts * slope, residual, grad_pre, centred)
     grads = Gradients(
         W_enc=sums.b,
         b_enc=sums.weights_b,
         W_dec=sums.a,
         # b_dec is added to x̂ and subtracted from x: the latter reaches it through every pre-activation that fired.
-        b_dec=grad_recon.sum(0) - peers.sum_(sums.weights_b @ weights.W_enc),
-        radial=sums.products,
+        b_dec=residual.sum(0) * slope - peers.sum_(sums.weights_b @ weights.W_enc),
+        radial=sums.products / slope,
     )
     return grads, recon
 

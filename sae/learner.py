@@ -13,11 +13,11 @@ from torch import Tensor
 from sae import ops
 from sae.autoencoder import Sae
 from sae.dead import DeadLatents
-from sae.gradients import Gradients, Reconstruction, Weights, add_auxk_gradients_, reconstruction_gradients
+from sae.gradients import Gradients, Reconstruction, Tangent, Weights, add_auxk_gradients_, reconstruction_gradients
 from sae.losses import VarianceSums, fvu
 from sae.ops import eight_bit
 from sae.ops.encode import Encode
-from sae.optim import Adam, Recipe
+from sae.optim import Adam, Gradient, Recipe
 from sae.peers import ALONE, Peers
 from sae.select import selection
 
@@ -55,18 +55,22 @@ class SaeLearner:
         dead_feature_threshold: int,
         compute_dtype: torch.dtype,
         recipe: Recipe = GAO2024,
-        encode_in_8bit: bool = False,
+        encode_in_8bit: bool | None = False,
+        tokens_per_pass: int = 0,
         peers: Peers = ALONE,
     ) -> None:
         """`tokens_per_step` is nominal: it scales the loss, so that the loss is linear in the tokens.
 
-        The encoder product runs in `compute_dtype`, or finds candidates in 8 bits, whose scores are then float32. `sae`
+        The encoder product runs in `compute_dtype`, or finds candidates in 8 bits, whose scores are then float32; None:
+        where that is known to be faster for `tokens_per_pass`, the tokens that `accumulate` is usually given. `sae`
         holds all latents, or a part of them while learners among the `peers` hold the others. Raises ValueError for 8
         bits on a device that has no such product.
         """
         self.sae, self._peers = sae, peers
         self._all_latents = peers.total(sae.num_latents)
         self.dead = DeadLatents(sae.num_latents, dead_feature_threshold, sae.device)
+        if encode_in_8bit is None:
+            encode_in_8bit = eight_bit.pays(sae.num_latents, tokens_per_pass, sae.device)
         if encode_in_8bit:
             eight_bit.check_device(sae.device)
         self._tokens_per_step, self._auxk_alpha = tokens_per_step, auxk_alpha
@@ -159,10 +163,7 @@ class SaeLearner:
                 peers=self._peers,
                 num_dead=num_dead,
             )
-        if self._grads is None:
-            self._grads = grads
-        else:
-            self._grads.add_(grads)
+        self._grads = grads if self._grads is None else self._grads.plus(grads)
         self._fired.index_add_(0, recon.top_indices.flatten(), recon.fired.flatten().int())
         self._tokens += len(recon.residual)
         variance = recon.variance.shifted_by(self.sae.b_dec.detach() - self._mean)
@@ -174,7 +175,9 @@ class SaeLearner:
         """What the step so far has summed over its tokens: others may add theirs in place before `update`."""
         if self._grads is None:
             self._grads = Gradients.zeros_like(self._weights)
-        return [*self._grads, self._fired, self._tokens, *self._step_variance_sums, self._step_sums]
+        dense = self._grads.dense()
+        self._grads = Gradients(*dense)
+        return [*dense, self._fired, self._tokens, *self._step_variance_sums, self._step_sums]
 
     def _scale(self) -> Tensor:
         """What makes a squared error this step's share of the loss."""
@@ -195,11 +198,12 @@ class SaeLearner:
 
     def _descend(self, grads: Gradients, lr: float) -> None:
         sae, unit_norm = self.sae, self.sae.cfg.normalize_decoder
+        by_name: dict[str, Gradient] = {**grads.by_parameter()}
         if unit_norm:
-            grads.W_dec.addcmul_(sae.W_dec.detach(), grads.radial.unsqueeze(1), value=-1)
+            by_name["W_dec"] = Tangent(grads.W_dec, grads.radial, sae.W_dec.detach())
         # A gradient that is not finite shows in these, which are sums of the same terms: 0 times it is NaN.
         self._sums += 0 * (grads.b_enc.sum() + grads.b_dec.sum() + grads.radial.sum())
-        self._optimizer.step(grads.by_parameter(), lr, skip=(~self._sums.isfinite().all()).float())
+        self._optimizer.step(by_name, lr, skip=(~self._sums.isfinite().all()).float())
         if unit_norm:
             sae.set_decoder_norm_to_unit_norm()
 

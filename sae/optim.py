@@ -1,9 +1,9 @@
 """The optimizer, its learning-rate laws and its schedule."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -44,7 +44,15 @@ class Recipe(NamedTuple):
 
 
 _ROWS_BYTES = {"cpu": 2 * 2**20, "cuda": 256 * 2**20}
-"""How much of a parameter with `row_rates` is stepped at a time: what it was before is kept, on a CPU in the cache."""
+"""How much of a parameter is stepped at a time: its gradient may be computed for it, and what it was before is kept if
+it has `row_rates`, on a CPU in the cache."""
+
+
+@runtime_checkable
+class Gradient(Protocol):
+    """The gradient of a parameter, of which some rows can be had at a time. A tensor is one."""
+
+    def __getitem__(self, rows: slice, /) -> Tensor: ...
 
 
 class Adam:
@@ -66,20 +74,18 @@ class Adam:
         self.exp_avg = {name: torch.zeros_like(parameter) for name, parameter in self._parameters.items()}
         self.exp_avg_sq = {name: torch.zeros_like(parameter) for name, parameter in self._parameters.items()}
 
-    def step(self, grads: Mapping[str, Tensor], lr: float, *, skip: Float[Tensor, ""]) -> None:
+    def step(self, grads: Mapping[str, Gradient], lr: float, *, skip: Float[Tensor, ""]) -> None:
         """One step down `grads`, by name. `skip` is 1 to change nothing, else 0; it stays on the device."""
         self.step_count += 1 - skip
         for name, parameter in self._parameters.items():
             step = partial(self._step, lr=lr * self.rates.get(name, 1.0), skip=skip)
-            tensors = parameter, grads[name], self.exp_avg[name], self.exp_avg_sq[name]
-            if name not in self.row_rates:
-                step(*tensors)
-                continue
-            rows = max(1, _ROWS_BYTES.get(parameter.device.type, 2**28) * len(parameter) // max(1, parameter.nbytes))
-            for rates, *part in zip(*(t.split(rows) for t in (self.row_rates[name], *tensors)), strict=True):
-                before = part[0].clone()
-                step(*part)
-                torch.lerp(before, part[0], rates.view(-1, *(1 for _ in before.shape[1:])), out=part[0])
+            exp_avg, exp_avg_sq, rates = self.exp_avg[name], self.exp_avg_sq[name], self.row_rates.get(name)
+            for some in _slices(parameter):
+                part = parameter[some]
+                before = part.clone() if rates is not None else part
+                step(part, grads[name][some], exp_avg[some], exp_avg_sq[some])
+                if rates is not None:
+                    torch.lerp(before, part, rates[some].view(-1, *(1 for _ in part.shape[1:])), out=part)
 
     def _step(
         self, parameter: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, *, lr: float, skip: Tensor
@@ -107,6 +113,14 @@ class Adam:
         for name in self._parameters:
             state |= {f"{name}.exp_avg": self.exp_avg[name], f"{name}.exp_avg_sq": self.exp_avg_sq[name]}
         return state
+
+
+def _slices(parameter: Tensor) -> Iterator[slice]:
+    """Its rows, so many at a time that they are about as large as wanted."""
+    wanted = _ROWS_BYTES.get(parameter.device.type, _ROWS_BYTES["cuda"])
+    rows = max(1, wanted * len(parameter) // max(1, parameter.nbytes))
+    for first in range(0, len(parameter), rows):
+        yield slice(first, first + rows)
 
 
 def peak_lr(num_latents: int, total_steps: int, recipe: str = "default") -> float:

@@ -30,7 +30,6 @@ from sae.interrupt import StopRequests
 from sae.learner import FIRST_TOKENS, SaeLearner, is_per_latent
 from sae.log import JsonLines, Progress, Record, Sink, Stopwatch, WandbSink, note, why_no_wandb
 from sae.memory import free_memory
-from sae.ops import eight_bit
 from sae.optim import Recipe, peak_lr, schedule, warmup_steps
 from sae.placement import Placement, place
 from sae.report.training import report
@@ -81,7 +80,8 @@ class SaeTrainer:
                 dead_feature_threshold=dead_threshold(cfg, self.total_steps * self.tokens_per_step),
                 compute_dtype=lm.compute_dtype(self.device),
                 recipe=Recipe.named(cfg.recipe, self.total_steps),
-                encode_in_8bit=self._encodes_in_8bit(sae),
+                encode_in_8bit=cfg.encode_in_8bit if cfg.loss_fn == "fvu" else False,
+                tokens_per_pass=cfg.batch_size * self.feed.ctx_len // cfg.micro_acc_steps,
                 peers=world.peers(),
             )
             for name, sae in self.saes.items()
@@ -454,14 +454,6 @@ class SaeTrainer:
             shards=self.cfg.shard_latents,
             distribute=self.cfg.distribute_layers,
         )
-
-    def _encodes_in_8bit(self, sae: Sae) -> bool:
-        """What encode_in_8bit says, or whether it pays for the tokens that come at a time."""
-        cfg = self.cfg
-        if cfg.encode_in_8bit is not None:
-            return cfg.encode_in_8bit
-        tokens = cfg.batch_size * self.feed.ctx_len // cfg.micro_acc_steps
-        return cfg.loss_fn == "fvu" and eight_bit.pays(sae.num_latents, tokens, self.device)
 
     def _held(self) -> dict[str, SaePlan]:
         holds = self.world.placement.holds

@@ -444,7 +444,8 @@ def test_a_nan_that_only_a_fault_of_the_machine_makes_reaches_no_checkpoint(
     def poisoned(*arguments: Any, **options: Any) -> Any:
         grads, recon = original(*arguments, **options)
         if trainer.step == 5:
-            getattr(grads, parameter)[recon.top_indices[0, 0], 7] = torch.nan
+            poison = torch.zeros(1, recon.residual.shape[1]).index_fill(1, torch.tensor(7), torch.nan)
+            getattr(grads, parameter).index_add_(0, recon.top_indices[0, :1], poison)
         return grads, recon
 
     monkeypatch.setattr(learner, "reconstruction_gradients", poisoned)

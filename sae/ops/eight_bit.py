@@ -21,7 +21,7 @@ int8 0.9999 of 4,608 latents and 0.9997 of 18,432; fp8 with twice as many 0.9999
 
 _INT8, _FP8 = 127, torch.finfo(torch.float8_e4m3fn).max
 _TINY = torch.finfo(torch.float32).tiny
-_ROWS = 1024  # latents that are quantised at a time, so that what lies between stays in the cache
+_ROWS = 1024  # of what is quantised, at a time, so that what lies between stays in the cache
 
 
 MIN_LATENTS, MIN_TOKENS = 8192, 2048
@@ -80,12 +80,11 @@ def candidates(
         return found
     columns = x.abs().amax(0).clamp_min(_TINY).sqrt()
     columns /= columns.mean()
-    smooth = x / columns
-    largest = smooth.abs().amax(1).clamp_min(_TINY)
+    largest = torch.cat([(part / columns).abs_().amax(1) for part in x.split(_ROWS)]).clamp_min_(_TINY)
     prepared = product(W_enc, b_enc, columns)
     # In the order of their scales: the tokens of a chunk then have nearly the same, as int8 needs for b_enc.
     for chunk in largest.argsort().split(chunk_tokens(len(W_enc), x.new_empty(0, dtype=torch.bfloat16))):
-        found[chunk] = topk(prepared.pre_acts(smooth[chunk], largest[chunk]), count)[1]
+        found[chunk] = topk(prepared.pre_acts(x[chunk] / columns, largest[chunk]), count)[1]
     return found
 
 

@@ -10,13 +10,55 @@ from torch.nn import functional as F
 import sae.ops.kernels as kernels
 
 
+class SegmentRows:
+    """A matrix of sums over segments, (latents, d), whose rows are computed when they are asked for."""
+
+    def __init__(
+        self,
+        tokens: Int[Tensor, "entries"],
+        starts: Int[Tensor, "latents"],
+        weights: Float[Tensor, "entries"],
+        rows: Float[Tensor, "tokens d"],
+    ) -> None:
+        """Row j is the sum of weights[e] · rows[tokens[e]] over the entries e of segment j, from starts[j] on."""
+        self._tokens, self._starts, self._weights, self._rows = tokens, starts, weights, rows
+        self._added: list[tuple[Tensor, Tensor]] = []
+
+    def index_add_(self, dim: int, index: Int[Tensor, "some"], source: Float[Tensor, "some d"]) -> None:
+        """Add `source` to the rows `index`, which are in ascending order; `dim` is 0. As of a tensor."""
+        assert dim == 0
+        self._added.append((index, source))
+
+    def __getitem__(self, rows: slice) -> Float[Tensor, "some d"]:
+        """These rows, computed now; the slice has no step."""
+        first, end, _ = rows.indices(len(self._starts))
+        starts = self._starts[first:end]
+        if not len(starts):
+            return self._rows[:0]
+        begin = int(starts[0])
+        stop = int(self._starts[end]) if end < len(self._starts) else len(self._tokens)
+        weights = self._weights[begin:stop]
+        with torch.no_grad():
+            out = F.embedding_bag(
+                self._tokens[begin:stop], self._rows, starts - begin, per_sample_weights=weights, mode="sum"
+            )
+        for index, source in self._added:
+            some = slice(*torch.searchsorted(index, torch.tensor([first, end], device=index.device)).tolist())
+            out.index_add_(0, index[some] - first, source[some])
+        return out
+
+
+Rows = Tensor | SegmentRows
+"""A matrix (latents, d) of which some rows can be had at a time."""
+
+
 class PairSums(NamedTuple):
     """Sums over the entries (n, i) of each latent j, indices[n, i] = j."""
 
-    a: Float[Tensor, "latents d"]
-    """Σ weights_a[n, i] · rows_a[n]."""
-    b: Float[Tensor, "latents d"]
-    """Σ weights_b[n, i] · rows_b[n]."""
+    a: Rows
+    """Σ weights_a[n, i] · rows_a[n], (latents, d)."""
+    b: Rows
+    """Σ weights_b[n, i] · rows_b[n], (latents, d)."""
     weights_b: Float[Tensor, "latents"]
     """Σ weights_b[n, i]."""
     products: Float[Tensor, "latents"]
@@ -38,9 +80,11 @@ class LatentSegments:
 
     def sum(self, weights: Float[Tensor, "tokens k"], rows: Float[Tensor, "tokens d"]) -> Float[Tensor, "latents d"]:
         """out[j] = Σ over the (n, i) with indices[n, i] = j of weights[n, i] · rows[n]. Twin: `naive.segment_sum`."""
-        ordered = weights.flatten()[self._order]
-        with torch.no_grad():
-            return F.embedding_bag(self._tokens, rows, self._starts, per_sample_weights=ordered, mode="sum")
+        return self.rows(weights, rows)[:]
+
+    def rows(self, weights: Float[Tensor, "tokens k"], rows: Float[Tensor, "tokens d"]) -> SegmentRows:
+        """`sum`, of which only the rows are computed that are asked for, when they are."""
+        return SegmentRows(self._tokens, self._starts, weights.flatten()[self._order], rows)
 
     def sum_pair(
         self,
@@ -49,15 +93,19 @@ class LatentSegments:
         weights_b: Float[Tensor, "tokens k"],
         rows_b: Float[Tensor, "tokens d"],
     ) -> PairSums:
-        """Both sums and the sums of their weights; on a GPU in one pass over the entries, added up in float32."""
+        """Both sums and the sums of their weights; on a GPU in one pass over the entries, added up in float32.
+
+        Without the kernels the two matrices are `SegmentRows`: whoever needs them a few rows at a time, as an optimizer
+        does, never has them in memory.
+        """
         if kernels.usable(weights_a, rows_a, weights_b, rows_b):
             import sae.ops.kernels.segments as fast
 
             pairs = (weights_a, rows_a, weights_b, rows_b)
             return PairSums(*fast.sum_pair(*pairs, latents=self._latents, order=self._order, bounds=self._ends()))
         return PairSums(
-            a=self.sum(weights_a, rows_a),
-            b=self.sum(weights_b, rows_b),
+            a=self.rows(weights_a, rows_a),
+            b=self.rows(weights_b, rows_b),
             weights_b=self.sum_weights(weights_b),
             products=self.sum_weights(weights_a * weights_b),
         )

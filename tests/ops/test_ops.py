@@ -130,3 +130,20 @@ def test_segment_sums_are_bitwise_equal_from_run_to_run() -> None:
     x, _, acts, indices = problem(512, 48, 96, 5, torch.float32)
     first, second = (ops.LatentSegments(indices, 96).sum(acts, x) for _ in range(2))
     assert torch.equal(first, second)
+
+
+def test_rows_of_segment_sums_are_those_of_the_whole_bit_for_bit() -> None:
+    x, _, acts, indices = problem(64, 48, 96, 5, torch.float32)
+    indices = indices.masked_fill((indices > 20) & (indices < 30), 3)  # some latents never fire
+    segments = ops.LatentSegments(indices, 96)
+    rows, dead, more = segments.rows(acts, x), torch.tensor([0, 21, 22, 95]), torch.randn(4, 48)
+    whole = segments.sum(acts, x)
+    for first, end in ((0, 96), (0, 1), (20, 31), (21, 30), (90, 200), (96, 96)):
+        assert torch.equal(rows[first:end], whole[first:end])
+    rows.index_add_(0, dead, more)
+    rows.index_add_(0, dead[:1], more[:1])
+    whole.index_add_(0, dead, more).index_add_(0, dead[:1], more[:1])
+    for first, end in ((0, 96), (0, 1), (1, 22), (22, 96), (23, 95)):
+        assert torch.equal(rows[first:end], whole[first:end])
+    none = ops.LatentSegments(indices[:0], 96).rows(acts[:0], x[:0])
+    assert torch.equal(none[3:9], torch.zeros(6, 48))
