@@ -10,6 +10,7 @@ from worker import Batches, Job
 from sae import lm
 from sae.autoencoder import Sae
 from sae.config import SaeConfig, TrainConfig
+from sae.data.shuffle import STEPS
 from sae.learner import SaeLearner
 from sae.optim import Recipe, peak_lr, schedule, warmup_steps
 from sae.trainer import dead_threshold
@@ -36,7 +37,7 @@ def train(job: Job, batches: Batches) -> None:
     batches.fired = lambda x: _fired(sae, x)
     for step, x in enumerate(batches):
         if step == 0:
-            learner.initialise(x)
+            learner.initialise(batches.first(STEPS))  # a block of the shuffle, as in `SaeTrainer.initialise`
         learner.accumulate(x)
         learner.update(_learning_rate(job, step))
         learner.read_metrics()

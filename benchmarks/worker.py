@@ -112,6 +112,11 @@ class Batches:
         self._started = time.perf_counter()
         return batch
 
+    def first(self, steps: int) -> Tensor:
+        """The activations of the first so many steps, mapped from the disk where they are on the CPU."""
+        assert self._data is not None
+        return self._data[: steps * self._job.tokens].to(self._job.device)
+
     def _stop_clock(self) -> None:
         if self._started is None:
             return
