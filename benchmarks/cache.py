@@ -17,7 +17,6 @@ import torch
 from sae import SaeConfig, SaeTrainer, TrainConfig
 from sae.data import ActivationCache
 from sae.data.cache_format import (
-    MANIFEST,
     CacheManifest,
     decode_rows,
     encode_rows,
@@ -26,7 +25,7 @@ from sae.data.cache_format import (
     row_bytes,
 )
 from sae.data.cache_read import CachedActivations, held_out_batches
-from sae.disk import sha256_of
+from sae.disk import MANIFEST, sha256_of
 from sae.evaluation.reconstruction import evaluate_reconstruction
 
 

@@ -25,10 +25,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sae.autoencoder import Sae
-from sae.disk import is_inside, link_that_leaves, read_json, sha256_of, sync, write_json
+from sae.disk import MANIFEST, is_inside, link_that_leaves, read_json, sha256_of, sync, write_json
 from sae.formats.eleuther import BEST, read_tensors
 
-MANIFEST, TRAINER, STATE, CONFIG = "manifest.json", "trainer.json", "state.safetensors", "config.json"
+TRAINER, STATE, CONFIG = "trainer.json", "state.safetensors", "config.json"
 _MAX_JSON_BYTES = 2**26
 """A manifest has about 400 bytes a hookpoint; the position in a stream holds tokens that wait."""
 

@@ -7,6 +7,8 @@ import reprlib
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+MANIFEST = "manifest.json"
+"""Lists the files of a checkpoint or a cache, and is written last: where it is, the folder is complete."""
 _MAX_DIGITS = 20
 
 
@@ -55,12 +57,16 @@ def short(value: object) -> str:
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
+    """`write_whole` of a JSON object."""
+    write_whole(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def write_whole(path: Path, content: bytes | memoryview) -> None:
     """Write the file so that a crash at any moment leaves the old one or the new, whole."""
-    text = json.dumps(value, indent=2) + "\n"
     partial = path.with_name(f".{path.name}.partial")
     partial.unlink(missing_ok=True)
-    with partial.open("x", encoding="utf-8") as file:
-        file.write(text)
+    with partial.open("xb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)

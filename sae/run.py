@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from sae.config import RunConfig, TrainConfig
-from sae.disk import link_that_leaves, read_json, short, write_json
+from sae.disk import MANIFEST, link_that_leaves, read_json, short, write_json
 
 _PACKAGES = ("sae", "torch", "transformers", "datasets", "tokenizers", "safetensors", "numpy")
 Cfg = TypeVar("Cfg", bound=TrainConfig)
@@ -197,7 +197,7 @@ class RunRecord(NamedTuple):
         counts where the run is not around it.
         """
         folders = [checkpoint.absolute(), *checkpoint.absolute().parents[:3]]
-        for folder in sorted(folders, key=lambda folder: (folder / "manifest.json").exists()):
+        for folder in sorted(folders, key=lambda folder: (folder / MANIFEST).exists()):
             try:
                 document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
                 options, derived = document["options"], document["derived"]

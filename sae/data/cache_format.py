@@ -17,9 +17,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from sae.disk import is_inside, read_json
+from sae.disk import MANIFEST, is_inside, read_json
 
-MANIFEST, PROGRESS, FINISHED = "manifest.json", "progress.json", "finished.txt"
+PROGRESS, FINISHED = "progress.json", "finished.txt"
 TRAIN, HELD_OUT = "train", "held_out"
 TOKENS, KEPT = "tokens", "kept"
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32, "int8": torch.int8}

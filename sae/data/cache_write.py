@@ -20,14 +20,13 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from sae.disk import sha256_of
+from sae.disk import MANIFEST, sha256_of, write_whole
 
 from .activations import Batch, LiveActivations
 from .cache_format import (
     FINISHED,
     HELD_OUT,
     KEPT,
-    MANIFEST,
     PROGRESS,
     SHARD_BYTES,
     TOKENS,
@@ -191,7 +190,7 @@ class _Writer:
     def _save_progress(self) -> None:
         state: dict[str, Any] = {"header": self._header._asdict(), "place": self.place, "finishing": self.finishing}
         state |= {"lengths": self._lengths, "sequences": self._sequences}
-        _write_whole(self._folder / PROGRESS, json.dumps(state).encode())
+        write_whole(self._folder / PROGRESS, json.dumps(state).encode())
 
     def _path(self, section: str, hookpoint: str, shard: int) -> Path:
         """Where the first pass writes."""
@@ -275,7 +274,7 @@ class _Writer:
             hashes[name] = sha256_of(self._folder / name)
         files = {name: ((self._folder / name).stat().st_size, sha256) for name, sha256 in sorted(hashes.items())}
         manifest = CacheManifest(self._header, self._lengths, files)
-        _write_whole(self._folder / MANIFEST, manifest_to_json(manifest).encode())
+        write_whole(self._folder / MANIFEST, manifest_to_json(manifest).encode())
         _tidy(self._folder)
         return manifest
 
@@ -286,7 +285,7 @@ class _Writer:
             return sha256_of(final)
         rows = np.fromfile(dealt, np.uint8).reshape(-1, self._widths[hookpoint])
         rows = rows[_random(self._header.seed, 1, shard).permutation(len(rows))]
-        _write_whole(final, rows.data)
+        write_whole(final, rows.data)
         dealt.unlink()
         return hashlib.sha256(rows.data).hexdigest()
 
@@ -324,16 +323,6 @@ def _cut_off(path: Path, size: int) -> None:
         raise ValueError(f"{path} is shorter than {PROGRESS} says: the cache is damaged; delete it and write it again")
     if path.exists():
         os.truncate(path, size)
-
-
-def _write_whole(path: Path, content: bytes | memoryview) -> None:
-    """Write a file that is there completely, or not at all, whenever we die."""
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path)
 
 
 def _read_finished(folder: Path) -> dict[str, str]:
