@@ -1,31 +1,49 @@
 """Real activations for the quality comparison, kept on disk: `python benchmarks/quality_data.py --tokens 1000000`.
 
-One pass of SmolLM2-135M over a text writes the outputs of an early, a middle and a late block, in bf16, without each
-sequence's first token (an attention sink that carries nearly all of the variance). The sequences are in random order,
-and tokens are mixed within blocks of 65,280. The first block is split into tokens to choose settings on (`validation`)
-and tokens to report (`test`); nobody trains on either. The command continues where it stopped.
+One pass of a language model over a text writes the outputs of an early, a middle and a late block, in bf16, without
+each sequence's first token (an attention sink that carries nearly all of the variance). The model is SmolLM2-135M, or
+for the text `gpt2` a small GPT-2 that reads the English one (`small_gpt2.py`). The sequences are in random order, and
+tokens are mixed within blocks of 65,280. The first block is split into tokens to choose settings on (`validation`) and
+tokens to report (`test`); nobody trains on either. The command continues where it stopped.
 """
 
 import argparse
 import json
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import inputs
 import numpy as np
+import small_gpt2
 import torch
 from language_models import load
 from torch import Tensor
 
 LAYERS = (2, 9, 20)
-TEXTS = ("english", "python")
 CTX_LEN = 256
 BLOCK_SEQUENCES = 256
 VALIDATION_SEQUENCES = 80
 CHARACTERS = 6_000_000
 """Length of a text: about 1.9 million tokens."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A language model, and the blocks whose outputs are kept."""
+
+    folder: Callable[[], Path]
+    blocks: str
+    """What the module that holds the blocks is called."""
+    d_in: int
+    layers: tuple[int, ...]
+
+
+SMOLLM2 = Reader(inputs.model_folder, "layers", inputs.REAL_D_IN, LAYERS)
+GPT2 = Reader(lambda: small_gpt2.folder(np.load(token_file("gpt2"))), "h", small_gpt2.WIDTH, (1, 4))
+READERS = {"english": SMOLLM2, "python": SMOLLM2, "gpt2": GPT2}
+TEXTS = tuple(READERS)
 
 
 @dataclass(frozen=True)
@@ -42,7 +60,7 @@ class Source:
 
     def rows(self) -> Tensor:
         """All rows so far, (tokens, d_in) bf16, mapped from the disk: validation, test, training."""
-        raw = np.memmap(self.path, dtype=np.int16, mode="c").reshape(-1, inputs.REAL_D_IN)
+        raw = np.memmap(self.path, dtype=np.int16, mode="c").reshape(-1, READERS[self.text].d_in)
         return torch.from_numpy(raw).view(torch.bfloat16)  # type: ignore[no-any-return]
 
     def validation(self) -> Tensor:
@@ -68,10 +86,11 @@ def collect(text: str, tokens: int) -> None:
     if blocks >= wanted:
         return
     sequences = torch.from_numpy(np.load(token_file(text)))
-    model = load(str(inputs.model_folder()), torch.device("cpu"), torch.bfloat16)
+    reader = READERS[text]
+    model = load(str(reader.folder()), torch.device("cpu"), torch.bfloat16)
     for block in range(blocks, min(wanted, len(sequences) // BLOCK_SEQUENCES)):
         rows = sequences[block * BLOCK_SEQUENCES : (block + 1) * BLOCK_SEQUENCES]
-        for layer, values in _harvest(model, rows, mixed=block > 0, seed=block).items():
+        for layer, values in _harvest(reader, model, rows, mixed=block > 0, seed=block).items():
             with Source(text, layer).path.open("r+b" if block else "wb") as file:
                 file.seek(block * _block() * values.shape[1] * 2)
                 file.write(values.view(torch.int16).numpy().tobytes())
@@ -79,11 +98,11 @@ def collect(text: str, tokens: int) -> None:
         print(f"{text}: {block * _block():,} tokens to train on", flush=True)
 
 
-def _harvest(model: torch.nn.Module, sequences: Tensor, *, mixed: bool, seed: int) -> dict[int, Tensor]:
+def _harvest(reader: Reader, model: torch.nn.Module, sequences: Tensor, *, mixed: bool, seed: int) -> dict[int, Tensor]:
     """The activations of one block, (tokens, d_in) bf16 by layer."""
     from sae.lm import harvest
 
-    names = {layer: f"layers.{layer}" for layer in LAYERS}
+    names = {layer: f"{reader.blocks}.{layer}" for layer in reader.layers}
     parts = [harvest(model, rows, list(names.values())) for rows in sequences.split(16)]
     order = torch.arange(_block())
     if mixed:
@@ -97,7 +116,10 @@ def _harvest(model: torch.nn.Module, sequences: Tensor, *, mixed: bool, seed: in
 def token_file(text: str) -> Path:
     """A .npy file (sequences, CTX_LEN) of the text's tokens, in random order."""
     path = _folder(text) / "tokens.npy"
-    if not path.exists():
+    if text == "gpt2" and not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, small_gpt2.frequent_kinds(np.load(token_file("english"))))
+    elif not path.exists():
         from sae.lm import load_tokenizer
 
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,18 +1,17 @@
 """What a reconstruction does to the language model that gets it instead of the activations of a block.
 
 One definition for every library: each writes its x̂ of the same test tokens to a file, and here they are put into
-SmolLM2-135M, at every position but a sequence's first, which keeps its activation, as in training.
+the model, at every position but a sequence's first, which keeps its activation, as in training.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 
-import inputs
 import numpy as np
 import torch
 from language_models import load
-from quality_data import CTX_LEN, VALIDATION_SEQUENCES, token_file
+from quality_data import CTX_LEN, READERS, VALIDATION_SEQUENCES, token_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -47,9 +46,10 @@ def _baselines(text: str, layer: int) -> tuple[float, float]:
 @torch.no_grad()
 def _measured(text: str, layer: int, change: Change) -> tuple[float, float]:
     """(KL, cross-entropy) of the model whose block's outputs after each first position go through `change`."""
-    model, kl, ce, count = _model(), 0.0, 0.0, 0
+    model, kl, ce, count = _model(text), 0.0, 0.0, 0
+    block = getattr(model, READERS[text].blocks)[layer]
     for sequences, clean in zip(_sequences(text).split(_AT_ONCE), _clean_states(text), strict=True):
-        with _changed(model.layers[layer], change):
+        with _changed(block, change):
             log_probs = _log_probs(model, model(sequences, use_cache=False).last_hidden_state)
         kl += F.kl_div(log_probs, _log_probs(model, clean), reduction="sum", log_target=True).item()
         ce += F.nll_loss(log_probs, sequences[:, 2:].flatten(), reduction="sum").item()
@@ -59,7 +59,7 @@ def _measured(text: str, layer: int, change: Change) -> tuple[float, float]:
 
 def _log_probs(model: nn.Module, states: Tensor) -> Tensor:
     """(tokens, vocab), float32, of the positions that were changed and have a next token."""
-    logits = F.linear(states[:, 1:-1].flatten(0, 1), model.embed_tokens.weight)  # its head is tied
+    logits = F.linear(states[:, 1:-1].flatten(0, 1), model.get_input_embeddings().weight)  # the head is tied
     return logits.float().log_softmax(1)
 
 
@@ -79,13 +79,13 @@ def _changed(block: nn.Module, change: Change) -> Iterator[None]:
 def _clean_states(text: str) -> list[Tensor]:
     """The model's last hidden states, a few sequences each."""
     with torch.no_grad():
-        model = _model()
+        model = _model(text)
         return [model(part, use_cache=False).last_hidden_state for part in _sequences(text).split(_AT_ONCE)]
 
 
 @cache
-def _model() -> nn.Module:
-    model = load(str(inputs.model_folder()), torch.device("cpu"), torch.bfloat16)
+def _model(text: str) -> nn.Module:
+    model = load(str(READERS[text].folder()), torch.device("cpu"), torch.bfloat16)
     assert model.config.tie_word_embeddings
     return model
 

@@ -20,13 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import inputs
 import machine
 import numpy as np
 import peers
 import quality_graft
 import torch
-from quality_data import BLOCK_SEQUENCES, CTX_LEN, LAYERS, TEXTS, VALIDATION_SEQUENCES, Source
+from quality_data import BLOCK_SEQUENCES, CTX_LEN, READERS, TEXTS, VALIDATION_SEQUENCES, Source
 from shapes import QUALITY_CONTESTANTS, Contestant
 from worker import Job
 from workers import Worker, WorkerError
@@ -66,7 +65,7 @@ def measured(c: Contestant, cell: Cell, multiple: float, seed: int, threads: int
     job = Job(
         library=c.library,
         options=dict(c.options),
-        d_in=inputs.REAL_D_IN,
+        d_in=READERS[cell.text].d_in,
         num_latents=cell.num_latents,
         k=cell.k,
         tokens=cell.batch,
@@ -186,7 +185,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--text", choices=TEXTS, default="english")
-    parser.add_argument("--layers", type=int, nargs="+", choices=LAYERS, default=LAYERS)
+    parser.add_argument("--layers", type=int, nargs="+", help="blocks, of those that are kept; default: all of them")
     parser.add_argument("--latents", type=int, nargs="+", default=[4608, 18432])
     parser.add_argument("--k", type=int, nargs="+", default=[32, 64])
     parser.add_argument("--tokens", type=int, nargs="+", default=[1_000_000, 4_000_000])
@@ -204,7 +203,7 @@ def main() -> None:
         rows.content["machine"] = machine.describe("cpu", chosen.threads)
         rows.content["versions"] = rows.content.get("versions", {}) | machine.versions(chosen.libraries)
         rows.content["date"] = time.strftime("%Y-%m-%d")
-        sizes = itertools.product(chosen.layers, chosen.latents, chosen.k, chosen.tokens)
+        sizes = itertools.product(chosen.layers or READERS[chosen.text].layers, chosen.latents, chosen.k, chosen.tokens)
         cells = [Cell(chosen.text, *size, chosen.batch) for size in sizes]
         run(rows, cells, [c for c in QUALITY_CONTESTANTS if c.library in chosen.libraries], chosen)
     print("\n".join(table(rows)))

@@ -42,11 +42,11 @@ def _topk(values: Int[Tensor, "tokens columns"], k: int) -> tuple[Int[Tensor, "t
         return top, indices
     # Column j belongs to group j % num_groups, so that the maxima are an elementwise maximum of contiguous slices.
     num_groups = columns // group
-    grouped = values.view(tokens, group, num_groups)
-    _, best_groups = _topk(grouped.amax(1), k)
-    candidates = grouped.gather(2, best_groups.unsqueeze(1).expand(-1, group, -1)).flatten(1)
-    top, at = candidates.topk(k, sorted=False)
-    return top, (at // k) * num_groups + best_groups.gather(1, at % k)
+    _, best_groups = _topk(values.view(tokens, group, num_groups).amax(1), k)
+    first_columns = torch.arange(0, columns, num_groups).unsqueeze(1)
+    candidates = (best_groups.unsqueeze(1) + first_columns).flatten(1)
+    top, at = values.gather(1, candidates).topk(k, sorted=False)
+    return top, candidates.gather(1, at)
 
 
 def _group_size(columns: int, k: int) -> int:
