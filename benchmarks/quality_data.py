@@ -41,7 +41,7 @@ class Reader:
 
 
 SMOLLM2 = Reader(inputs.model_folder, "layers", inputs.REAL_D_IN, LAYERS)
-GPT2 = Reader(lambda: small_gpt2.folder(np.load(token_file("gpt2"))), "h", small_gpt2.WIDTH, (1, 4))
+GPT2 = Reader(lambda: small_gpt2.folder(np.load(token_file("gpt2"))), "h", small_gpt2.WIDTH, (1, 3))
 READERS = {"english": SMOLLM2, "python": SMOLLM2, "gpt2": GPT2}
 TEXTS = tuple(READERS)
 
