@@ -192,20 +192,23 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4096, help="tokens per step")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--multiples", type=float, nargs="+", default=MULTIPLES, help="of each library's learning rate")
-    parser.add_argument("--libraries", nargs="+", default=["sae", *peers.PEERS])
+    parser.add_argument(
+        "--libraries", nargs="+", default=["sae", *peers.PEERS], help="or their settings: 'sparsify adam'"
+    )
     parser.add_argument("--threads", type=int, default=machine.available_cores())
     parser.add_argument("--out", type=Path, default=RESULTS / "quality.json")
     parser.add_argument("--show", action="store_true", help="print the table of the file, and measure nothing")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
+    contestants = [c for c in QUALITY_CONTESTANTS if {c.library, c.name} & set(chosen.libraries)]
     rows = Rows(chosen.out)
     if not chosen.show:
         rows.content["machine"] = machine.describe("cpu", chosen.threads)
-        rows.content["versions"] = rows.content.get("versions", {}) | machine.versions(chosen.libraries)
+        rows.content["versions"] = rows.content.get("versions", {}) | machine.versions([c.library for c in contestants])
         rows.content["date"] = time.strftime("%Y-%m-%d")
         sizes = itertools.product(chosen.layers or READERS[chosen.text].layers, chosen.latents, chosen.k, chosen.tokens)
         cells = [Cell(chosen.text, *size, chosen.batch) for size in sizes]
-        run(rows, cells, [c for c in QUALITY_CONTESTANTS if c.library in chosen.libraries], chosen)
+        run(rows, cells, contestants, chosen)
     print("\n".join(table(rows)))
 
 
