@@ -155,9 +155,10 @@ def best_multiple(rows: Rows, c: Contestant, cell: Cell, seed: int) -> float:
 
 
 def table(rows: Rows) -> Iterator[str]:
-    """Markdown: per cell and library, on the test tokens, at the default and at the best rate."""
-    yield "| text, layer, latents, k, tokens, batch | library | default: FVU | unused | best rate: FVU | unused | × |"
-    yield "|---|---|---:|---:|---:|---:|---:|"
+    """Markdown: per cell and library, on the test tokens, at the default and at the best rate of those tried."""
+    measured = "FVU | unused | KL | recovered"
+    yield f"| text, layer, latents, k, tokens, batch | library | {measured} | best of × | at × | {measured} |"
+    yield "|---|---|" + "---:|" * 10
     names = [field.name for field in dataclasses.fields(Cell)]
     cells = dict.fromkeys(tuple(row[name] for name in names) for row in rows.content["rows"])
     for values in cells:
@@ -166,19 +167,32 @@ def table(rows: Rows) -> Iterator[str]:
             own = _summary(rows, c, cell, 1.0)
             seeds = [row["seed"] for row in rows.content["rows"] if row["library"] == c.name]
             if own and seeds:
-                best = best_multiple(rows, c, cell, seeds[0])
+                best, tried = best_multiple(rows, c, cell, seeds[0]), multiples_tried(rows, c, cell)
+                where = f"{', '.join(f'{multiple:g}' for multiple in tried)} | {best:g}"
                 at_best = _summary(rows, c, cell, best)
-                yield f"| {', '.join(map(str, values))} | {c.name} | {own} | {at_best} | {best:g} |"
+                yield f"| {', '.join(map(str, values))} | {c.name} | {own} | {where} | {at_best} |"
+
+
+def multiples_tried(rows: Rows, c: Contestant, cell: Cell) -> list[float]:
+    """The multiples of the library's learning rate that there are rows of."""
+    wanted = {**dataclasses.asdict(cell), "library": c.name}
+    return sorted({row["multiple"] for row in rows.content["rows"] if wanted.items() <= row.items()})
 
 
 def _summary(rows: Rows, c: Contestant, cell: Cell, multiple: float) -> str:
     wanted = {**dataclasses.asdict(cell), "library": c.name, "multiple": multiple}
-    found = [row["test"] for row in rows.content["rows"] if wanted.items() <= row.items() and "test" in row]
-    if not found:
+    rows_found = [row for row in rows.content["rows"] if wanted.items() <= row.items() and "test" in row]
+    if not rows_found:
         return ""
-    fvus = [each["fvu"] for each in found]
+    fvus = [row["test"]["fvu"] for row in rows_found]
     spread = f" ({min(fvus):.4f}–{max(fvus):.4f})" if len(fvus) > 1 else ""
-    return f"{statistics.mean(fvus):.4f}{spread} | {statistics.mean(each['unused'] for each in found):.1%}"
+    unused = statistics.mean(row["test"]["unused"] for row in rows_found)
+    grafted = [row["grafted"] for row in rows_found if "grafted" in row]
+    kl, recovered = "", ""
+    if grafted:
+        kl = f"{statistics.mean(each['kl'] for each in grafted):.3f}"
+        recovered = f"{statistics.mean(each['ce_recovered'] for each in grafted):.2%}"
+    return f"{statistics.mean(fvus):.4f}{spread} | {unused:.1%} | {kl} | {recovered}"
 
 
 def main() -> None:

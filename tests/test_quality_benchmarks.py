@@ -63,7 +63,10 @@ def test_the_best_rate_is_chosen_on_validation_tokens_and_reported_on_test_token
     rows = Rows(tmp_path / "rows.json")
     assert len(json.loads((tmp_path / "rows.json").read_text())["rows"]) == 2
     assert best_multiple(rows, SIGNUM, cell, 0) == 3.0
-    assert list(table(rows))[2].endswith("| 0.4500 | 25.0% | 0.5500 | 25.0% | 3 |")
+    assert list(table(rows))[2].endswith("| 0.4500 | 25.0% |  |  | 1, 3 | 3 | 0.5500 | 25.0% |  |  |")
+    grafted = {"grafted": {"kl": 0.125, "ce_recovered": 0.975}}
+    rows.content["rows"][0] |= grafted
+    assert "| 0.4500 | 25.0% | 0.125 | 97.50% | 1, 3 |" in list(table(rows))[2]
 
 
 def test_grafting_what_was_there_changes_nothing_and_zeros_recover_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
