@@ -71,7 +71,10 @@ def draw(points: list[tuple[int, int, float]], parameters: dict[str, float], pat
         mine = [(n, fvu) for n, each, fvu in points if each == k]
         axes.plot(*zip(*mine, strict=True), "o", color=line.get_color(), label=f"k = {k}")
     axes.set(xscale="log", yscale="log", xlabel="latents", ylabel="FVU")
-    axes.legend()
+    for axis, ticks in ((axes.xaxis, sorted({n for n, _, _ in points})), (axes.yaxis, (0.05, 0.1, 0.2, 0.3))):
+        axis.set_ticks(ticks, labels=[f"{tick:g}" for tick in ticks])
+        axis.set_ticks([], minor=True)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path, dpi=150, bbox_inches="tight")
     pyplot.close(figure)
 
