@@ -116,20 +116,22 @@ def _harvest(reader: Reader, model: torch.nn.Module, sequences: Tensor, *, mixed
 def token_file(text: str) -> Path:
     """A .npy file (sequences, CTX_LEN) of the text's tokens, in random order."""
     path = _folder(text) / "tokens.npy"
-    if text == "gpt2" and not path.exists():
+    if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, small_gpt2.frequent_kinds(np.load(token_file("english"))))
-    elif not path.exists():
-        from sae.lm import load_tokenizer
-
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tokenizer = load_tokenizer(str(inputs._gguf()))
-        ids: list[int] = []
-        for document in documents(text):
-            ids += [*tokenizer(document)["input_ids"], tokenizer.eos_token_id]
-        rows = np.array(ids[: len(ids) // CTX_LEN * CTX_LEN], dtype=np.int64).reshape(-1, CTX_LEN)
-        np.save(path, np.random.default_rng(0).permutation(rows))
+        is_gpt2 = text == "gpt2"
+        np.save(path, small_gpt2.frequent_kinds(np.load(token_file("english"))) if is_gpt2 else _tokenised(text))
     return path
+
+
+def _tokenised(text: str) -> np.ndarray:
+    from sae.lm import load_tokenizer
+
+    tokenizer = load_tokenizer(str(inputs._gguf()))
+    ids: list[int] = []
+    for document in documents(text):
+        ids += [*tokenizer(document)["input_ids"], tokenizer.eos_token_id]
+    rows = np.array(ids[: len(ids) // CTX_LEN * CTX_LEN], dtype=np.int64).reshape(-1, CTX_LEN)
+    return np.random.default_rng(0).permutation(rows)
 
 
 def documents(text: str) -> list[str]:

@@ -4,8 +4,7 @@ One definition for every library: each writes its x̂ of the same test tokens to
 the model, at every position but a sequence's first, which keeps its activation, as in training.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -14,6 +13,8 @@ from language_models import load
 from quality_data import CTX_LEN, READERS, VALIDATION_SEQUENCES, token_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from sae.lm import graft
 
 SEQUENCES = 16
 """Test sequences that are grafted."""
@@ -32,7 +33,7 @@ def grafted(text: str, layer: int, recon: Tensor) -> dict[str, float]:
     """
     parts = iter(recon.unflatten(0, (SEQUENCES, CTX_LEN - 1)).split(_AT_ONCE))
     ce_clean, ce_zero = _baselines(text, layer)
-    kl, ce = _measured(text, layer, lambda acts: next(parts).to(acts.dtype))
+    kl, ce = _measured(text, layer, lambda acts: torch.cat([acts[:, :1], next(parts).to(acts.dtype)], 1))
     recovered = (ce_zero - ce) / (ce_zero - ce_clean)
     return {"kl": kl, "ce": ce, "ce_clean": ce_clean, "ce_zero": ce_zero, "ce_recovered": recovered}
 
@@ -45,11 +46,12 @@ def _baselines(text: str, layer: int) -> tuple[float, float]:
 
 @torch.no_grad()
 def _measured(text: str, layer: int, change: Change) -> tuple[float, float]:
-    """(KL, cross-entropy) of the model whose block's outputs after each first position go through `change`."""
+    """(KL, cross-entropy) of the model whose block's outputs go through `change`, all but each first position."""
     model, kl, ce, count = _model(text), 0.0, 0.0, 0
-    block = getattr(model, READERS[text].blocks)[layer]
+    hookpoint = f"{READERS[text].blocks}.{layer}"
     for sequences, clean in zip(_sequences(text).split(_AT_ONCE), _clean_states(text), strict=True):
-        with _changed(block, change):
+        not_first = (torch.arange(CTX_LEN) > 0).expand(len(sequences), -1)
+        with graft(model, {hookpoint: change}, mask=not_first):
             log_probs = _log_probs(model, model(sequences, use_cache=False).last_hidden_state)
         kl += F.kl_div(log_probs, _log_probs(model, clean), reduction="sum", log_target=True).item()
         ce += F.nll_loss(log_probs, sequences[:, 2:].flatten(), reduction="sum").item()
@@ -61,18 +63,6 @@ def _log_probs(model: nn.Module, states: Tensor) -> Tensor:
     """(tokens, vocab), float32, of the positions that were changed and have a next token."""
     logits = F.linear(states[:, 1:-1].flatten(0, 1), model.get_input_embeddings().weight)  # the head is tied
     return logits.float().log_softmax(1)
-
-
-@contextmanager
-def _changed(block: nn.Module, change: Change) -> Iterator[None]:
-    def hook(module: nn.Module, arguments: object, output: Tensor) -> Tensor:
-        return torch.cat([output[:, :1], change(output[:, 1:])], 1)
-
-    handle = block.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 @cache

@@ -8,7 +8,7 @@ of fp8 (`sae.ops.eight_bit`), or among the k that a bf16 product would select. I
 import argparse
 import itertools
 from functools import partial
-from types import SimpleNamespace
+from unittest import mock
 
 import inputs
 import torch
@@ -67,28 +67,19 @@ def _learner(num_latents: int, k: int, steps: int, batch: int) -> SaeLearner:
 
 
 @torch.no_grad()
-def _shares(sae: Sae, x: Tensor, k: int) -> tuple[float, float, float]:
+def _shares(sae: Sae, x: Tensor, k: int) -> list[float]:
     """Of the true k largest: found in bf16, int8 and fp8."""
     centred, W, b = x - sae.b_dec, sae.encoder.weight.detach(), sae.encoder.bias.detach()
-    values, exact = ops.topk(torch.addmm(b, centred, W.T), k)
     low = (t.bfloat16() for t in (centred, W, b))
-    selected = ops.encode(*low, partial(ops.topk, k=k))[1]  # type: ignore[arg-type]
-    found = torch.zeros(len(x), len(W), dtype=torch.bool).scatter_(1, selected, True).gather(1, exact) & (values > 0)
-    bf16 = float(found.sum() / (values > 0).sum())
-    int8 = float(eight_bit.recall(centred, W, b, k))
-    return bf16, int8, _fp8_recall(centred, W, b, k)
-
-
-def _fp8_recall(x: Tensor, W: Tensor, b: Tensor, k: int) -> float:
-    """What a GPU would find: fp8 is multiplied on a CPU too, only slowly."""
-    on_cpu = SimpleNamespace(Int8Product=eight_bit.Int8Product, candidates=dict(eight_bit.CANDIDATES))
-    eight_bit.Int8Product = eight_bit.Fp8Product  # type: ignore[assignment, misc]
-    eight_bit.CANDIDATES["cpu"] = eight_bit.CANDIDATES["cuda"]
-    try:
-        return float(eight_bit.recall(x, W, b, k))
-    finally:
-        eight_bit.Int8Product = on_cpu.Int8Product  # type: ignore[misc]
-        eight_bit.CANDIDATES.update(on_cpu.candidates)
+    selected = ops.encode(*low, partial(ops.topk, k=k))[1]
+    found = [selected, eight_bit.candidates(centred, W, b, k)]
+    # What a GPU would find: fp8 is multiplied on a CPU too, only slowly.
+    with (
+        mock.patch.object(eight_bit, "Int8Product", eight_bit.Fp8Product),
+        mock.patch.dict(eight_bit.CANDIDATES, cpu=eight_bit.CANDIDATES["cuda"]),
+    ):
+        found.append(eight_bit.candidates(centred, W, b, k))
+    return [float(eight_bit.share_found(each, centred, W, b, k)) for each in found]
 
 
 if __name__ == "__main__":

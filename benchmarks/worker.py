@@ -148,18 +148,19 @@ class Batches:
         elif command["do"] == "peak":
             self._channel.send(self._peak())
         elif command["do"] == "measure":
-            assert self._job.activations is not None
-            rows = read_rows(self._job.activations, self._job.d_in)[command["first"] : command["end"]]
-            self._channel.send(self._measured(rows))
+            self._channel.send(self._measured(self._rows(command)))
         elif command["do"] == "write":
-            assert self._job.activations is not None
-            rows = read_rows(self._job.activations, self._job.d_in)[command["first"] : command["end"]]
-            np.save(command["path"], self._reconstructed(rows))
+            np.save(command["path"], self._reconstructed(self._rows(command)))
             self._channel.send({})
         elif command["do"] == "evaluate":
             self._channel.send({"fvu": self._held_out_fvu()})
         else:
             raise Stop
+
+    def _rows(self, command: dict[str, Any]) -> Tensor:
+        """The rows of the job's activations that a command is about."""
+        assert self._job.activations is not None
+        return read_rows(self._job.activations, self._job.d_in)[command["first"] : command["end"]]
 
     def _read(self) -> Tensor | None:
         if self._data is None:

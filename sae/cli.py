@@ -93,8 +93,7 @@ def _parse_one(
     positional: Sequence[str],
 ) -> Config:
     message = io.StringIO()
-    choices = [field.name for each in (config, *_nested(config).values()) for field in dataclasses.fields(each)
-               if field.type == bool | None]  # fmt: skip
+    choices = [name for name, field in _fields(config).items() if field.type == bool | None]
     try:
         with contextlib.redirect_stderr(message):
             parsed: Any = tyro.cli(
@@ -139,6 +138,11 @@ def _nested(config: type) -> dict[str, Any]:
     return {name: kind for name, kind in kinds.items() if dataclasses.is_dataclass(kind)}
 
 
+def _fields(config: type) -> dict[str, dataclasses.Field[Any]]:
+    """The fields of a configuration and of those that it holds, by name."""
+    return {field.name: field for each in (config, *_nested(config).values()) for field in dataclasses.fields(each)}
+
+
 def _scalar(kind: Any) -> Any:
     """The type of one value, for a field that may be a list of such: `int` for `int | list[int]`."""
     members = get_args(kind) if isinstance(kind, UnionType) else ()
@@ -160,9 +164,8 @@ def _take(values: dict[str, Any], config: type) -> dict[str, Any]:
 
 def _command_line(config: type, groups: Groups, positional: Sequence[str]) -> type:
     """A class with one field per heading of --help, whose fields are the options under it."""
-    configs = (config, *_nested(config).values())
-    fields = {field.name: field for each in configs for field in dataclasses.fields(each)}
-    docs = {name: doc for each in configs for name, doc in field_docs(each).items()}
+    fields = _fields(config)
+    docs = {name: doc for each in (config, *_nested(config).values()) for name, doc in field_docs(each).items()}
     headings = []
     for heading, names in groups.items():
         members = [(name, _option(fields[name], docs[name], positional), _default(fields[name])) for name in names]

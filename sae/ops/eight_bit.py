@@ -80,6 +80,7 @@ def candidates(
         return found
     columns = x.abs().amax(0).clamp_min(_TINY).sqrt()
     columns /= columns.mean()
+    # x / columns is computed here and again for each chunk, so that it is never in memory as a whole.
     largest = torch.cat([(part / columns).abs_().amax(1) for part in x.split(_ROWS)]).clamp_min_(_TINY)
     prepared = product(W_enc, b_enc, columns)
     # In the order of their scales: the tokens of a chunk then have nearly the same, as int8 needs for b_enc.
@@ -92,9 +93,20 @@ def recall(
     x: Float[Tensor, "tokens d_in"], W_enc: Float[Tensor, "latents d_in"], b_enc: Float[Tensor, "latents"], k: int
 ) -> Float[Tensor, ""]:
     """Share of the k largest positive pre-activations, computed in float32, that are among the candidates."""
+    return share_found(candidates(x, W_enc, b_enc, k), x, W_enc, b_enc, k)
+
+
+def share_found(
+    found: Int[Tensor, "tokens some"],
+    x: Float[Tensor, "tokens d_in"],
+    W_enc: Float[Tensor, "latents d_in"],
+    b_enc: Float[Tensor, "latents"],
+    k: int,
+) -> Float[Tensor, ""]:
+    """`recall` of any choice of latents for each token."""
     values, exact = topk(torch.addmm(b_enc, x, W_enc.T), k)
     is_candidate = torch.zeros(len(x), len(W_enc), dtype=torch.bool, device=x.device)
-    is_candidate.scatter_(1, candidates(x, W_enc, b_enc, k), True)
+    is_candidate.scatter_(1, found, True)
     counts = values > 0
     return (is_candidate.gather(1, exact) & counts).sum() / counts.sum().clamp_min(1)
 

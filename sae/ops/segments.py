@@ -16,12 +16,12 @@ class SegmentRows:
     def __init__(
         self,
         tokens: Int[Tensor, "entries"],
-        starts: Int[Tensor, "latents"],
+        bounds: Int[Tensor, "latents_plus_1"],
         weights: Float[Tensor, "entries"],
         rows: Float[Tensor, "tokens d"],
     ) -> None:
-        """Row j is the sum of weights[e] · rows[tokens[e]] over the entries e of segment j, from starts[j] on."""
-        self._tokens, self._starts, self._weights, self._rows = tokens, starts, weights, rows
+        """Row j is the sum of weights[e] · rows[tokens[e]] over the entries e from bounds[j] to bounds[j + 1]."""
+        self._tokens, self._bounds, self._weights, self._rows = tokens, bounds, weights, rows
         self._added: list[tuple[Tensor, Tensor]] = []
 
     def index_add_(self, dim: int, index: Int[Tensor, "some"], source: Float[Tensor, "some d"]) -> None:
@@ -31,17 +31,13 @@ class SegmentRows:
 
     def __getitem__(self, rows: slice) -> Float[Tensor, "some d"]:
         """These rows, computed now; the slice has no step."""
-        first, end, _ = rows.indices(len(self._starts))
-        starts = self._starts[first:end]
-        if not len(starts):
+        first, end, _ = rows.indices(len(self._bounds) - 1)
+        if first >= end:
             return self._rows[:0]
-        begin = int(starts[0])
-        stop = int(self._starts[end]) if end < len(self._starts) else len(self._tokens)
-        weights = self._weights[begin:stop]
+        begin, stop = int(self._bounds[first]), int(self._bounds[end])
+        starts, weights = self._bounds[first:end] - begin, self._weights[begin:stop]
         with torch.no_grad():
-            out = F.embedding_bag(
-                self._tokens[begin:stop], self._rows, starts - begin, per_sample_weights=weights, mode="sum"
-            )
+            out = F.embedding_bag(self._tokens[begin:stop], self._rows, starts, per_sample_weights=weights, mode="sum")
         for index, source in self._added:
             some = slice(*torch.searchsorted(index, torch.tensor([first, end], device=index.device)).tolist())
             out.index_add_(0, index[some] - first, source[some])
@@ -75,8 +71,8 @@ class LatentSegments:
         flat = indices.flatten()
         self._latents, self._order = torch.sort(flat.int(), stable=True)
         self._tokens = self._order // indices.shape[1]
-        boundaries = torch.arange(num_latents, device=flat.device, dtype=torch.int32)
-        self._starts = torch.searchsorted(self._latents, boundaries)
+        boundaries = torch.arange(num_latents + 1, device=flat.device, dtype=torch.int32)
+        self._bounds = torch.searchsorted(self._latents, boundaries)
 
     def sum(self, weights: Float[Tensor, "tokens k"], rows: Float[Tensor, "tokens d"]) -> Float[Tensor, "latents d"]:
         """out[j] = Σ over the (n, i) with indices[n, i] = j of weights[n, i] · rows[n]. Twin: `naive.segment_sum`."""
@@ -84,7 +80,7 @@ class LatentSegments:
 
     def rows(self, weights: Float[Tensor, "tokens k"], rows: Float[Tensor, "tokens d"]) -> SegmentRows:
         """`sum`, of which only the rows are computed that are asked for, when they are."""
-        return SegmentRows(self._tokens, self._starts, weights.flatten()[self._order], rows)
+        return SegmentRows(self._tokens, self._bounds, weights.flatten()[self._order], rows)
 
     def sum_pair(
         self,
@@ -102,7 +98,7 @@ class LatentSegments:
             import sae.ops.kernels.segments as fast
 
             pairs = (weights_a, rows_a, weights_b, rows_b)
-            return PairSums(*fast.sum_pair(*pairs, latents=self._latents, order=self._order, bounds=self._ends()))
+            return PairSums(*fast.sum_pair(*pairs, latents=self._latents, order=self._order, bounds=self._bounds))
         return PairSums(
             a=self.rows(weights_a, rows_a),
             b=self.rows(weights_b, rows_b),
@@ -112,8 +108,4 @@ class LatentSegments:
 
     def sum_weights(self, weights: Float[Tensor, "tokens k"]) -> Float[Tensor, "latents"]:
         """out[j] = Σ over the (n, i) with indices[n, i] = j of weights[n, i]."""
-        return torch.segment_reduce(weights.flatten()[self._order], "sum", offsets=self._ends(), initial=0)
-
-    def _ends(self) -> Int[Tensor, "latents_plus_1"]:
-        total = torch.full((1,), len(self._order), device=self._starts.device, dtype=self._starts.dtype)
-        return torch.cat([self._starts, total])
+        return torch.segment_reduce(weights.flatten()[self._order], "sum", offsets=self._bounds, initial=0)

@@ -109,7 +109,7 @@ def test_decode_and_gather_dot_take_tensors_that_are_not_contiguous(device: str)
 def sum_pair(arguments: tuple[Tensor, ...], indices: Tensor, latents: int, piece: int | None) -> tuple[Tensor, ...]:
     """The kernels' sums, by what `LatentSegments` has sorted."""
     s = ops.LatentSegments(indices, latents)
-    return segments.sum_pair(*arguments, latents=s._latents, order=s._order, bounds=s._ends(), piece=piece)
+    return segments.sum_pair(*arguments, latents=s._latents, order=s._order, bounds=s._bounds, piece=piece)
 
 
 @dtypes
