@@ -48,7 +48,7 @@ SEQUENCES = 4000
 def end_to_end_rows(runs: Sequence[Run], libraries: Sequence[str], settings: Settings) -> Iterator[Row]:
     """Tokens per second of the trainer of each library that has one for transformers' models."""
     for run in runs:
-        contestants = [c for c in run.contestants if c.library in libraries]
+        contestants = [c for c in run.contestants if c.library in libraries and run.device in c.devices]
         if run.device == "cuda" and settings.device != "cuda":
             yield from _unmeasured(run, contestants, "not measured: needs a CUDA device")
             continue

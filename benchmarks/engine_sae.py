@@ -73,6 +73,7 @@ def train_on_model(job: Job, batches: Batches) -> None:
             sae=SaeConfig(expansion_factor=job.options["expansion_factor"], k=job.k),
             batch_size=job.options["batch_size"],
             layers=job.options["layers"],
+            compile_lm=job.options.get("compile_lm", False),
             save_dir=folder,
             log_to_wandb=False,
         )

@@ -79,7 +79,8 @@ STEP_CONTESTANTS = (
     Contestant("dictionary_learning", "default"),
     Contestant("dictionary_learning", "autocast", (("autocast_dtype", "bfloat16"),), devices=("cuda",)),
 )
-MODEL_CONTESTANTS = (OURS, SIGNUM, ADAM)
+COMPILED = Contestant("sae", "language model compiled", (("compile_lm", True),), devices=("cuda",))
+MODEL_CONTESTANTS = (OURS, COMPILED, SIGNUM, ADAM)
 QUALITY_CONTESTANTS = (
     OURS,
     SIGNUM,

@@ -15,8 +15,11 @@ from workers import warm_workers
 DATA_STEPS = 4
 """Synthetic batches that a run goes through in turn."""
 REAL_TOKENS = 204800
-BYTES_PER_PARAMETER = 20
-"""Weights, gradient and two moments in fp32, and one more copy of a matrix or two while a step runs."""
+RESIDENT = {"sae": 13, "product": 2, "sparsify": 16, "dictionary_learning": 16, "sae_lens": 16}
+"""Bytes that stay for each parameter between steps: weights and two moments in fp32; with us a bf16 or int8 copy of the
+encoder, with the others the gradient."""
+PASSING = {"sae": 1, "product": 0, "sparsify": 4, "dictionary_learning": 4, "sae_lens": 4}
+"""… and those that come and go within one: a copy of a matrix or two."""
 LIVE_PRE_ACTS = {"sae": 0.1, "product": 0.1, "sparsify": 3, "dictionary_learning": 6, "sae_lens": 10}
 """How many fp32 tensors (tokens, latents) a library holds at once, roughly: only to see whether it fits."""
 
@@ -71,7 +74,8 @@ def plan(
 ) -> tuple[list[list[Contestant]], dict[str, str]]:
     """Groups that are interleaved, and why those who are in none are not.
 
-    One group if all fit into memory side by side. Else each peer alone with us: we run in every group.
+    One group if all fit into memory side by side. Else each peer alone with us: we run in every group. Where that is
+    too much too, everybody who fits runs alone, one after the other.
     """
     resident = {c.name: _resident_bytes(c, shape) for c in contestants}
     working = {c.name: _working_bytes(c, shape, tokens) for c in contestants}
@@ -83,28 +87,31 @@ def plan(
     if fits(contestants):
         return [list(contestants)], {}
     always = [c for c in contestants if c == OURS or c.library == "product"]
-    if not fits(always):
-        return [], {c.name: _does_not_fit(resident[c.name] + working[c.name], free) for c in contestants}
     others = [c for c in contestants if c not in always]
-    groups = [[*always, c] for c in others if fits([*always, c])] or [always]
+    groups = [[*always, c] for c in others if fits([*always, c])]
+    if not groups:
+        groups = [[c] for c in contestants if fits([c])]
     grouped = {c.name for group in groups for c in group}
     return groups, {
-        c.name: _does_not_fit(resident[c.name] + working[c.name], free) for c in others if c.name not in grouped
+        c.name: _does_not_fit(resident[c.name] + working[c.name], free) for c in contestants if c.name not in grouped
     }
 
 
 def _does_not_fit(needed: int, free: int | None) -> str:
-    return f"not measured: needs about {needed / 1e9:.0f} GB beside the others, {(free or 0) / 1e9:.0f} GB are free"
+    return f"not measured: needs about {needed / 1e9:.0f} GB, {(free or 0) / 1e9:.0f} GB are free"
 
 
 def _resident_bytes(c: Contestant, shape: Shape) -> int:
-    return 300 * 2**20 + (2 * shape.num_parameters if c.library == "product" else 16 * shape.num_parameters)
+    return 300 * 2**20 + RESIDENT[c.library] * shape.num_parameters
 
 
 def _working_bytes(c: Contestant, shape: Shape, tokens: int) -> int:
-    copies = 0 if c.library == "product" else (BYTES_PER_PARAMETER - 16) * shape.num_parameters
     gathered = 2 * tokens * shape.k * shape.d_in * 4 if c.library == "sparsify" else 0
-    return copies + gathered + int(LIVE_PRE_ACTS[c.library] * tokens * shape.num_latents * 4)
+    return (
+        PASSING[c.library] * shape.num_parameters
+        + gathered
+        + int(LIVE_PRE_ACTS[c.library] * tokens * shape.num_latents * 4)
+    )
 
 
 def _free_bytes(device: str) -> int | None:

@@ -30,9 +30,8 @@ TRAIN_GROUPS = {
         "wandb_log_frequency",
     ),
     "machine": (
-        "device", "device_map", "load_in_8bit", "attn_implementation", "encode_in_8bit", "distribute_layers",
-        "shard_latents", "revision",
-        "hf_token",
+        "device", "device_map", "load_in_8bit", "attn_implementation", "compile_lm", "encode_in_8bit",
+        "distribute_layers", "shard_latents", "revision", "hf_token",
     ),
 }  # fmt: skip
 """Headings of --help, and under which each option stands."""
@@ -50,7 +49,7 @@ EVAL_GROUPS = {
 CACHE_GROUPS = {
     "data": TRAIN_GROUPS["data"][:2] + TRAIN_GROUPS["data"][3:] + ("batch_size", "seed"),
     "cache": ("hookpoints", "layers", "layer_stride", "activations", "dtype", "shuffle"),
-    "machine": ("device", "load_in_8bit", "attn_implementation", "revision", "hf_token"),
+    "machine": ("device", "load_in_8bit", "attn_implementation", "compile_lm", "revision", "hf_token"),
 }
 
 

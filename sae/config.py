@@ -81,7 +81,7 @@ class TrainConfig:
 
     lr: float | list[float | None] | None = None
     """Peak learning rate. None: 2e-4 / sqrt(num_latents / 2**14), times 512 / sqrt(steps) in a run of less than
-    262,144 steps, but at most times 32. W_enc learns at 0.4 of it in short runs, the biases in units of the data."""
+    262,144 steps, but at most times 32. W_enc learns at 0.6 of it in short runs, the biases in units of the data."""
 
     lr_warmup_steps: int | None = None
     """Steps of linear warm-up. None: 1000, or a twentieth of a shorter run."""
@@ -123,6 +123,10 @@ class TrainConfig:
     """Find candidates for the k largest latents with 8-bit products (int8 on CPUs with AVX512-VNNI, fp8 on GPUs from
     Ada on), and score them exactly in float32; the metric `recall` says which share of the k largest was found. None:
     on such CPUs, from 8192 latents and 2048 tokens a forward pass on, where it is faster. Never by itself on GPUs."""
+
+    compile_lm: bool = False
+    """Compile the language model's blocks with torch.compile when they first run, which takes some seconds and changes
+    activations by rounding. For GPUs; on a CPU it gains nothing. Blocks with a hookpoint inside stay as they are."""
 
     distribute_layers: bool = False
     """Give each process some of the autoencoders, with all tokens, instead of a copy of all."""

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from sae import lm
 from sae.config import TrainConfig
-from sae.data.activations import Activations, ActivationSource, Batch, LiveActivations
+from sae.data.activations import Activations, ActivationSource, Batch, LiveActivations, TokenSource
+from sae.data.ahead import ReadAhead
 from sae.data.cache_read import ActivationCache, CachedActivations, held_out_batches
 from sae.data.retry import Wait, patiently
 from sae.data.tokens import TokenBatches, as_sequences, held_out_count
@@ -88,10 +89,15 @@ class LiveFeed:
         self.tokens = token_batches(cfg, dataset, batches_per_step, vocab_size=lm.vocab_size(model), wait=wait)
         lm.check_ctx_len(self.tokens.ctx_len, model.config)  # type: ignore[arg-type]
         count_steps(cfg, self.tokens, batches_per_step)
+        # What is at hand is read in no time; a stream is fetched and tokenised.
+        self.batches: TokenSource = self.tokens if self.tokens.num_sequences is not None else ReadAhead(self.tokens)
+        """The tokens to train on. `tokens` knows about the data, and has what is held out."""
         self.source = LiveActivations(
-            self.tokens, self._harvest, exclude_tokens=cfg.exclude_tokens, exclude_positions=cfg.exclude_positions
+            self.batches, self._harvest, exclude_tokens=cfg.exclude_tokens, exclude_positions=cfg.exclude_positions
         )
         self.widths = lm.widths(model, hookpoints)
+        if cfg.compile_lm:
+            lm.compile_blocks(model, hookpoints)
         self.read_with: dict[str, Any] = {}
 
     @property
@@ -249,7 +255,7 @@ def adopted(cfg: Any, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_no_model_needed(cfg: TrainConfig) -> None:
-    for name, default in (("loss_fn", "fvu"), ("eval_every", 0)):
+    for name, default in (("loss_fn", "fvu"), ("eval_every", 0), ("compile_lm", False)):
         if getattr(cfg, name) != default:
             raise ValueError(
                 f"{name} must be {default} on cached activations, got {getattr(cfg, name)}: it needs the model; "

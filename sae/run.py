@@ -24,8 +24,9 @@ _FREE_TO_CHANGE = (
     "data_preprocessing_num_proc",
 )  # fmt: skip
 _MAY_CHANGE = (
-    "model", "dataset", "revision", "device", "attn_implementation", "load_in_8bit", "finetune", "max_tokens", "lr",
-    "lr_warmup_steps", "auxk_alpha", "dead_feature_threshold", "micro_acc_steps", "exclude_tokens", "exclude_positions",
+    "model", "dataset", "revision", "device", "attn_implementation", "compile_lm", "load_in_8bit", "finetune",
+    "max_tokens", "lr", "lr_warmup_steps", "auxk_alpha", "dead_feature_threshold", "micro_acc_steps", "exclude_tokens",
+    "exclude_positions",
 )  # fmt: skip
 """What --resume_changed may name: what the saved state does not depend on. docs/reliability.md says what each does."""
 

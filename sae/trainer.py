@@ -47,7 +47,8 @@ class SaeTrainer:
     """Trains one autoencoder per hookpoint of `model` on `dataset`, all at once.
 
     `dataset` is tokenised: rows of `input_ids` of one length, as `sae.data.chunk_and_tokenize` returns them, a tensor
-    (sequences, ctx_len), or a stream of such rows. `model` is any model of transformers; it is not changed. Or
+    (sequences, ctx_len), or a stream of such rows. `model` is any model of transformers; it is not changed, unless
+    `compile_lm` compiles its blocks in place. Or
     `dataset` is an `sae.data.ActivationCache`, and there is no model: training cannot tell the difference. The
     autoencoders are in `saes`, by name; `plans` says which hookpoint each reads.
     """
@@ -526,7 +527,7 @@ class SaeTrainer:
             tokens_per_step=self.tokens_per_step,
         )
         source = TokenSource(
-            live.tokens,
+            live.batches,
             live.source.read,
             step=self.batches_per_step,
             rank=self.world.rank,

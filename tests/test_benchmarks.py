@@ -139,8 +139,10 @@ def test_what_does_not_fit_into_memory_is_left_out_with_its_reason():
 
     groups, reasons = plan([OURS, ADAM], SHAPES["a"], 1024, 100 * 10**9, "cpu")
     assert groups == [[OURS, ADAM]] and not reasons
-    groups, reasons = plan([OURS, ADAM], SHAPES["b"], 1024, 30 * 10**9, "cpu")
+    groups, reasons = plan([OURS, ADAM], SHAPES["b"], 1024, 25 * 10**9, "cpu")
     assert groups == [[OURS]] and "needs about" in reasons[ADAM.name]
+    groups, reasons = plan([OURS, ADAM], SHAPES["b"], 1024, 40 * 10**9, "cpu")  # neither beside the other
+    assert groups == [[OURS], [ADAM]] and not reasons
     groups, reasons = plan([OURS, ADAM], SHAPES["b"], 1024, 10**9, "cpu")
     assert not groups and set(reasons) == {OURS.name, ADAM.name}
 

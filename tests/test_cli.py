@@ -43,8 +43,8 @@ OPTIONS = {
     "save_dir", "run_name", "resume", "resume_changed", "save_every", "keep_last", "save_best",
     "eval_every", "log_to_wandb",
     "wandb_log_frequency",
-    "device", "device_map", "load_in_8bit", "attn_implementation", "encode_in_8bit", "distribute_layers",
-    "shard_latents", "revision", "hf_token",
+    "device", "device_map", "load_in_8bit", "attn_implementation", "compile_lm", "encode_in_8bit",
+    "distribute_layers", "shard_latents", "revision", "hf_token",
 }  # fmt: skip
 """All there are. A new one needs a reason: what can be derived is derived."""
 

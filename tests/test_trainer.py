@@ -4,6 +4,7 @@ import json
 import math
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ from oracle import dense_code
 from safetensors.torch import load_file
 from tiny_models import CTX_LEN, FAMILIES, VOCAB_SIZE, save_tiny, tiny_model
 from torch import Tensor
+from torch._dynamo.testing import CompileCounter
 
 import sae.lm
 from sae import Sae, SaeConfig, SaeTrainer, TrainConfig, checkpoint
 from sae.data import MemmapTokens
+from sae.data.ahead import ReadAhead
 from sae.evaluation.reconstruction import ReconstructionMetrics
+from sae.feed import LiveFeed
 from sae.ops import eight_bit
 from sae.report.training import read_records
 from sae.trainer import dead_threshold
@@ -214,6 +218,23 @@ def test_logging_evaluating_and_saving_change_no_weight(make: Make) -> None:
         learner.read_metrics()
     busy.evaluate()
     assert weights_only(busy.fit()) == weights_only(plain)
+
+
+def test_a_compiled_language_model_trains_the_same(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = make(run_name="plain", layers=[0, 1]).fit()
+    compiler = CompileCounter()  # counts, and runs what it was given as it is
+    monkeypatch.setattr(sae.lm, "compile_blocks", partial(sae.lm.compile_blocks, backend=compiler))
+    compiled = make(run_name="compiled", layers=[0, 1], compile_lm=True).fit()
+    assert compiler.frame_count > 0
+    assert weights_only(compiled) == weights_only(plain)
+
+
+def test_a_stream_trains_to_the_same_bit_whether_read_ahead_or_not(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sae.data.tokens.HELD_OUT_TOKENS_STREAM", 4 * SEQ)
+    ahead = make(stream_of(make_tokens()), run_name="ahead", max_tokens=40 * SEQ)
+    assert isinstance(ahead.feed, LiveFeed) and isinstance(ahead.feed.batches, ReadAhead)
+    monkeypatch.setattr("sae.feed.ReadAhead", lambda batches: batches)
+    assert weights(make(stream_of(make_tokens()), run_name="now", max_tokens=40 * SEQ).fit()) == weights(ahead.fit())
 
 
 def weights_only(folder: Path) -> dict[str, bytes]:

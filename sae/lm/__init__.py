@@ -1,5 +1,6 @@
 """All that touches the language model: load it, name places in it (hookpoints), read or replace what passes there."""
 
+from .compiled import compile_blocks
 from .graft import Latents, graft
 from .harvest import harvest, widths
 from .hookpoints import base_model, block_list, fits, locate, resolve_hookpoints
@@ -22,6 +23,7 @@ __all__ = [
     "block_list",
     "check_ctx_len",
     "check_device",
+    "compile_blocks",
     "compute_dtype",
     "context_limit",
     "fits",
