@@ -74,7 +74,8 @@ def _rows(chosen: argparse.Namespace, settings: Settings) -> Iterator[Row]:
     for shape in (SHAPES[name] for name in chosen.shapes):
         for tokens in chosen.tokens or (shape.cuda_tokens if cuda else shape.cpu_tokens):
             if "step" in chosen.sections:
-                yield from step_rows(shape, tokens, contestants_for(settings.device, chosen.libraries), settings)
+                contestants = contestants_for(settings.device, chosen.libraries, chosen.settings)
+                yield from step_rows(shape, tokens, contestants, settings)
         largest = max(chosen.tokens or (shape.cuda_tokens if cuda else shape.cpu_tokens))
         if "stage" in chosen.sections and shape.name != "b":
             yield from stage_rows(shape, largest, settings)
@@ -111,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tokens", nargs="+", type=int, help="per step, instead of the shape's own")
     libraries = ["sae", *peers.PEERS]
     parser.add_argument("--libraries", nargs="+", choices=libraries, default=libraries, metavar="LIBRARY")
+    parser.add_argument("--settings", nargs="+", default=[], metavar="SETTING", help="of a step; all if none is named")
     parser.add_argument("--repeats", type=int, default=5, help="turns of each contestant")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--out", type=Path, help="JSON file; by default benchmarks/results/<date>-<machine>.json")

@@ -43,9 +43,10 @@ def step_rows(shape: Shape, tokens: int, contestants: Sequence[Contestant], sett
         yield Row.of("step", shape.name, tokens, c, turns.get(c.name, ()), note=reason, **memory)
 
 
-def contestants_for(device: str, libraries: Sequence[str]) -> list[Contestant]:
-    """Those that take part on this device, of these libraries."""
-    return [c for c in STEP_CONTESTANTS if device in c.devices and c.library in (*libraries, "product")]
+def contestants_for(device: str, libraries: Sequence[str], named: Sequence[str] = ()) -> list[Contestant]:
+    """Those that take part on this device, of these libraries, in all of their settings or in those that are named."""
+    of_libraries = [c for c in STEP_CONTESTANTS if device in c.devices and c.library in (*libraries, "product")]
+    return [c for c in of_libraries if not named or c.setting in named]
 
 
 def activations_of(shape: Shape, tokens: int) -> tuple[Path, Path]:

@@ -1,15 +1,31 @@
 """Read tokens while the device trains: a stream has to be fetched and tokenised, and nobody should wait for it."""
 
+import weakref
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from concurrent.futures import Future
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from threading import Thread, current_thread
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from sae.data.activations import TokenSource
 
 BATCHES_AHEAD = 8
+SECONDS_TO_END = 2.0
+
+
+class _Read(NamedTuple):
+    """A batch, None at the end, and the place behind it."""
+
+    tokens: Tensor | None
+    place: dict[str, Any]
+
+
+_Wanted = SimpleQueue[tuple[int, Future[_Read]] | None]
+"""Requests, each with the number of the attempt that it belongs to; None: nothing more."""
 
 
 class ReadAhead:
@@ -23,10 +39,14 @@ class ReadAhead:
         """From here on nobody else may read from `batches`; its held-out sequences may be read after the first batch
         was, or a place asked for."""
         self._batches = batches
-        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokens")
-        self._coming: deque[Future[tuple[Tensor | None, dict[str, Any]]]] = deque()
-        self._error: Exception | None = None
+        self._wanted: _Wanted = SimpleQueue()
+        self._coming: deque[Future[_Read]] = deque()
+        self._attempt = 0
         self._place: dict[str, Any] | None = None
+        # A daemon, because a process that ends need not wait for a network that does not answer.
+        reader = Thread(target=_serve, args=(batches, self._wanted), name="tokens", daemon=True)
+        weakref.finalize(self, _end, self._wanted, reader)
+        reader.start()
 
     @property
     def num_batches(self) -> int | None:
@@ -38,7 +58,8 @@ class ReadAhead:
 
     def __next__(self) -> Tensor:
         while len(self._coming) <= BATCHES_AHEAD:
-            self._coming.append(self._reader.submit(self._read))
+            self._coming.append(Future())
+            self._wanted.put((self._attempt, self._coming[-1]))
         try:
             tokens, self._place = self._coming[0].result()
         except Exception:
@@ -62,16 +83,6 @@ class ReadAhead:
         self._batches.load_state_dict(state)
         self._place = None
 
-    def _read(self) -> tuple[Tensor | None, dict[str, Any]]:
-        """The next batch and the place behind it; after an error the same error, so that no batch is passed over."""
-        if self._error is not None:
-            raise self._error
-        try:
-            return next(self._batches, None), self._batches.state_dict()
-        except Exception as error:
-            self._error = error
-            raise
-
     def _forget(self) -> None:
         """Wait for what is being read, and let it go."""
         for each in self._coming:
@@ -80,4 +91,30 @@ class ReadAhead:
             if not each.cancelled():
                 each.exception()
         self._coming.clear()
-        self._error = None
+        self._attempt += 1
+
+
+def _serve(batches: TokenSource, wanted: _Wanted) -> None:
+    """Read what is wanted; after an error nothing more of the same attempt, so that no batch is passed over."""
+    failed, error = -1, None
+    while (request := wanted.get()) is not None:
+        attempt, future = request
+        if not future.set_running_or_notify_cancel():
+            continue
+        try:
+            if attempt == failed and error is not None:
+                raise error
+            future.set_result(_Read(next(batches, None), batches.state_dict()))
+        except BaseException as now:
+            failed, error = attempt, now
+            future.set_exception(now)
+
+
+def _end(wanted: _Wanted, reader: Thread) -> None:
+    """End the thread. Wait a little: one that is stopped in the middle of a library may take the process along."""
+    with suppress(Empty):
+        while True:
+            wanted.get_nowait()
+    wanted.put(None)
+    if reader is not current_thread():  # the garbage collector runs anywhere
+        reader.join(SECONDS_TO_END)

@@ -1,8 +1,11 @@
 """Reading ahead changes when batches are read, and nothing else."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -102,3 +105,24 @@ class Stream:
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._rows)
+
+
+def test_a_source_that_hangs_does_not_keep_the_process() -> None:
+    program = """
+import time
+from test_ahead import Numbers
+from sae.data.ahead import ReadAhead
+
+class Hanging(Numbers):
+    def __next__(self):
+        if self.position == 3:
+            time.sleep(600)
+        return super().__next__()
+
+ahead = ReadAhead(Hanging())
+next(ahead)
+print("done", flush=True)
+"""
+    here = Path(__file__).parent
+    done = subprocess.run([sys.executable, "-c", program], cwd=here, timeout=PATIENCE, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
