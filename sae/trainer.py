@@ -48,9 +48,9 @@ class SaeTrainer:
 
     `dataset` is tokenised: rows of `input_ids` of one length, as `sae.data.chunk_and_tokenize` returns them, a tensor
     (sequences, ctx_len), or a stream of such rows. `model` is any model of transformers; it is not changed, unless
-    `compile_lm` compiles its blocks in place. Or
-    `dataset` is an `sae.data.ActivationCache`, and there is no model: training cannot tell the difference. The
-    autoencoders are in `saes`, by name; `plans` says which hookpoint each reads.
+    `compile_lm` asks to compile its blocks in place. Or `dataset` is an `sae.data.ActivationCache`, and there is no
+    model: training cannot tell the difference. The autoencoders are in `saes`, by name; `plans` says which hookpoint
+    each reads.
     """
 
     def __init__(self, cfg: TrainConfig, dataset: Any, model: nn.Module | None = None) -> None:
