@@ -1,5 +1,6 @@
 """Compile a language model block by block: all blocks share their code, so that the compiler runs once for all."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,5 +25,23 @@ def compile_blocks(
         block for block in base.get_submodule(path).children() if hooked.isdisjoint(set(block.modules()) - {block})
     ]
     for block in blocks:
-        block.forward = torch.compile(block.forward, backend=backend)
+        block.forward = _compiled(block.forward, backend)
     return len(blocks)
+
+
+def _compiled(forward: Callable[..., Any], backend: str | Callable[..., Any]) -> Callable[..., Any]:
+    """The function, compiled when it first runs. Raises ValueError in one line where that fails."""
+    compiled = torch.compile(forward, backend=backend)
+
+    @functools.wraps(forward)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return compiled(*args, **kwargs)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            reason = str(getattr(error, "inner_exception", error)).strip().split("\n")[0]
+            raise ValueError(
+                f"--compile_lm must find what torch.compile needs, such as a C++ compiler, and failed ({reason}); "
+                "leave out --compile_lm"
+            ) from error
+
+    return run

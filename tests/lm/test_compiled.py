@@ -54,3 +54,15 @@ def test_grafting_and_gradients_pass_through_compiled_blocks() -> None:
     expected = gradient()
     compile_blocks(model, [first, last], backend="aot_eager")
     torch.testing.assert_close(gradient(), expected)
+
+
+@torch.no_grad()
+def test_a_compiler_that_fails_is_one_line() -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no compiler\nand more lines")
+
+    model = tiny_model("llama").requires_grad_(False)
+    compile_blocks(model, backend=fail)
+    with pytest.raises(ValueError, match=r"--compile_lm must find .*no compiler.*leave out --compile_lm") as raised:
+        model(tiny_tokens())
+    assert "\n" not in str(raised.value)
