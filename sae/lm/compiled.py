@@ -19,7 +19,13 @@ def compile_blocks(
     that has one of the `hookpoints` inside is left as it is. Raises ValueError for a model without a list of blocks.
     """
     base = base_model(model)
-    path, _ = block_list(base)
+    try:
+        path, _ = block_list(base)
+    except ValueError:
+        raise ValueError(
+            f"--compile_lm must find the model's list of transformer blocks, and {type(base).__name__} has none; "
+            "leave out --compile_lm"
+        ) from None
     hooked = {locate(base, hookpoint)[0] for hookpoint in hookpoints}
     blocks = [
         block for block in base.get_submodule(path).children() if hooked.isdisjoint(set(block.modules()) - {block})

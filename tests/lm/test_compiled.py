@@ -66,3 +66,8 @@ def test_a_compiler_that_fails_is_one_line() -> None:
     with pytest.raises(ValueError, match=r"--compile_lm must find .*no compiler.*leave out --compile_lm") as raised:
         model(tiny_tokens())
     assert "\n" not in str(raised.value)
+
+
+def test_a_model_without_a_list_of_blocks_is_refused_by_the_options_name() -> None:
+    with pytest.raises(ValueError, match=r"--compile_lm must find .*, and Sequential has none; leave out --compile_lm"):
+        compile_blocks(torch.nn.Sequential(torch.nn.Linear(2, 2)))
