@@ -54,7 +54,7 @@ def default_lr(c: Contestant, cell: Cell) -> float:
 
     scale = (cell.num_latents / 2**14) ** -0.5
     if c.library == "sae":
-        return peak_lr(cell.num_latents, cell.tokens // cell.batch)
+        return peak_lr(cell.num_latents, cell.tokens // cell.batch, cell.batch)
     if c.library == "sae_lens":
         return 3e-4
     return (5e-3 if "signum" in c.setting else 2e-4) * scale

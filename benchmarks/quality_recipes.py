@@ -83,6 +83,12 @@ class Recipe:
     """The power for W_dec; negative: the same."""
     wake: bool = False
     """A dead latent's bias rises until it is selected on one token of the step."""
+    token_limit: float = 0.0
+    """The most that ‖x − b_dec‖ ‖x̂ − x‖ of a token may be, in variances per token, for its whole gradient; 0: any."""
+    cautious: bool = False
+    """Adam steps only where the momentum and the gradient agree in sign (Liang et al. 2024, arXiv:2411.16085)."""
+    nesterov: bool = False
+    """Adam's step looks ahead along the momentum (NAdam, Dozat 2016)."""
     ema: float = 0.0
     """Evaluate an exponential moving average of the weights."""
 
@@ -172,7 +178,8 @@ class Trainee:
             more = 1 + (self.recipe.k_start - 1) * (1 - done / self.recipe.k_until)
             k = round(self.sae.cfg.k * more)
             select = lambda pre_acts: ops.topk(pre_acts, k)  # noqa: E731
-        grads, recon = reconstruction_gradients(self.weights, x, select, scale=scale)
+        limit = self.recipe.token_limit * self.variance or None
+        grads, recon = reconstruction_gradients(self.weights, x, select, scale=scale, limit=limit)
         if self.recipe.auxk and len(self.dead.indices):
             add_auxk_gradients_(grads, self.weights, recon, self.dead.indices, scale=scale * self.recipe.auxk)
         self.fired.zero_().index_add_(0, recon.top_indices.flatten(), recon.fired.flatten().int())
@@ -261,7 +268,13 @@ class Trainee:
                 rate = (self.counts / (self.batch * self.sae.cfg.k / self.sae.num_latents)).clamp(1e-9, 1) ** power
                 rate = rate.clamp(r.slowest).index_fill(0, self.dead.indices, 1.0)
                 denominator = denominator / (rate.unsqueeze(1) if parameter.dim() == 2 else rate)
-            parameter.addcdiv_(m * active, denominator.expand_as(m), value=-lr / (1 - r.beta1**t))
+            unbiased = m / (1 - r.beta1**t)
+            if r.nesterov:
+                unbiased = m * (r.beta1 / (1 - r.beta1 ** (t + 1))) + grad * ((1 - r.beta1) / (1 - r.beta1**t))
+            if r.cautious:
+                agrees = (m * grad > 0).float()
+                unbiased = unbiased * agrees / agrees.mean().clamp_min(1e-3)
+            parameter.addcdiv_(unbiased * active, denominator.expand_as(m), value=-lr)
 
 
 def orthogonalised(G: Tensor) -> Tensor:

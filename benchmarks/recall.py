@@ -50,7 +50,7 @@ def main() -> None:
             if step == chosen.steps:
                 break
             learner.accumulate(x)
-            lr = peak_lr(num_latents, chosen.steps)
+            lr = peak_lr(num_latents, chosen.steps, chosen.batch)
             learner.update(lr * schedule(step, chosen.steps, warmup_steps(chosen.steps, None)))
 
 
@@ -61,7 +61,7 @@ def _learner(num_latents: int, k: int, steps: int, batch: int) -> SaeLearner:
         tokens_per_step=batch,
         auxk_alpha=1 / 32,
         dead_feature_threshold=steps * batch // 20,
-        recipe=Recipe.named("default", steps),
+        recipe=Recipe.named("default", steps, batch),
         compute_dtype=torch.bfloat16,
     )
 

@@ -4,8 +4,8 @@ With N the tokens of a step, v the normaliser (variance per token), r = x̂ − 
 
     loss = Σ ‖r‖² / (N v)  +  auxk_alpha · min(num_dead / k_aux, 1) · Σ ‖ê − e‖² / (N v).
 
-It is linear in the tokens: gradients of any split of the same tokens add up to the same sum. `tests/oracle.py` holds
-the dense autograd twin.
+It is linear in the tokens: gradients of any split of the same tokens add up to the same sum. A token's own gradient may
+be limited (`token_shares`), which keeps it so. `tests/oracle.py` holds the dense autograd twin.
 """
 
 from dataclasses import dataclass
@@ -110,11 +110,13 @@ def reconstruction_gradients(
     select: Select,
     *,
     scale: float | Tensor,
+    limit: float | Tensor | None = None,
     encode: Encode = ops.encode,
     peers: Peers = ALONE,
 ) -> tuple[Gradients, Reconstruction]:
     """The gradient of scale · Σ ‖x̂ − x‖², for which a caller chooses scale = 1 / (N v). `encode` may be 8-bit.
 
+    Of each token it takes the share that `limit` leaves (`token_shares`; None: the whole); what is reported is of all.
     Where `peers` hold other latents, the code and the gradients are those of one's own; b_dec's is the whole.
     """
     centred = x.to(weights.b_dec.dtype) - weights.b_dec
@@ -126,18 +128,31 @@ def reconstruction_gradients(
     squared_error = residual.flatten().dot(residual.flatten())
     recon = Reconstruction(centred, residual, fired, top_indices, squared_error, VarianceSums.of(centred))
 
-    slope = 2 * scale  # of the loss: its gradient is slope · residual, which needs no memory of its own
-    grad_pre = ops.gather_dot(residual, top_indices, weights.W_dec).mul_(fired).mul_(slope)
-    sums = ops.LatentSegments(top_indices, len(W)).sum_pair(top_acts * slope, residual, grad_pre, centred)
+    slope = 2 * scale  # of the loss: its gradient is slope · pull, which needs no memory of its own
+    pull = residual if limit is None else residual * token_shares(centred, residual, limit).unsqueeze(1)
+    grad_pre = ops.gather_dot(pull, top_indices, weights.W_dec).mul_(fired).mul_(slope)
+    sums = ops.LatentSegments(top_indices, len(W)).sum_pair(top_acts * slope, pull, grad_pre, centred)
     grads = Gradients(
         W_enc=sums.b,
         b_enc=sums.weights_b,
         W_dec=sums.a,
         # b_dec is added to x̂ and subtracted from x: the latter reaches it through every pre-activation that fired.
-        b_dec=residual.sum(0) * slope - peers.sum_(sums.weights_b @ weights.W_enc),
+        b_dec=pull.sum(0) * slope - peers.sum_(sums.weights_b @ weights.W_enc),
         radial=sums.products / slope,
     )
     return grads, recon
+
+
+def token_shares(
+    centred: Float[Tensor, "tokens d_in"], residual: Float[Tensor, "tokens d_in"], limit: float | Tensor
+) -> Float[Tensor, "tokens"]:
+    """min(1, limit / (‖x − b_dec‖ ‖x̂ − x‖)): the share of each token's gradient that is followed.
+
+    The product of the norms bounds, up to a factor that all tokens share, the gradient of one token by the rows of both
+    matrices. Clipping the gradients of single examples is that of Abadi et al. 2016, arXiv:1607.00133, without noise.
+    """
+    size = torch.linalg.vector_norm(centred, dim=1) * torch.linalg.vector_norm(residual, dim=1)
+    return (limit / size.clamp_min(torch.finfo(size.dtype).tiny)).clamp_max(1.0)
 
 
 def add_auxk_gradients_(

@@ -144,8 +144,15 @@ class SaeLearner:
         """Add the gradients of the loss on these tokens, and the sums that are reported."""
         if len(x) == 0:
             return
+        token_limit = self._recipe.token_limit
         grads, recon = reconstruction_gradients(
-            self._weights, x, self._select, scale=self._scale(), encode=self._encode, peers=self._peers
+            self._weights,
+            x,
+            self._select,
+            scale=self._scale(),
+            limit=None if token_limit is None else (token_limit * self._variance).to(self.sae.dtype),
+            encode=self._encode,
+            peers=self._peers,
         )
         self._probe = recon.centred[:_PROBE].clone()
         self.add(grads, recon)

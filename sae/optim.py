@@ -26,13 +26,17 @@ class Recipe(NamedTuple):
     slowest: float = 1.0
     """The encoder's rows of a latent that fires more rarely than the average one learn more slowly, in the same
     proportion, but at least at this multiple of their rate."""
+    token_limit: float | None = None
+    """A token of which ‖x − b_dec‖ ‖x̂ − x‖ is more than so many variances per token counts with as much of its gradient
+    as makes it that (`gradients.token_shares`). None: with all of it."""
 
     @classmethod
-    def named(cls, name: str, total_steps: int) -> "Recipe":
+    def named(cls, name: str, total_steps: int, tokens_per_step: int) -> "Recipe":
         """The recipe of `--recipe`, for a run of this length."""
         if name == "gao2024":
             return cls()
-        decoder, encoder, rare = (short_run(total_steps, at_256_steps=rate) for rate in (32, 19.2, 3.84))
+        length = total_steps, tokens_per_step
+        decoder, encoder, rare = (short_run(*length, at_256_steps=rate) for rate in (32, 19.2, 3.84))
         return cls(
             beta1=min(0.9, max(0.7, 1 - 75 / total_steps)),
             beta2=min(0.999, max(0.9, 1 - 10 / total_steps)),
@@ -40,6 +44,7 @@ class Recipe(NamedTuple):
             bias_rate=0.5,
             fit_encoder=True,
             slowest=rare / encoder,
+            token_limit=1.0,
         )
 
 
@@ -123,23 +128,25 @@ def _slices(parameter: Tensor) -> Iterator[slice]:
         yield slice(first, first + rows)
 
 
-def peak_lr(num_latents: int, total_steps: int, recipe: str = "default") -> float:
+def peak_lr(num_latents: int, total_steps: int, tokens_per_step: int, recipe: str = "default") -> float:
     """The peak learning rate of a run, which is that of W_dec.
 
     gao2024: 2e-4 / sqrt(num_latents / 2¹⁴), the scaling of the paper (sec. 3 and fig. 3). default: 32 times that in a
-    run of up to 256 steps, falling to the same in one of 2¹⁸ (`short_run`).
+    run of up to 256 steps of 1024 tokens, more with more tokens a step, less with more steps (`short_run`).
     """
     paper = 2e-4 / math.sqrt(num_latents / 2**14)
-    return paper if recipe == "gao2024" else paper * short_run(total_steps, at_256_steps=32)
+    return paper if recipe == "gao2024" else paper * short_run(total_steps, tokens_per_step, at_256_steps=32)
 
 
-def short_run(total_steps: int, *, at_256_steps: float) -> float:
+def short_run(total_steps: int, tokens_per_step: int, *, at_256_steps: float) -> float:
     """Factor on the paper's learning rate, which is for some 300,000 steps, in a run of `total_steps`; at least 1.
 
     It falls with the root of the steps, so that the random walk that noisy gradients make is equally long,
-    lr · sqrt(steps), in runs of any length. Below 256 steps it does not rise: there latents die (docs/recipe.md).
+    lr · sqrt(steps), in runs of any length. Below 256 steps it does not rise: there latents die. More tokens a step
+    have less noise: it rises with their fourth root from 1024 to 4096, where it was measured (docs/recipe.md).
     """
-    return max(1.0, at_256_steps * math.sqrt(256 / max(256, total_steps)))
+    tokens = (min(max(tokens_per_step, 1024), 4096) / 1024) ** 0.25
+    return max(1.0, at_256_steps * tokens * math.sqrt(256 / max(256, total_steps)))
 
 
 def warmup_steps(total_steps: int, chosen: int | None) -> int:

@@ -80,7 +80,7 @@ class SaeTrainer:
                 auxk_alpha=cfg.auxk_alpha,
                 dead_feature_threshold=dead_threshold(cfg, self.total_steps * self.tokens_per_step),
                 compute_dtype=lm.compute_dtype(self.device),
-                recipe=Recipe.named(cfg.recipe, self.total_steps),
+                recipe=Recipe.named(cfg.recipe, self.total_steps, self.tokens_per_step),
                 encode_in_8bit=cfg.encode_in_8bit if cfg.loss_fn == "fvu" else False,
                 tokens_per_pass=cfg.batch_size * self.feed.ctx_len // cfg.micro_acc_steps,
                 peers=world.peers(),
@@ -264,8 +264,9 @@ class SaeTrainer:
         return self._peak_lr(name) * schedule(self.step, self.total_steps, warmup)
 
     def _peak_lr(self, name: str) -> float:
-        lr = self.plans[name].lr
-        return peak_lr(self.shapes[name].num_latents, self.total_steps, self.cfg.recipe) if lr is None else lr
+        if (lr := self.plans[name].lr) is not None:
+            return lr
+        return peak_lr(self.shapes[name].num_latents, self.total_steps, self.tokens_per_step, self.cfg.recipe)
 
     # What is reported
 

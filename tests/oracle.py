@@ -1,5 +1,6 @@
 """The dense autoencoder in float64 with autograd: what every fast path is held against."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -37,15 +38,26 @@ def dense_code(x: Tensor, W_enc: Tensor, b_enc: Tensor, b_dec: Tensor, k: int) -
 
 
 def dense_gradients(
-    sae: Sae, x: Tensor, *, scale: float = 1.0, auxk_scale: float = 0.0, dead: Tensor | None = None
+    sae: Sae,
+    x: Tensor,
+    *,
+    scale: float = 1.0,
+    limit: float = math.inf,
+    auxk_scale: float = 0.0,
+    dead: Tensor | None = None,
 ) -> Oracle:
-    """scale · Σ‖x̂ − x‖² + auxk_scale · Σ‖ê − e‖² and its gradients, all by autograd over dense tensors."""
+    """scale · Σ s ‖x̂ − x‖² + auxk_scale · Σ‖ê − e‖² and its gradients, all by autograd over dense tensors.
+
+    The share s of each token is held constant: 1, or so small that s ‖x − b_dec‖ ‖x̂ − x‖ is at the limit.
+    """
     W_enc, b_enc, W_dec, b_dec = (
         p.detach().double().requires_grad_() for p in (sae.encoder.weight, sae.encoder.bias, sae.W_dec, sae.b_dec)
     )
     x = x.double()
     recon = dense_code(x, W_enc, b_enc, b_dec, sae.cfg.k) @ W_dec + b_dec
-    loss = scale * (recon - x).square().sum()
+    errors = (recon - x).square().sum(1)
+    shares = (limit / ((x - b_dec).square().sum(1) * errors).sqrt()).clamp(max=1.0).detach()
+    loss = scale * (shares * errors).sum()
     if dead is not None and len(dead):
         e = (x - recon).detach()
         k_aux = min(sae.d_in // 2, len(dead))

@@ -5,17 +5,26 @@ import torch
 from oracle import dense_gradients, make_sae
 
 from sae import Sae
-from sae.gradients import Gradients, Weights, add_auxk_gradients_, reconstruction_gradients
+from sae.gradients import Gradients, Weights, add_auxk_gradients_, reconstruction_gradients, token_shares
 from sae.losses import auxk_scale
 from sae.select import selection
 
 NAMES = ("W_enc", "b_enc", "W_dec", "b_dec")
 
 
-def explicit(sae: Sae, x: torch.Tensor, *, scale: float, auxk: float, dead: torch.Tensor, parts: int = 1) -> Gradients:
+def explicit(
+    sae: Sae,
+    x: torch.Tensor,
+    *,
+    scale: float,
+    auxk: float,
+    dead: torch.Tensor,
+    parts: int = 1,
+    limit: float | None = None,
+) -> Gradients:
     weights, total = Weights.of(sae, sae.dtype), None
     for part in x.tensor_split(parts):
-        grads, recon = reconstruction_gradients(weights, part, selection(sae.cfg), scale=scale)
+        grads, recon = reconstruction_gradients(weights, part, selection(sae.cfg), scale=scale, limit=limit)
         if len(dead):
             add_auxk_gradients_(grads, weights, recon, dead, scale=auxk)
         total = grads if total is None else total.plus(grads)
@@ -33,6 +42,27 @@ def test_every_gradient_equals_the_oracle(tokens: int, num_dead: int) -> None:
     for name in NAMES:
         torch.testing.assert_close(getattr(grads, name), getattr(oracle, name), msg=lambda t, n=name: f"{n}: {t}")
     torch.testing.assert_close(grads.radial, (oracle.W_dec * sae.W_dec).sum(1))
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("limit", [1e-3, 300.0, 1e9])
+def test_a_limited_token_counts_with_its_share(limit: float, parts: int) -> None:
+    sae, dead = make_sae(), torch.arange(0, 96, 4)
+    x = torch.randn(37, 48, dtype=torch.float64) + 1
+    x[5] *= 100
+    recon = sae(x).recon
+    shares = token_shares(x - sae.b_dec, recon - x, limit)
+    assert {1e-3: shares.max() < 1e-3, 300.0: shares[5] < 0.1 < 1.0 == shares.max(), 1e9: shares.min() == 1}[limit]
+    grads = explicit(sae, x, scale=0.7, auxk=0.2, dead=dead, parts=parts, limit=limit)
+    oracle = dense_gradients(sae, x, scale=0.7, limit=limit, auxk_scale=0.2 * auxk_scale(len(dead), 24), dead=dead)
+    for name in NAMES:
+        torch.testing.assert_close(getattr(grads, name), getattr(oracle, name), msg=lambda t, n=name: f"{n}: {t}")
+    torch.testing.assert_close(grads.radial, (oracle.W_dec * sae.W_dec).sum(1))
+
+
+def test_a_token_that_is_reconstructed_exactly_has_its_whole_share() -> None:
+    zero = torch.zeros(2, 3)
+    assert token_shares(zero, torch.ones(2, 3), 0.5).tolist() == token_shares(zero, zero, 0.5).tolist() == [1.0, 1.0]
 
 
 def test_auxk_trains_encoder_and_decoder_rows_of_dead_latents_and_no_others() -> None:

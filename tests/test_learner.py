@@ -1,5 +1,6 @@
 """One autoencoder in training: steps, dead latents, meters and state."""
 
+import math
 import subprocess
 import sys
 
@@ -35,17 +36,28 @@ def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], **
         torch.testing.assert_close(one[name], other[name], **tolerance, msg=lambda text, n=name: f"{n}: {text}")
 
 
+@pytest.mark.parametrize("token_limit", [None, 1.0])
 @pytest.mark.parametrize("num_dead", [0, 20])
-def test_a_step_is_adam_on_the_oracles_gradient_with_projection_and_unit_norm(num_dead: int) -> None:
+def test_a_step_is_adam_on_the_oracles_gradient_with_projection_and_unit_norm(
+    num_dead: int, token_limit: float | None
+) -> None:
     x = batches(1)[0]
-    learner = make_learner(make_sae(dtype=torch.float32))
+    x[:3] *= 30
+    learner = make_learner(make_sae(dtype=torch.float32), recipe=Recipe(token_limit=token_limit))
     learner.initialise(x)
     dead = torch.arange(num_dead)
     learner.dead.tokens_since_fired[dead] = 1000
     learner.dead.load_state_dict(learner.dead.state_dict())
     normaliser = (x - x.mean(0)).square().sum().item() / N
     scale = 1 / (N * normaliser)
-    oracle = dense_gradients(learner.sae, x, scale=scale, auxk_scale=scale / 32 * min(num_dead / 24, 1), dead=dead)
+    oracle = dense_gradients(
+        learner.sae,
+        x,
+        scale=scale,
+        limit=math.inf if token_limit is None else token_limit * normaliser,
+        auxk_scale=scale / 32 * min(num_dead / 24, 1),
+        dead=dead,
+    )
 
     twin = {name: p.detach().double().clone().requires_grad_() for name, p in learner.sae.named_parameters()}
     names = {"encoder.weight": "W_enc", "encoder.bias": "b_enc", "W_dec": "W_dec", "b_dec": "b_dec"}
@@ -295,13 +307,24 @@ class TestOptim:
         self, num_latents: int, expected: float
     ) -> None:
         for total_steps in (10, 10**6):
-            assert peak_lr(num_latents, total_steps, "gao2024") == pytest.approx(expected)
+            assert peak_lr(num_latents, total_steps, 4096, "gao2024") == pytest.approx(expected)
 
     @pytest.mark.parametrize(("total_steps", "expected"), [(1, 6.4e-3), (256, 6.4e-3), (1024, 3.2e-3), (10**6, 2e-4)])
     def test_the_learning_rate_falls_with_the_root_of_the_runs_length_to_the_papers(
         self, total_steps: int, expected: float
     ) -> None:
-        assert peak_lr(2**14, total_steps) == pytest.approx(expected)
+        for tokens in (1, 1024):
+            assert peak_lr(2**14, total_steps, tokens) == pytest.approx(expected)
+
+    @pytest.mark.parametrize(
+        ("total_steps", "tokens", "factor"), [(1, 2048, 2**0.25), (256, 4096, 2**0.5), (1024, 10**6, 2**0.5)]
+    )
+    def test_the_learning_rate_rises_with_the_fourth_root_of_a_steps_tokens_where_that_was_measured(
+        self, total_steps: int, tokens: int, factor: float
+    ) -> None:
+        assert peak_lr(2**14, total_steps, tokens) == pytest.approx(factor * peak_lr(2**14, total_steps, 1024))
+        assert Recipe.named("default", total_steps, tokens) == Recipe.named("default", total_steps, 1024)
+        assert peak_lr(2**14, 10**6, tokens) == pytest.approx(2e-4)
 
     @pytest.mark.parametrize(
         ("total_steps", "expected", "slowest"),
@@ -310,7 +333,7 @@ class TestOptim:
     def test_the_encoders_share_of_the_rate_meets_the_papers_in_long_runs(
         self, total_steps: int, expected: float, slowest: float
     ) -> None:
-        recipe = Recipe.named("default", total_steps)
+        recipe = Recipe.named("default", total_steps, 1024)
         assert recipe.encoder_rate == pytest.approx(expected, rel=1e-4)
         assert recipe.slowest == pytest.approx(slowest, rel=1e-3)
 
@@ -332,12 +355,16 @@ class TestOptim:
         ("total_steps", "expected"), [(1, 0.9), (100, 0.9), (200, 0.95), (10_000, 0.999), (10**6, 0.999)]
     )
     def test_adams_memory_is_a_tenth_of_a_short_run(self, total_steps: int, expected: float) -> None:
-        assert Recipe.named("default", total_steps).beta2 == pytest.approx(expected)
-        assert Recipe.named("gao2024", total_steps) == Recipe() == (0.9, 0.999, 1.0, None, False, 1.0)
+        assert Recipe.named("default", total_steps, 1024).beta2 == pytest.approx(expected)
+        assert Recipe.named("gao2024", total_steps, 1024) == Recipe() == (0.9, 0.999, 1.0, None, False, 1.0, None)
+
+    def test_only_the_default_recipe_limits_a_tokens_gradient_to_that_of_an_average_one(self) -> None:
+        assert Recipe.named("default", 1, 1).token_limit == Recipe.named("default", 10**6, 4096).token_limit == 1
+        assert Recipe.named("gao2024", 1, 1).token_limit is None
 
     @pytest.mark.parametrize(("total_steps", "expected"), [(1, 0.7), (250, 0.7), (500, 0.85), (750, 0.9), (10**6, 0.9)])
     def test_a_short_run_has_less_momentum(self, total_steps: int, expected: float) -> None:
-        assert Recipe.named("default", total_steps).beta1 == pytest.approx(expected)
+        assert Recipe.named("default", total_steps, 1024).beta1 == pytest.approx(expected)
 
     @pytest.mark.parametrize("decay", [0.95, 0.999])
     def test_adam_is_pytorchs_with_the_papers_constants(self, decay: float) -> None:
