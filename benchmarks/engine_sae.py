@@ -12,7 +12,7 @@ from sae.autoencoder import Sae
 from sae.config import SaeConfig, TrainConfig
 from sae.data.shuffle import STEPS
 from sae.learner import SaeLearner
-from sae.optim import Recipe, peak_lr, schedule, warmup_steps
+from sae.optim import Recipe, firings, peak_lr, schedule, warmup_steps
 from sae.trainer import dead_threshold
 
 
@@ -28,7 +28,7 @@ def train(job: Job, batches: Batches) -> None:
         tokens_per_step=job.tokens,
         auxk_alpha=defaults.auxk_alpha,
         dead_feature_threshold=dead_threshold(defaults, job.steps * job.tokens),
-        recipe=Recipe.named("default", job.steps, job.tokens),
+        recipe=Recipe.named("default", job.steps, firings(job.tokens, job.k, job.num_latents)),
         compute_dtype=torch.float32 if job.options.get("float32") else lm.compute_dtype(device),
         encode_in_8bit=job.options.get("encode_in_8bit"),
         tokens_per_pass=job.tokens,
@@ -50,7 +50,7 @@ def _set_up_as_the_command_does() -> None:
 def _learning_rate(job: Job, step: int) -> float:
     if job.lr is not None:
         return job.learning_rate(step)
-    peak = job.peak_lr or peak_lr(job.num_latents, job.steps, job.tokens)
+    peak = job.peak_lr or peak_lr(job.num_latents, job.steps, firings(job.tokens, job.k, job.num_latents))
     return peak * schedule(step, job.steps, warmup_steps(job.steps, None))
 
 

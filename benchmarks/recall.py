@@ -20,7 +20,7 @@ from sae.autoencoder import Sae
 from sae.config import SaeConfig
 from sae.learner import SaeLearner
 from sae.ops import eight_bit
-from sae.optim import Recipe, peak_lr, schedule, warmup_steps
+from sae.optim import Recipe, firings, peak_lr, schedule, warmup_steps
 
 TOKENS = 2048
 
@@ -50,7 +50,7 @@ def main() -> None:
             if step == chosen.steps:
                 break
             learner.accumulate(x)
-            lr = peak_lr(num_latents, chosen.steps, chosen.batch)
+            lr = peak_lr(num_latents, chosen.steps, firings(chosen.batch, k, num_latents))
             learner.update(lr * schedule(step, chosen.steps, warmup_steps(chosen.steps, None)))
 
 
@@ -61,7 +61,7 @@ def _learner(num_latents: int, k: int, steps: int, batch: int) -> SaeLearner:
         tokens_per_step=batch,
         auxk_alpha=1 / 32,
         dead_feature_threshold=steps * batch // 20,
-        recipe=Recipe.named("default", steps, batch),
+        recipe=Recipe.named("default", steps, firings(batch, k, num_latents)),
         compute_dtype=torch.bfloat16,
     )
 

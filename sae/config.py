@@ -80,8 +80,9 @@ class TrainConfig:
     """Stop after this many tokens of the data. None: one pass over all of it."""
 
     lr: float | list[float | None] | None = None
-    """Peak learning rate. None: 2e-4 / sqrt(num_latents / 2**14), times 512 / sqrt(steps) in a run of less than
-    262,144 steps, but at most times 32. W_enc learns at 0.6 of it in short runs, the biases in units of the data."""
+    """Peak learning rate. None: 2e-4 / sqrt(num_latents / 2**14), times 512 / sqrt(steps), but at most 32, times the
+    fourth root of (tokens of a step * k / num_latents / 7.1), within sqrt(2) either way; never less than the first.
+    W_enc learns at 0.6 of it in short runs, the biases in units of the data."""
 
     lr_warmup_steps: int | None = None
     """Steps of linear warm-up. None: 1000, or a twentieth of a shorter run."""

@@ -31,12 +31,11 @@ class Recipe(NamedTuple):
     as makes it that (`gradients.token_shares`). None: with all of it."""
 
     @classmethod
-    def named(cls, name: str, total_steps: int, tokens_per_step: int) -> "Recipe":
-        """The recipe of `--recipe`, for a run of this length."""
+    def named(cls, name: str, total_steps: int, firings: float) -> "Recipe":
+        """The recipe of `--recipe`, for a run of this length and so many `firings` a step."""
         if name == "gao2024":
             return cls()
-        length = total_steps, tokens_per_step
-        decoder, encoder, rare = (short_run(*length, at_256_steps=rate) for rate in (32, 19.2, 3.84))
+        decoder, encoder, rare = (short_run(total_steps, firings, at_256_steps=rate) for rate in (32, 19.2, 3.84))
         return cls(
             beta1=min(0.9, max(0.7, 1 - 75 / total_steps)),
             beta2=min(0.999, max(0.9, 1 - 10 / total_steps)),
@@ -128,25 +127,31 @@ def _slices(parameter: Tensor) -> Iterator[slice]:
         yield slice(first, first + rows)
 
 
-def peak_lr(num_latents: int, total_steps: int, tokens_per_step: int, recipe: str = "default") -> float:
+def peak_lr(num_latents: int, total_steps: int, firings: float, recipe: str = "default") -> float:
     """The peak learning rate of a run, which is that of W_dec.
 
     gao2024: 2e-4 / sqrt(num_latents / 2¹⁴), the scaling of the paper (sec. 3 and fig. 3). default: 32 times that in a
-    run of up to 256 steps of 1024 tokens, more with more tokens a step, less with more steps (`short_run`).
+    run of up to 256 steps with 7.1 `firings` in each, more with more of them, less with more steps (`short_run`).
     """
     paper = 2e-4 / math.sqrt(num_latents / 2**14)
-    return paper if recipe == "gao2024" else paper * short_run(total_steps, tokens_per_step, at_256_steps=32)
+    return paper if recipe == "gao2024" else paper * short_run(total_steps, firings, at_256_steps=32)
 
 
-def short_run(total_steps: int, tokens_per_step: int, *, at_256_steps: float) -> float:
+def short_run(total_steps: int, firings: float, *, at_256_steps: float) -> float:
     """Factor on the paper's learning rate, which is for some 300,000 steps, in a run of `total_steps`; at least 1.
 
     It falls with the root of the steps, so that the random walk that noisy gradients make is equally long,
-    lr · sqrt(steps), in runs of any length. Below 256 steps it does not rise: there latents die. More tokens a step
-    have less noise: it rises with their fourth root from 1024 to 4096, where it was measured (docs/recipe.md).
+    lr · sqrt(steps), in runs of any length. Below 256 steps it does not rise: there latents die. A row's
+    gradient has less noise if it comes from more tokens: the rate rises with the fourth root of the `firings`, around
+    the 7.1 of 1024 tokens, 4608 latents and k 32, by at most √2 either way, as far as was measured (docs/recipe.md).
     """
-    tokens = (min(max(tokens_per_step, 1024), 4096) / 1024) ** 0.25
+    tokens = min(max(firings / (1024 * 32 / 4608), 0.25), 4.0) ** 0.25
     return max(1.0, at_256_steps * tokens * math.sqrt(256 / max(256, total_steps)))
+
+
+def firings(tokens_per_step: int, k: int, num_latents: int) -> float:
+    """On how many tokens of a step a latent fires, in the mean over latents."""
+    return tokens_per_step * k / num_latents
 
 
 def warmup_steps(total_steps: int, chosen: int | None) -> int:

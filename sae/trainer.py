@@ -30,7 +30,7 @@ from sae.interrupt import StopRequests
 from sae.learner import FIRST_TOKENS, SaeLearner, is_per_latent
 from sae.log import JsonLines, Progress, Record, Sink, Stopwatch, WandbSink, note, why_no_wandb
 from sae.memory import free_memory
-from sae.optim import Recipe, peak_lr, schedule, warmup_steps
+from sae.optim import Recipe, firings, peak_lr, schedule, warmup_steps
 from sae.placement import Placement, place
 from sae.report.training import report
 from sae.run import RunFolder, batches_per_step, continue_after_restart
@@ -80,7 +80,7 @@ class SaeTrainer:
                 auxk_alpha=cfg.auxk_alpha,
                 dead_feature_threshold=dead_threshold(cfg, self.total_steps * self.tokens_per_step),
                 compute_dtype=lm.compute_dtype(self.device),
-                recipe=Recipe.named(cfg.recipe, self.total_steps, self.tokens_per_step),
+                recipe=Recipe.named(cfg.recipe, self.total_steps, self._firings(name)),
                 encode_in_8bit=cfg.encode_in_8bit if cfg.loss_fn == "fvu" else False,
                 tokens_per_pass=cfg.batch_size * self.feed.ctx_len // cfg.micro_acc_steps,
                 peers=world.peers(),
@@ -266,7 +266,11 @@ class SaeTrainer:
     def _peak_lr(self, name: str) -> float:
         if (lr := self.plans[name].lr) is not None:
             return lr
-        return peak_lr(self.shapes[name].num_latents, self.total_steps, self.tokens_per_step, self.cfg.recipe)
+        return peak_lr(self.shapes[name].num_latents, self.total_steps, self._firings(name), self.cfg.recipe)
+
+    def _firings(self, name: str) -> float:
+        shape = self.shapes[name]
+        return firings(self.tokens_per_step, shape.cfg.k, shape.num_latents)
 
     # What is reported
 

@@ -11,7 +11,7 @@ from oracle import dense_gradients, make_sae
 from sae import Sae, SaeConfig, optim
 from sae.dead import DeadLatents
 from sae.learner import SaeLearner, best_encoder_scale
-from sae.optim import Adam, Recipe, peak_lr, schedule, warmup_steps
+from sae.optim import Adam, Recipe, firings, peak_lr, schedule, warmup_steps
 
 N = 64
 
@@ -313,18 +313,29 @@ class TestOptim:
     def test_the_learning_rate_falls_with_the_root_of_the_runs_length_to_the_papers(
         self, total_steps: int, expected: float
     ) -> None:
-        for tokens in (1, 1024):
-            assert peak_lr(2**14, total_steps, tokens) == pytest.approx(expected)
+        assert peak_lr(2**14, total_steps, firings(1024, 32, 4608)) == pytest.approx(expected)
 
     @pytest.mark.parametrize(
-        ("total_steps", "tokens", "factor"), [(1, 2048, 2**0.25), (256, 4096, 2**0.5), (1024, 10**6, 2**0.5)]
+        ("total_steps", "size", "factor"),
+        [
+            (1, (2048, 32, 4608), 2**0.25),
+            (256, (1024, 64, 4608), 2**0.25),
+            (256, (4096, 32, 4608), 2**0.5),
+            (256, (4096, 32, 18432), 1),
+            (256, (1024, 32, 18432), 2**-0.5),
+            (1024, (10**6, 32, 4608), 2**0.5),
+            (1024, (1, 32, 4608), 2**-0.5),
+        ],
     )
-    def test_the_learning_rate_rises_with_the_fourth_root_of_a_steps_tokens_where_that_was_measured(
-        self, total_steps: int, tokens: int, factor: float
+    def test_the_learning_rate_rises_with_the_fourth_root_of_the_firings_where_that_was_measured(
+        self, total_steps: int, size: tuple[int, int, int], factor: float
     ) -> None:
-        assert peak_lr(2**14, total_steps, tokens) == pytest.approx(factor * peak_lr(2**14, total_steps, 1024))
-        assert Recipe.named("default", total_steps, tokens) == Recipe.named("default", total_steps, 1024)
-        assert peak_lr(2**14, 10**6, tokens) == pytest.approx(2e-4)
+        usual, here = firings(1024, 32, 4608), firings(*size)
+        assert peak_lr(2**14, total_steps, here) == pytest.approx(factor * peak_lr(2**14, total_steps, usual))
+        recipes = (Recipe.named("default", total_steps, each) for each in (usual, here))
+        for one, other in zip(*recipes, strict=True):
+            assert one == pytest.approx(other)
+        assert peak_lr(2**14, 10**6, here) == pytest.approx(2e-4)
 
     @pytest.mark.parametrize(
         ("total_steps", "expected", "slowest"),
@@ -333,7 +344,7 @@ class TestOptim:
     def test_the_encoders_share_of_the_rate_meets_the_papers_in_long_runs(
         self, total_steps: int, expected: float, slowest: float
     ) -> None:
-        recipe = Recipe.named("default", total_steps, 1024)
+        recipe = Recipe.named("default", total_steps, 64 / 9)
         assert recipe.encoder_rate == pytest.approx(expected, rel=1e-4)
         assert recipe.slowest == pytest.approx(slowest, rel=1e-3)
 
@@ -355,8 +366,8 @@ class TestOptim:
         ("total_steps", "expected"), [(1, 0.9), (100, 0.9), (200, 0.95), (10_000, 0.999), (10**6, 0.999)]
     )
     def test_adams_memory_is_a_tenth_of_a_short_run(self, total_steps: int, expected: float) -> None:
-        assert Recipe.named("default", total_steps, 1024).beta2 == pytest.approx(expected)
-        assert Recipe.named("gao2024", total_steps, 1024) == Recipe() == (0.9, 0.999, 1.0, None, False, 1.0, None)
+        assert Recipe.named("default", total_steps, 64 / 9).beta2 == pytest.approx(expected)
+        assert Recipe.named("gao2024", total_steps, 64 / 9) == Recipe() == (0.9, 0.999, 1.0, None, False, 1.0, None)
 
     def test_only_the_default_recipe_limits_a_tokens_gradient_to_that_of_an_average_one(self) -> None:
         assert Recipe.named("default", 1, 1).token_limit == Recipe.named("default", 10**6, 4096).token_limit == 1
@@ -364,7 +375,7 @@ class TestOptim:
 
     @pytest.mark.parametrize(("total_steps", "expected"), [(1, 0.7), (250, 0.7), (500, 0.85), (750, 0.9), (10**6, 0.9)])
     def test_a_short_run_has_less_momentum(self, total_steps: int, expected: float) -> None:
-        assert Recipe.named("default", total_steps, 1024).beta1 == pytest.approx(expected)
+        assert Recipe.named("default", total_steps, 64 / 9).beta1 == pytest.approx(expected)
 
     @pytest.mark.parametrize("decay", [0.95, 0.999])
     def test_adam_is_pytorchs_with_the_papers_constants(self, decay: float) -> None:
