@@ -128,7 +128,7 @@ def reconstruction_gradients(
     squared_error = residual.flatten().dot(residual.flatten())
     recon = Reconstruction(centred, residual, fired, top_indices, squared_error, VarianceSums.of(centred))
 
-    slope = 2 * scale  # of the loss: its gradient is slope · pull, which needs no memory of its own
+    slope = 2 * scale  # of the loss, by the reconstruction: slope · pull, which needs no memory beside pull's
     pull = residual if limit is None else residual * token_shares(centred, residual, limit).unsqueeze(1)
     grad_pre = ops.gather_dot(pull, top_indices, weights.W_dec).mul_(fired).mul_(slope)
     sums = ops.LatentSegments(top_indices, len(W)).sum_pair(top_acts * slope, pull, grad_pre, centred)

@@ -17,7 +17,7 @@ from sae.gradients import Gradients, Reconstruction, Tangent, Weights, add_auxk_
 from sae.losses import VarianceSums, fvu
 from sae.ops import eight_bit
 from sae.ops.encode import Encode
-from sae.optim import Adam, Gradient, Recipe
+from sae.optim import Adam, Gradient, Recipe, firings
 from sae.peers import ALONE, Peers
 from sae.select import selection
 
@@ -220,7 +220,7 @@ class SaeLearner:
         Adam's step is as long for a gradient from one token as for one from a hundred, so the noisiest would move
         as far as the surest, and end where nothing selects them.
         """
-        average = tokens * self.sae.cfg.k / self._all_latents
+        average = firings(tokens, self.sae.cfg.k, self._all_latents)
         self._firing_rate.lerp_(self._fired / average, _FIRING_SHARE)
         if self._recipe.slowest < 1:
             rates = self._firing_rate.clamp(self._recipe.slowest, 1.0).index_fill_(0, self.dead.indices, 1.0)
