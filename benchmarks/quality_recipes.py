@@ -24,6 +24,7 @@ from sae.config import SaeConfig
 from sae.dead import DeadLatents
 from sae.gradients import Gradients, Reconstruction, Weights, add_auxk_gradients_, reconstruction_gradients
 from sae.losses import VarianceSums
+from sae.massive import MassiveTokens
 from sae.select import selection
 
 
@@ -85,6 +86,8 @@ class Recipe:
     """A dead latent's bias rises until it is selected on one token of the step."""
     token_limit: float = 0.0
     """The most that ‖x − b_dec‖ ‖x̂ − x‖ of a token may be, in variances per token, for its whole gradient; 0: any."""
+    massive: float = 0.0
+    """The mean of tokens longer than the root of so many variances per token is reconstructed exactly; 0: it is not."""
     cautious: bool = False
     """Adam steps only where the momentum and the gradient agree in sign (Liang et al. 2024, arXiv:2411.16085)."""
     nesterov: bool = False
@@ -135,6 +138,7 @@ class Trainee:
         self.mean = {name: p.detach().clone() for name, p in self.parameters.items()} if recipe.ema else {}
         self.weights = Weights.of(self.sae, lm.compute_dtype(torch.device("cpu")))
         self.row_length = self.sae.encoder.weight.detach().norm(dim=1, keepdim=True)
+        self.massive = MassiveTokens(first.shape[1], self.sae.device)
         self.step_index = 0
 
     def _rows(self, centred: Tensor, generator: torch.Generator) -> Tensor:
@@ -172,6 +176,7 @@ class Trainee:
     def step(self, x: Tensor) -> float:
         """Train on these tokens; returns Σ‖x̂ − x‖² per token over the variance."""
         scale = 1 / (self.batch * self.variance)
+        before = self.sae.b_dec.detach().clone()
         done = self.step_index / self.steps
         select = self.select
         if self.recipe.k_start > 1 and done < self.recipe.k_until:
@@ -192,6 +197,10 @@ class Trainee:
             self._resample(recon.residual, recon.centred)
         self.dead.update(self.fired > 0, len(x))
         self.weights = Weights.of(self.sae, self.weights.W_enc_compute.dtype)
+        if self.recipe.massive:
+            self.massive.add(recon.centred, before, math.sqrt(self.recipe.massive * self.variance))
+            self.massive.end_step(count=True)
+            self.massive.reconstruct_(self.weights, self.select, unit_norm=self.recipe.unit)
         self.step_index += 1
         return float(recon.squared_error) * scale
 

@@ -15,6 +15,7 @@ from sae.autoencoder import Sae
 from sae.dead import DeadLatents
 from sae.gradients import Gradients, Reconstruction, Tangent, Weights, add_auxk_gradients_, reconstruction_gradients
 from sae.losses import VarianceSums, fvu
+from sae.massive import MassiveTokens
 from sae.ops import eight_bit
 from sae.ops.encode import Encode
 from sae.optim import Adam, Gradient, Recipe, firings
@@ -85,6 +86,7 @@ class SaeLearner:
         self._firing_rate = torch.ones(sae.num_latents, device=sae.device)
         self._fired = torch.zeros(sae.num_latents, dtype=torch.int32, device=sae.device)
         self._tokens = torch.zeros((), dtype=torch.int64)  # on the CPU, where it is asked for
+        self._massive = MassiveTokens(sae.d_in, sae.device)
         self._mean = torch.zeros(sae.d_in, device=sae.device)
         self._variance = torch.ones((), dtype=torch.float64, device=sae.device)
         self._variance_sums = VarianceSums.zeros(sae.d_in, sae.device)
@@ -154,6 +156,8 @@ class SaeLearner:
             encode=self._encode,
             peers=self._peers,
         )
+        if (massive := self._recipe.massive) is not None:
+            self._massive.add(recon.centred, self._weights.b_dec, (massive * self._variance).sqrt().to(self.sae.dtype))
         self._probe = recon.centred[:_PROBE].clone()
         self.add(grads, recon)
 
@@ -184,7 +188,8 @@ class SaeLearner:
             self._grads = Gradients.zeros_like(self._weights)
         dense = self._grads.dense()
         self._grads = Gradients(*dense)
-        return [*dense, self._fired, self._tokens, *self._step_variance_sums, self._step_sums]
+        massive = [] if self._recipe.massive is None else [self._massive.step_total]
+        return [*dense, self._fired, self._tokens, *massive, *self._step_variance_sums, self._step_sums]
 
     def _scale(self) -> Tensor:
         """What makes a squared error this step's share of the loss."""
@@ -202,6 +207,10 @@ class SaeLearner:
         self._fired.zero_()
         self._tokens.zero_()
         self._weights = Weights.of(self.sae, self._compute_dtype)
+        self._massive.end_step(count=self._sums.isfinite().all())
+        if self._recipe.massive is not None:
+            unit_norm = self.sae.cfg.normalize_decoder
+            self._massive.reconstruct_(self._weights, self._select, unit_norm=unit_norm, peers=self._peers)
 
     def _descend(self, grads: Gradients, lr: float) -> None:
         sae, unit_norm = self.sae, self.sae.cfg.normalize_decoder
@@ -266,6 +275,7 @@ class SaeLearner:
         state = {f"dead.{name}": t for name, t in self.dead.state_dict().items()}
         state |= {
             "firing_rate": self._firing_rate,
+            "massive": self._massive.total,
             "mean": self._mean,
             "variance": self._variance,
             "meters.sums": self._sums,

@@ -9,6 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+MASSIVE = 1000.0
+"""How many variances per token the squared distance of a massive token is from b_dec, at least: `Recipe.massive`."""
+
 
 class Recipe(NamedTuple):
     """How one run is trained, beside its peak learning rate. The defaults are those of Gao et al. 2024."""
@@ -29,6 +32,9 @@ class Recipe(NamedTuple):
     token_limit: float | None = None
     """A token of which ‖x − b_dec‖ ‖x̂ − x‖ is more than so many variances per token counts with as much of its gradient
     as makes it that (`gradients.token_shares`). None: with all of it."""
+    massive: float | None = None
+    """The mean of tokens of which ‖x − b_dec‖² is more than so many variances per token is reconstructed exactly, in
+    spite of what a step did (`massive.MassiveTokens`). None: it is not."""
 
     @classmethod
     def named(cls, name: str, total_steps: int, firings: float) -> "Recipe":
@@ -44,6 +50,7 @@ class Recipe(NamedTuple):
             fit_encoder=True,
             slowest=rare / encoder,
             token_limit=1.0,
+            massive=MASSIVE,
         )
 
 

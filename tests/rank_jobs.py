@@ -17,7 +17,7 @@ from tiny_models import VOCAB_SIZE, tiny_model
 import sae.__main__
 import sae.lm
 import sae.report.training
-from sae import Sae, SaeConfig, SaeTrainer, TrainConfig, checkpoint, distributed, evaluate
+from sae import Sae, SaeConfig, SaeTrainer, TrainConfig, checkpoint, distributed, evaluate, optim
 from sae.cache import cache_activations
 from sae.config import CacheConfig
 from sae.data import ActivationCache, shuffle
@@ -56,14 +56,19 @@ def write_cache(folder: Path, **changes: Any) -> str:
 
 
 @contextmanager
-def small_sizes(fitting: int | None) -> Iterator[None]:
-    """A stream holds out four sequences; so many batches of four, at three hookpoints, fit into a shuffle's block."""
-    before = shuffle.BYTES, data_tokens.HELD_OUT_TOKENS_STREAM
+def small_sizes(fitting: int | None, massive: float | None) -> Iterator[None]:
+    """A stream holds out four sequences; so many batches of four, at three hookpoints, fit into a shuffle's block.
+
+    Tokens of more than `massive` variances are massive.
+    """
+    before = shuffle.BYTES, data_tokens.HELD_OUT_TOKENS_STREAM, optim.MASSIVE
     data_tokens.HELD_OUT_TOKENS_STREAM = 4 * SEQ
     if fitting is not None:
         shuffle.BYTES = 2 * fitting * 4 * SEQ * 3 * 32 * 4
+    if massive is not None:
+        optim.MASSIVE = massive
     yield
-    shuffle.BYTES, data_tokens.HELD_OUT_TOKENS_STREAM = before
+    shuffle.BYTES, data_tokens.HELD_OUT_TOKENS_STREAM, optim.MASSIVE = before
 
 
 def stop(trainer: SaeTrainer, step: int) -> None:
@@ -90,7 +95,7 @@ def train(save_dir: str, runs: dict[str, dict[str, Any]]) -> None:
     """Train these runs, by name, one after the other in one world; leave the bytes that each rank sent."""
     for name, changes in runs.items():
         stop_after = changes.pop("stop_after", None)
-        with small_sizes(changes.pop("fitting", None)):
+        with small_sizes(changes.pop("fitting", None), changes.pop("massive", None)):
             trainer = make_trainer(save_dir, run_name=name, **changes)
         if stop_after is not None:
             stop(trainer, stop_after)

@@ -84,6 +84,8 @@ TWO_RANKS: dict[str, dict[str, Any]] = {
     "no_room": {"grad_acc_steps": 2, "fitting": 0},
     "distributed": {"distribute_layers": True, "hookpoints": WIDTHS, "max_tokens": 512},
     "distributed_uneven": {"distribute_layers": True, "exclude_positions": [0], "exclude_tokens": list(range(3, 80))},
+    "massive": {"massive": 2.0},
+    "massive_sharded": {"massive": 2.0, "shard_latents": 2, "layers": [0, 1]},
     "uneven": {"exclude_positions": [0], "exclude_tokens": list(range(3, 80))},
     "does_not_divide": {"sequences": 61},
     "stream": {"sequences": 61, "stream": True, "max_tokens": 10**6},
@@ -219,6 +221,12 @@ STEPS, TOKENS = 8, 32
 """Of the short runs: steps, and tokens that one rank reads in each: 4 sequences of 8, in float32."""
 
 
+@pytest.mark.parametrize(("name", "expected"), [("massive", True), ("massive_sharded", True), ("plain", False)])
+def test_massive_tokens_are_there_where_they_are_to_be_the_same(two: Path, name: str, expected: bool) -> None:
+    states = [load_file(path)["massive"] for path in newest(two / name).rglob("state.safetensors")]
+    assert len(states) >= 2 and all((state[-1] > 0) == expected for state in states)
+
+
 def sent_by(rank: int, run: Path) -> dict[str, int]:
     return json.loads((run / f"sent_{rank}.json").read_text())
 
@@ -230,7 +238,7 @@ def test_the_bytes_of_averaged_gradients_are_those_of_the_formula_however_much_i
 ) -> None:
     """docs/scaling.md, "Traffic": d_in 32, 128 latents; and, end to end, the loss and its tokens."""
     sent, loss = sent_by(rank, two / name), 16 if name == "ce" else 0
-    replicas, first = 8 * 32 * 128 + 12 * 128 + 12 * 32 + 48, 8 * 32 + 24
+    replicas, first = 8 * 32 * 128 + 12 * 128 + 16 * 32 + 52, 8 * 32 + 24
     steps = sent.pop("steps")
     assert steps >= 3 and sent == {"replicas": autoencoders * (steps * replicas + first) + steps * loss}
 
@@ -238,7 +246,7 @@ def test_the_bytes_of_averaged_gradients_are_those_of_the_formula_however_much_i
 @pytest.mark.parametrize("rank", range(4))
 def test_the_bytes_of_averaged_gradients_of_a_part_are_those_of_the_formula(four: Path, rank: int) -> None:
     sent, half = sent_by(rank, four / "mesh"), 128 // 2
-    replicas, first = 8 * 32 * half + 12 * half + 12 * 32 + 48, 8 * 32 + 24
+    replicas, first = 8 * 32 * half + 12 * half + 16 * 32 + 52, 8 * 32 + 24
     assert sent["replicas"] == 2 * (sent["steps"] * replicas + first)
 
 

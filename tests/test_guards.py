@@ -25,9 +25,10 @@ MAY_KNOW = {
     "formats": {"config", "disk"},
     "autoencoder": {"config", "formats", "losses", "ops", "peers", "select"},
     "gradients": {"autoencoder", "losses", "ops", "peers"},
+    "massive": {"gradients", "ops", "peers"},
     "dead": set(),
     "optim": set(),
-    "learner": {"autoencoder", "dead", "gradients", "losses", "ops", "optim", "peers", "select"},
+    "learner": {"autoencoder", "dead", "gradients", "losses", "massive", "ops", "optim", "peers", "select"},
     # the edges, which do not know each other
     "lm": set(),
     "data": {"disk"},

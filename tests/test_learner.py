@@ -367,11 +367,16 @@ class TestOptim:
     )
     def test_adams_memory_is_a_tenth_of_a_short_run(self, total_steps: int, expected: float) -> None:
         assert Recipe.named("default", total_steps, 64 / 9).beta2 == pytest.approx(expected)
-        assert Recipe.named("gao2024", total_steps, 64 / 9) == Recipe() == (0.9, 0.999, 1.0, None, False, 1.0, None)
+        papers = (0.9, 0.999, 1.0, None, False, 1.0, None, None)
+        assert Recipe.named("gao2024", total_steps, 64 / 9) == Recipe() == papers
 
     def test_only_the_default_recipe_limits_a_tokens_gradient_to_that_of_an_average_one(self) -> None:
         assert Recipe.named("default", 1, 1).token_limit == Recipe.named("default", 10**6, 4096).token_limit == 1
         assert Recipe.named("gao2024", 1, 1).token_limit is None
+
+    def test_only_the_default_recipe_reconstructs_massive_tokens_exactly(self) -> None:
+        assert Recipe.named("default", 1, 1).massive == Recipe.named("default", 10**6, 4096).massive == 1000
+        assert Recipe.named("gao2024", 1, 1).massive is None
 
     @pytest.mark.parametrize(("total_steps", "expected"), [(1, 0.7), (250, 0.7), (500, 0.85), (750, 0.9), (10**6, 0.9)])
     def test_a_short_run_has_less_momentum(self, total_steps: int, expected: float) -> None:

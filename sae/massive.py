@@ -1,0 +1,64 @@
+"""Tokens with massive activations: so long that one outweighs thousands of others (Sun et al. 2024, arXiv:2402.17762).
+
+They are few and nearly one direction, so their mean stands for all of them. Some dozens of steps apart, they are
+reconstructed by latents that ordinary tokens move meanwhile, and their error, times their length, is most of the FVU.
+What they need is little: to reconstruct their mean exactly, by the normalised step of Kaczmarz (1937), the k rows of
+W_dec that it uses move by ‖residual‖ / ‖code‖ together, far less than Adam moves them. It is done after every step.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from sae import ops
+from sae.gradients import Weights
+from sae.ops.encode import Select
+from sae.peers import ALONE, Peers
+
+_KEPT = 0.9
+"""What a step with massive tokens leaves of the weight of those before."""
+
+
+class MassiveTokens:
+    """Their sum, with those of long ago forgotten, and how it is reconstructed."""
+
+    def __init__(self, d_in: int, device: torch.device) -> None:
+        self.total = torch.zeros(d_in + 1, device=device)
+        """(d_in + 1,): Σ x over massive tokens, and last their number, both with the weights of a moving average."""
+        self.step_total = torch.zeros_like(self.total)
+        """The same over the tokens of the step so far; sums over parts of them may be added."""
+
+    def add(self, centred: Float[Tensor, "tokens d_in"], b_dec: Float[Tensor, "d_in"], longest: float | Tensor) -> None:
+        """Add those of x − b_dec that are longer than `longest`."""
+        is_massive = (torch.linalg.vector_norm(centred, dim=1) > longest).to(centred.dtype)
+        number = is_massive.sum()
+        self.step_total[:-1] += is_massive @ centred + number * b_dec
+        self.step_total[-1] += number
+
+    def end_step(self, *, count: bool | Tensor) -> None:
+        """Let the step's tokens count, or not."""
+        merged = self.total * torch.where(self.step_total[-1] > 0, _KEPT, 1.0) + self.step_total
+        self.total.copy_(torch.where(torch.as_tensor(count, device=merged.device), merged, self.total))
+        self.step_total.zero_()
+
+    def reconstruct_(self, weights: Weights, select: Select, *, unit_norm: bool, peers: Peers = ALONE) -> None:
+        """Move the rows of W_dec that their mean uses to where they add up to it: dᵢ += aᵢ r / Σ a², r = x − x̂.
+
+        The rows keep their length if they have `unit_norm`, which leaves some of r for the next time. Does nothing as
+        long as there were none. Waits for the device.
+        """
+        number = self.total[-1].item()
+        if not number:
+            return
+        centred = (self.total[:-1] / number).to(weights.b_dec.dtype).sub(weights.b_dec).unsqueeze(0)
+        W = weights.W_enc_compute
+        code = ops.encode(centred.to(W.dtype), W, weights.b_enc.to(W.dtype), select)
+        acts, indices = peers.keep_best(*code)
+        acts = acts.to(centred.dtype)
+        residual = centred - peers.sum_(ops.decode(acts, indices, weights.W_dec))
+        energy = peers.sum_(acts.square().sum()).clamp_min(torch.finfo(acts.dtype).tiny)
+        used = indices[0]
+        weights.W_dec.index_add_(0, used, (acts / energy).T * residual)
+        if unit_norm:
+            weights.W_dec[used] = F.normalize(weights.W_dec[used], dim=1)

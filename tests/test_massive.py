@@ -1,0 +1,121 @@
+"""The few tokens that outweigh thousands: what is remembered of them, and that they are reconstructed."""
+
+import pytest
+import torch
+from oracle import make_sae
+from torch.nn import functional as F
+
+from sae.gradients import Weights
+from sae.learner import SaeLearner
+from sae.massive import MassiveTokens
+from sae.optim import Recipe
+from sae.select import selection
+
+D, N = 48, 64
+MASSIVE = Recipe(token_limit=1.0, massive=1000.0)
+LONG = 3000 * F.normalize(torch.linspace(-1, 2, D), dim=0)
+
+
+def ordinary(tokens: int = N) -> torch.Tensor:
+    return torch.randn(tokens, D) * torch.linspace(0.1, 3, D)
+
+
+def learner_with(recipe: Recipe) -> SaeLearner:
+    torch.manual_seed(0)
+    learner = SaeLearner(
+        make_sae(dtype=torch.float32),
+        tokens_per_step=N,
+        auxk_alpha=1 / 32,
+        dead_feature_threshold=10**6,
+        compute_dtype=torch.float32,
+        recipe=recipe,
+    )
+    learner.initialise(ordinary(512))
+    return learner
+
+
+def train(learner: SaeLearner, steps: int, *, every: int = 6) -> None:
+    """Steps on ordinary tokens, of which one now and then has a massive one among them."""
+    torch.manual_seed(1)
+    for step in range(steps):
+        x = ordinary()
+        if step % every == 0:
+            x[7] = LONG + torch.randn(D)
+        for part in x.split(N // 2):
+            learner.accumulate(part)
+        learner.update(1e-2)
+
+
+def error_of(learner: SaeLearner, x: torch.Tensor) -> float:
+    """‖x̂ − x‖ / ‖x‖."""
+    return ((learner.sae(x.unsqueeze(0)).recon - x).norm() / x.norm()).item()
+
+
+def test_the_mean_is_of_the_massive_tokens_alone_and_forgets_a_tenth_with_each_step_that_has_some() -> None:
+    tokens, b_dec = MassiveTokens(D, torch.device("cpu")), torch.full((D,), 2.0)
+    x = ordinary()
+    for longs in ([1.0], [], [2.0, 4.0]):
+        step = x.clone()
+        for place, long in enumerate(longs):
+            step[place] = long * LONG
+        for part in step.split(20):
+            tokens.add(part - b_dec, b_dec, 1000.0)
+        tokens.end_step(count=True)
+    torch.testing.assert_close(tokens.total, torch.cat([(0.9 + 6) * LONG, torch.tensor([0.9 + 2])]))
+
+
+def test_a_step_that_does_not_count_leaves_no_trace() -> None:
+    tokens = MassiveTokens(D, torch.device("cpu"))
+    tokens.add(torch.full((1, D), torch.inf), torch.zeros(D), 1000.0)
+    tokens.end_step(count=torch.tensor(False))
+    assert not tokens.total.any() and not tokens.step_total.any()
+
+
+@pytest.mark.parametrize("unit_norm", [False, True])
+def test_the_rows_that_the_mean_uses_add_up_to_it_and_others_stay(unit_norm: bool) -> None:
+    torch.manual_seed(0)
+    sae = make_sae(dtype=torch.float32)
+    sae.set_decoder_norm_to_unit_norm()
+    before = sae.W_dec.detach().clone()
+    tokens = MassiveTokens(D, torch.device("cpu"))
+    tokens.total.copy_(torch.cat([3 * LONG, torch.tensor([3.0])]))
+    first = ((sae(LONG.unsqueeze(0)).recon - LONG).norm() / LONG.norm()).item()
+    for _ in range(20 if unit_norm else 1):
+        tokens.reconstruct_(Weights.of(sae, torch.float32), selection(sae.cfg), unit_norm=unit_norm)
+    out = sae(LONG.unsqueeze(0))
+    assert first > 0.3 > 1e-2 > ((out.recon - LONG).norm() / LONG.norm()).item()
+    moved = (sae.W_dec.detach() - before).norm(dim=1) > 0
+    assert set(moved.nonzero().flatten().tolist()) <= set(out.top_indices.flatten().tolist())
+    if unit_norm:
+        torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(len(sae.W_dec)))
+
+
+def test_a_massive_token_stays_reconstructed_while_ordinary_ones_train() -> None:
+    without, with_ = learner_with(MASSIVE._replace(massive=None)), learner_with(MASSIVE)
+    for learner in (without, with_):
+        train(learner, 40)
+    assert error_of(with_, LONG) < 0.03 < error_of(without, LONG)
+
+
+def test_without_massive_tokens_nothing_differs() -> None:
+    without, with_ = learner_with(MASSIVE._replace(massive=None)), learner_with(MASSIVE)
+    for learner in (without, with_):
+        torch.manual_seed(1)
+        for _ in range(5):
+            learner.accumulate(ordinary())
+            learner.update(1e-2)
+    for name, tensor in without.sae.state_dict().items():
+        assert torch.equal(tensor, with_.sae.state_dict()[name])
+
+
+def test_a_restart_in_between_changes_nothing() -> None:
+    through, first = learner_with(MASSIVE), learner_with(MASSIVE)
+    train(first, 3)
+    again = learner_with(MASSIVE)
+    again.sae.load_state_dict(first.sae.state_dict())
+    again.load_state_dict(first.state_dict())
+    train(through, 3)
+    for learner in (through, again):
+        train(learner, 4, every=10**6)
+    for name, tensor in through.sae.state_dict().items():
+        assert torch.equal(tensor, again.sae.state_dict()[name])
