@@ -207,8 +207,9 @@ class SaeLearner:
         self._fired.zero_()
         self._tokens.zero_()
         self._weights = Weights.of(self.sae, self._compute_dtype)
-        self._massive.end_step(count=self._sums.isfinite().all())
-        if self._recipe.massive is not None:
+        finite = self._sums.isfinite().all()
+        self._massive.end_step(count=finite)
+        if self._recipe.massive is not None and finite:
             unit_norm = self.sae.cfg.normalize_decoder
             self._massive.reconstruct_(self._weights, self._select, unit_norm=unit_norm, peers=self._peers)
 

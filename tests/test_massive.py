@@ -108,6 +108,18 @@ def test_without_massive_tokens_nothing_differs() -> None:
         assert torch.equal(tensor, with_.sae.state_dict()[name])
 
 
+def test_a_step_that_is_not_finite_changes_nothing() -> None:
+    learner = learner_with(MASSIVE)
+    train(learner, 7)
+    before = {name: tensor.clone() for name, tensor in learner.sae.state_dict().items()}
+    remembered = learner.state_dict()["massive"].clone()
+    learner.accumulate(torch.full((N, D), torch.inf))
+    learner.update(1e-2)
+    for name, tensor in learner.sae.state_dict().items():  # rows of unit length are divided by it once more
+        torch.testing.assert_close(tensor, before[name], rtol=3e-7, atol=3e-7)
+    assert torch.equal(learner.state_dict()["massive"], remembered) and remembered[-1] > 0
+
+
 def test_a_restart_in_between_changes_nothing() -> None:
     through, first = learner_with(MASSIVE), learner_with(MASSIVE)
     train(first, 3)
