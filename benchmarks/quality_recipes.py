@@ -200,7 +200,8 @@ class Trainee:
         if self.recipe.massive:
             self.massive.add(recon.centred, before, math.sqrt(self.recipe.massive * self.variance))
             self.massive.end_step(count=True)
-            self.massive.reconstruct_(self.weights, self.select, unit_norm=self.recipe.unit)
+            if self.massive.some():
+                self.massive.reconstruct_(self.weights, self.select, unit_norm=self.recipe.unit)
         self.step_index += 1
         return float(recon.squared_error) * scale
 

@@ -207,11 +207,8 @@ class SaeLearner:
         self._fired.zero_()
         self._tokens.zero_()
         self._weights = Weights.of(self.sae, self._compute_dtype)
-        finite = self._sums.isfinite().all()
-        self._massive.end_step(count=finite)
-        if self._recipe.massive is not None and finite:
-            unit_norm = self.sae.cfg.normalize_decoder
-            self._massive.reconstruct_(self._weights, self._select, unit_norm=unit_norm, peers=self._peers)
+        if self._recipe.massive is not None:
+            self._reconstruct_massive()
 
     def _descend(self, grads: Gradients, lr: float) -> None:
         sae, unit_norm = self.sae, self.sae.cfg.normalize_decoder
@@ -235,6 +232,17 @@ class SaeLearner:
         if self._recipe.slowest < 1:
             rates = self._firing_rate.clamp(self._recipe.slowest, 1.0).index_fill_(0, self.dead.indices, 1.0)
             self._optimizer.row_rates = {"encoder.weight": rates, "encoder.bias": rates}
+
+    def _reconstruct_massive(self) -> None:
+        """Let the step's massive tokens count, and reconstruct their mean, if the step was finite for all peers.
+
+        They see the same tokens, but a gradient may overflow for one of them alone, who would then be waited for.
+        """
+        count = self._massive.some() and not self._peers.total(int(not self._sums.isfinite().all()))
+        self._massive.end_step(count=count)
+        if count:
+            unit_norm = self.sae.cfg.normalize_decoder
+            self._massive.reconstruct_(self._weights, self._select, unit_norm=unit_norm, peers=self._peers)
 
     # Meters
 

@@ -36,22 +36,23 @@ class MassiveTokens:
         self.step_total[:-1] += is_massive @ centred + number * b_dec
         self.step_total[-1] += number
 
-    def end_step(self, *, count: bool | Tensor) -> None:
-        """Let the step's tokens count, or not."""
-        merged = self.total * torch.where(self.step_total[-1] > 0, _KEPT, 1.0) + self.step_total
-        self.total.copy_(torch.where(torch.as_tensor(count, device=merged.device), merged, self.total))
+    def some(self) -> bool:
+        """Whether there were any, in this step or before. Waits for the device."""
+        return bool(self.total[-1] + self.step_total[-1])
+
+    def end_step(self, *, count: bool) -> None:
+        """Let the step's tokens count, or not. Waits for the device if they do."""
+        if count and self.step_total[-1]:
+            self.total.mul_(_KEPT).add_(self.step_total)
         self.step_total.zero_()
 
     def reconstruct_(self, weights: Weights, select: Select, *, unit_norm: bool, peers: Peers = ALONE) -> None:
         """Move the rows of W_dec that their mean uses to where they add up to it: dᵢ += aᵢ r / Σ a², r = x − x̂.
 
-        The rows keep their length if they have `unit_norm`, which leaves some of r for the next time. Does nothing as
-        long as there were none. Waits for the device.
+        The rows keep their length if they have `unit_norm`, which leaves some of r for the next time. There must be
+        `some`.
         """
-        number = self.total[-1].item()
-        if not number:
-            return
-        centred = (self.total[:-1] / number).to(weights.b_dec.dtype).sub(weights.b_dec).unsqueeze(0)
+        centred = (self.total[:-1] / self.total[-1]).to(weights.b_dec.dtype).sub(weights.b_dec).unsqueeze(0)
         W = weights.W_enc_compute
         code = ops.encode(centred.to(W.dtype), W, weights.b_enc.to(W.dtype), select)
         acts, indices = peers.keep_best(*code)

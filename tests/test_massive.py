@@ -67,8 +67,8 @@ def test_the_mean_is_of_the_massive_tokens_alone_and_forgets_a_tenth_with_each_s
 def test_a_step_that_does_not_count_leaves_no_trace() -> None:
     tokens = MassiveTokens(D, torch.device("cpu"))
     tokens.add(torch.full((1, D), torch.inf), torch.zeros(D), 1000.0)
-    tokens.end_step(count=torch.tensor(False))
-    assert not tokens.total.any() and not tokens.step_total.any()
+    tokens.end_step(count=False)
+    assert not tokens.some() and not tokens.total.any() and not tokens.step_total.any()
 
 
 @pytest.mark.parametrize("unit_norm", [False, True])
