@@ -20,6 +20,7 @@ from torch import Tensor
 
 from sae import lm, ops
 from sae.autoencoder import Sae
+from sae.capped import CappedAdam
 from sae.config import SaeConfig
 from sae.dead import DeadLatents
 from sae.gradients import Gradients, Reconstruction, Weights, add_auxk_gradients_, reconstruction_gradients
@@ -33,7 +34,8 @@ class Recipe:
     """How to train."""
 
     optimizer: str = "adam"
-    """adam, rowadam (one second moment per latent), signum (sign of the momentum), muon."""
+    """adam, capped (the library's `CappedAdam`), rowadam (one second moment per latent), signum (sign of the momentum),
+    muon."""
     lr: float = 1e-3
     """Peak learning rate of the matrices."""
     beta1: float = 0.9
@@ -136,7 +138,12 @@ class Trainee:
         self.largest = {name: torch.zeros_like(p) for name, p in self.second_moment.items()}
         self.counts = torch.full((num_latents,), batch * k / num_latents)
         self.mean = {name: p.detach().clone() for name, p in self.parameters.items()} if recipe.ema else {}
-        self.weights = Weights.of(self.sae, lm.compute_dtype(torch.device("cpu")))
+        dtype = lm.compute_dtype(torch.device("cpu"))
+        betas = {"beta1": recipe.beta1, "beta2": recipe.beta2}
+        self.capped = (
+            CappedAdam(self.parameters, **betas, product_dtype=dtype) if recipe.optimizer == "capped" else None
+        )
+        self.weights = Weights.of(self.sae, dtype)
         self.row_length = self.sae.encoder.weight.detach().norm(dim=1, keepdim=True)
         self.massive = MassiveTokens(first.shape[1], self.sae.device)
         self.step_index = 0
@@ -236,8 +243,11 @@ class Trainee:
             "W_dec": grads.W_dec,
             "b_dec": grads.b_dec,
         }
-        for name, parameter in self.parameters.items():
-            self._update(name, parameter, by_name[name])
+        if self.capped:
+            self._step_capped(self.capped, by_name)
+        else:
+            for name, parameter in self.parameters.items():
+                self._update(name, parameter, by_name[name])
         if self.recipe.unit:
             self.sae.set_decoder_norm_to_unit_norm()
         if self.recipe.encoder_norm:
@@ -245,6 +255,21 @@ class Trainee:
             W.mul_(self.row_length / W.norm(dim=1, keepdim=True))
         for name, mean in self.mean.items():
             mean.lerp_(self.parameters[name], 1 - self.recipe.ema)
+
+    def _step_capped(self, capped: CappedAdam, grads: dict[str, Tensor]) -> None:
+        r = self.recipe
+        bias = (r.bias_lr or 1.0) * math.sqrt(self.variance / self.sae.d_in)
+        capped.rates = {"encoder.weight": r.encoder_lr, "encoder.bias": bias, "b_dec": bias}
+        if r.rarity:
+            rows = self._row_rates(r.rarity)
+            capped.row_rates = {"encoder.weight": rows, "encoder.bias": rows}
+        capped.step(grads, r.lr * self.factor(), skip=torch.zeros(()))
+
+    def _row_rates(self, power: float) -> Tensor:
+        """(latents,): less for latents that fire rarely, the full rate for dead ones."""
+        usual = self.batch * self.sae.cfg.k / self.sae.num_latents
+        rate = (self.counts / usual).clamp(1e-9, 1) ** power
+        return rate.clamp(self.recipe.slowest).index_fill(0, self.dead.indices, 1.0)
 
     def _update(self, name: str, parameter: Tensor, grad: Tensor) -> None:
         r, t = self.recipe, self.step_index + 1
@@ -275,8 +300,7 @@ class Trainee:
                 denominator = denominator / self.column_rates
             if r.rarity and name != "b_dec":
                 power = r.decoder_rarity if name == "W_dec" and r.decoder_rarity >= 0 else r.rarity
-                rate = (self.counts / (self.batch * self.sae.cfg.k / self.sae.num_latents)).clamp(1e-9, 1) ** power
-                rate = rate.clamp(r.slowest).index_fill(0, self.dead.indices, 1.0)
+                rate = self._row_rates(power)
                 denominator = denominator / (rate.unsqueeze(1) if parameter.dim() == 2 else rate)
             unbiased = m / (1 - r.beta1**t)
             if r.nesterov:

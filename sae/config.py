@@ -80,9 +80,10 @@ class TrainConfig:
     """Stop after this many tokens of the data. None: one pass over all of it."""
 
     lr: float | list[float | None] | None = None
-    """Peak learning rate. None: 2e-4 / sqrt(num_latents / 2**14), times 512 / sqrt(steps), but at most 32, times the
-    fourth root of (tokens of a step * k / num_latents / 7.1), within sqrt(2) either way; never less than the first.
-    W_enc learns at 0.6 of it in short runs, the biases in units of the data."""
+    """Peak learning rate, of W_dec; with the default recipe the root mean square of its step. None: 1e-4 /
+    sqrt(num_latents / 2**14), times 512 / sqrt(steps), but at most 32, times the fourth root of (tokens of a step * k /
+    num_latents / 7.1), within sqrt(2) either way; never less than the first. W_enc learns at 0.4 of it in short runs,
+    the biases in units of the data."""
 
     lr_warmup_steps: int | None = None
     """Steps of linear warm-up. None: 1000, or a twentieth of a shorter run."""
@@ -99,9 +100,9 @@ class TrainConfig:
 
     recipe: Literal["default", "gao2024"] = "default"
     """gao2024: train as Gao et al. 2024 do. The learning rate is 2e-4 / sqrt(num_latents / 2**14) whatever the length
-    of the run and the same for all parameters and latents, Adam's betas are 0.9 and 0.999 also in short runs, encoder
-    rows start at unit length instead of one that suits the activations, and latents count as dead after 10 million
-    tokens."""
+    of the run and the same for all parameters and latents, with plain Adam, whose betas are 0.9 and 0.999 also in short
+    runs, encoder rows start at unit length instead of one that suits the activations, and latents count as dead after
+    10 million tokens."""
 
     hookpoints: list[str] = field(default_factory=list)
     """Module paths of the base model whose outputs to train on, with globs ('layers.*.mlp'); a trailing '.input' names

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sae import ops
 from sae.autoencoder import Sae
+from sae.capped import CappedAdam
 from sae.dead import DeadLatents
 from sae.gradients import Gradients, Reconstruction, Tangent, Weights, add_auxk_gradients_, reconstruction_gradients
 from sae.losses import VarianceSums, fvu
@@ -82,7 +83,7 @@ class SaeLearner:
         self._grads: Gradients | None = None
         self._weights = Weights.of(sae, self._compute_dtype)
         self._recipe = recipe
-        self._optimizer = Adam(dict(sae.named_parameters()), beta1=recipe.beta1, beta2=recipe.beta2)
+        self._optimizer = _optimizer(sae, recipe, compute_dtype, peers)
         self._firing_rate = torch.ones(sae.num_latents, device=sae.device)
         self._fired = torch.zeros(sae.num_latents, dtype=torch.int32, device=sae.device)
         self._tokens = torch.zeros((), dtype=torch.int64)  # on the CPU, where it is asked for
@@ -300,6 +301,13 @@ class SaeLearner:
         self.dead.load_state_dict({"tokens_since_fired": state["dead.tokens_since_fired"]})
         self._set_rates()
         self._weights = Weights.of(self.sae, self._compute_dtype)
+
+
+def _optimizer(sae: Sae, recipe: Recipe, product_dtype: torch.dtype, peers: Peers) -> Adam:
+    parameters, betas = dict(sae.named_parameters()), {"beta1": recipe.beta1, "beta2": recipe.beta2}
+    if recipe.capped:
+        return CappedAdam(parameters, **betas, product_dtype=product_dtype, peers=peers)
+    return Adam(parameters, **betas)
 
 
 @torch.no_grad()

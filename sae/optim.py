@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+EPSILON = 6.25e-10
+"""Adam's ε, from Gao et al. 2024, arXiv:2406.04093, app. A."""
 MASSIVE = 1000.0
 """How many variances per token the squared distance of a massive token is from b_dec, at least: `Recipe.massive`."""
 
@@ -32,6 +34,8 @@ class Recipe(NamedTuple):
     token_limit: float | None = None
     """A token of which ‖x − b_dec‖ ‖x̂ − x‖ is more than so many variances per token counts with as much of its gradient
     as makes it that (`gradients.token_shares`). None: with all of it."""
+    capped: bool = False
+    """W_enc and W_dec are trained with `capped.CappedAdam`: the learning rate is the root mean square of a step."""
     massive: float | None = None
     """The mean of tokens of which ‖x − b_dec‖² is more than so many variances per token is reconstructed exactly, in
     spite of what a step did (`massive.MassiveTokens`). None: it is not."""
@@ -41,15 +45,16 @@ class Recipe(NamedTuple):
         """The recipe of `--recipe`, for a run of this length and so many `firings` a step."""
         if name == "gao2024":
             return cls()
-        decoder, encoder, rare = (short_run(total_steps, firings, at_256_steps=rate) for rate in (32, 19.2, 3.84))
+        decoder, encoder, rare = (short_run(total_steps, firings, at_256_steps=rate) for rate in (32, 12.8, 2.56))
         return cls(
-            beta1=min(0.9, max(0.7, 1 - 75 / total_steps)),
+            beta1=0.7,
             beta2=min(0.999, max(0.9, 1 - 10 / total_steps)),
             encoder_rate=encoder / decoder,
-            bias_rate=0.5,
+            bias_rate=1.0,
             fit_encoder=True,
             slowest=rare / encoder,
             token_limit=1.0,
+            capped=True,
             massive=MASSIVE,
         )
 
@@ -67,7 +72,7 @@ class Gradient(Protocol):
 
 
 class Adam:
-    """Adam with the ε of Gao et al. 2024, arXiv:2406.04093, app. A: 6.25e-10; theirs are β₁ 0.9 and β₂ 0.999.
+    """Adam with the ε of Gao et al. 2024 (`EPSILON`); theirs are β₁ 0.9 and β₂ 0.999.
 
     PyTorch's own fused kernel, one pass over the memory, without `torch.optim`, whose import alone takes three seconds
     and 150 MB. The moments are made at once, all 0, so that they have a place in a state dict before the first step.
@@ -88,15 +93,19 @@ class Adam:
     def step(self, grads: Mapping[str, Gradient], lr: float, *, skip: Float[Tensor, ""]) -> None:
         """One step down `grads`, by name. `skip` is 1 to change nothing, else 0; it stays on the device."""
         self.step_count += 1 - skip
-        for name, parameter in self._parameters.items():
-            step = partial(self._step, lr=lr * self.rates.get(name, 1.0), skip=skip)
-            exp_avg, exp_avg_sq, rates = self.exp_avg[name], self.exp_avg_sq[name], self.row_rates.get(name)
-            for some in _slices(parameter):
-                part = parameter[some]
-                before = part.clone() if rates is not None else part
-                step(part, grads[name][some], exp_avg[some], exp_avg_sq[some])
-                if rates is not None:
-                    torch.lerp(before, part, rates[some].view(-1, *(1 for _ in part.shape[1:])), out=part)
+        for name in self._parameters:
+            self._update(name, grads[name], lr, skip)
+
+    def _update(self, name: str, grad: Gradient, lr: float, skip: Float[Tensor, ""]) -> None:
+        """One step of one parameter."""
+        parameter, rates = self._parameters[name], self.row_rates.get(name)
+        step = partial(self._step, lr=lr * self.rates.get(name, 1.0), skip=skip)
+        for some in slices(parameter):
+            part = parameter[some]
+            before = part.clone() if rates is not None else part
+            step(part, grad[some], self.exp_avg[name][some], self.exp_avg_sq[name][some])
+            if rates is not None:
+                torch.lerp(before, part, rates[some].view(-1, *(1 for _ in part.shape[1:])), out=part)
 
     def _step(
         self, parameter: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, *, lr: float, skip: Tensor
@@ -112,7 +121,7 @@ class Adam:
             beta1=self._betas[0],
             beta2=self._betas[1],
             weight_decay=0.0,
-            eps=6.25e-10,
+            eps=EPSILON,
             amsgrad=False,
             maximize=False,
             found_inf=skip,
@@ -126,7 +135,7 @@ class Adam:
         return state
 
 
-def _slices(parameter: Tensor) -> Iterator[slice]:
+def slices(parameter: Tensor) -> Iterator[slice]:
     """Its rows, so many at a time that they are about as large as wanted."""
     wanted = _ROWS_BYTES.get(parameter.device.type, _ROWS_BYTES["cuda"])
     rows = max(1, wanted * len(parameter) // max(1, parameter.nbytes))
@@ -137,11 +146,12 @@ def _slices(parameter: Tensor) -> Iterator[slice]:
 def peak_lr(num_latents: int, total_steps: int, firings: float, recipe: str = "default") -> float:
     """The peak learning rate of a run, which is that of W_dec.
 
-    gao2024: 2e-4 / sqrt(num_latents / 2¹⁴), the scaling of the paper (sec. 3 and fig. 3). default: 32 times that in a
-    run of up to 256 steps with 7.1 `firings` in each, more with more of them, less with more steps (`short_run`).
+    gao2024: 2e-4 / sqrt(num_latents / 2¹⁴), the scaling of the paper (sec. 3 and fig. 3). default: half of that, since
+    it is the root mean square of a step and not about its bound as with Adam, times 32 in a run of up to 256 steps with
+    7.1 `firings` in each, more with more of them, less with more steps (`short_run`).
     """
     paper = 2e-4 / math.sqrt(num_latents / 2**14)
-    return paper if recipe == "gao2024" else paper * short_run(total_steps, firings, at_256_steps=32)
+    return paper if recipe == "gao2024" else paper / 2 * short_run(total_steps, firings, at_256_steps=32)
 
 
 def short_run(total_steps: int, firings: float, *, at_256_steps: float) -> float:

@@ -28,7 +28,8 @@ MAY_KNOW = {
     "massive": {"gradients", "ops", "peers"},
     "dead": set(),
     "optim": set(),
-    "learner": {"autoencoder", "dead", "gradients", "losses", "massive", "ops", "optim", "peers", "select"},
+    "capped": {"optim", "peers"},
+    "learner": {"autoencoder", "capped", "dead", "gradients", "losses", "massive", "ops", "optim", "peers", "select"},
     # the edges, which do not know each other
     "lm": set(),
     "data": {"disk"},

@@ -309,7 +309,7 @@ class TestOptim:
         for total_steps in (10, 10**6):
             assert peak_lr(num_latents, total_steps, 4096, "gao2024") == pytest.approx(expected)
 
-    @pytest.mark.parametrize(("total_steps", "expected"), [(1, 6.4e-3), (256, 6.4e-3), (1024, 3.2e-3), (10**6, 2e-4)])
+    @pytest.mark.parametrize(("total_steps", "expected"), [(1, 3.2e-3), (256, 3.2e-3), (1024, 1.6e-3), (10**6, 1e-4)])
     def test_the_learning_rate_falls_with_the_root_of_the_runs_length_to_the_papers(
         self, total_steps: int, expected: float
     ) -> None:
@@ -323,8 +323,8 @@ class TestOptim:
             (256, (4096, 32, 4608), 2**0.5),
             (256, (4096, 32, 18432), 1),
             (256, (1024, 32, 18432), 2**-0.5),
-            (1024, (10**6, 32, 4608), 2**0.5),
-            (1024, (1, 32, 4608), 2**-0.5),
+            (512, (10**6, 32, 4608), 2**0.5),
+            (512, (1, 32, 4608), 2**-0.5),
         ],
     )
     def test_the_learning_rate_rises_with_the_fourth_root_of_the_firings_where_that_was_measured(
@@ -335,11 +335,11 @@ class TestOptim:
         recipes = (Recipe.named("default", total_steps, each) for each in (usual, here))
         for one, other in zip(*recipes, strict=True):
             assert one == pytest.approx(other)
-        assert peak_lr(2**14, 10**6, here) == pytest.approx(2e-4)
+        assert peak_lr(2**14, 10**6, here) == pytest.approx(1e-4)
 
     @pytest.mark.parametrize(
         ("total_steps", "expected", "slowest"),
-        [(1, 0.6, 0.2), (2**11, 0.6, 0.2), (2**16, 0.6, 0.8333), (2**17, 0.7071, 1.0), (10**6, 1.0, 1.0)],
+        [(1, 0.4, 0.2), (2**10, 0.4, 0.2), (2**13, 0.4, 0.4419), (2**16, 0.5, 1.0), (10**6, 1.0, 1.0)],
     )
     def test_the_encoders_share_of_the_rate_meets_the_papers_in_long_runs(
         self, total_steps: int, expected: float, slowest: float
@@ -367,7 +367,7 @@ class TestOptim:
     )
     def test_adams_memory_is_a_tenth_of_a_short_run(self, total_steps: int, expected: float) -> None:
         assert Recipe.named("default", total_steps, 64 / 9).beta2 == pytest.approx(expected)
-        papers = (0.9, 0.999, 1.0, None, False, 1.0, None, None)
+        papers = (0.9, 0.999, 1.0, None, False, 1.0, None, False, None)
         assert Recipe.named("gao2024", total_steps, 64 / 9) == Recipe() == papers
 
     def test_only_the_default_recipe_limits_a_tokens_gradient_to_that_of_an_average_one(self) -> None:
@@ -377,10 +377,6 @@ class TestOptim:
     def test_only_the_default_recipe_reconstructs_massive_tokens_exactly(self) -> None:
         assert Recipe.named("default", 1, 1).massive == Recipe.named("default", 10**6, 4096).massive == 1000
         assert Recipe.named("gao2024", 1, 1).massive is None
-
-    @pytest.mark.parametrize(("total_steps", "expected"), [(1, 0.7), (250, 0.7), (500, 0.85), (750, 0.9), (10**6, 0.9)])
-    def test_a_short_run_has_less_momentum(self, total_steps: int, expected: float) -> None:
-        assert Recipe.named("default", total_steps, 64 / 9).beta1 == pytest.approx(expected)
 
     @pytest.mark.parametrize("decay", [0.95, 0.999])
     def test_adam_is_pytorchs_with_the_papers_constants(self, decay: float) -> None:

@@ -17,8 +17,8 @@ from sae.data import MemmapTokens, TokenBatches, chunk_and_tokenize
 from sae.data.activations import LiveActivations
 from sae.data.shuffle import ShuffleBuffer
 from sae.dead import DeadLatents
-from sae.learner import SaeLearner
-from sae.optim import Adam
+from sae.learner import GAO2024, SaeLearner
+from sae.optim import Adam, Recipe
 
 TOKENS = torch.randint(0, 300, (50, 8), generator=torch.Generator().manual_seed(2))
 TEXTS = [f"number {number} of {number**2} texts about {number**3}" for number in range(90)]
@@ -79,11 +79,11 @@ def live(data: Any) -> LiveActivations:
     return LiveActivations(batches(data), lambda ids: {"a": ids.float().unsqueeze(-1)}, exclude_positions=[0])
 
 
-def trained() -> SaeLearner:
+def trained(recipe: Recipe) -> SaeLearner:
     sae = make_sae(8, 32, 3, dtype=torch.float32)
     sae.b_dec.data.zero_()
     options: dict[str, Any] = {"auxk_alpha": 1 / 32, "dead_feature_threshold": 40, "compute_dtype": torch.float32}
-    learner = SaeLearner(sae, tokens_per_step=16, **options)
+    learner = SaeLearner(sae, tokens_per_step=16, recipe=recipe, **options)
     learner.initialise(torch.randn(64, 8, generator=torch.Generator().manual_seed(0)))
     return learner
 
@@ -91,9 +91,9 @@ def trained() -> SaeLearner:
 class WithWeights:
     """A learner and its weights, which the checkpoint keeps in another file."""
 
-    def __init__(self) -> None:
+    def __init__(self, recipe: Recipe = GAO2024) -> None:
         torch.manual_seed(0)
-        self.learner = trained()
+        self.learner = trained(recipe)
 
     def state_dict(self) -> dict[str, Tensor]:
         weights = {f"sae.{name}": t for name, t in self.learner.sae.state_dict().items()}
@@ -149,6 +149,9 @@ def case_of(owner: str, source: str, folder: Path) -> Case:
 
 STATES = {
     "learner": Case(WithWeights, WithWeights.step, through_copies),
+    "learner by the default recipe": Case(
+        lambda: WithWeights(Recipe.named("default", 20, 1.5)), WithWeights.step, through_copies
+    ),
     "dead latents": Case(lambda: DeadLatents(20, 12), dead_step, through_copies),
     "optimizer": Case(AdamAlone, AdamAlone.step, through_copies),
 }

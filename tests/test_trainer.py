@@ -378,7 +378,7 @@ def test_max_tokens_ends_the_run_and_its_learning_rate(make: Make) -> None:
 def test_the_learning_rate_follows_the_law_unless_it_is_given(make: Make) -> None:
     wide = SaeConfig(num_latents=2**12)
     rare = 2**-0.5  # few firings a step
-    assert make(sae=wide, lr=None, lr_warmup_steps=0).learning_rate("layers.0") == pytest.approx(rare * 12.8e-3)
+    assert make(sae=wide, lr=None, lr_warmup_steps=0).learning_rate("layers.0") == pytest.approx(rare * 6.4e-3)
     paper = make(sae=wide, lr=None, lr_warmup_steps=0, recipe="gao2024")
     assert paper.learning_rate("layers.0") == pytest.approx(4e-4)
     assert make(sae=wide, lr=0.5, lr_warmup_steps=0).learning_rate("layers.0") == 0.5

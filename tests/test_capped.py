@@ -1,0 +1,155 @@
+"""The optimizer that caps the largest directions of a matrix's step."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from sae import optim
+from sae.capped import RANK, CappedAdam
+from sae.peers import Alone
+
+NO = torch.zeros(())
+
+
+def gradients(latents: int, d_in: int, steps: int, common: float = 0.0) -> list[Tensor]:
+    """Noise, and a direction that all rows share."""
+    torch.manual_seed(0)
+    shared = torch.randn(d_in)
+    noise = [torch.randn(latents, d_in) for _ in range(steps)]
+    return [1e-4 * (each + common * torch.randn(latents, 1) * shared) for each in noise]
+
+
+def oracle(start: Tensor, grads: list[Tensor], lr: float, rates: Tensor, *, beta1: float, beta2: float) -> Tensor:
+    """The docstring's formulas in float64, with the exact projections on the directions that are followed."""
+    W, m, v = start.double(), torch.zeros_like(start).double(), torch.zeros_like(start).double()
+    basis = CappedAdam({"w": start.clone()}, beta1=beta1, beta2=beta2).basis["w"].double()
+    for grad in grads:
+        m, v = beta1 * m + (1 - beta1) * grad, beta2 * v + (1 - beta2) * grad.double() ** 2
+        U = m / (v.sqrt() + optim.EPSILON).sqrt() * rates.double()[:, None]
+        basis = torch.linalg.qr(U.T @ U @ basis).Q
+        outside = U - U @ basis @ basis.T
+        mean = outside.square().sum() / (basis.shape[0] - basis.shape[1])
+        mean = max(mean, 1e-3 * U.square().sum() / basis.shape[0]).sqrt()
+        for q in basis.T:
+            U = U - (1 - (mean / (U @ q).norm().clamp_min(1e-30)).clamp_max(1)) * torch.outer(U @ q, q)
+        W = W - lr * U / U.square().mean().sqrt()
+    return W
+
+
+@pytest.mark.parametrize("rows_bytes", [2**20, 200])
+@pytest.mark.parametrize(("latents", "d_in"), [(37, 48), (96, 12), (15, 40)])
+def test_a_step_is_the_formula(latents: int, d_in: int, rows_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(optim._ROWS_BYTES, "cpu", rows_bytes)
+    grads, start = gradients(latents, d_in, 5, common=3.0), torch.randn(latents, d_in)
+    rates = torch.linspace(0.1, 1, latents)
+    weights = {"w": start.clone()}
+    optimizer = CappedAdam(weights, beta1=0.7, beta2=0.9)
+    optimizer.row_rates, optimizer.rates = {"w": rates}, {"w": 0.5}
+    for grad in grads:
+        optimizer.step({"w": grad}, 2e-2, skip=NO)
+    expected = oracle(start, grads, 1e-2, rates, beta1=0.7, beta2=0.9)
+    torch.testing.assert_close(weights["w"].double(), expected, atol=2e-6, rtol=1e-5)
+
+
+def test_the_learning_rate_is_the_length_of_a_step_and_no_direction_is_longer_than_the_others() -> None:
+    grads = gradients(512, 32, 12, common=30.0)
+    weights = {"w": torch.zeros(512, 32)}
+    optimizer = CappedAdam(weights, beta1=0.0, beta2=0.9)
+    for grad in grads:
+        before = weights["w"].clone()
+        optimizer.step({"w": grad}, 1e-3, skip=NO)
+        step = weights["w"] - before
+        assert step.square().mean().sqrt().item() == pytest.approx(1e-3, rel=1e-3)
+    lengths, plain = torch.linalg.svdvals(step), torch.linalg.svdvals(grad)
+    assert plain[0] > 10 * plain[1]
+    assert lengths[0] < 2 * lengths.median()
+
+
+def test_vectors_are_adams_and_a_matrix_narrower_than_four_is_only_normalised() -> None:
+    torch.manual_seed(0)
+    for shape in ((7,), (5, 3)):
+        start, grad = torch.randn(shape), torch.randn(shape)
+        mine, adams = {"p": start.clone()}, {"p": start.clone()}
+        CappedAdam(mine, beta1=0.7, beta2=0.9).step({"p": grad}, 1e-2, skip=NO)
+        optim.Adam(adams, beta1=0.7, beta2=0.9).step({"p": grad}, 1e-2, skip=NO)
+        if len(shape) == 1:
+            assert torch.equal(mine["p"], adams["p"])
+        else:
+            raised = grad / grad.abs().sqrt()
+            expected = start - 1e-2 * raised / raised.square().mean().sqrt()
+            torch.testing.assert_close(mine["p"], expected)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_skipped_step_changes_nothing_whatever_the_gradient(bad: float) -> None:
+    weights = {"w": torch.randn(37, 48)}
+    optimizer = CappedAdam(weights, beta1=0.7, beta2=0.9)
+    good, other = gradients(37, 48, 2)
+    optimizer.step({"w": good}, 1e-2, skip=NO)
+    before = {name: t.clone() for name, t in (optimizer.state_dict() | weights).items()}
+    other[3, 5] = bad
+    optimizer.step({"w": other}, 1e-2, skip=torch.ones(()))
+    assert all(torch.equal(t, before[name]) for name, t in (optimizer.state_dict() | weights).items())
+
+
+def test_no_gradient_moves_nothing() -> None:
+    weights = {"w": torch.ones(37, 48)}
+    optimizer = CappedAdam(weights, beta1=0.7, beta2=0.9)
+    for _ in range(3):
+        optimizer.step({"w": torch.zeros(37, 48)}, 1e-2, skip=NO)
+    assert torch.equal(weights["w"], torch.ones(37, 48))
+    assert all(t.isfinite().all() for t in optimizer.state_dict().values())
+
+
+def test_a_step_in_bfloat16_is_close_and_leaves_weights_and_moments_in_float32() -> None:
+    grads, start = gradients(96, 48, 4, common=3.0), torch.randn(96, 48)
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        weights = {"w": start.clone()}
+        optimizer = CappedAdam(weights, beta1=0.7, beta2=0.9, product_dtype=dtype)
+        for grad in grads:
+            optimizer.step({"w": grad}, 1e-2, skip=NO)
+        found[dtype] = weights["w"] - start
+        assert {t.dtype for t in optimizer.state_dict().values()} == {torch.float32}
+    difference = (found[torch.bfloat16] - found[torch.float32]).norm() / found[torch.float32].norm()
+    assert difference < 0.02
+
+
+class Halves(Alone):
+    """Two holders in one process: what one adds up waits for the other, as in lockstep."""
+
+    def __init__(self, other: list[Tensor]) -> None:
+        self.mine: list[Tensor] = []
+        self.other = other
+
+    def total(self, number: int) -> int:
+        return 2 * number
+
+    def sum_(self, partial: Tensor) -> Tensor:
+        self.mine.append(partial.clone())
+        if len(self.mine) <= len(self.other):
+            partial.add_(self.other[len(self.mine) - 1])
+        return partial
+
+
+def test_the_sums_over_rows_that_others_hold_make_their_step_that_of_the_whole() -> None:
+    (grad,), start = gradients(64, 48, 1, common=3.0), torch.randn(64, 48)
+    whole = {"w": start.clone()}
+    CappedAdam(whole, beta1=0.7, beta2=0.9).step({"w": grad}, 1e-2, skip=NO)
+    sums: list[list[Tensor]] = [[], []]
+    for _ in range(3):  # each knows the other's sums one exchange further than the time before
+        halves, peers = [], [Halves(sums[1]), Halves(sums[0])]
+        for half, each in enumerate(peers):
+            rows = slice(32 * half, 32 * half + 32)
+            part = {"w": start[rows].clone()}
+            CappedAdam(part, beta1=0.7, beta2=0.9, peers=each).step({"w": grad[rows]}, 1e-2, skip=NO)
+            halves.append(part["w"])
+        sums = [each.mine for each in peers]
+    assert [len(each) for each in sums] == [2, 2]
+    torch.testing.assert_close(torch.cat(halves), whole["w"], atol=1e-6, rtol=1e-5)
+
+
+def test_at_most_a_quarter_of_the_directions_is_followed() -> None:
+    ranks = {d_in: CappedAdam({"w": torch.zeros(2, d_in)}, beta2=0.9, beta1=0.9).basis["w"].shape for d_in in (3, 40)}
+    assert ranks == {3: (3, 0), 40: (40, 10)} and RANK == 128
+    assert CappedAdam({"w": torch.zeros(2, 768)}, beta2=0.9, beta1=0.9).basis["w"].shape == (768, RANK)
