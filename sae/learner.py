@@ -295,8 +295,17 @@ class SaeLearner:
         return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Continue from a `state_dict`; the weights are loaded into `sae` beforehand."""
-        for name, tensor in self.state_dict().items():
+        """Continue from a `state_dict`; the weights are loaded into `sae` beforehand.
+
+        Raises ValueError for one of another recipe or version, and then changes nothing.
+        """
+        own = self.state_dict()
+        if missing := sorted(own.keys() - state.keys()):
+            raise ValueError(
+                f"the checkpoint's state of an autoencoder must hold {missing[0]}, and does not: it was written with "
+                "another --recipe or by another version of sae; resume with those, or start a new run with --run_name"
+            )
+        for name, tensor in own.items():
             tensor.copy_(state[name])
         self.dead.load_state_dict({"tokens_since_fired": state["dead.tokens_since_fired"]})
         self._set_rates()

@@ -301,6 +301,16 @@ def test_a_latent_selected_with_value_zero_did_not_fire() -> None:
     assert learner.read_metrics().l0 == 0
 
 
+def test_a_state_of_another_recipe_is_refused_by_name_and_changes_nothing() -> None:
+    learner, (x,) = make_learner(recipe=Recipe.named("default", 100, 1.0)), batches(1)
+    learner.initialise(x)
+    before = {name: t.clone() for name, t in learner.state_dict().items()}
+    other = make_learner().state_dict()
+    with pytest.raises(ValueError, match=r"must hold adam\.W_dec\.basis.*another --recipe or by another version"):
+        learner.load_state_dict(other)
+    assert_same(learner.state_dict(), before)
+
+
 class TestOptim:
     @pytest.mark.parametrize(("num_latents", "expected"), [(2**14, 2e-4), (2**16, 1e-4), (2**12, 4e-4)])
     def test_the_papers_learning_rate_falls_with_the_root_of_the_latents(
