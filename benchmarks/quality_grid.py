@@ -9,6 +9,7 @@ and rows that it holds are not measured again.
 import argparse
 import dataclasses
 import fcntl
+import hashlib
 import itertools
 import json
 import statistics
@@ -25,7 +26,7 @@ import numpy as np
 import peers
 import quality_graft
 import torch
-from quality_data import BLOCK_SEQUENCES, CTX_LEN, READERS, TEXTS, VALIDATION_SEQUENCES, Source
+from quality_data import BLOCK_SEQUENCES, CTX_LEN, READERS, TEXTS, VALIDATION_SEQUENCES, Source, token_file
 from shapes import QUALITY_CONTESTANTS, Contestant
 from worker import Job
 from workers import Worker, WorkerError
@@ -108,6 +109,15 @@ class Rows:
     def find(self, wanted: dict[str, Any]) -> dict[str, Any] | None:
         """The row with these values."""
         return next((row for row in self.content["rows"] if wanted.items() <= row.items()), None)
+
+    def check_text(self, text: str, digest: str) -> None:
+        """Rows of other tokens under the same name would not be comparable: the text is that of installed packages."""
+        known = self.content.setdefault("texts", {}).setdefault(text, digest)
+        if known != digest:
+            raise SystemExit(
+                f"{self.path} holds rows of other {text} tokens (sha256 {known[:12]}) than those kept here "
+                f"({digest[:12]}): the text depends on the installed packages; choose another --out"
+            )
 
     def add(self, row: dict[str, Any]) -> None:
         """Keep it, beside what others have added meanwhile."""
@@ -220,6 +230,7 @@ def main() -> None:
         rows.content["machine"] = machine.describe("cpu", chosen.threads)
         rows.content["versions"] = rows.content.get("versions", {}) | machine.versions([c.library for c in contestants])
         rows.content["date"] = time.strftime("%Y-%m-%d")
+        rows.check_text(chosen.text, hashlib.sha256(token_file(chosen.text).read_bytes()).hexdigest())
         sizes = itertools.product(chosen.layers or READERS[chosen.text].layers, chosen.latents, chosen.k, chosen.tokens)
         cells = [Cell(chosen.text, *size, chosen.batch) for size in sizes]
         run(rows, cells, contestants, chosen)

@@ -19,6 +19,7 @@ from sae.autoencoder import Sae
 from sae.config import SaeConfig
 from sae.learner import SaeLearner
 from sae.ops.encode import chunk_tokens
+from sae.optim import Recipe
 
 ADAM_BYTES = 28
 """Adam in fp32, in one pass, reads and writes this much for each parameter."""
@@ -156,11 +157,20 @@ class Bench:
         }
 
     def _optimizer(self) -> Tasks:
-        """Projection of the decoder's gradient, Adam, unit norm, zero gradients; ours also makes the bf16 copy."""
-        learner = SaeLearner(
-            self.sae, tokens_per_step=FEW, auxk_alpha=0.0, dead_feature_threshold=10**7, compute_dtype=self.dtype
-        )
-        learner.initialise(self.x)
+        """Projection of W_dec's gradient, the optimizer, unit norm, zero gradients; ours also makes the bf16 copy."""
+
+        def ours(recipe: Recipe) -> Task:
+            learner = SaeLearner(
+                self.sae,
+                tokens_per_step=FEW,
+                auxk_alpha=0.0,
+                dead_feature_threshold=10**7,
+                compute_dtype=self.dtype,
+                recipe=recipe,
+            )
+            learner.initialise(self.x)
+            return Task(lambda: learner.update(1e-6), prepare=lambda: learner.accumulate(self.x[:FEW]))
+
         plain = torch.nn.Parameter(self.W_enc.clone()), torch.nn.Parameter(self.W_dec.clone())
         W_dec = plain[1]
         for parameter in plain:
@@ -175,7 +185,8 @@ class Bench:
             loop.zero_grad(set_to_none=False)
 
         return {
-            OURS: Task(lambda: learner.update(1e-6), prepare=lambda: learner.accumulate(self.x[:FEW])),
+            OURS: ours(Recipe(capped=True)),
+            Contestant("sae", "Adam (gao2024)"): ours(Recipe()),
             Contestant("for-loop Adam", "projection, norm"): Task(plainly),
             Contestant("memory", f"{ADAM_BYTES} B a parameter"): Task(
                 self._traffic(ADAM_BYTES * self.shape.num_parameters)

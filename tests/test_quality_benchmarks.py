@@ -69,6 +69,18 @@ def test_the_best_rate_is_chosen_on_validation_tokens_and_reported_on_test_token
     assert "| 0.4500 | 25.0% | 0.125 | 97.50% | 1, 3 |" in list(table(rows))[2]
 
 
+def test_rows_of_other_tokens_under_the_same_name_are_not_mixed(tmp_path: Path) -> None:
+    from quality_grid import Rows
+
+    rows = Rows(tmp_path / "rows.json")
+    rows.check_text("english", "ab" * 32)
+    rows.add({"seed": 0})
+    again = Rows(tmp_path / "rows.json")
+    again.check_text("english", "ab" * 32)
+    with pytest.raises(SystemExit, match="holds rows of other english tokens .* choose another --out"):
+        again.check_text("english", "cd" * 32)
+
+
 def test_grafting_what_was_there_changes_nothing_and_zeros_recover_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     import quality_graft
     from tiny_models import VOCAB_SIZE, tiny_model
