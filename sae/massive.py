@@ -49,8 +49,8 @@ class MassiveTokens:
     def reconstruct_(self, weights: Weights, select: Select, *, unit_norm: bool, peers: Peers = ALONE) -> None:
         """Move the rows of W_dec that their mean uses to where they add up to it: dᵢ += aᵢ r / Σ a², r = x − x̂.
 
-        The rows keep their length if they have `unit_norm`, which leaves some of r for the next time. There must be
-        `some`.
+        Rows that have `unit_norm` keep their length; what that leaves of r, the code's length makes good, for which the
+        rows of W_enc move. There must be `some`.
         """
         centred = (self.total[:-1] / self.total[-1]).to(weights.b_dec.dtype).sub(weights.b_dec).unsqueeze(0)
         W = weights.W_enc_compute
@@ -63,3 +63,19 @@ class MassiveTokens:
         weights.W_dec.index_add_(0, used, (acts / energy).T * residual)
         if unit_norm:
             weights.W_dec[used] = F.normalize(weights.W_dec[used], dim=1)
+            _recode_(weights, centred, acts, used, peers)
+
+
+def _recode_(weights: Weights, centred: Tensor, acts: Tensor, used: Tensor, peers: Peers) -> None:
+    """One step of steepest descent of ‖r‖² by the code, which the rows of W_enc take, each along x − b_dec.
+
+    Δ = W_dec r where the code is positive, a ← a + Δ ‖Δ‖² / ‖W_decᵀ Δ‖². Together the rows move by ‖Δa‖ / ‖x − b_dec‖.
+    """
+    tiny = torch.finfo(acts.dtype).tiny
+    rows = weights.W_dec[used]
+    residual = centred - peers.sum_(acts @ rows)
+    change = (residual @ rows.T).mul_(acts > 0)
+    energy, moved = peers.sum_(change.square().sum()), peers.sum_(change @ rows)
+    change = change * (energy / moved.square().sum().clamp_min(tiny))
+    weights.W_enc.index_add_(0, used, change.T * (centred / centred.square().sum().clamp_min(tiny)))
+    weights.W_enc_compute[used] = weights.W_enc[used].to(weights.W_enc_compute.dtype)

@@ -71,6 +71,27 @@ def test_a_step_that_does_not_count_leaves_no_trace() -> None:
     assert not tokens.some() and not tokens.total.any() and not tokens.step_total.any()
 
 
+@pytest.mark.parametrize("length", [0.05, 3.0])
+def test_rows_of_unit_length_reach_the_mean_although_the_code_was_too_short_or_too_long(length: float) -> None:
+    torch.manual_seed(0)
+    sae = make_sae(dtype=torch.float32)
+    sae.set_decoder_norm_to_unit_norm()
+    sae.encoder.weight.data.copy_(length * sae.W_dec)
+    tokens = MassiveTokens(D, torch.device("cpu"))
+    tokens.add(LONG.unsqueeze(0), torch.zeros(D), 1000.0)
+    tokens.end_step(count=True)
+    used = sae.encode(LONG.unsqueeze(0)).top_indices[0]
+    before = sae.encoder.weight.detach().clone()
+    for _ in range(20):
+        weights = Weights.of(sae, torch.bfloat16)
+        tokens.reconstruct_(weights, selection(sae.cfg), unit_norm=True)
+        assert torch.equal(weights.W_enc_compute, sae.encoder.weight.bfloat16())
+    assert (sae(LONG.unsqueeze(0)).recon - LONG).norm() / LONG.norm() < 0.01
+    torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(sae.num_latents))
+    moved = (sae.encoder.weight - before).norm(dim=1)
+    assert not moved.index_fill(0, used, 0).any()
+
+
 @pytest.mark.parametrize("unit_norm", [False, True])
 def test_the_rows_that_the_mean_uses_add_up_to_it_and_others_stay(unit_norm: bool) -> None:
     torch.manual_seed(0)
