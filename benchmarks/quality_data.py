@@ -9,14 +9,14 @@ tokens to report (`test`); nobody trains on either. The command continues where 
 
 import argparse
 import json
-import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import inputs
 import numpy as np
 import small_gpt2
+import texts
 import torch
 from language_models import load
 from torch import Tensor
@@ -25,8 +25,6 @@ LAYERS = (2, 9, 20)
 CTX_LEN = 256
 BLOCK_SEQUENCES = 256
 VALIDATION_SEQUENCES = 80
-CHARACTERS = 6_000_000
-"""Length of a text: about 1.9 million tokens."""
 
 
 @dataclass(frozen=True)
@@ -135,15 +133,10 @@ def _tokenised(text: str) -> np.ndarray:
 
 
 def documents(text: str) -> list[str]:
-    """English prose (docstrings and Python's own documentation) or Python source, mixed."""
-    demo = inputs._demo()
-    return demo.some_of(demo.english() if text == "english" else _sources(), CHARACTERS)
-
-
-def _sources() -> Iterator[str]:
-    for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*/*.py")):
-        if "site-packages" not in path.parts:
-            yield path.read_text(encoding="utf-8", errors="ignore")
+    """English prose (the documentation of packages) or Python source, mixed."""
+    folder = inputs.FOLDER / "texts"
+    found = list(texts.english(folder) if text == "english" else texts.python(folder))
+    return [found[place] for place in np.random.default_rng(0).permutation(len(found))]
 
 
 def _folder(text: str) -> Path:
