@@ -26,15 +26,16 @@ _LEAST = 1e-3
 
 
 class CappedAdam(Adam):
-    """Adam on vectors. On matrices (latents, d_in), with the moments m and v that Adam has,
+    """Adam on vectors. On matrices (latents, d_in), with Adam's m and, of each row, Adam's v of its mean square,
 
-        U = m / √(√v + ε) by entry, times the rate of each row;
+        U = m / √(√v + ε), times the rate of each row;
         U ← U − Σⱼ (1 − min(1, τ / σⱼ)) U qⱼ qⱼᵀ;
         W ← W − lr · rate · U / rms(U).
 
     The qⱼ are `RANK` orthonormal directions in which U is longest, σⱼ = ‖U qⱼ‖, and τ² the mean of ‖U q‖² over the
-    other directions. √√v instead of Adam's √v raises rows and columns of little gradient half as much. `lr · rate`
-    is the root mean square of a matrix's step.
+    other directions. √√v, where Adam has √v, raises rows of little gradient half as much. `lr · rate` is the root mean
+    square of a matrix's step. The state is half of Adam's: one second moment a row, as in Adafactor (Shazeer & Stern
+    2018, arXiv:1804.04235), whose columns' the cap makes superfluous.
     """
 
     def __init__(
@@ -49,7 +50,9 @@ class CappedAdam(Adam):
         """`parameters` as of `Adam`; U is held and multiplied in `product_dtype`. `peers` hold other rows of them."""
         super().__init__(parameters, beta1=beta1, beta2=beta2)
         self._product_dtype, self._peers = product_dtype, peers
-        self.basis = {name: _first_basis(p) for name, p in self._parameters.items() if p.dim() == 2}
+        matrices = {name: p for name, p in self._parameters.items() if p.dim() == 2}
+        self.exp_avg_sq |= {name: p.new_zeros(len(p)) for name, p in matrices.items()}
+        self.basis = {name: _first_basis(p) for name, p in matrices.items()}
         """(d_in, rank) of each matrix: the directions qⱼ."""
         self._entries = {name: peers.total(self._parameters[name].numel()) for name in self.basis}
 
@@ -69,16 +72,20 @@ class CappedAdam(Adam):
         self, name: str, grad: Gradient, skip: Float[Tensor, ""]
     ) -> tuple[Float[Tensor, "latents d_in"], Float[Tensor, ""]]:
         """Bring the moments up to date; returns U before its cap, in `product_dtype`, and Σ U² over these rows."""
-        parameter, rates = self._parameters[name], self.row_rates.get(name)
+        parameter, rates, (beta1, beta2) = self._parameters[name], self.row_rates.get(name), self._betas
         step, total = torch.empty_like(parameter, dtype=self._product_dtype), parameter.new_zeros(())
         for some in slices(parameter):
-            exp_avg, exp_avg_sq = self.exp_avg[name][some], self.exp_avg_sq[name][some]
-            self._step(parameter[some], grad[some], exp_avg, exp_avg_sq, lr=0.0, skip=skip)  # the moments alone
-            part = exp_avg / exp_avg_sq.sqrt().add_(EPSILON).sqrt_()
+            exp_avg, exp_avg_sq, part = self.exp_avg[name][some], self.exp_avg_sq[name][some], grad[some]
+            if not skip.is_cpu:  # where `step` does not ask: towards itself, a moment does not move
+                part = torch.where(skip > 0, exp_avg, part)
+            exp_avg.lerp_(part, 1 - beta1)
+            mean_square = torch.linalg.vector_norm(part, dim=1).square_().div_(part.shape[1])
+            exp_avg_sq.lerp_(mean_square, (1 - beta2) * (1 - skip))
+            scale = exp_avg_sq.sqrt().add_(EPSILON).rsqrt_()
             if rates is not None:
-                part.mul_(rates[some].unsqueeze(1))
-            total += part.flatten().dot(part.flatten())
-            step[some] = part
+                scale.mul_(rates[some])
+            total += (torch.linalg.vector_norm(exp_avg, dim=1) * scale).square_().sum()
+            torch.mul(exp_avg, scale.unsqueeze(1), out=step[some])
         return step, total
 
     def _leading(
@@ -86,7 +93,8 @@ class CappedAdam(Adam):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """One orthogonal iteration from `basis`: (U q of all q, the new basis, min(1, τ / σ), Σ U² after the cap)."""
         product = self._peers.sum_
-        basis = torch.linalg.qr(product((step.T @ (step @ basis.to(step.dtype))).float())).Q
+        longer = (step @ basis.to(step.dtype)).T @ step  # half of the time of its transpose
+        basis = torch.linalg.qr(product(longer.float()).T).Q
         along = (step @ basis.to(step.dtype)).float()
         sums = product(torch.cat([along.square().sum(0), total.unsqueeze(0)]))
         energies, total = sums[:-1], sums[-1]

@@ -300,9 +300,10 @@ class SaeLearner:
         Raises ValueError for one of another recipe or version, and then changes nothing.
         """
         own = self.state_dict()
-        if missing := sorted(own.keys() - state.keys()):
+        if unlike := sorted(name for name, t in own.items() if name not in state or state[name].shape != t.shape):
             raise ValueError(
-                f"the checkpoint's state of an autoencoder must hold {missing[0]}, and does not: it was written with "
+                f"the checkpoint's state of an autoencoder must hold {unlike[0]} of shape "
+                f"{tuple(own[unlike[0]].shape)}, and does not: it was written with "
                 "another --recipe or by another version of sae; resume with those, or start a new run with --run_name"
             )
         for name, tensor in own.items():

@@ -91,7 +91,9 @@ class Adam:
         self.exp_avg_sq = {name: torch.zeros_like(parameter) for name, parameter in self._parameters.items()}
 
     def step(self, grads: Mapping[str, Gradient], lr: float, *, skip: Float[Tensor, ""]) -> None:
-        """One step down `grads`, by name. `skip` is 1 to change nothing, else 0; it stays on the device."""
+        """One step down `grads`, by name. `skip` is 1 to change nothing, else 0; it is not read from another device."""
+        if skip.is_cpu and skip:
+            return
         self.step_count += 1 - skip
         for name in self._parameters:
             self._update(name, grads[name], lr, skip)

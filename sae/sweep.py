@@ -13,8 +13,8 @@ from sae.config import SaeConfig, TrainConfig, several
 
 SHORT = {"expansion_factor": "x", "num_latents": "n"}
 """What options are called in a label, where that is not their name."""
-BYTES_PER_PARAMETER = 4 * 4 + 1
-"""Weight, gradient and two moments in float32; and half of the weights, the encoder, once more in bfloat16."""
+BYTES_PER_PARAMETER = {"default": 3 * 4 + 1, "gao2024": 4 * 4 + 1}
+"""By recipe: weight, gradient and one or two moments in float32; and half of the weights, the encoder, in bfloat16."""
 
 
 class SaePlan(NamedTuple):
@@ -69,15 +69,16 @@ def _labels(combinations: list[dict[str, Any]]) -> list[str]:
 # Memory
 
 
-def training_bytes(plans: Mapping[str, SaePlan], widths: Mapping[str, int]) -> dict[str, int]:
+def training_bytes(plans: Mapping[str, SaePlan], widths: Mapping[str, int], recipe: str) -> dict[str, int]:
     """About how much memory the training of each autoencoder takes beside the activations, by name."""
     sizes = {name: (widths[plan.hookpoint], plan.cfg) for name, plan in plans.items()}
-    return {name: 2 * d_in * cfg.latents_for(d_in) * BYTES_PER_PARAMETER for name, (d_in, cfg) in sizes.items()}
+    per_parameter = BYTES_PER_PARAMETER[recipe]
+    return {name: 2 * d_in * cfg.latents_for(d_in) * per_parameter for name, (d_in, cfg) in sizes.items()}
 
 
-def check_memory(plans: Mapping[str, SaePlan], widths: Mapping[str, int], free: int | None) -> str:
+def check_memory(plans: Mapping[str, SaePlan], widths: Mapping[str, int], recipe: str, free: int | None) -> str:
     """What a sweep takes, in one line. Raises ValueError, naming what to drop, if it is more than is free (bytes)."""
-    needed = training_bytes(plans, widths)
+    needed = training_bytes(plans, widths, recipe)
     total, labels = sum(needed.values()), dict.fromkeys(plan.label for plan in plans.values())
     size = f"{len(plans)} autoencoders, {len(labels)} combinations at each hookpoint, take {total / 1e9:.2f} GB"
     if free is None or total <= free:

@@ -69,7 +69,7 @@ class SaeTrainer:
         self.plans = plan_saes(cfg, self.feed.widths)
         world.placement = self._place()
         if len(self.plans) > len(self.feed.widths):
-            self._note(check_memory(self._held(), self.feed.widths, free_memory(self.device)))
+            self._note(check_memory(self._held(), self.feed.widths, cfg.recipe, free_memory(self.device)))
         self.saes = self._make_saes()
         """Those that this process holds; all, unless they are distributed."""
         self.shapes = self._merged({name: SaeShape.of(sae, cfg.shard_latents) for name, sae in self.saes.items()})

@@ -305,10 +305,12 @@ def test_a_state_of_another_recipe_is_refused_by_name_and_changes_nothing() -> N
     learner, (x,) = make_learner(recipe=Recipe.named("default", 100, 1.0)), batches(1)
     learner.initialise(x)
     before = {name: t.clone() for name, t in learner.state_dict().items()}
-    other = make_learner().state_dict()
-    with pytest.raises(ValueError, match=r"must hold adam\.W_dec\.basis.*another --recipe or by another version"):
-        learner.load_state_dict(other)
-    assert_same(learner.state_dict(), before)
+    of_gao2024, of_before = make_learner().state_dict(), dict(before)
+    of_before["adam.W_dec.exp_avg_sq"] = torch.zeros(96, 32)  # a second moment of each entry
+    for other, lacks in ((of_gao2024, r"adam\.W_dec\.basis"), (of_before, r"adam\.W_dec\.exp_avg_sq of shape \(96,\)")):
+        with pytest.raises(ValueError, match=f"must hold {lacks}.*another --recipe or by another version"):
+            learner.load_state_dict(other)
+        assert_same(learner.state_dict(), before)
 
 
 class TestOptim:

@@ -124,13 +124,14 @@ def test_every_value_of_a_list_is_checked(changes: dict[str, Any]) -> None:
 def test_memory_is_announced_and_what_does_not_fit_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     widths = {"a": 100, "b": 50}
     plans = plan_saes(TrainConfig([SaeConfig(expansion_factor=x, k=k) for x in (8, 64) for k in (4, 8)]), widths)
-    needed = training_bytes(plans, widths)
+    needed = training_bytes(plans, widths, "gao2024")
     assert needed["k4_x8/a"] == 2 * 100 * 800 * 17 == 4 * needed["k8_x8/b"]
+    assert training_bytes(plans, widths, "default")["k4_x8/a"] == 2 * 100 * 800 * 13
     total = sum(needed.values())
-    assert "8 autoencoders, 4 combinations at each hookpoint, take 0.0" in check_memory(plans, widths, None)
-    assert "that are free" in check_memory(plans, widths, total)
+    assert "8 autoencoders, 4 combinations at each hookpoint, take 0.0" in check_memory(plans, widths, "gao2024", None)
+    assert "that are free" in check_memory(plans, widths, "gao2024", total)
     with pytest.raises(ValueError, match="GB are free; drop k8_x64, or train fewer") as error:
-        check_memory(plans, widths, total - 1)
+        check_memory(plans, widths, "gao2024", total - 1)
     assert "k4_x64" not in str(error.value)
     monkeypatch.setattr(sae.trainer, "free_memory", lambda device: 1000)
     with pytest.raises(ValueError, match="drop k2_x2, k5_x2, k2_x4, k5_x4"):
