@@ -60,20 +60,26 @@ class CappedAdam(Adam):
         if name not in self.basis:
             return super()._update(name, grad, lr, skip)
         parameter, rate = self._parameters[name], lr * self.rates.get(name, 1.0)
-        step, total = self._normalised(name, grad, skip)
-        along, basis, kept, energy = self._leading(step, total, self.basis[name])
+        basis, dtype = self.basis[name], self._product_dtype
+        step, along = _workspace(parameter, basis.shape[1], dtype)
+        total = self._normalise(name, grad, skip, out=step)
+        torch.mm(step, basis.to(dtype), out=along)
+        basis = torch.linalg.qr(self._peers.sum_((along.T @ step).float()).T).Q
+        torch.mm(step, basis.to(dtype), out=along)
+        kept, energy = self._cap(along, total, others=basis.shape[0] - basis.shape[1])
         length = rate * math.sqrt(self._entries[name]) / energy.sqrt() * (1 - skip)
-        removed = (along * (kept - 1)).to(step.dtype), basis.T.to(step.dtype)
+        removed = (basis * (kept - 1)).T.to(dtype)
         for some in slices(parameter):
-            parameter[some].addcmul_(torch.addmm(step[some], removed[0][some], removed[1]).to(parameter.dtype), -length)
+            capped = torch.addmm(step[some], along[some], removed)
+            parameter[some].addcmul_(capped.to(parameter.dtype), -length)
         self.basis[name].copy_(torch.where(skip > 0, self.basis[name], basis))
 
-    def _normalised(
-        self, name: str, grad: Gradient, skip: Float[Tensor, ""]
-    ) -> tuple[Float[Tensor, "latents d_in"], Float[Tensor, ""]]:
-        """Bring the moments up to date; returns U before its cap, in `product_dtype`, and Σ U² over these rows."""
+    def _normalise(
+        self, name: str, grad: Gradient, skip: Float[Tensor, ""], *, out: Float[Tensor, "latents d_in"]
+    ) -> Float[Tensor, ""]:
+        """Bring the moments up to date, and write U before its cap; returns Σ U² over these rows."""
         parameter, rates, (beta1, beta2) = self._parameters[name], self.row_rates.get(name), self._betas
-        step, total = torch.empty_like(parameter, dtype=self._product_dtype), parameter.new_zeros(())
+        total = parameter.new_zeros(())
         for some in slices(parameter):
             exp_avg, exp_avg_sq, part = self.exp_avg[name][some], self.exp_avg_sq[name][some], grad[some]
             if not skip.is_cpu:  # where `step` does not ask: towards itself, a moment does not move
@@ -85,29 +91,39 @@ class CappedAdam(Adam):
             if rates is not None:
                 scale.mul_(rates[some])
             total += (torch.linalg.vector_norm(exp_avg, dim=1) * scale).square_().sum()
-            torch.mul(exp_avg, scale.unsqueeze(1), out=step[some])
-        return step, total
+            torch.mul(exp_avg, scale.unsqueeze(1), out=out[some])
+        return total
 
-    def _leading(
-        self, step: Float[Tensor, "latents d_in"], total: Float[Tensor, ""], basis: Float[Tensor, "d_in rank"]
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """One orthogonal iteration from `basis`: (U q of all q, the new basis, min(1, τ / σ), Σ U² after the cap)."""
-        product = self._peers.sum_
-        longer = (step @ basis.to(step.dtype)).T @ step  # half of the time of its transpose
-        basis = torch.linalg.qr(product(longer.float()).T).Q
-        along = (step @ basis.to(step.dtype)).float()
-        sums = product(torch.cat([along.square().sum(0), total.unsqueeze(0)]))
+    def _cap(
+        self, along: Float[Tensor, "latents rank"], total: Float[Tensor, ""], *, others: int
+    ) -> tuple[Float[Tensor, "rank"], Float[Tensor, ""]]:
+        """(min(1, τ / σ), Σ U² after the cap) from U q of all q, Σ U² before, and the number of other directions."""
+        energies = torch.stack([part.float().square().sum(0) for part in along.split(1024)]).sum(0)
+        sums = self._peers.sum_(torch.cat([energies, total.unsqueeze(0)]))
         energies, total = sums[:-1], sums[-1]
-        tiny, others = torch.finfo(torch.float32).tiny, basis.shape[0] - basis.shape[1]
-        tail = (total - energies.sum()) / max(1, others)
-        tail = torch.maximum(tail, _LEAST * total / basis.shape[0]).clamp_min(tiny)
-        kept = (tail / energies.clamp_min(tiny)).sqrt().clamp_max(1.0)
+        tiny = torch.finfo(torch.float32).tiny
         outside = (total - energies.sum()).clamp_min(0)
-        return along, basis, kept, (outside + (energies * kept.square()).sum()).clamp_min(tiny)
+        tail = torch.maximum(outside / max(1, others), _LEAST * total / (others + len(energies))).clamp_min(tiny)
+        kept = (tail / energies.clamp_min(tiny)).sqrt().clamp_max(1.0)
+        return kept, (outside + (energies * kept.square()).sum()).clamp_min(tiny)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Adam's, and the directions of each matrix."""
         return super().state_dict() | {f"{name}.basis": basis for name, basis in self.basis.items()}
+
+
+_workspaces: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+
+
+def _workspace(
+    parameter: Float[Tensor, "latents d_in"], rank: int, dtype: torch.dtype
+) -> tuple[Float[Tensor, "latents d_in"], Float[Tensor, "latents rank"]]:
+    """Memory for U and for U q of all q, the same in every step: on a CPU, to take it costs more than to fill it."""
+    (latents, d_in), key = parameter.shape, (parameter.device, dtype)
+    if key not in _workspaces or len(_workspaces[key]) < latents * (d_in + rank):
+        _workspaces[key] = torch.empty(latents * (d_in + rank), dtype=dtype, device=parameter.device)
+    step, along = _workspaces[key][: latents * (d_in + rank)].split([latents * d_in, latents * rank])
+    return step.view(latents, d_in), along.view(latents, rank)
 
 
 def _first_basis(parameter: Float[Tensor, "latents d_in"]) -> Float[Tensor, "d_in rank"]:

@@ -88,6 +88,11 @@ class Weights(NamedTuple):
         W_enc, b_enc = sae.encoder.weight.detach(), sae.encoder.bias.detach()
         return cls(W_enc, sae.W_dec.detach(), b_enc, sae.b_dec.detach(), W_enc.to(compute_dtype))
 
+    def follow_(self) -> None:
+        """Bring the copy up to date after the encoder has changed."""
+        if self.W_enc_compute is not self.W_enc:
+            self.W_enc_compute.copy_(self.W_enc)
+
 
 class Reconstruction(NamedTuple):
     """What one micro-batch leaves behind: the code, the residual, and the sums that are reported."""

@@ -207,7 +207,7 @@ class SaeLearner:
         self.dead.update(self._fired > 0, tokens)
         self._fired.zero_()
         self._tokens.zero_()
-        self._weights = Weights.of(self.sae, self._compute_dtype)
+        self._weights.follow_()
         if self._recipe.massive is not None:
             self._reconstruct_massive()
 
