@@ -1,7 +1,7 @@
 """Real activations for the quality comparison, kept on disk: `python benchmarks/quality_data.py --tokens 1000000`.
 
-One pass of a language model over a text (`texts.py`, the same on every machine) writes the outputs of an early, a middle
-and a late block, in bf16, without each sequence's first token (an attention sink that carries nearly all of the
+One pass of a language model over a text (`texts.py`, the same on every machine) writes the outputs of an early, a
+middle and a late block, in bf16, without each sequence's first token (an attention sink that carries nearly all of the
 variance): 3.5 GB for a million tokens. The model is SmolLM2-135M, or
 for the text `gpt2` a small GPT-2 that reads the English one (`small_gpt2.py`). The sequences are in random order, and
 tokens are mixed within blocks of 65,280. The first block is split into tokens to choose settings on (`validation`) and

@@ -335,8 +335,15 @@ class ShardGroup:
 
     def sum_(self, partial: Tensor) -> Tensor:
         """Add up what every part computed, in place; every part gets the same bits."""
+        return self._reduced(partial, dist.ReduceOp.SUM)
+
+    def least_(self, partial: Tensor) -> Tensor:
+        """The least of what every part has, by entry, in place."""
+        return self._reduced(partial, dist.ReduceOp.MIN)
+
+    def _reduced(self, partial: Tensor, how: Any) -> Tensor:
         with _peers_may_fail():
-            dist.all_reduce(partial, group=self._group)
+            dist.all_reduce(partial, how, group=self._group)
         self._sent["shards"] += ring_bytes(partial.nbytes, self._size)
         return partial
 

@@ -4,10 +4,13 @@ They are few and nearly one direction, so their mean stands for all of them. Som
 reconstructed by latents that ordinary tokens move meanwhile, and their error, times their length, is most of the FVU.
 What they need is little: to reconstruct their mean exactly, by the normalised step of Kaczmarz (1937), the k rows of
 W_dec that it uses move by ‖residual‖ / ‖code‖ together, far less than Adam moves them. It is done after every step.
+
+Which k rows those are must not hang by a thread: each has a k-th part of the length, so one that rounding exchanges
+leaves more error than all ordinary tokens. The latents just below the k-th are therefore kept a little further below.
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,6 +21,10 @@ from sae.peers import ALONE, Peers
 
 _KEPT = 0.9
 """What a step with massive tokens leaves of the weight of those before."""
+_MARGIN = 0.1
+"""How much less than every latent that the mean uses, at least, the others are active on it, as a share."""
+_ROUNDS = 2
+"""Corrections after a step: what an optimizer's step does to so long a token may be too much for one."""
 
 
 class MassiveTokens:
@@ -50,20 +57,42 @@ class MassiveTokens:
         """Move the rows of W_dec that their mean uses to where they add up to it: dᵢ += aᵢ r / Σ a², r = x − x̂.
 
         Rows that have `unit_norm` keep their length; what that leaves of r, the code's length makes good, for which the
-        rows of W_enc move. There must be `some`.
+        rows of W_enc move. Those of other latents move to where these are clearly not used. There must be `some`.
         """
         centred = (self.total[:-1] / self.total[-1]).to(weights.b_dec.dtype).sub(weights.b_dec).unsqueeze(0)
-        W = weights.W_enc_compute
-        code = ops.encode(centred.to(W.dtype), W, weights.b_enc.to(W.dtype), select)
-        acts, indices = peers.keep_best(*code)
-        acts = acts.to(centred.dtype)
-        residual = centred - peers.sum_(ops.decode(acts, indices, weights.W_dec))
-        energy = peers.sum_(acts.square().sum()).clamp_min(torch.finfo(acts.dtype).tiny)
-        used = indices[0]
-        weights.W_dec.index_add_(0, used, (acts / energy).T * residual)
-        if unit_norm:
-            weights.W_dec[used] = F.normalize(weights.W_dec[used], dim=1)
-            _recode_(weights, centred, acts, used, peers)
+        for _ in range(_ROUNDS):
+            acts, used = _code(weights, centred, select, peers)
+            residual = centred - peers.sum_(ops.decode(acts, used.unsqueeze(0), weights.W_dec))
+            energy = peers.sum_(acts.square().sum()).clamp_min(torch.finfo(acts.dtype).tiny)
+            weights.W_dec.index_add_(0, used, (acts / energy).T * residual)
+            if unit_norm:
+                weights.W_dec[used] = F.normalize(weights.W_dec[used], dim=1)
+                _recode_(weights, centred, acts, used, peers)
+
+
+def _code(
+    weights: Weights, centred: Float[Tensor, "1 d_in"], select: Select, peers: Peers
+) -> tuple[Float[Tensor, "1 used"], Int[Tensor, "used"]]:
+    """The code of one token, whose other latents it first makes less active than all that are used, by `_MARGIN`."""
+    W = weights.W_enc_compute
+    pre_acts = torch.addmm(weights.b_enc.to(W.dtype), centred.to(W.dtype), W.T)
+    acts, indices = peers.keep_best(*select(pre_acts))
+    acts, used = acts.to(centred.dtype), indices[0]
+    least = peers.least_(torch.where(acts > 0, acts, torch.inf).amin())
+    over = (pre_acts[0].to(acts.dtype) - (1 - _MARGIN) * least).clamp_min(0)
+    over[used] *= acts[0] == 0
+    near = over.nonzero().flatten()
+    _move_encoder_(weights, near, -over[near], centred)
+    return acts, used
+
+
+def _move_encoder_(
+    weights: Weights, rows: Int[Tensor, "rows"], change: Float[Tensor, "rows"], centred: Float[Tensor, "1 d_in"]
+) -> None:
+    """Change these pre-activations of a token by the least movement of W_enc: along x − b_dec."""
+    along = centred / centred.square().sum().clamp_min(torch.finfo(centred.dtype).tiny)
+    weights.W_enc[rows] += change.unsqueeze(1) * along
+    weights.W_enc_compute[rows] = weights.W_enc[rows].to(weights.W_enc_compute.dtype)
 
 
 def _recode_(weights: Weights, centred: Tensor, acts: Tensor, used: Tensor, peers: Peers) -> None:
@@ -77,5 +106,4 @@ def _recode_(weights: Weights, centred: Tensor, acts: Tensor, used: Tensor, peer
     change = (residual @ rows.T).mul_(acts > 0)
     energy, moved = peers.sum_(change.square().sum()), peers.sum_(change @ rows)
     change = change * (energy / moved.square().sum().clamp_min(tiny))
-    weights.W_enc.index_add_(0, used, change.T * (centred / centred.square().sum().clamp_min(tiny)))
-    weights.W_enc_compute[used] = weights.W_enc[used].to(weights.W_enc_compute.dtype)
+    _move_encoder_(weights, used, change[0], centred)

@@ -15,6 +15,9 @@ class Peers(Protocol):
     def sum_(self, partial: Tensor) -> Tensor:
         """Add up everybody's tensors, in place."""
 
+    def least_(self, partial: Tensor) -> Tensor:
+        """The least of everybody's tensors, by entry, in place."""
+
     def keep_best(self, values: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Of one's own k candidates a token, those that are among everybody's k largest; others are 0 or left out.
 
@@ -29,6 +32,9 @@ class Alone:
         return number
 
     def sum_(self, partial: Tensor) -> Tensor:
+        return partial
+
+    def least_(self, partial: Tensor) -> Tensor:
         return partial
 
     def keep_best(self, values: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ import torch
 from oracle import make_sae
 from torch.nn import functional as F
 
+from sae.autoencoder import Sae
 from sae.gradients import Weights
 from sae.learner import SaeLearner
 from sae.massive import MassiveTokens
@@ -48,7 +49,12 @@ def train(learner: SaeLearner, steps: int, *, every: int = 6) -> None:
 
 def error_of(learner: SaeLearner, x: torch.Tensor) -> float:
     """‖x̂ − x‖ / ‖x‖."""
-    return ((learner.sae(x.unsqueeze(0)).recon - x).norm() / x.norm()).item()
+    return error_of_sae(learner.sae, x)
+
+
+def error_of_sae(sae: Sae, x: torch.Tensor) -> float:
+    """The same."""
+    return ((sae(x.unsqueeze(0)).recon - x).norm() / x.norm()).item()
 
 
 def test_the_mean_is_of_the_massive_tokens_alone_and_forgets_a_tenth_with_each_step_that_has_some() -> None:
@@ -90,6 +96,30 @@ def test_rows_of_unit_length_reach_the_mean_although_the_code_was_too_short_or_t
     torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(sae.num_latents))
     moved = (sae.encoder.weight - before).norm(dim=1)
     assert not moved.index_fill(0, used, 0).any()
+
+
+def test_latents_that_are_nearly_used_are_kept_apart_so_that_rounding_exchanges_none() -> None:
+    torch.manual_seed(0)
+    sae = make_sae(dtype=torch.float32)
+    sae.set_decoder_norm_to_unit_norm()
+    direction = F.normalize(LONG, dim=0)
+    near = torch.arange(30, 60)
+    sae.encoder.weight.data[near] += direction * (2 - sae.encoder.weight[near] @ direction).unsqueeze(1)  # all alike
+    before = sae.encoder.weight.detach().clone()
+    tokens = MassiveTokens(D, torch.device("cpu"))
+    tokens.add(LONG.unsqueeze(0), torch.zeros(D), 1000.0)
+    tokens.end_step(count=True)
+    tokens.reconstruct_(Weights.of(sae, torch.bfloat16), selection(sae.cfg), unit_norm=True)
+    pre_acts = (sae.encoder.weight @ (LONG - sae.b_dec) + sae.encoder.bias).sort(descending=True).values
+    k = sae.cfg.k
+    assert pre_acts[k] < 0.92 * pre_acts[k - 1]
+    for factor in (0.5, 1.0, 1.2):
+        x = factor * LONG.unsqueeze(0)
+        used = sae.encode(x).top_indices.sort().values
+        low = (x.bfloat16() @ sae.encoder.weight.bfloat16().T).float().topk(k).indices.sort().values
+        assert torch.equal(used, low) and error_of_sae(sae, x[0]) < 0.02
+    moved = (sae.encoder.weight - before).norm(dim=1)
+    assert 0 < moved[near].max() < 0.4 and not moved[60:].any()
 
 
 @pytest.mark.parametrize("unit_norm", [False, True])
