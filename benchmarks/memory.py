@@ -43,8 +43,8 @@ def main(d_in: int = 768, num_latents: int = 24_576, tokens: int = 4096, recipe:
     for _ in range(4):
         learner.accumulate(x)
         learner.update(1e-4)
-    per_parameter = 28 if recipe == "default" else 34
-    formula = (per_parameter * num_latents * d_in + 20 * tokens * d_in + CHUNK_BYTES["cpu"]) / 1e6
+    each = 28 * d_in + 2 * min(128, d_in // 4) if recipe == "default" else 34 * d_in
+    formula = (each * num_latents + 20 * tokens * d_in + CHUNK_BYTES["cpu"]) / 1e6
     print(
         f"{recipe}, d_in {d_in}, {num_latents} latents, {tokens} tokens: formula {formula:.0f} MB, "
         f"measured {peak() - before:.0f}"

@@ -34,8 +34,8 @@ class CappedAdam(Adam):
 
     The qⱼ are `RANK` orthonormal directions in which U is longest, σⱼ = ‖U qⱼ‖, and τ² the mean of ‖U q‖² over the
     other directions. √√v, where Adam has √v, raises rows of little gradient half as much. `lr · rate` is the root mean
-    square of a matrix's step. The state is half of Adam's: one second moment a row, as in Adafactor (Shazeer & Stern
-    2018, arXiv:1804.04235), whose columns' the cap makes superfluous.
+    square of a matrix's step. The state is half of Adam's: one second moment a row, as Adafactor has (Shazeer & Stern
+    2018, arXiv:1804.04235); that of each column, which it has too, is not needed under a cap.
     """
 
     def __init__(
