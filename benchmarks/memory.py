@@ -11,7 +11,7 @@ import torch
 from sae import Sae, SaeConfig
 from sae.learner import SaeLearner
 from sae.ops.encode import CHUNK_BYTES
-from sae.optim import Recipe
+from sae.optim import Recipe, firings
 
 
 def resident() -> float:
@@ -37,7 +37,7 @@ def main(d_in: int = 768, num_latents: int = 24_576, tokens: int = 4096, recipe:
         auxk_alpha=0.0,
         dead_feature_threshold=10**7,
         compute_dtype=torch.bfloat16,
-        recipe=Recipe.named(recipe, 1000, tokens * 32 / num_latents),
+        recipe=Recipe.named(recipe, 1000, firings(tokens, sae.cfg.k, num_latents)),
     )
     learner.initialise(x)
     for _ in range(4):

@@ -111,12 +111,12 @@ class Rows:
         return next((row for row in self.content["rows"] if wanted.items() <= row.items()), None)
 
     def check_text(self, text: str, digest: str) -> None:
-        """Rows of other tokens under the same name would not be comparable: the text is that of installed packages."""
+        """Rows of other tokens under the same name would not be comparable: a text may change with the benchmark."""
         known = self.content.setdefault("texts", {}).setdefault(text, digest)
         if known != digest:
             raise SystemExit(
                 f"{self.path} holds rows of other {text} tokens (sha256 {known[:12]}) than those kept here "
-                f"({digest[:12]}): the text depends on the installed packages; choose another --out"
+                f"({digest[:12]}), of another version of the text (texts.py); choose another --out"
             )
 
     def add(self, row: dict[str, Any]) -> None:
