@@ -75,7 +75,7 @@ class Source:
         return self.rows()[_block() :]
 
 
-def collect(text: str, tokens: int) -> None:
+def collect(text: str, tokens: int, device: str = "cpu") -> None:
     """Write activations until there are `tokens` to train on, or the text ends."""
     folder = _folder(text)
     folder.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def collect(text: str, tokens: int) -> None:
         return
     sequences = torch.from_numpy(np.load(token_file(text)))
     reader = READERS[text]
-    model = load(str(reader.folder()), torch.device("cpu"), torch.bfloat16)
+    model = load(str(reader.folder()), torch.device(device), torch.bfloat16)
     for block in range(blocks, min(wanted, len(sequences) // BLOCK_SEQUENCES)):
         rows = sequences[block * BLOCK_SEQUENCES : (block + 1) * BLOCK_SEQUENCES]
         for layer, values in _harvest(reader, model, rows, mixed=block > 0, seed=block).items():
@@ -107,7 +107,7 @@ def _harvest(reader: Reader, model: torch.nn.Module, sequences: Tensor, *, mixed
     if mixed:
         order = torch.randperm(len(order), generator=torch.Generator().manual_seed(seed))
     return {
-        layer: torch.cat([part[name][:, 1:].flatten(0, 1) for part in parts])[order].bfloat16()
+        layer: torch.cat([part[name][:, 1:].flatten(0, 1).cpu() for part in parts])[order].bfloat16()
         for layer, name in names.items()
     }
 
@@ -153,8 +153,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--text", choices=TEXTS, default="english")
     parser.add_argument("--tokens", type=int, default=1_000_000, help="to train on")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda, for the language model")
     chosen = parser.parse_args()
-    collect(chosen.text, chosen.tokens)
+    collect(chosen.text, chosen.tokens, chosen.device)
 
 
 if __name__ == "__main__":

@@ -10,21 +10,21 @@ from functools import cache
 import numpy as np
 import torch
 from language_models import load
-from quality_data import CTX_LEN, READERS, VALIDATION_SEQUENCES, token_file
+from quality_data import BLOCK_SEQUENCES, CTX_LEN, READERS, VALIDATION_SEQUENCES, token_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sae.lm import graft
 
-SEQUENCES = 16
-"""Test sequences that are grafted."""
+SEQUENCES = BLOCK_SEQUENCES - VALIDATION_SEQUENCES
+"""Sequences that are grafted: all test ones."""
 FIRST_ROW = VALIDATION_SEQUENCES * (CTX_LEN - 1)
 END_ROW = FIRST_ROW + SEQUENCES * (CTX_LEN - 1)
 _AT_ONCE = 4  # sequences
 Change = Callable[[Tensor], Tensor]
 
 
-def grafted(text: str, layer: int, recon: Tensor) -> dict[str, float]:
+def grafted(text: str, layer: int, recon: Tensor, device: str = "cpu") -> dict[str, float]:
     """`recon` (SEQUENCES · (CTX_LEN − 1), d_in) in place of the block's output.
 
     `kl` is KL(clean ‖ grafted) and `ce` the cross-entropy with the next token, in nats, means over the positions that
@@ -32,25 +32,32 @@ def grafted(text: str, layer: int, recon: Tensor) -> dict[str, float]:
     with zeros in the same places (SAEBench's `ce_loss_score`).
     """
     parts = iter(recon.unflatten(0, (SEQUENCES, CTX_LEN - 1)).split(_AT_ONCE))
-    ce_clean, ce_zero = _baselines(text, layer)
-    kl, ce = _measured(text, layer, lambda acts: torch.cat([acts[:, :1], next(parts).to(acts.dtype)], 1))
+    ce_clean, ce_zero = _baselines(text, layer, device)
+    kl, ce = _measured(text, layer, device, lambda acts: torch.cat([acts[:, :1], next(parts).to(acts)], 1))
     recovered = (ce_zero - ce) / (ce_zero - ce_clean)
-    return {"kl": kl, "ce": ce, "ce_clean": ce_clean, "ce_zero": ce_zero, "ce_recovered": recovered}
+    return {
+        "kl": kl,
+        "ce": ce,
+        "ce_clean": ce_clean,
+        "ce_zero": ce_zero,
+        "ce_recovered": recovered,
+        "tokens": SEQUENCES * (CTX_LEN - 2),
+    }
 
 
 @cache
-def _baselines(text: str, layer: int) -> tuple[float, float]:
+def _baselines(text: str, layer: int, device: str) -> tuple[float, float]:
     """Cross-entropy of the clean model, and with zeros instead of the block's output."""
-    return _measured(text, layer, lambda acts: acts)[1], _measured(text, layer, torch.zeros_like)[1]
+    return _measured(text, layer, device, lambda acts: acts)[1], _measured(text, layer, device, torch.zeros_like)[1]
 
 
 @torch.no_grad()
-def _measured(text: str, layer: int, change: Change) -> tuple[float, float]:
+def _measured(text: str, layer: int, device: str, change: Change) -> tuple[float, float]:
     """(KL, cross-entropy) of the model whose block's outputs go through `change`, all but each first position."""
-    model, kl, ce, count = _model(text), 0.0, 0.0, 0
+    model, kl, ce, count = _model(text, device), 0.0, 0.0, 0
     hookpoint = f"{READERS[text].blocks}.{layer}"
-    for sequences, clean in zip(_sequences(text).split(_AT_ONCE), _clean_states(text), strict=True):
-        not_first = (torch.arange(CTX_LEN) > 0).expand(len(sequences), -1)
+    for sequences, clean in zip(_sequences(text, device).split(_AT_ONCE), _clean_states(text, device), strict=True):
+        not_first = (torch.arange(CTX_LEN, device=device) > 0).expand(len(sequences), -1)
         with graft(model, {hookpoint: change}, mask=not_first):
             log_probs = _log_probs(model, model(sequences, use_cache=False).last_hidden_state)
         kl += F.kl_div(log_probs, _log_probs(model, clean), reduction="sum", log_target=True).item()
@@ -66,20 +73,20 @@ def _log_probs(model: nn.Module, states: Tensor) -> Tensor:
 
 
 @cache
-def _clean_states(text: str) -> list[Tensor]:
+def _clean_states(text: str, device: str) -> list[Tensor]:
     """The model's last hidden states, a few sequences each."""
     with torch.no_grad():
-        model = _model(text)
-        return [model(part, use_cache=False).last_hidden_state for part in _sequences(text).split(_AT_ONCE)]
+        model = _model(text, device)
+        return [model(part, use_cache=False).last_hidden_state for part in _sequences(text, device).split(_AT_ONCE)]
 
 
 @cache
-def _model(text: str) -> nn.Module:
-    model = load(str(READERS[text].folder()), torch.device("cpu"), torch.bfloat16)
+def _model(text: str, device: str) -> nn.Module:
+    model = load(str(READERS[text].folder()), torch.device(device), torch.bfloat16)
     assert model.config.tie_word_embeddings
     return model
 
 
-def _sequences(text: str) -> Tensor:
+def _sequences(text: str, device: str) -> Tensor:
     rows = np.load(token_file(text), mmap_mode="r")
-    return torch.from_numpy(np.array(rows[VALIDATION_SEQUENCES : VALIDATION_SEQUENCES + SEQUENCES]))
+    return torch.from_numpy(np.array(rows[VALIDATION_SEQUENCES : VALIDATION_SEQUENCES + SEQUENCES])).to(device)

@@ -61,7 +61,9 @@ def default_lr(c: Contestant, cell: Cell) -> float:
     return (5e-3 if "signum" in c.setting else 2e-4) * scale
 
 
-def measured(c: Contestant, cell: Cell, multiple: float, seed: int, threads: int, *, graft: bool) -> dict[str, Any]:
+def measured(
+    c: Contestant, cell: Cell, multiple: float, seed: int, threads: int, device: str = "cpu", *, graft: bool
+) -> dict[str, Any]:
     """One training run: its row, with what grafting does if wanted. Raises WorkerError."""
     job = Job(
         library=c.library,
@@ -75,6 +77,7 @@ def measured(c: Contestant, cell: Cell, multiple: float, seed: int, threads: int
         peak_lr=None if multiple == 1 else multiple * default_lr(c, cell),
         steps=cell.tokens // cell.batch,
         seed=seed,
+        device=device,
         threads=threads,
     )
     started = time.perf_counter()
@@ -83,15 +86,15 @@ def measured(c: Contestant, cell: Cell, multiple: float, seed: int, threads: int
         seconds = time.perf_counter() - started
         row = {"validation": worker.measure(0, VALIDATION_END), "test": worker.measure(VALIDATION_END, TEST_END)}
         if graft:
-            row["grafted"] = _grafted(worker, cell)
+            row["grafted"] = _grafted(worker, cell, device)
     return {**key(c, cell, multiple, seed), **row, "seconds": round(seconds, 1)}
 
 
-def _grafted(worker: Worker, cell: Cell) -> dict[str, float]:
+def _grafted(worker: Worker, cell: Cell, device: str) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "recon.npy"
         worker.write(quality_graft.FIRST_ROW, quality_graft.END_ROW, path)
-        return quality_graft.grafted(cell.text, cell.layer, torch.from_numpy(np.load(path)))
+        return quality_graft.grafted(cell.text, cell.layer, torch.from_numpy(np.load(path)), device)
 
 
 def key(c: Contestant, cell: Cell, multiple: float, seed: int) -> dict[str, Any]:
@@ -140,7 +143,7 @@ def run(rows: Rows, cells: list[Cell], contestants: list[Contestant], chosen: ar
     def measure(c: Contestant, cell: Cell, multiple: float, seed: int) -> None:
         if rows.find(key(c, cell, multiple, seed)) is None:
             try:
-                row = measured(c, cell, multiple, seed, chosen.threads, graft=True)
+                row = measured(c, cell, multiple, seed, chosen.threads, chosen.device, graft=True)
             except WorkerError as error:
                 row = {**key(c, cell, multiple, seed), "note": str(error)}
             rows.add(row)
@@ -219,6 +222,7 @@ def main() -> None:
     parser.add_argument(
         "--libraries", nargs="+", default=["sae", *peers.PEERS], help="or their settings: 'sparsify adam'"
     )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where everybody trains")
     parser.add_argument("--threads", type=int, default=machine.available_cores())
     parser.add_argument("--out", type=Path, default=RESULTS / "quality.json")
     parser.add_argument("--show", action="store_true", help="print the table of the file, and measure nothing")
@@ -227,7 +231,7 @@ def main() -> None:
     contestants = [c for c in QUALITY_CONTESTANTS if {c.library, c.name} & set(chosen.libraries)]
     rows = Rows(chosen.out)
     if not chosen.show:
-        rows.content["machine"] = machine.describe("cpu", chosen.threads)
+        rows.content["machine"] = machine.describe(chosen.device, chosen.threads)
         rows.content["versions"] = rows.content.get("versions", {}) | machine.versions([c.library for c in contestants])
         rows.content["date"] = time.strftime("%Y-%m-%d")
         rows.check_text(chosen.text, hashlib.sha256(token_file(chosen.text).read_bytes()).hexdigest())

@@ -109,13 +109,18 @@ class Worker:
 
 @contextmanager
 def warm_workers(jobs: Mapping[str, Job], turn_seconds: float) -> Iterator[tuple[dict[str, Worker], dict[str, str]]]:
-    """Workers that took their first steps, one after the other; and the last words of those that failed."""
+    """Workers that start together and take their first steps one by one; and the last words of those that failed."""
     with ExitStack() as stack:
+        started: dict[str, Worker] = {}
         alive: dict[str, Worker] = {}
         failed: dict[str, str] = {}
         for name, job in jobs.items():
             try:
-                worker = stack.enter_context(Worker(job))
+                started[name] = stack.enter_context(Worker(job))
+            except WorkerError as error:
+                failed[name] = str(error)
+        for name, worker in started.items():
+            try:
                 worker.warm_up(turn_seconds)
                 alive[name] = worker
             except WorkerError as error:

@@ -9,13 +9,14 @@ followed from step to step by orthogonal iteration, as in Dion (Ahn et al. 2025,
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae.optim import EPSILON, Adam, Gradient, slices
+from sae.ops.momentum import descend_, momentum_
+from sae.optim import EPSILON, Adam, Gradient, Tangent, slices
 from sae.peers import ALONE, Peers
 
 RANK = 128
@@ -23,6 +24,9 @@ RANK = 128
 
 _LEAST = 1e-3
 """The least that τ² may be, in units of the mean of ‖U q‖² over all directions: a step may have only a few."""
+
+_SLIGHT = 1e-5
+"""How much of the directions of the last step goes into those of this one, beside their product of length 1."""
 
 
 class CappedAdam(Adam):
@@ -44,11 +48,12 @@ class CappedAdam(Adam):
         *,
         beta1: float,
         beta2: float,
+        unit_rows: Collection[str] = (),
         product_dtype: torch.dtype = torch.float32,
         peers: Peers = ALONE,
     ) -> None:
         """`parameters` as of `Adam`; U is held and multiplied in `product_dtype`. `peers` hold other rows of them."""
-        super().__init__(parameters, beta1=beta1, beta2=beta2)
+        super().__init__(parameters, beta1=beta1, beta2=beta2, unit_rows=unit_rows)
         self._product_dtype, self._peers = product_dtype, peers
         matrices = {name: p for name, p in self._parameters.items() if p.dim() == 2}
         self.exp_avg_sq |= {name: p.new_zeros(len(p)) for name, p in matrices.items()}
@@ -62,43 +67,51 @@ class CappedAdam(Adam):
         parameter, rate = self._parameters[name], lr * self.rates.get(name, 1.0)
         basis, dtype = self.basis[name], self._product_dtype
         step, along = _workspace(parameter, basis.shape[1], dtype)
-        total = self._normalise(name, grad, skip, out=step)
+        total = self._momentum(name, grad, skip, out=step)
         torch.mm(step, basis.to(dtype), out=along)
-        basis = torch.linalg.qr(self._peers.sum_((along.T @ step).float()).T).Q
+        basis = _orthonormal(self._peers.sum_((along.T @ step).float()).T, basis)
         torch.mm(step, basis.to(dtype), out=along)
         kept, energy = self._cap(along, total, others=basis.shape[0] - basis.shape[1])
-        length = rate * math.sqrt(self._entries[name]) / energy.sqrt() * (1 - skip)
+        length = rate * math.sqrt(self._entries[name]) / energy.sqrt()
         removed = (basis * (kept - 1)).T.to(dtype)
         for some in slices(parameter):
-            capped = torch.addmm(step[some], along[some], removed)
-            parameter[some].addcmul_(capped.to(parameter.dtype), -length)
+            descend_(
+                parameter[some],
+                step[some].addmm_(along[some], removed),
+                length,
+                skip=skip,
+                unit_rows=name in self._unit_rows,
+                copy=self._copy(name, some),
+            )
         self.basis[name].copy_(torch.where(skip > 0, self.basis[name], basis))
 
-    def _normalise(
+    def _momentum(
         self, name: str, grad: Gradient, skip: Float[Tensor, ""], *, out: Float[Tensor, "latents d_in"]
     ) -> Float[Tensor, ""]:
         """Bring the moments up to date, and write U before its cap; returns Σ U² over these rows."""
         parameter, rates, (beta1, beta2) = self._parameters[name], self.row_rates.get(name), self._betas
+        raw = grad.gradient if isinstance(grad, Tangent) else grad
         total = parameter.new_zeros(())
         for some in slices(parameter):
-            exp_avg, exp_avg_sq, part = self.exp_avg[name][some], self.exp_avg_sq[name][some], grad[some]
-            if not skip.is_cpu:  # where `step` does not ask: towards itself, a moment does not move
-                part = torch.where(skip > 0, exp_avg, part)
-            exp_avg.lerp_(part, 1 - beta1)
-            mean_square = torch.linalg.vector_norm(part, dim=1).square_().div_(part.shape[1])
-            exp_avg_sq.lerp_(mean_square, (1 - beta2) * (1 - skip))
-            scale = exp_avg_sq.sqrt().add_(EPSILON).rsqrt_()
-            if rates is not None:
-                scale.mul_(rates[some])
-            total += (torch.linalg.vector_norm(exp_avg, dim=1) * scale).square_().sum()
-            torch.mul(exp_avg, scale.unsqueeze(1), out=out[some])
+            total += momentum_(
+                self.exp_avg[name][some],
+                self.exp_avg_sq[name][some],
+                raw[some],
+                tangent=(grad.along[some], grad.matrix[some]) if isinstance(grad, Tangent) else None,
+                rates=None if rates is None else rates[some],
+                skip=skip,
+                beta1=beta1,
+                beta2=beta2,
+                epsilon=EPSILON,
+                out=out[some],
+            )
         return total
 
     def _cap(
         self, along: Float[Tensor, "latents rank"], total: Float[Tensor, ""], *, others: int
     ) -> tuple[Float[Tensor, "rank"], Float[Tensor, ""]]:
         """(min(1, τ / σ), Σ U² after the cap) from U q of all q, Σ U² before, and the number of other directions."""
-        energies = torch.stack([part.float().square().sum(0) for part in along.split(1024)]).sum(0)
+        energies = torch.stack([along[some].float().square().sum(0) for some in slices(along)]).sum(0)
         sums = self._peers.sum_(torch.cat([energies, total.unsqueeze(0)]))
         energies, total = sums[:-1], sums[-1]
         tiny = torch.finfo(torch.float32).tiny
@@ -110,6 +123,24 @@ class CappedAdam(Adam):
     def state_dict(self) -> dict[str, Tensor]:
         """Adam's, and the directions of each matrix."""
         return super().state_dict() | {f"{name}.basis": basis for name, basis in self.basis.items()}
+
+
+def _orthonormal(columns: Float[Tensor, "d_in rank"], before: Float[Tensor, "d_in rank"]) -> Float[Tensor, "d_in rank"]:
+    """An orthonormal basis of what the columns span."""
+    return torch.linalg.qr(columns).Q if columns.is_cpu else cholesky_qr(columns, before)
+
+
+def cholesky_qr(columns: Float[Tensor, "d_in rank"], before: Float[Tensor, "d_in rank"]) -> Float[Tensor, "d_in rank"]:
+    """An orthonormal basis of about what the columns span, which are a positive semidefinite matrix times `before`.
+
+    By the Cholesky factor of their products, in float64: on a GPU a QR is many small operations one after the other. A
+    little of the orthonormal `before` keeps it well-conditioned, and is the answer where the columns are 0.
+    """
+    wide = columns.double()
+    lengths = torch.linalg.vector_norm(wide, dim=0).clamp_min(torch.finfo(wide.dtype).tiny)
+    wide = wide / lengths + _SLIGHT * before
+    factor = torch.linalg.cholesky_ex(wide.T @ wide).L
+    return torch.linalg.solve_triangular(factor, wide.T, upper=False).T.float().contiguous()
 
 
 _workspaces: dict[tuple[torch.device, torch.dtype], Tensor] = {}

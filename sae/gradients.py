@@ -8,7 +8,6 @@ It is linear in the tokens: gradients of any split of the same tokens add up to 
 be limited (`token_shares`), which keeps it so. `tests/oracle.py` holds the dense autograd twin.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -59,39 +58,33 @@ class Gradients(NamedTuple):
         return {"encoder.weight": self.W_enc, "encoder.bias": self.b_enc, "W_dec": self.W_dec, "b_dec": self.b_dec}
 
 
-@dataclass(frozen=True)
-class Tangent:
-    """The gradient of a matrix whose rows keep their unit length: without the part along each row."""
-
-    gradient: Rows
-    along: Float[Tensor, "latents"]
-    """⟨gradient, matrix⟩ of each row."""
-    matrix: Float[Tensor, "latents d_in"]
-
-    def __getitem__(self, rows: slice) -> Float[Tensor, "some d_in"]:
-        """These rows."""
-        return torch.addcmul(self.gradient[rows], self.matrix[rows], self.along[rows].unsqueeze(1), value=-1)
-
-
 class Weights(NamedTuple):
-    """Parameters as the step reads them: the encoder in the compute type too."""
+    """Parameters as the step reads them: on a GPU both matrices in the compute type too, on a CPU the encoder."""
 
     W_enc: Float[Tensor, "latents d_in"]
     W_dec: Float[Tensor, "latents d_in"]
     b_enc: Float[Tensor, "latents"]
     b_dec: Float[Tensor, "d_in"]
     W_enc_compute: Float[Tensor, "latents d_in"]
+    W_dec_compute: Float[Tensor, "latents d_in"]
+    """For rows that are gathered: a GPU waits for the memory that they are read from."""
 
     @classmethod
     def of(cls, sae: Sae, compute_dtype: torch.dtype) -> "Weights":
-        """Views of the parameters, and one copy of the encoder."""
-        W_enc, b_enc = sae.encoder.weight.detach(), sae.encoder.bias.detach()
-        return cls(W_enc, sae.W_dec.detach(), b_enc, sae.b_dec.detach(), W_enc.to(compute_dtype))
+        """Views of the parameters, and copies of the matrices."""
+        W_enc, W_dec, b_enc = (t.detach() for t in (sae.encoder.weight, sae.W_dec, sae.encoder.bias))
+        gathered = W_dec if W_dec.is_cpu else W_dec.to(compute_dtype)
+        return cls(W_enc, W_dec, b_enc, sae.b_dec.detach(), W_enc.to(compute_dtype), gathered)
 
-    def follow_(self) -> None:
-        """Bring the copy up to date after the encoder has changed."""
-        if self.W_enc_compute is not self.W_enc:
-            self.W_enc_compute.copy_(self.W_enc)
+    def copies(self) -> dict[str, Tensor]:
+        """The copies by the names of the parameters that they have to follow."""
+        pairs = {"encoder.weight": (self.W_enc, self.W_enc_compute), "W_dec": (self.W_dec, self.W_dec_compute)}
+        return {name: copy for name, (parameter, copy) in pairs.items() if copy is not parameter}
+
+    def follow_(self, rows: Int[Tensor, "rows"]) -> None:
+        """Bring these rows of the copies up to date after the parameters have changed."""
+        self.W_enc_compute[rows] = self.W_enc[rows].to(self.W_enc_compute.dtype)
+        self.W_dec_compute[rows] = self.W_dec[rows].to(self.W_dec_compute.dtype)
 
 
 class Reconstruction(NamedTuple):
@@ -125,18 +118,20 @@ def reconstruction_gradients(
     Where `peers` hold other latents, the code and the gradients are those of one's own; b_dec's is the whole.
     """
     centred = x.to(weights.b_dec.dtype) - weights.b_dec
-    W = weights.W_enc_compute
-    compute_acts, top_indices = peers.keep_best(*encode(centred.to(W.dtype), W, weights.b_enc.to(W.dtype), select))
+    W, W_dec = weights.W_enc_compute, weights.W_dec_compute
+    low = centred.to(W.dtype)
+    compute_acts, top_indices = peers.keep_best(*encode(low, W, weights.b_enc.to(W.dtype), select))
     top_acts = compute_acts.to(centred.dtype)
     fired = top_acts > 0
-    residual = peers.sum_(ops.decode(top_acts, top_indices, weights.W_dec)).sub_(centred)
+    residual = peers.sum_(ops.decode(top_acts, top_indices, W_dec)).sub_(centred)
     squared_error = residual.flatten().dot(residual.flatten())
     recon = Reconstruction(centred, residual, fired, top_indices, squared_error, VarianceSums.of(centred))
 
     slope = 2 * scale  # of the loss, by the reconstruction: slope · pull, which needs no memory beside pull's
     pull = residual if limit is None else residual * token_shares(centred, residual, limit).unsqueeze(1)
-    grad_pre = ops.gather_dot(pull, top_indices, weights.W_dec).mul_(fired).mul_(slope)
-    sums = ops.LatentSegments(top_indices, len(W)).sum_pair(top_acts * slope, pull, grad_pre, centred)
+    grad_pre = ops.gather_dot(pull, top_indices, W_dec).mul_(fired).mul_(slope)
+    rows = pull.to(W_dec.dtype), centred if W_dec.dtype == centred.dtype else low  # to gather, in W_dec's type
+    sums = ops.LatentSegments(top_indices, len(W)).sum_pair(top_acts * slope, rows[0], grad_pre, rows[1])
     grads = Gradients(
         W_enc=sums.b,
         b_enc=sums.weights_b,

@@ -14,12 +14,12 @@ from sae import ops
 from sae.autoencoder import Sae
 from sae.capped import CappedAdam
 from sae.dead import DeadLatents
-from sae.gradients import Gradients, Reconstruction, Tangent, Weights, add_auxk_gradients_, reconstruction_gradients
+from sae.gradients import Gradients, Reconstruction, Weights, add_auxk_gradients_, reconstruction_gradients
 from sae.losses import VarianceSums, fvu
 from sae.massive import MassiveTokens
 from sae.ops import eight_bit
 from sae.ops.encode import Encode
-from sae.optim import Adam, Gradient, Recipe, firings
+from sae.optim import Adam, Gradient, Recipe, Tangent, firings
 from sae.peers import ALONE, Peers
 from sae.select import selection
 
@@ -81,9 +81,9 @@ class SaeLearner:
         self._probe: Tensor | None = None
         self._select = selection(sae.cfg)
         self._grads: Gradients | None = None
-        self._weights = Weights.of(sae, self._compute_dtype)
         self._recipe = recipe
         self._optimizer = _optimizer(sae, recipe, compute_dtype, peers)
+        self._set_weights()
         self._firing_rate = torch.ones(sae.num_latents, device=sae.device)
         self._fired = torch.zeros(sae.num_latents, dtype=torch.int32, device=sae.device)
         self._tokens = torch.zeros((), dtype=torch.int64)  # on the CPU, where it is asked for
@@ -127,7 +127,12 @@ class SaeLearner:
             few = x[:FIRST_TOKENS] if fit_on is None else fit_on
             self.sae.encoder.weight.data.copy_(self.sae.W_dec)
             self.sae.encoder.weight.data.mul_(best_encoder_scale(self.sae, few, add_up))
-            self._weights = Weights.of(self.sae, self._compute_dtype)
+            self._set_weights()
+
+    def _set_weights(self) -> None:
+        """Read the parameters anew, after they were set."""
+        self._weights = Weights.of(self.sae, self._compute_dtype)
+        self._optimizer.copies = self._weights.copies()
 
     def _set_rates(self) -> None:
         """Give W_enc and the biases their learning rates. Waits for the device."""
@@ -207,20 +212,16 @@ class SaeLearner:
         self.dead.update(self._fired > 0, tokens)
         self._fired.zero_()
         self._tokens.zero_()
-        self._weights.follow_()
         if self._recipe.massive is not None:
             self._reconstruct_massive()
 
     def _descend(self, grads: Gradients, lr: float) -> None:
-        sae, unit_norm = self.sae, self.sae.cfg.normalize_decoder
         by_name: dict[str, Gradient] = {**grads.by_parameter()}
-        if unit_norm:
-            by_name["W_dec"] = Tangent(grads.W_dec, grads.radial, sae.W_dec.detach())
+        if self.sae.cfg.normalize_decoder:
+            by_name["W_dec"] = Tangent(grads.W_dec, grads.radial, self.sae.W_dec.detach())
         # A gradient that is not finite shows in these, which are sums of the same terms: 0 times it is NaN.
         self._sums += 0 * (grads.b_enc.sum() + grads.b_dec.sum() + grads.radial.sum())
         self._optimizer.step(by_name, lr, skip=(~self._sums.isfinite().all()).float())
-        if unit_norm:
-            sae.set_decoder_norm_to_unit_norm()
 
     def _slow_rare_latents(self, tokens: int) -> None:
         """Give the encoder's rows of latents that fire rarely a lower rate; those of dead ones follow AuxK at the full.
@@ -310,14 +311,13 @@ class SaeLearner:
             tensor.copy_(state[name])
         self.dead.load_state_dict({"tokens_since_fired": state["dead.tokens_since_fired"]})
         self._set_rates()
-        self._weights = Weights.of(self.sae, self._compute_dtype)
+        self._set_weights()
 
 
 def _optimizer(sae: Sae, recipe: Recipe, product_dtype: torch.dtype, peers: Peers) -> Adam:
-    parameters, betas = dict(sae.named_parameters()), {"beta1": recipe.beta1, "beta2": recipe.beta2}
-    if recipe.capped:
-        return CappedAdam(parameters, **betas, product_dtype=product_dtype, peers=peers)
-    return Adam(parameters, **betas)
+    parameters, unit_rows = dict(sae.named_parameters()), {"W_dec"} if sae.cfg.normalize_decoder else set()
+    optimizer = partial(CappedAdam, product_dtype=product_dtype, peers=peers) if recipe.capped else Adam
+    return optimizer(parameters, beta1=recipe.beta1, beta2=recipe.beta2, unit_rows=unit_rows)
 
 
 @torch.no_grad()

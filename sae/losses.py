@@ -20,7 +20,7 @@ class VarianceSums(NamedTuple):
     @classmethod
     def of(cls, shifted: Float[Tensor, "tokens d"]) -> "VarianceSums":
         """The sums of these tokens: taken in their own precision, kept (and merged) in float64."""
-        count = torch.tensor(float(len(shifted)), dtype=torch.float64, device=shifted.device)
+        count = torch.full((), float(len(shifted)), dtype=torch.float64, device=shifted.device)  # no wait for a GPU
         return cls(count, shifted.sum(0).double(), shifted.flatten().dot(shifted.flatten()).double())
 
     @classmethod

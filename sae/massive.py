@@ -68,6 +68,7 @@ class MassiveTokens:
             if unit_norm:
                 weights.W_dec[used] = F.normalize(weights.W_dec[used], dim=1)
                 _recode_(weights, centred, acts, used, peers)
+            weights.follow_(used)
 
 
 def _code(
@@ -92,7 +93,7 @@ def _move_encoder_(
     """Change these pre-activations of a token by the least movement of W_enc: along x − b_dec."""
     along = centred / centred.square().sum().clamp_min(torch.finfo(centred.dtype).tiny)
     weights.W_enc[rows] += change.unsqueeze(1) * along
-    weights.W_enc_compute[rows] = weights.W_enc[rows].to(weights.W_enc_compute.dtype)
+    weights.follow_(rows)
 
 
 def _recode_(weights: Weights, centred: Tensor, acts: Tensor, used: Tensor, peers: Peers) -> None:

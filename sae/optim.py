@@ -1,13 +1,16 @@
 """The optimizer, its learning-rate laws and its schedule."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from sae.ops.momentum import settle_
 
 EPSILON = 6.25e-10
 """Adam's ε, from Gao et al. 2024, arXiv:2406.04093, app. A."""
@@ -71,6 +74,20 @@ class Gradient(Protocol):
     def __getitem__(self, rows: slice, /) -> Tensor: ...
 
 
+@dataclass(frozen=True)
+class Tangent:
+    """The gradient of a matrix whose rows keep their unit length: without the part along each row."""
+
+    gradient: Gradient
+    along: Float[Tensor, "latents"]
+    """⟨gradient, matrix⟩ of each row."""
+    matrix: Float[Tensor, "latents d_in"]
+
+    def __getitem__(self, rows: slice) -> Float[Tensor, "some d_in"]:
+        """These rows."""
+        return torch.addcmul(self.gradient[rows], self.matrix[rows], self.along[rows].unsqueeze(1), value=-1)
+
+
 class Adam:
     """Adam with the ε of Gao et al. 2024 (`EPSILON`); theirs are β₁ 0.9 and β₂ 0.999.
 
@@ -78,9 +95,13 @@ class Adam:
     and 150 MB. The moments are made at once, all 0, so that they have a place in a state dict before the first step.
     """
 
-    def __init__(self, parameters: Mapping[str, Tensor], *, beta1: float = 0.9, beta2: float) -> None:
-        """`parameters` by name, all on one device; they are updated in place."""
-        self._betas = beta1, beta2
+    def __init__(
+        self, parameters: Mapping[str, Tensor], *, beta1: float = 0.9, beta2: float, unit_rows: Collection[str] = ()
+    ) -> None:
+        """`parameters` by name, all on one device; they are updated in place. Rows of `unit_rows` keep unit length."""
+        self._betas, self._unit_rows = (beta1, beta2), unit_rows
+        self.copies: dict[str, Tensor] = {}
+        """Of the parameters that it names, copies in another type, which follow every step."""
         self.rates: dict[str, float] = {}
         """What the learning rate is multiplied by, for the parameters that it names."""
         self.row_rates: dict[str, Tensor] = {}
@@ -108,6 +129,11 @@ class Adam:
             step(part, grad[some], self.exp_avg[name][some], self.exp_avg_sq[name][some])
             if rates is not None:
                 torch.lerp(before, part, rates[some].view(-1, *(1 for _ in part.shape[1:])), out=part)
+            settle_(part, unit_rows=name in self._unit_rows, copy=self._copy(name, some))
+
+    def _copy(self, name: str, some: slice) -> Tensor | None:
+        """These rows of a parameter's copy, if it has one."""
+        return self.copies[name][some] if name in self.copies else None
 
     def _step(
         self, parameter: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, *, lr: float, skip: Tensor

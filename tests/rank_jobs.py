@@ -174,10 +174,10 @@ def poison(save_dir: str, batch: int) -> None:
 
 
 def command(folder: str, arguments: list[str]) -> None:
-    """The command line, in float32."""
+    """The command line, in float32; of GPUs there may be fewer than processes."""
     sae.lm.compute_dtype = lambda device: torch.float32
     os.chdir(folder)
-    assert sae.__main__.main(arguments) == 0
+    assert sae.__main__.main([*arguments, "--device", "cpu"]) == 0
 
 
 def measure_with_a_nan() -> None:

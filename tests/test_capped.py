@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from sae import optim
-from sae.capped import RANK, CappedAdam
+from sae.capped import RANK, CappedAdam, cholesky_qr
 from sae.peers import Alone
 
 NO = torch.zeros(())
@@ -113,6 +113,20 @@ def test_a_step_in_bfloat16_is_close_and_leaves_weights_and_moments_in_float32()
         assert {t.dtype for t in optimizer.state_dict().values()} == {torch.float32}
     difference = (found[torch.bfloat16] - found[torch.float32]).norm() / found[torch.float32].norm()
     assert difference < 0.02
+
+
+@pytest.mark.parametrize("rank_of_gradient", [0, 1, 5, 24, 96])
+def test_directions_from_a_cholesky_factor_are_those_of_a_qr(rank_of_gradient: int) -> None:
+    before = torch.linalg.qr(torch.randn(96, 24)).Q
+    gradient = torch.randn(300, rank_of_gradient) @ torch.randn(rank_of_gradient, 96)
+    columns = gradient.T @ gradient @ before
+    found = cholesky_qr(columns, before)
+    torch.testing.assert_close(found.T @ found, torch.eye(24), atol=2e-5, rtol=0)
+    spanned = torch.linalg.svd(columns).U[:, :rank_of_gradient]
+    missed = spanned - found @ (found.T @ spanned)
+    assert rank_of_gradient > 24 or (missed.norm(dim=0) < 1e-3).all()
+    if rank_of_gradient == 0:
+        torch.testing.assert_close(found, before, atol=1e-5, rtol=0)
 
 
 class Halves(Alone):

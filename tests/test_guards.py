@@ -27,8 +27,8 @@ MAY_KNOW = {
     "gradients": {"autoencoder", "losses", "ops", "peers"},
     "massive": {"gradients", "ops", "peers"},
     "dead": set(),
-    "optim": set(),
-    "capped": {"optim", "peers"},
+    "optim": {"ops"},
+    "capped": {"ops", "optim", "peers"},
     "learner": {"autoencoder", "capped", "dead", "gradients", "losses", "massive", "ops", "optim", "peers", "select"},
     # the edges, which do not know each other
     "lm": set(),

@@ -91,9 +91,9 @@ def test_grafting_what_was_there_changes_nothing_and_zeros_recover_nothing(monke
     model.embed_tokens.weight.mul_(5)
     monkeypatch.setattr(quality_graft, "SEQUENCES", 8)
     monkeypatch.setattr(quality_graft, "CTX_LEN", 16)
-    monkeypatch.setattr(quality_graft, "_model", lambda text: model)
+    monkeypatch.setattr(quality_graft, "_model", lambda text, device: model)
     sequences = torch.randint(3, VOCAB_SIZE, (8, 16))
-    monkeypatch.setattr(quality_graft, "_sequences", lambda text: sequences)
+    monkeypatch.setattr(quality_graft, "_sequences", lambda text, device: sequences)
     parts = [harvest(model, part, ["layers.1"])["layers.1"] for part in sequences.split(4)]
     same = torch.cat(parts)[:, 1:].flatten(0, 1)
     kept = quality_graft.grafted("english", 1, same)

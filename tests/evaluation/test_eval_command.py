@@ -88,7 +88,7 @@ def numbers(folder: str) -> Any:
 
 
 def test_a_run_is_measured_on_exactly_the_sequences_that_it_held_out(run: Run, no_pictures: None) -> None:
-    status, out, err = run("runs/k4")
+    status, out, err = run("runs/k4", "--device", "cpu")
     assert status == 0 and "of the sequences that runs/k4 held out" in err and "may have seen" not in err
     document = numbers("runs/k4/eval")
     assert document["data"]["sequences"] == 11 and document["data"]["tokens"] == 11 * 15

@@ -16,8 +16,9 @@ from torch import Tensor
 pytest.importorskip("triton")
 
 from sae import ops
+from sae.ops import momentum as plain_momentum
 from sae.ops import naive
-from sae.ops.kernels import decode, segments, topk
+from sae.ops.kernels import decode, momentum, segments, topk
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICES = ["cpu"] if INTERPRETED else ["cuda"] if torch.cuda.is_available() else []
@@ -201,6 +202,59 @@ def test_topk_covers_the_sizes_that_matter_and_refuses_others(device: str) -> No
     assert not topk.covers(96, 64)
     with pytest.raises(ValueError, match="k=64 of 96"):
         topk.topk(torch.randn(1, 96, device=device), 64)
+
+
+# An optimizer's passes
+
+
+@pytest.mark.parametrize("skip", [0.0, 1.0])
+@pytest.mark.parametrize(("tangent", "rated", "unit"), [(False, False, False), (True, True, True), (True, False, True)])
+@pytest.mark.parametrize(("rows", "d"), [(1, 1), (5, 48), (37, 300), (0, 48)])
+def test_an_optimizers_passes_equal_their_twins(
+    rows: int, d: int, tangent: bool, rated: bool, unit: bool, skip: float, device: str
+) -> None:
+    tensors = {
+        "exp_avg": torch.randn(rows, d),
+        "exp_avg_sq": torch.rand(rows),
+        "gradient": torch.randn(rows, d),
+        "along": torch.randn(rows),
+        "parameter": torch.randn(rows, d),
+        "rates": torch.rand(rows),
+        "out": torch.full((rows, d), math.nan),
+        "copy": torch.full((rows, d), math.nan),
+    }
+    if rows:
+        tensors["exp_avg"][0], tensors["gradient"][0], tensors["along"][0], tensors["exp_avg_sq"][0] = 0, 0, 0, 0
+    if skip:
+        tensors["gradient"].fill_(math.inf)
+
+    def passes(module: object, t: dict[str, Tensor]) -> Tensor:
+        where = t["out"].device
+        skipped, length = torch.tensor(skip, device=where), torch.tensor(0.3, device=where)
+        total = module.momentum_(  # type: ignore[attr-defined]
+            t["exp_avg"],
+            t["exp_avg_sq"],
+            t["gradient"],
+            tangent=(t["along"], t["parameter"]) if tangent else None,
+            rates=t["rates"] if rated else None,
+            skip=skipped,
+            beta1=0.7,
+            beta2=0.9,
+            epsilon=1e-9,
+            out=t["out"],
+        )
+        module.descend_(  # type: ignore[attr-defined]
+            t["parameter"], t["out"], length, skip=skipped, unit_rows=unit and not skip, copy=t["copy"]
+        )
+        return total
+
+    plain, fast = ({name: t.to(where).clone() for name, t in tensors.items()} for where in ("cpu", device))
+    totals = passes(plain_momentum, plain), passes(momentum, fast)
+    torch.testing.assert_close(totals[1].cpu(), totals[0])
+    for name, expected in plain.items():
+        torch.testing.assert_close(fast[name].cpu(), expected, equal_nan=True, msg=lambda m, name=name: f"{name}: {m}")
+    if skip:
+        assert all(torch.equal(fast[n].cpu(), tensors[n]) for n in ("exp_avg", "exp_avg_sq", "parameter"))
 
 
 # Doors
