@@ -102,12 +102,13 @@ def _harvest(reader: Reader, model: torch.nn.Module, sequences: Tensor, *, mixed
     from sae.lm import harvest
 
     names = {layer: f"{reader.blocks}.{layer}" for layer in reader.layers}
-    parts = [harvest(model, rows, list(names.values())) for rows in sequences.split(16)]
+    device = next(model.parameters()).device
+    parts = [harvest(model, rows, list(names.values())) for rows in sequences.split(16 if device.type == "cpu" else 64)]
     order = torch.arange(_block())
     if mixed:
         order = torch.randperm(len(order), generator=torch.Generator().manual_seed(seed))
     return {
-        layer: torch.cat([part[name][:, 1:].flatten(0, 1).cpu() for part in parts])[order].bfloat16()
+        layer: torch.cat([part[name][:, 1:].flatten(0, 1) for part in parts])[order.to(device)].bfloat16().cpu()
         for layer, name in names.items()
     }
 

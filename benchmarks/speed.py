@@ -82,7 +82,7 @@ def _rows(chosen: argparse.Namespace, settings: Settings) -> Iterator[Row]:
     if "quality" in chosen.sections:
         yield from quality_rows(SHAPES["small"], 1024, chosen.libraries, settings, steps=STEPS, seeds=SEEDS)
     if "end-to-end" in chosen.sections:
-        yield from end_to_end_rows(RUNS, chosen.libraries, settings)
+        yield from end_to_end_rows([run for run in RUNS if chosen.model in run.name], chosen.libraries, settings)
 
 
 def _new_report(settings: Settings, chosen: argparse.Namespace) -> Report:
@@ -113,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     libraries = ["sae", *peers.PEERS]
     parser.add_argument("--libraries", nargs="+", choices=libraries, default=libraries, metavar="LIBRARY")
     parser.add_argument("--settings", nargs="+", default=[], metavar="SETTING", help="of a step; all if none is named")
+    parser.add_argument("--model", default="", metavar="TEXT", help="end to end, only what has this in its name")
     parser.add_argument("--repeats", type=int, default=5, help="turns of each contestant")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--out", type=Path, help="JSON file; by default benchmarks/results/<date>-<machine>.json")

@@ -61,7 +61,7 @@ class CappedAdam(Adam):
         """(d_in, rank) of each matrix: the directions qⱼ."""
         self._entries = {name: peers.total(self._parameters[name].numel()) for name in self.basis}
 
-    def _update(self, name: str, grad: Gradient, lr: float, skip: Float[Tensor, ""]) -> None:
+    def _update(self, name: str, grad: Gradient, lr: float | Tensor, skip: Float[Tensor, ""]) -> None:
         if name not in self.basis:
             return super()._update(name, grad, lr, skip)
         parameter, rate = self._parameters[name], lr * self.rates.get(name, 1.0)

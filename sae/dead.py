@@ -25,7 +25,11 @@ class DeadLatents:
         # The number of dead latents is a shape, so asking for them waits for the device: not before one can be dead.
         if self._longest < self.threshold:
             return self.tokens_since_fired.new_empty(0)
-        return (self.tokens_since_fired >= self.threshold).nonzero().squeeze(1)
+        return self.mask().nonzero().squeeze(1)
+
+    def mask(self) -> Bool[Tensor, "latents"]:
+        """Which latents are dead; waits for nothing."""
+        return self.tokens_since_fired >= self.threshold
 
     def silent_for(self, tokens: int) -> int:
         """Number of latents that did not fire on the last `tokens` tokens. Waits for the device."""

@@ -2,6 +2,7 @@
 
 import math
 import sys
+import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -10,11 +11,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+import sae.ops.kernels as kernels
 from sae import ops
 from sae.autoencoder import Sae
 from sae.capped import CappedAdam
 from sae.dead import DeadLatents
 from sae.gradients import Gradients, Reconstruction, Weights, add_auxk_gradients_, reconstruction_gradients
+from sae.graphs import Recorded
 from sae.losses import VarianceSums, fvu
 from sae.massive import MassiveTokens
 from sae.ops import eight_bit
@@ -88,6 +91,8 @@ class SaeLearner:
         self._fired = torch.zeros(sae.num_latents, dtype=torch.int32, device=sae.device)
         self._tokens = torch.zeros((), dtype=torch.int64)  # on the CPU, where it is asked for
         self._massive = MassiveTokens(sae.d_in, sae.device)
+        self._lr = torch.zeros((), device=sae.device)
+        self._average_firings = torch.ones((), device=sae.device)
         self._mean = torch.zeros(sae.d_in, device=sae.device)
         self._variance = torch.ones((), dtype=torch.float64, device=sae.device)
         self._variance_sums = VarianceSums.zeros(sae.d_in, sae.device)
@@ -133,6 +138,8 @@ class SaeLearner:
         """Read the parameters anew, after they were set."""
         self._weights = Weights.of(self.sae, self._compute_dtype)
         self._optimizer.copies = self._weights.copies()
+        self._recorded: tuple[Tensor, Recorded[tuple[Gradients, Reconstruction]], Recorded[None]] | None = None
+        self._in_place = False
 
     def _set_rates(self) -> None:
         """Give W_enc and the biases their learning rates. Waits for the device."""
@@ -152,6 +159,33 @@ class SaeLearner:
         """Add the gradients of the loss on these tokens, and the sums that are reported."""
         if len(x) == 0:
             return
+        recorded = self._recording(x)
+        if recorded is None:
+            self._collect(*self._differentiate(x))
+            return
+        into, differentiate, _ = recorded
+        into.copy_(x)
+        self._in_place = True
+        self._collect(*differentiate())
+
+    def _recording(
+        self, x: Float[Tensor, "tokens d_in"]
+    ) -> tuple[Tensor, Recorded[tuple[Gradients, Reconstruction]], Recorded[None]] | None:
+        """Where x goes, and the step's two halves.
+
+        None where they are not recorded: without our kernels, where peers are waited for, for the later parts of a
+        step, and for another number of tokens than that of the first.
+        """
+        if not kernels.usable(self._weights.W_dec) or self._peers is not ALONE or self._grads is not None:
+            return None
+        if self._recorded is None:
+            into, me = torch.empty_like(x), weakref.proxy(self)  # so that nothing keeps the learner but its users
+            differentiate = Recorded(lambda: me._differentiate(into), x.device)
+            self._recorded = into, differentiate, Recorded(lambda: me._take_step(), x.device)
+        into = self._recorded[0]
+        return self._recorded if (into.shape, into.dtype) == (x.shape, x.dtype) else None
+
+    def _differentiate(self, x: Float[Tensor, "tokens d_in"]) -> tuple[Gradients, Reconstruction]:
         token_limit = self._recipe.token_limit
         grads, recon = reconstruction_gradients(
             self._weights,
@@ -164,12 +198,24 @@ class SaeLearner:
         )
         if (massive := self._recipe.massive) is not None:
             self._massive.add(recon.centred, self._weights.b_dec, (massive * self._variance).sqrt().to(self.sae.dtype))
-        self._probe = recon.centred[:_PROBE].clone()
-        self.add(grads, recon)
+        self._note(recon)
+        return grads, recon
 
     def add(self, grads: Gradients, recon: Reconstruction) -> None:
-        """Add gradients of these tokens that may come from elsewhere, those of AuxK, and the sums that are reported."""
-        auxk_error = recon.squared_error
+        """Add gradients of these tokens that come from elsewhere, those of AuxK, and the sums that are reported."""
+        self._note(recon)
+        self._collect(grads, recon)
+
+    def _note(self, recon: Reconstruction) -> None:
+        """Add these tokens to the step's sums, as if AuxK had left all of the error."""
+        self._fired.index_add_(0, recon.top_indices.flatten(), recon.fired.flatten().int())
+        self._step_variance_sums.add_(recon.variance.shifted_by(self.sae.b_dec.detach() - self._mean))
+        fired = self._peers.sum_(recon.fired.sum().double())
+        squared_error = recon.squared_error.double()
+        self._step_sums += torch.stack([squared_error, squared_error, fired])
+
+    def _collect(self, grads: Gradients, recon: Reconstruction) -> None:
+        """Add AuxK's gradients, and these to the step's."""
         if self._auxk_alpha and (num_dead := self._peers.total(len(self.dead.indices))):
             auxk_error = add_auxk_gradients_(
                 grads,
@@ -180,13 +226,10 @@ class SaeLearner:
                 peers=self._peers,
                 num_dead=num_dead,
             )
+            self._step_sums[1] += auxk_error.double() - recon.squared_error.double()
         self._grads = grads if self._grads is None else self._grads.plus(grads)
-        self._fired.index_add_(0, recon.top_indices.flatten(), recon.fired.flatten().int())
         self._tokens += len(recon.residual)
-        variance = recon.variance.shifted_by(self.sae.b_dec.detach() - self._mean)
-        self._step_variance_sums = self._step_variance_sums.merge(variance)
-        fired = self._peers.sum_(recon.fired.sum().double())
-        self._step_sums += torch.stack([recon.squared_error.double(), auxk_error.double(), fired])
+        self._probe = recon.centred[:_PROBE].clone()
 
     def sums(self) -> list[Tensor]:
         """What the step so far has summed over its tokens: others may add theirs in place before `update`."""
@@ -203,36 +246,47 @@ class SaeLearner:
 
     def update(self, lr: float) -> None:
         """Take one optimizer step with what was accumulated. A step whose sums are not finite changes nothing."""
-        self._count_step()
         tokens = int(self._tokens)
         if self._grads is not None and tokens:
-            self._slow_rare_latents(tokens)
-            self._descend(self._grads, lr)
-        self._grads = None
+            self._lr.fill_(lr)
+            self._average_firings.fill_(firings(tokens, self.sae.cfg.k, self._all_latents))
+            if self._in_place and self._recorded is not None:
+                self._recorded[2]()
+            else:
+                self._take_step()
+        else:
+            self._count_step()
+        self._grads, self._in_place = None, False
         self.dead.update(self._fired > 0, tokens)
         self._fired.zero_()
         self._tokens.zero_()
         if self._recipe.massive is not None:
             self._reconstruct_massive()
 
-    def _descend(self, grads: Gradients, lr: float) -> None:
+    def _take_step(self) -> None:
+        assert self._grads is not None
+        self._count_step()
+        self._slow_rare_latents()
+        self._descend(self._grads)
+
+    def _descend(self, grads: Gradients) -> None:
         by_name: dict[str, Gradient] = {**grads.by_parameter()}
         if self.sae.cfg.normalize_decoder:
             by_name["W_dec"] = Tangent(grads.W_dec, grads.radial, self.sae.W_dec.detach())
         # A gradient that is not finite shows in these, which are sums of the same terms: 0 times it is NaN.
         self._sums += 0 * (grads.b_enc.sum() + grads.b_dec.sum() + grads.radial.sum())
-        self._optimizer.step(by_name, lr, skip=(~self._sums.isfinite().all()).float())
+        skip = (~self._sums.isfinite().all()).float()
+        self._optimizer.step(by_name, self._lr if self._lr.is_cuda else self._lr.item(), skip=skip)
 
-    def _slow_rare_latents(self, tokens: int) -> None:
+    def _slow_rare_latents(self) -> None:
         """Give the encoder's rows of latents that fire rarely a lower rate; those of dead ones follow AuxK at the full.
 
         Adam's step is as long for a gradient from one token as for one from a hundred, so the noisiest would move
         as far as the surest, and end where nothing selects them.
         """
-        average = firings(tokens, self.sae.cfg.k, self._all_latents)
-        self._firing_rate.lerp_(self._fired / average, _FIRING_SHARE)
+        self._firing_rate.lerp_(self._fired / self._average_firings, _FIRING_SHARE)
         if self._recipe.slowest < 1:
-            rates = self._firing_rate.clamp(self._recipe.slowest, 1.0).index_fill_(0, self.dead.indices, 1.0)
+            rates = torch.where(self.dead.mask(), 1.0, self._firing_rate.clamp(self._recipe.slowest, 1.0))
             self._optimizer.row_rates = {"encoder.weight": rates, "encoder.bias": rates}
 
     def _reconstruct_massive(self) -> None:
@@ -250,9 +304,9 @@ class SaeLearner:
 
     def _count_step(self) -> None:
         """Let the step's sums count: until then the state is that before the step, should an error end it halfway."""
-        self._variance_sums = self._variance_sums.merge(self._step_variance_sums)
+        self._variance_sums.add_(self._step_variance_sums)
         self._sums += self._step_sums
-        self._step_variance_sums = VarianceSums.zeros(self.sae.d_in, self.sae.device)
+        self._step_variance_sums.zero_()
         self._step_sums.zero_()
 
     def read_metrics(self) -> Metrics:
@@ -260,9 +314,9 @@ class SaeLearner:
 
         Raises FloatingPointError if a loss was not finite; the weights are those before that step.
         """
-        variance, sums = self._variance_sums, self._sums
-        self._variance_sums = VarianceSums.zeros(self.sae.d_in, self.sae.device)
-        self._sums = torch.zeros_like(sums)
+        variance, sums = self._variance_sums.clone(), self._sums.clone()
+        self._variance_sums.zero_()
+        self._sums.zero_()
         squared_error, auxk_error, fired = sums.tolist()
         if not math.isfinite(squared_error + auxk_error):
             raise FloatingPointError("the loss is not finite")

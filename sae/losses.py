@@ -32,6 +32,20 @@ class VarianceSums(NamedTuple):
         """The sums of both sets of tokens."""
         return VarianceSums(self.tokens + other.tokens, self.first + other.first, self.second + other.second)
 
+    def add_(self, other: "VarianceSums") -> None:
+        """Become the sums of both sets of tokens."""
+        for mine, theirs in zip(self, other, strict=True):
+            mine.add_(theirs)
+
+    def zero_(self) -> None:
+        """Become the sums of no tokens."""
+        for mine in self:
+            mine.zero_()
+
+    def clone(self) -> "VarianceSums":
+        """The same, in memory of its own."""
+        return VarianceSums(*(mine.clone() for mine in self))
+
     def shifted_by(self, delta: Float[Tensor, "d"]) -> "VarianceSums":
         """The sums of y + delta, for the same tokens."""
         delta = delta.double()

@@ -111,15 +111,15 @@ class Adam:
         self.exp_avg = {name: torch.zeros_like(parameter) for name, parameter in self._parameters.items()}
         self.exp_avg_sq = {name: torch.zeros_like(parameter) for name, parameter in self._parameters.items()}
 
-    def step(self, grads: Mapping[str, Gradient], lr: float, *, skip: Float[Tensor, ""]) -> None:
-        """One step down `grads`, by name. `skip` is 1 to change nothing, else 0; it is not read from another device."""
+    def step(self, grads: Mapping[str, Gradient], lr: float | Tensor, *, skip: Float[Tensor, ""]) -> None:
+        """One step down `grads`, by name. `skip` is 1 to change nothing, else 0; neither it nor `lr` is waited for."""
         if skip.is_cpu and skip:
             return
         self.step_count += 1 - skip
         for name in self._parameters:
             self._update(name, grads[name], lr, skip)
 
-    def _update(self, name: str, grad: Gradient, lr: float, skip: Float[Tensor, ""]) -> None:
+    def _update(self, name: str, grad: Gradient, lr: float | Tensor, skip: Float[Tensor, ""]) -> None:
         """One step of one parameter."""
         parameter, rates = self._parameters[name], self.row_rates.get(name)
         step = partial(self._step, lr=lr * self.rates.get(name, 1.0), skip=skip)
@@ -136,7 +136,7 @@ class Adam:
         return self.copies[name][some] if name in self.copies else None
 
     def _step(
-        self, parameter: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, *, lr: float, skip: Tensor
+        self, parameter: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, *, lr: float | Tensor, skip: Tensor
     ) -> None:
         torch._fused_adam_(
             [parameter],

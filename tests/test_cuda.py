@@ -10,7 +10,7 @@ from oracle import dense_gradients, make_sae
 from test_resume import stop_after
 from tiny_models import VOCAB_SIZE, tiny_model
 
-from sae import Sae, SaeConfig, SaeTrainer, TrainConfig, ops
+from sae import Sae, SaeConfig, SaeTrainer, TrainConfig, graphs, ops
 from sae.gradients import Weights, add_auxk_gradients_, reconstruction_gradients
 from sae.learner import SaeLearner
 from sae.losses import auxk_scale
@@ -112,6 +112,29 @@ def test_a_run_is_bitwise_the_same_twice_and_when_continued(recipe: str) -> None
     expected = everything(straight)
     for other in (again, continued):
         assert all(torch.equal(t, expected[name]) for name, t in everything(other).items())
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recorded_step_is_bitwise_what_it_was_recorded_from(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also between parts of steps and steps of other sizes, which are not recorded, and with dead latents."""
+
+    def run() -> tuple[dict[str, torch.Tensor], list[int]]:
+        learner, dead = learner_on("cuda", recipe, torch.bfloat16), []
+        for step in range(16):
+            x = activations(step, TOKENS - 10 if step in (6, 11) else TOKENS).to("cuda")
+            parts = x.split(100) if step in (8, 9) else [x]
+            for part in parts if step not in (8, 9) else [x, *parts]:
+                learner.accumulate(part)
+            learner.update(3e-3 / (step + 1))
+            dead.append(len(learner.dead.indices))
+        return everything(learner), dead
+
+    recorded, dead = run()
+    monkeypatch.setattr(graphs, "WARM_UP", 10**9)
+    plain, _ = run()
+    assert max(dead) > 0 == min(dead)
+    for name, expected in plain.items():
+        assert torch.equal(recorded[name], expected), name
 
 
 def test_copies_in_low_precision_follow_every_step() -> None:

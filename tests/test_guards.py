@@ -28,8 +28,11 @@ MAY_KNOW = {
     "massive": {"gradients", "ops", "peers"},
     "dead": set(),
     "optim": {"ops"},
+    "graphs": set(),
     "capped": {"ops", "optim", "peers"},
-    "learner": {"autoencoder", "capped", "dead", "gradients", "losses", "massive", "ops", "optim", "peers", "select"},
+    "learner": {
+        "autoencoder", "capped", "dead", "gradients", "graphs", "losses", "massive", "ops", "optim", "peers", "select",
+    },
     # the edges, which do not know each other
     "lm": set(),
     "data": {"disk"},

@@ -1,0 +1,53 @@
+"""Work on a GPU that is recorded once, as a CUDA graph, and then replayed: a step is some 300 small operations, and
+Python needs longer to ask for them than the GPU needs to do them."""
+
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+from weakref import WeakSet
+
+import torch
+
+WARM_UP = 3
+"""Calls before the recording, in which kernels are compiled and libraries take their memory."""
+
+T = TypeVar("T")
+
+_pools: dict[torch.device, tuple[Any, "WeakSet[Recorded[Any]]"]] = {}
+"""Memory of the recordings of a device, and those that are in it: what one needs only meanwhile, others may use too."""
+
+
+class Recorded(Generic[T]):
+    """A function without arguments, which after `WARM_UP` calls is replayed instead of called.
+
+    It must do the same to the same tensors in every call: read and write them in place, wait for nothing, and change
+    nothing in Python. What it returned when it was recorded is what every replay fills. That of one recording is kept
+    while others are replayed, what it only needed meanwhile is not.
+    """
+
+    def __init__(self, work: Callable[[], T], device: torch.device) -> None:
+        self._work, self._device = work, device
+        self._calls = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self) -> T:
+        """Do the work, or have it done again."""
+        if self._calls < WARM_UP:
+            self._calls += 1
+            return self._work()
+        with torch.cuda.device(self._device):
+            if self._graph is None:
+                self._record()
+            assert self._graph is not None
+            self._graph.replay()
+        return self._result
+
+    def _record(self) -> None:
+        graph, device = torch.cuda.CUDAGraph(), torch.device("cuda", torch.cuda.current_device())
+        if device not in _pools or not _pools[device][1]:  # with the last recording its memory is given back
+            _pools[device] = torch.cuda.graph_pool_handle(), WeakSet()
+        pool, inside = _pools[device]
+        # Other threads may copy to or from the device meanwhile: a checkpoint is written, the next tokens are read.
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            self._result = self._work()
+        self._graph = graph
+        inside.add(self)
