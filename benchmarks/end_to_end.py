@@ -45,10 +45,13 @@ SEQUENCES = 4000
 """Random sequences, for models with random weights."""
 
 
-def end_to_end_rows(runs: Sequence[Run], libraries: Sequence[str], settings: Settings) -> Iterator[Row]:
-    """Tokens per second of the trainer of each library that has one for transformers' models."""
+def end_to_end_rows(
+    runs: Sequence[Run], libraries: Sequence[str], settings: Settings, named: Sequence[str] = ()
+) -> Iterator[Row]:
+    """Tokens per second of the trainer of each library that has one for transformers' models; all settings or `named`."""
     for run in runs:
         contestants = [c for c in run.contestants if c.library in libraries and run.device in c.devices]
+        contestants = [c for c in contestants if not named or c.setting in named]
         if run.device == "cuda" and settings.device != "cuda":
             yield from _unmeasured(run, contestants, "not measured: needs a CUDA device")
             continue

@@ -82,7 +82,8 @@ def _rows(chosen: argparse.Namespace, settings: Settings) -> Iterator[Row]:
     if "quality" in chosen.sections:
         yield from quality_rows(SHAPES["small"], 1024, chosen.libraries, settings, steps=STEPS, seeds=SEEDS)
     if "end-to-end" in chosen.sections:
-        yield from end_to_end_rows([run for run in RUNS if chosen.model in run.name], chosen.libraries, settings)
+        runs = [run for run in RUNS if chosen.model in run.name]
+        yield from end_to_end_rows(runs, chosen.libraries, settings, chosen.settings)
 
 
 def _new_report(settings: Settings, chosen: argparse.Namespace) -> Report:
@@ -112,7 +113,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tokens", nargs="+", type=int, help="per step, instead of the shape's own")
     libraries = ["sae", *peers.PEERS]
     parser.add_argument("--libraries", nargs="+", choices=libraries, default=libraries, metavar="LIBRARY")
-    parser.add_argument("--settings", nargs="+", default=[], metavar="SETTING", help="of a step; all if none is named")
+    parser.add_argument(
+        "--settings", nargs="+", default=[], metavar="SETTING", help="of a step or run; all if none is named"
+    )
     parser.add_argument("--model", default="", metavar="TEXT", help="end to end, only what has this in its name")
     parser.add_argument("--repeats", type=int, default=5, help="turns of each contestant")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")

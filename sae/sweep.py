@@ -13,8 +13,9 @@ from sae.config import SaeConfig, TrainConfig, several
 
 SHORT = {"expansion_factor": "x", "num_latents": "n"}
 """What options are called in a label, where that is not their name."""
-BYTES_PER_PARAMETER = {"default": 3 * 4 + 1, "gao2024": 4 * 4 + 1}
-"""By recipe: weight, gradient and one or two moments in float32; and half of the weights, the encoder, in bfloat16."""
+BYTES_PER_PARAMETER = {"default": 3 * 4 + 2, "gao2024": 4 * 4 + 2}
+"""By recipe: weight, gradient and one or two moments in float32; and the weights in bfloat16, on a CPU those of the
+encoder alone."""
 
 
 class SaePlan(NamedTuple):
