@@ -48,7 +48,7 @@ SEQUENCES = 4000
 def end_to_end_rows(
     runs: Sequence[Run], libraries: Sequence[str], settings: Settings, named: Sequence[str] = ()
 ) -> Iterator[Row]:
-    """Tokens per second of the trainer of each library that has one for transformers' models; all settings or `named`."""
+    """Tokens per second of each library's trainer for transformers' models, in all settings or the `named`."""
     for run in runs:
         contestants = [c for c in run.contestants if c.library in libraries and run.device in c.devices]
         contestants = [c for c in contestants if not named or c.setting in named]

@@ -143,17 +143,20 @@ def cholesky_qr(columns: Float[Tensor, "d_in rank"], before: Float[Tensor, "d_in
     return torch.linalg.solve_triangular(factor, wide.T, upper=False).T.float().contiguous()
 
 
-_workspaces: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+_workspaces: dict[torch.dtype, Tensor] = {}
 
 
 def _workspace(
     parameter: Float[Tensor, "latents d_in"], rank: int, dtype: torch.dtype
 ) -> tuple[Float[Tensor, "latents d_in"], Float[Tensor, "latents rank"]]:
-    """Memory for U and for U q of all q, the same in every step: on a CPU, to take it costs more than to fill it."""
-    (latents, d_in), key = parameter.shape, (parameter.device, dtype)
-    if key not in _workspaces or len(_workspaces[key]) < latents * (d_in + rank):
-        _workspaces[key] = torch.empty(latents * (d_in + rank), dtype=dtype, device=parameter.device)
-    step, along = _workspaces[key][: latents * (d_in + rank)].split([latents * d_in, latents * rank])
+    """Memory for U and U q of all q: on a CPU the same in every step, as to take it costs more than to fill it."""
+    (latents, d_in), kept = parameter.shape, _workspaces.get(dtype)
+    size = latents * (d_in + rank)
+    if not parameter.is_cpu or kept is None or len(kept) < size:
+        kept = torch.empty(size, dtype=dtype, device=parameter.device)
+    if parameter.is_cpu:
+        _workspaces[dtype] = kept
+    step, along = kept[:size].split([latents * d_in, latents * rank])
     return step.view(latents, d_in), along.view(latents, rank)
 
 

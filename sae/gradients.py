@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+import sae.ops.kernels as kernels
 from sae import ops
 from sae.autoencoder import Sae
 from sae.losses import VarianceSums, auxk_scale
@@ -73,7 +74,7 @@ class Weights(NamedTuple):
     def of(cls, sae: Sae, compute_dtype: torch.dtype) -> "Weights":
         """Views of the parameters, and copies of the matrices."""
         W_enc, W_dec, b_enc = (t.detach() for t in (sae.encoder.weight, sae.W_dec, sae.encoder.bias))
-        gathered = W_dec if W_dec.is_cpu else W_dec.to(compute_dtype)
+        gathered = W_dec.to(compute_dtype) if kernels.usable(W_dec) else W_dec
         return cls(W_enc, W_dec, b_enc, sae.b_dec.detach(), W_enc.to(compute_dtype), gathered)
 
     def copies(self) -> dict[str, Tensor]:

@@ -34,14 +34,16 @@ def activations(seed: int, tokens: int = TOKENS) -> torch.Tensor:
     return x
 
 
-def learner_on(device: str, recipe: str, compute_dtype: torch.dtype, **options: Any) -> SaeLearner:
-    sae = Sae(D, SaeConfig(num_latents=LATENTS, k=K), device=device, generator=torch.Generator().manual_seed(0))
+def learner_on(
+    device: str, recipe: str, compute_dtype: torch.dtype, latents: int = LATENTS, **options: Any
+) -> SaeLearner:
+    sae = Sae(D, SaeConfig(num_latents=latents, k=K), device=device, generator=torch.Generator().manual_seed(0))
     learner = SaeLearner(
         sae,
         tokens_per_step=TOKENS,
         auxk_alpha=1 / 32,
         dead_feature_threshold=5 * TOKENS,
-        recipe=Recipe.named(recipe, 40, firings(TOKENS, K, LATENTS)),
+        recipe=Recipe.named(recipe, 40, firings(TOKENS, K, latents)),
         compute_dtype=compute_dtype,
         **options,
     )
@@ -134,6 +136,27 @@ def test_a_recorded_step_is_bitwise_what_it_was_recorded_from(recipe: str, monke
     plain, _ = run()
     assert max(dead) > 0 == min(dead)
     for name, expected in plain.items():
+        assert torch.equal(recorded[name], expected), name
+
+
+def test_recorded_steps_of_two_sizes_do_not_disturb_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The larger one comes when the smaller one is recorded, and is gone before the smaller one ends."""
+
+    def run() -> dict[str, torch.Tensor]:
+        small = learner_on("cuda", "default", torch.bfloat16)
+        train(small, 0, 6)
+        large = learner_on("cuda", "default", torch.bfloat16, latents=4 * LATENTS)
+        for step in range(6, 14):
+            train(small, step, step + 1)
+            train(large, step, step + 1)
+        found = everything(small) | {f"large.{name}": t for name, t in everything(large).items()}
+        del large
+        train(small, 14, 18)
+        return found | {f"end.{name}": t for name, t in everything(small).items()}
+
+    recorded = run()
+    monkeypatch.setattr(graphs, "WARM_UP", 10**9)
+    for name, expected in run().items():
         assert torch.equal(recorded[name], expected), name
 
 
