@@ -10,7 +10,6 @@ from collections.abc import Callable
 from importlib.metadata import files
 from pathlib import Path
 
-import httpx2
 import pytest
 import torch
 from huggingface_hub import errors
@@ -42,6 +41,11 @@ from sae.lm import (
     resolve_hookpoints,
     vocab_size,
 )
+
+try:
+    import httpx2 as httpx  # what huggingface_hub 2 speaks with
+except ImportError:
+    import httpx
 
 CPU = torch.device("cpu")
 
@@ -273,7 +277,7 @@ def test_what_the_hub_refuses_is_told_without_the_token(
     monkeypatch: pytest.MonkeyPatch, error: type[errors.HfHubHTTPError], message: str
 ) -> None:
     def refuse(*args: object, token: str, **kwargs: object) -> None:
-        response = httpx2.Response(403, request=httpx2.Request("GET", "https://huggingface.co/a/b"))
+        response = httpx.Response(403, request=httpx.Request("GET", "https://huggingface.co/a/b"))
         try:
             raise error(f"403 with {token}\n\nand more", response=response)
         except error as cause:
