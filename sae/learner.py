@@ -48,6 +48,15 @@ class Metrics(NamedTuple):
     """Share of latents that are dead now."""
 
 
+class RecordedStep(NamedTuple):
+    """The two halves of a step, recorded on a GPU."""
+
+    x: Float[Tensor, "tokens d_in"]
+    """Where the step's activations go."""
+    differentiate: Recorded[tuple[Gradients, Reconstruction]]
+    descend: Recorded[None]
+
+
 class SaeLearner:
     """Trains `sae` on micro-batches of activations: `initialise` once, then per step `accumulate`… and `update`."""
 
@@ -138,8 +147,8 @@ class SaeLearner:
         """Read the parameters anew, after they were set."""
         self._weights = Weights.of(self.sae, self._compute_dtype)
         self._optimizer.copies = self._weights.copies()
-        self._recorded: tuple[Tensor, Recorded[tuple[Gradients, Reconstruction]], Recorded[None]] | None = None
-        self._in_place = False
+        self._recorded: RecordedStep | None = None
+        self._grads_are_recorded = False
 
     def _set_rates(self) -> None:
         """Give W_enc and the biases their learning rates. Waits for the device."""
@@ -159,31 +168,27 @@ class SaeLearner:
         """Add the gradients of the loss on these tokens, and the sums that are reported."""
         if len(x) == 0:
             return
-        recorded = self._recording(x)
-        if recorded is None:
+        if (recorded := self._recorded_for(x)) is None:
             self._collect(*self._differentiate(x))
-            return
-        into, differentiate, _ = recorded
-        into.copy_(x)
-        self._in_place = True
-        self._collect(*differentiate())
+        else:
+            recorded.x.copy_(x)
+            self._grads_are_recorded = True
+            self._collect(*recorded.differentiate())
 
-    def _recording(
-        self, x: Float[Tensor, "tokens d_in"]
-    ) -> tuple[Tensor, Recorded[tuple[Gradients, Reconstruction]], Recorded[None]] | None:
-        """Where x goes, and the step's two halves.
+    def _recorded_for(self, x: Float[Tensor, "tokens d_in"]) -> RecordedStep | None:
+        """The recording of steps that begin with so many tokens.
 
-        None where they are not recorded: without our kernels, where peers are waited for, for the later parts of a
-        step, and for another number of tokens than that of the first.
+        None without our kernels, where peers are waited for, for later parts of a step, and for other numbers of tokens
+        than that of the first step.
         """
         if not kernels.usable(self._weights.W_dec) or self._peers is not ALONE or self._grads is not None:
             return None
         if self._recorded is None:
-            into, me = torch.empty_like(x), weakref.proxy(self)  # so that nothing keeps the learner but its users
-            differentiate = Recorded(lambda: me._differentiate(into), x.device)
-            self._recorded = into, differentiate, Recorded(lambda: me._take_step(), x.device)
-        into = self._recorded[0]
-        return self._recorded if (into.shape, into.dtype) == (x.shape, x.dtype) else None
+            into, me = torch.empty_like(x), weakref.proxy(self)  # so that only its users keep the learner
+            halves = (lambda: me._differentiate(into)), (lambda: me._take_step())
+            self._recorded = RecordedStep(into, *(Recorded(half, x.device) for half in halves))
+        fits = (self._recorded.x.shape, self._recorded.x.dtype) == (x.shape, x.dtype)
+        return self._recorded if fits else None
 
     def _differentiate(self, x: Float[Tensor, "tokens d_in"]) -> tuple[Gradients, Reconstruction]:
         token_limit = self._recipe.token_limit
@@ -250,13 +255,13 @@ class SaeLearner:
         if self._grads is not None and tokens:
             self._lr.fill_(lr)
             self._average_firings.fill_(firings(tokens, self.sae.cfg.k, self._all_latents))
-            if self._in_place and self._recorded is not None:
-                self._recorded[2]()
+            if self._grads_are_recorded and self._recorded is not None:
+                self._recorded.descend()
             else:
                 self._take_step()
         else:
             self._count_step()
-        self._grads, self._in_place = None, False
+        self._grads, self._grads_are_recorded = None, False
         self.dead.update(self._fired > 0, tokens)
         self._fired.zero_()
         self._tokens.zero_()

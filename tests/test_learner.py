@@ -3,6 +3,9 @@
 import math
 import subprocess
 import sys
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -441,3 +444,43 @@ assert learner.read_metrics().l0 > 0
 assert not {"torch._dynamo", "sympy"} & set(sys.modules)
 """
         subprocess.run([sys.executable, "-c", program], check=True)
+
+
+# Recorded steps
+
+
+def test_a_step_goes_through_its_recording_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way only, with a recording that does the work anew; on a GPU `test_cuda.py` holds real ones to the bit."""
+    calls: list[str] = []
+
+    class Played:
+        def __init__(self, work: Callable[[], object], device: torch.device) -> None:
+            self._work, self._name = work, ("differentiate", "descend")[len(made) % 2]
+            made.append(self)
+
+        def __call__(self) -> object:
+            calls.append(self._name)
+            return self._work()
+
+    made: list[Played] = []
+    first, *others = batches(6)
+    steps = [[first], [others[0]], [others[1], others[2]], [others[3][:50]], [others[4]]]
+
+    def run() -> tuple[dict[str, torch.Tensor], Any]:
+        torch.manual_seed(1)
+        learner = make_learner(recipe=Recipe.named("default", 20, 3.0))
+        learner.initialise(first)
+        for parts in steps:
+            for part in parts:
+                learner.accumulate(part.clone())
+            learner.update(1e-2)
+        return weights(learner), learner.read_metrics()
+
+    plain = run()
+    assert not calls
+    monkeypatch.setattr("sae.learner.kernels", SimpleNamespace(usable=lambda *_: True))
+    monkeypatch.setattr("sae.learner.Recorded", Played)
+    recorded = run()
+    assert calls == ["differentiate", "descend"] * 4 and len(made) == 2
+    assert recorded[1] == plain[1]
+    assert all(torch.equal(t, plain[0][name]) for name, t in recorded[0].items())
