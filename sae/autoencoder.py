@@ -12,6 +12,7 @@ from sae.config import SaeConfig
 from sae.formats import eleuther
 from sae.losses import VarianceSums, fvu
 from sae.ops.autograd import Decode, Encode
+from sae.ops.momentum import settle_
 from sae.peers import Peers
 from sae.select import selection
 
@@ -121,7 +122,7 @@ class Sae(nn.Module):
     @torch.no_grad()
     def set_decoder_norm_to_unit_norm(self) -> None:
         """Scale every row of W_dec to unit length."""
-        self.W_dec.div_(self.W_dec.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(self.dtype).tiny))
+        settle_(self.W_dec, unit_rows=True)
 
     def save_to_disk(self, path: Path | str) -> None:
         """Write cfg.json and sae.safetensors into the folder `path`, in EleutherAI's format."""

@@ -77,15 +77,19 @@ class Weights(NamedTuple):
         gathered = W_dec.to(compute_dtype) if kernels.usable(W_dec) else W_dec
         return cls(W_enc, W_dec, b_enc, sae.b_dec.detach(), W_enc.to(compute_dtype), gathered)
 
+    def _pairs(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Parameters that have a copy, and it, by name."""
+        pairs = {"encoder.weight": (self.W_enc, self.W_enc_compute), "W_dec": (self.W_dec, self.W_dec_compute)}
+        return {name: pair for name, pair in pairs.items() if pair[0] is not pair[1]}
+
     def copies(self) -> dict[str, Tensor]:
         """The copies by the names of the parameters that they have to follow."""
-        pairs = {"encoder.weight": (self.W_enc, self.W_enc_compute), "W_dec": (self.W_dec, self.W_dec_compute)}
-        return {name: copy for name, (parameter, copy) in pairs.items() if copy is not parameter}
+        return {name: copy for name, (_, copy) in self._pairs().items()}
 
     def follow_(self, rows: Int[Tensor, "rows"]) -> None:
         """Bring these rows of the copies up to date after the parameters have changed."""
-        self.W_enc_compute[rows] = self.W_enc[rows].to(self.W_enc_compute.dtype)
-        self.W_dec_compute[rows] = self.W_dec[rows].to(self.W_dec_compute.dtype)
+        for parameter, copy in self._pairs().values():
+            copy[rows] = parameter[rows].to(copy.dtype)
 
 
 class Reconstruction(NamedTuple):

@@ -36,18 +36,19 @@ class Recorded(Generic[T]):
             return self._work()
         with torch.cuda.device(self._device):
             if self._graph is None:
-                self._record()
-            assert self._graph is not None
+                self._graph = self._record()
             self._graph.replay()
         return self._result
 
-    def _record(self) -> None:
-        graph, device = torch.cuda.CUDAGraph(), torch.device("cuda", torch.cuda.current_device())
-        if device not in _pools or not _pools[device][1]:  # with the last recording its memory is given back
-            _pools[device] = torch.cuda.graph_pool_handle(), WeakSet()
-        pool, inside = _pools[device]
+    def _record(self) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
+        if (
+            self._device not in _pools or not _pools[self._device][1]
+        ):  # with the last recording its memory is given back
+            _pools[self._device] = torch.cuda.graph_pool_handle(), WeakSet()
+        pool, inside = _pools[self._device]
         # Other threads may copy to or from the device meanwhile: a checkpoint is written, the next tokens are read.
         with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             self._result = self._work()
-        self._graph = graph
         inside.add(self)
+        return graph

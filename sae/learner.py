@@ -148,7 +148,7 @@ class SaeLearner:
         self._weights = Weights.of(self.sae, self._compute_dtype)
         self._optimizer.copies = self._weights.copies()
         self._recorded: RecordedStep | None = None
-        self._grads_are_recorded = False
+        self._replayed: RecordedStep | None = None
 
     def _set_rates(self) -> None:
         """Give W_enc and the biases their learning rates. Waits for the device."""
@@ -172,7 +172,7 @@ class SaeLearner:
             self._collect(*self._differentiate(x))
         else:
             recorded.x.copy_(x)
-            self._grads_are_recorded = True
+            self._replayed = recorded
             self._collect(*recorded.differentiate())
 
     def _recorded_for(self, x: Float[Tensor, "tokens d_in"]) -> RecordedStep | None:
@@ -255,13 +255,13 @@ class SaeLearner:
         if self._grads is not None and tokens:
             self._lr.fill_(lr)
             self._average_firings.fill_(firings(tokens, self.sae.cfg.k, self._all_latents))
-            if self._grads_are_recorded and self._recorded is not None:
-                self._recorded.descend()
-            else:
+            if self._replayed is None:
                 self._take_step()
+            else:
+                self._replayed.descend()
         else:
             self._count_step()
-        self._grads, self._grads_are_recorded = None, False
+        self._grads = self._replayed = None
         self.dead.update(self._fired > 0, tokens)
         self._fired.zero_()
         self._tokens.zero_()

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae.ops.momentum import settle_
+from sae.ops.momentum import settle_, without_radial
 
 EPSILON = 6.25e-10
 """Adam's ε, from Gao et al. 2024, arXiv:2406.04093, app. A."""
@@ -85,7 +85,7 @@ class Tangent:
 
     def __getitem__(self, rows: slice) -> Float[Tensor, "some d_in"]:
         """These rows."""
-        return torch.addcmul(self.gradient[rows], self.matrix[rows], self.along[rows].unsqueeze(1), value=-1)
+        return without_radial(self.gradient[rows], self.along[rows], self.matrix[rows])
 
 
 class Adam:

@@ -34,9 +34,7 @@ def activations(seed: int, tokens: int = TOKENS) -> torch.Tensor:
     return x
 
 
-def learner_on(
-    device: str, recipe: str, compute_dtype: torch.dtype, latents: int = LATENTS, **options: Any
-) -> SaeLearner:
+def learner_on(device: str, recipe: str, compute_dtype: torch.dtype, latents: int = LATENTS) -> SaeLearner:
     sae = Sae(D, SaeConfig(num_latents=latents, k=K), device=device, generator=torch.Generator().manual_seed(0))
     learner = SaeLearner(
         sae,
@@ -45,7 +43,6 @@ def learner_on(
         dead_feature_threshold=5 * TOKENS,
         recipe=Recipe.named(recipe, 40, firings(TOKENS, K, latents)),
         compute_dtype=compute_dtype,
-        **options,
     )
     learner.initialise(activations(0, 1024).to(device))
     return learner
@@ -124,8 +121,7 @@ def test_a_recorded_step_is_bitwise_what_it_was_recorded_from(recipe: str, monke
         learner, dead = learner_on("cuda", recipe, torch.bfloat16), []
         for step in range(16):
             x = activations(step, TOKENS - 10 if step in (6, 11) else TOKENS).to("cuda")
-            parts = x.split(100) if step in (8, 9) else [x]
-            for part in parts if step not in (8, 9) else [x, *parts]:
+            for part in [x, *x.split(100)] if step in (8, 9) else [x]:
                 learner.accumulate(part)
             learner.update(3e-3 / (step + 1))
             dead.append(len(learner.dead.indices))

@@ -41,8 +41,9 @@ def momentum_(
             out=out,
         )
     if tangent is not None:
-        gradient = torch.addcmul(gradient, tangent[1], tangent[0].unsqueeze(1), value=-1)
-    gradient = torch.where(skip > 0, exp_avg, gradient) if not skip.is_cpu or skip else gradient
+        gradient = without_radial(gradient, *tangent)
+    if not skip.is_cpu or skip:  # towards itself, a moment does not move
+        gradient = torch.where(skip > 0, exp_avg, gradient)
     exp_avg.lerp_(gradient, 1 - beta1)
     mean_square = torch.linalg.vector_norm(gradient, dim=1).square_().div_(gradient.shape[1])
     exp_avg_sq.lerp_(mean_square, (1 - beta2) * (1 - skip))
@@ -51,6 +52,13 @@ def momentum_(
         scale.mul_(rates)
     torch.mul(exp_avg, scale.unsqueeze(1), out=out)
     return (torch.linalg.vector_norm(exp_avg, dim=1) * scale).square_().sum()
+
+
+def without_radial(
+    gradient: Float[Tensor, "rows d"], along: Float[Tensor, "rows"], matrix: Float[Tensor, "rows d"]
+) -> Float[Tensor, "rows d"]:
+    """gradient − along · matrix, row by row."""
+    return torch.addcmul(gradient, matrix, along.unsqueeze(1), value=-1)
 
 
 def descend_(
