@@ -154,7 +154,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--text", choices=TEXTS, default="english")
     parser.add_argument("--tokens", type=int, default=1_000_000, help="to train on")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda, for the language model")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the language model runs")
     chosen = parser.parse_args()
     collect(chosen.text, chosen.tokens, chosen.device)
 

@@ -33,6 +33,8 @@ from workers import Worker, WorkerError
 
 RESULTS = Path(__file__).parent / "results"
 MULTIPLES = (0.3, 1.0, 3.0, 10.0)
+GRAFTED_BEFORE = 16
+"""Sequences into which reconstructions were grafted in files that do not say it."""
 VALIDATION_END = VALIDATION_SEQUENCES * (CTX_LEN - 1)
 TEST_END = BLOCK_SEQUENCES * (CTX_LEN - 1)
 
@@ -62,9 +64,9 @@ def default_lr(c: Contestant, cell: Cell) -> float:
 
 
 def measured(
-    c: Contestant, cell: Cell, multiple: float, seed: int, threads: int, device: str = "cpu", *, graft: bool
+    c: Contestant, cell: Cell, multiple: float, seed: int, threads: int, device: str = "cpu", *, graft: int
 ) -> dict[str, Any]:
-    """One training run: its row, with what grafting does if wanted. Raises WorkerError."""
+    """One training run: its row, with what grafting into so many sequences does, if any. Raises WorkerError."""
     job = Job(
         library=c.library,
         options=dict(c.options),
@@ -86,15 +88,15 @@ def measured(
         seconds = time.perf_counter() - started
         row = {"validation": worker.measure(0, VALIDATION_END), "test": worker.measure(VALIDATION_END, TEST_END)}
         if graft:
-            row["grafted"] = _grafted(worker, cell, device)
+            row["grafted"] = _grafted(worker, quality_graft.TestSequences(cell.text, graft, device), cell.layer)
     return {**key(c, cell, multiple, seed), **row, "seconds": round(seconds, 1)}
 
 
-def _grafted(worker: Worker, cell: Cell, device: str) -> dict[str, float]:
+def _grafted(worker: Worker, tests: quality_graft.TestSequences, layer: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "recon.npy"
-        worker.write(quality_graft.FIRST_ROW, quality_graft.END_ROW, path)
-        return quality_graft.grafted(cell.text, cell.layer, torch.from_numpy(np.load(path)), device)
+        worker.write(quality_graft.FIRST_ROW, tests.end_row, path)
+        return quality_graft.grafted(tests, layer, torch.from_numpy(np.load(path)))
 
 
 def key(c: Contestant, cell: Cell, multiple: float, seed: int) -> dict[str, Any]:
@@ -122,6 +124,15 @@ class Rows:
                 f"({digest[:12]}), of another version of the text (texts.py); choose another --out"
             )
 
+    def check_grafted(self, sequences: int) -> None:
+        """KL and cross-entropy of other test sequences would not be comparable either."""
+        known = self.content.setdefault("grafted", GRAFTED_BEFORE if self.content["rows"] else sequences)
+        if known != sequences:
+            raise SystemExit(
+                f"{self.path} holds rows that were grafted into {known} sequences, and --grafted is {sequences}; "
+                f"use --grafted {known}, or choose another --out"
+            )
+
     def add(self, row: dict[str, Any]) -> None:
         """Keep it, beside what others have added meanwhile."""
         self.path.parent.mkdir(exist_ok=True)
@@ -143,7 +154,7 @@ def run(rows: Rows, cells: list[Cell], contestants: list[Contestant], chosen: ar
     def measure(c: Contestant, cell: Cell, multiple: float, seed: int) -> None:
         if rows.find(key(c, cell, multiple, seed)) is None:
             try:
-                row = measured(c, cell, multiple, seed, chosen.threads, chosen.device, graft=True)
+                row = measured(c, cell, multiple, seed, chosen.threads, chosen.device, graft=chosen.grafted)
             except WorkerError as error:
                 row = {**key(c, cell, multiple, seed), "note": str(error)}
             rows.add(row)
@@ -224,9 +235,14 @@ def main() -> None:
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where everybody trains")
     parser.add_argument("--threads", type=int, default=machine.available_cores())
+    parser.add_argument(
+        "--grafted", type=int, default=quality_graft.SEQUENCES, help="test sequences for KL and cross-entropy; all"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS / "quality.json")
     parser.add_argument("--show", action="store_true", help="print the table of the file, and measure nothing")
     chosen = parser.parse_args()
+    if not 1 <= chosen.grafted <= quality_graft.SEQUENCES:
+        parser.error(f"--grafted must be from 1 to the {quality_graft.SEQUENCES} test sequences, got {chosen.grafted}")
     torch.set_num_threads(chosen.threads)
     contestants = [c for c in QUALITY_CONTESTANTS if {c.library, c.name} & set(chosen.libraries)]
     rows = Rows(chosen.out)
@@ -235,6 +251,7 @@ def main() -> None:
         rows.content["versions"] = rows.content.get("versions", {}) | machine.versions([c.library for c in contestants])
         rows.content["date"] = time.strftime("%Y-%m-%d")
         rows.check_text(chosen.text, hashlib.sha256(token_file(chosen.text).read_bytes()).hexdigest())
+        rows.check_grafted(chosen.grafted)
         sizes = itertools.product(chosen.layers or READERS[chosen.text].layers, chosen.latents, chosen.k, chosen.tokens)
         cells = [Cell(chosen.text, *size, chosen.batch) for size in sizes]
         run(rows, cells, contestants, chosen)

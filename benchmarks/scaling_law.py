@@ -97,7 +97,7 @@ def main() -> None:
         cell = Cell(chosen.text, chosen.layer, n, k, chosen.tokens, chosen.batch)
         row: dict[str, Any] | None = rows.find(key(OURS, cell, 1.0, 0))
         if row is None:
-            row = measured(OURS, cell, 1.0, 0, chosen.threads, graft=False)
+            row = measured(OURS, cell, 1.0, 0, chosen.threads, graft=0)
             rows.add(row)
             print(f"{n} latents, k {k}: FVU {row['validation']['fvu']:.4f}", file=sys.stderr)
         points.append((n, k, row["validation"]["fvu"]))

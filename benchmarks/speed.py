@@ -24,7 +24,10 @@ SECTIONS = ("step", "stage", "quality", "end-to-end")
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print the tables, write the JSON file; returns the exit status."""
-    chosen = _parser().parse_args(arguments)
+    parser = _parser()
+    chosen = parser.parse_args(arguments)
+    if not any(chosen.model in run.name for run in RUNS):
+        parser.error(f"--model must be in one of {'; '.join(run.name for run in RUNS)}, got {chosen.model!r}")
     if chosen.show:
         show(Report.load(chosen.show))
         return 0

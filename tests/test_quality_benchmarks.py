@@ -81,6 +81,17 @@ def test_rows_of_other_tokens_under_the_same_name_are_not_mixed(tmp_path: Path) 
         again.check_text("english", "cd" * 32)
 
 
+def test_rows_that_were_grafted_into_other_sequences_are_not_continued(tmp_path: Path) -> None:
+    from quality_grid import Rows
+
+    path = tmp_path / "rows.json"
+    Rows(path).check_grafted(176)  # an empty file takes any
+    path.write_text(json.dumps({"rows": [{"library": "sae default"}]}))
+    Rows(path).check_grafted(16)
+    with pytest.raises(SystemExit, match="grafted into 16 sequences, and --grafted is 176; use --grafted 16"):
+        Rows(path).check_grafted(176)
+
+
 def test_grafting_what_was_there_changes_nothing_and_zeros_recover_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     import quality_graft
     from tiny_models import VOCAB_SIZE, tiny_model
@@ -89,16 +100,16 @@ def test_grafting_what_was_there_changes_nothing_and_zeros_recover_nothing(monke
 
     model = tiny_model("llama").base_model.requires_grad_(False)
     model.embed_tokens.weight.mul_(5)
-    monkeypatch.setattr(quality_graft, "SEQUENCES", 8)
     monkeypatch.setattr(quality_graft, "CTX_LEN", 16)
-    monkeypatch.setattr(quality_graft, "_model", lambda text, device: model)
+    monkeypatch.setattr(quality_graft, "_model", lambda tests: model)
     sequences = torch.randint(3, VOCAB_SIZE, (8, 16))
-    monkeypatch.setattr(quality_graft, "_sequences", lambda text, device: sequences)
+    monkeypatch.setattr(quality_graft, "_sequences", lambda tests: sequences)
     parts = [harvest(model, part, ["layers.1"])["layers.1"] for part in sequences.split(4)]
     same = torch.cat(parts)[:, 1:].flatten(0, 1)
-    kept = quality_graft.grafted("english", 1, same)
+    tests = quality_graft.TestSequences("english", 8)
+    kept = quality_graft.grafted(tests, 1, same)
     assert kept["kl"] == 0 and kept["ce"] == kept["ce_clean"] != kept["ce_zero"] and kept["ce_recovered"] == 1
-    lost = quality_graft.grafted("english", 1, torch.zeros_like(same))
+    lost = quality_graft.grafted(tests, 1, torch.zeros_like(same))
     assert lost["kl"] > 1e-3 and lost["ce"] == lost["ce_zero"] and lost["ce_recovered"] == 0
-    wrong = quality_graft.grafted("english", 1, same.roll(1, 0))
+    wrong = quality_graft.grafted(tests, 1, same.roll(1, 0))
     assert wrong["kl"] > 1e-3 and wrong["ce"] not in (kept["ce"], lost["ce"])
