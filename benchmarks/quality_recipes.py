@@ -88,6 +88,10 @@ class Recipe:
     """A dead latent's bias rises until it is selected on one token of the step."""
     token_limit: float = 0.0
     """The most that ‖x − b_dec‖ ‖x̂ − x‖ of a token may be, in variances per token, for its whole gradient; 0: any."""
+    following: float = 0.0
+    """W_enc takes so many times each step of W_dec (`optimizer=capped`)."""
+    length_rate: float = 0.0
+    """Rate of the logarithm of the length of W_enc's rows, times `lr` √d_in (`optimizer=capped`)."""
     massive: float = 0.0
     """The mean of tokens longer than the root of so many variances per token is reconstructed exactly; 0: it is not."""
     cautious: bool = False
@@ -139,10 +143,7 @@ class Trainee:
         self.counts = torch.full((num_latents,), batch * k / num_latents)
         self.mean = {name: p.detach().clone() for name, p in self.parameters.items()} if recipe.ema else {}
         dtype = lm.compute_dtype(torch.device("cpu"))
-        betas = {"beta1": recipe.beta1, "beta2": recipe.beta2}
-        self.capped = (
-            CappedAdam(self.parameters, **betas, product_dtype=dtype) if recipe.optimizer == "capped" else None
-        )
+        self.capped = self._capped(dtype) if recipe.optimizer == "capped" else None
         self.weights = Weights.of(self.sae, dtype)
         self.row_length = self.sae.encoder.weight.detach().norm(dim=1, keepdim=True)
         self.massive = MassiveTokens(first.shape[1], self.sae.device)
@@ -158,6 +159,14 @@ class Trainee:
             return noise @ torch.linalg.cholesky(torch.cov(centred.T)).T
         values, vectors = torch.linalg.eigh(torch.cov(centred.T).double())
         return noise @ (vectors * values.clamp_min(0) ** 0.25 @ vectors.T).float()
+
+    def _capped(self, dtype: torch.dtype) -> CappedAdam:
+        r = self.recipe
+        first = {"W_dec": self.parameters["W_dec"], "log_length": torch.zeros(self.sae.num_latents)}
+        capped = CappedAdam(first | self.parameters, beta1=r.beta1, beta2=r.beta2, product_dtype=dtype)
+        capped.followers["W_dec"] = "encoder.weight", r.following
+        capped.log_lengths["encoder.weight"] = "log_length"
+        return capped
 
     @torch.no_grad()
     def _best_length(self, x: Tensor) -> float:
@@ -242,6 +251,7 @@ class Trainee:
             "encoder.bias": grads.b_enc,
             "W_dec": grads.W_dec,
             "b_dec": grads.b_dec,
+            "log_length": grads.radial - self.sae.encoder.bias.detach() * grads.b_enc,
         }
         if self.capped:
             self._step_capped(self.capped, by_name)
@@ -259,10 +269,11 @@ class Trainee:
     def _step_capped(self, capped: CappedAdam, grads: dict[str, Tensor]) -> None:
         r = self.recipe
         bias = (r.bias_lr or 1.0) * math.sqrt(self.variance / self.sae.d_in)
-        capped.rates = {"encoder.weight": r.encoder_lr, "encoder.bias": bias, "b_dec": bias}
+        length = r.length_rate * math.sqrt(self.sae.d_in)
+        capped.rates = {"encoder.weight": r.encoder_lr, "encoder.bias": bias, "b_dec": bias, "log_length": length}
         if r.rarity:
             rows = self._row_rates(r.rarity)
-            capped.row_rates = {"encoder.weight": rows, "encoder.bias": rows}
+            capped.row_rates = {"encoder.weight": rows, "encoder.bias": rows, "log_length": rows}
         capped.step(grads, r.lr * self.factor(), skip=torch.zeros(()))
 
     def _row_rates(self, power: float) -> Tensor:

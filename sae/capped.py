@@ -54,6 +54,12 @@ class CappedAdam(Adam):
     ) -> None:
         """`parameters` as of `Adam`; U is held and multiplied in `product_dtype`. `peers` hold other rows of them."""
         super().__init__(parameters, beta1=beta1, beta2=beta2, unit_rows=unit_rows)
+        self.followers: dict[str, tuple[str, float]] = {}
+        """Of the matrices that it names, another whose rows take so many times each of their steps, beside their own.
+        Its own step has to come later, which brings its copy up to date: `parameters` are stepped in their order."""
+        self.log_lengths: dict[str, str] = {}
+        """Of the matrices that it names, the parameter (latents,) whose steps are those of the logarithm of their rows'
+        length, at most 1 each, beside what their own steps change of it. It comes earlier, and is 0 between steps."""
         self._product_dtype, self._peers = product_dtype, peers
         matrices = {name: p for name, p in self._parameters.items() if p.dim() == 2}
         self.exp_avg_sq |= {name: p.new_zeros(len(p)) for name, p in matrices.items()}
@@ -74,16 +80,25 @@ class CappedAdam(Adam):
         kept, energy = self._cap(along, total, others=basis.shape[0] - basis.shape[1])
         length = rate * math.sqrt(self._entries[name]) / energy.sqrt()
         removed = (basis * (kept - 1)).T.to(dtype)
+        follower, share = self.followers.get(name, (None, 0.0))
+        log_length = self._parameters.get(self.log_lengths.get(name, ""))
         for some in slices(parameter):
+            step[some].addmm_(along[some], removed)
+            if follower is not None:
+                descend_(self._parameters[follower][some], step[some], length * share, skip=skip)
+            if log_length is not None:
+                parameter[some].mul_(log_length[some].clamp(-1.0, 1.0).exp().unsqueeze(1))
             descend_(
                 parameter[some],
-                step[some].addmm_(along[some], removed),
+                step[some],
                 length,
                 skip=skip,
                 unit_rows=name in self._unit_rows,
                 copy=self._copy(name, some),
             )
         self.basis[name].copy_(torch.where(skip > 0, self.basis[name], basis))
+        if log_length is not None:
+            log_length.zero_()
 
     def _momentum(
         self, name: str, grad: Gradient, skip: Float[Tensor, ""], *, out: Float[Tensor, "latents d_in"]

@@ -29,6 +29,8 @@ from sae.select import selection
 GAO2024 = Recipe()
 FIRST_TOKENS = 4096
 """Tokens on which the length of a new encoder's rows is chosen."""
+_LOG_LENGTH = "encoder.log_length"
+"""What the optimizer calls the logarithm of the length of W_enc's rows."""
 _FIRING_SHARE = 0.1
 """Of the newest step in the moving average of how often each latent fires."""
 _PROBE = 16
@@ -154,6 +156,7 @@ class SaeLearner:
         """Give W_enc and the biases their learning rates. Waits for the device."""
         rates = self._optimizer.rates
         rates["encoder.weight"] = self._recipe.encoder_rate
+        rates[_LOG_LENGTH] = (self._recipe.length_rate or 0.0) * math.sqrt(self.sae.d_in)
         if self._recipe.bias_rate is not None:
             rates["encoder.bias"] = rates["b_dec"] = self._recipe.bias_rate * math.sqrt(self.variance / self.sae.d_in)
 
@@ -278,6 +281,8 @@ class SaeLearner:
         by_name: dict[str, Gradient] = {**grads.by_parameter()}
         if self.sae.cfg.normalize_decoder:
             by_name["W_dec"] = Tangent(grads.W_dec, grads.radial, self.sae.W_dec.detach())
+        # Both ⟨W_dec gradient, W_dec⟩ and ⟨W_enc gradient, W_enc⟩ + b_enc · its gradient are Σ activation · gradient.
+        by_name[_LOG_LENGTH] = grads.radial - self._weights.b_enc * grads.b_enc
         # A gradient that is not finite shows in these, which are sums of the same terms: 0 times it is NaN.
         self._sums += 0 * (grads.b_enc.sum() + grads.b_dec.sum() + grads.radial.sum())
         skip = (~self._sums.isfinite().all()).float()
@@ -292,7 +297,7 @@ class SaeLearner:
         self._firing_rate.lerp_(self._fired / self._average_firings, _FIRING_SHARE)
         if self._recipe.slowest < 1:
             rates = torch.where(self.dead.mask(), 1.0, self._firing_rate.clamp(self._recipe.slowest, 1.0))
-            self._optimizer.row_rates = {"encoder.weight": rates, "encoder.bias": rates}
+            self._optimizer.row_rates = dict.fromkeys(("encoder.weight", "encoder.bias", _LOG_LENGTH), rates)
 
     def _reconstruct_massive(self) -> None:
         """Let the step's massive tokens count, and reconstruct their mean, if the step was finite for all peers.
@@ -374,9 +379,20 @@ class SaeLearner:
 
 
 def _optimizer(sae: Sae, recipe: Recipe, product_dtype: torch.dtype, peers: Peers) -> Adam:
-    parameters, unit_rows = dict(sae.named_parameters()), {"W_dec"} if sae.cfg.normalize_decoder else set()
-    optimizer = partial(CappedAdam, product_dtype=product_dtype, peers=peers) if recipe.capped else Adam
-    return optimizer(parameters, beta1=recipe.beta1, beta2=recipe.beta2, unit_rows=unit_rows)
+    parameters: dict[str, Tensor] = dict(sae.named_parameters())
+    betas = {"beta1": recipe.beta1, "beta2": recipe.beta2}
+    unit_rows = {"W_dec"} if sae.cfg.normalize_decoder else set()
+    if not recipe.capped:
+        return Adam(parameters, **betas, unit_rows=unit_rows)
+    first = {"W_dec": parameters.pop("W_dec")}  # W_enc's step comes after those that move it
+    if recipe.length_rate is not None:
+        first[_LOG_LENGTH] = torch.zeros(sae.num_latents, dtype=sae.dtype, device=sae.device)
+    capped = CappedAdam(first | parameters, **betas, unit_rows=unit_rows, product_dtype=product_dtype, peers=peers)
+    if recipe.following:
+        capped.followers["W_dec"] = "encoder.weight", recipe.following
+    if recipe.length_rate is not None:
+        capped.log_lengths["encoder.weight"] = _LOG_LENGTH
+    return capped
 
 
 @torch.no_grad()

@@ -39,6 +39,11 @@ class Recipe(NamedTuple):
     as makes it that (`gradients.token_shares`). None: with all of it."""
     capped: bool = False
     """W_enc and W_dec are trained with `capped.CappedAdam`: the learning rate is the root mean square of a step."""
+    following: float = 0.0
+    """Each step of a row of W_dec moves that of W_enc by this multiple of it, beside its own (with `capped`)."""
+    length_rate: float | None = None
+    """The rows of W_enc have a learning rate for the logarithm of their length, in units of the length of a step of a
+    row of W_dec, beside that of their entries (with `capped`). None: only the latter."""
     massive: float | None = None
     """The mean of tokens of which ‖x − b_dec‖² is more than so many variances per token is reconstructed exactly, in
     spite of what a step did (`massive.MassiveTokens`). None: it is not."""
@@ -53,11 +58,13 @@ class Recipe(NamedTuple):
             beta1=0.7,
             beta2=min(0.999, max(0.9, 1 - 10 / total_steps)),
             encoder_rate=encoder / decoder,
-            bias_rate=1.0,
+            bias_rate=6.0,
             fit_encoder=True,
             slowest=rare / encoder,
             token_limit=1.0,
             capped=True,
+            following=0.3,
+            length_rate=0.5,
             massive=MASSIVE,
         )
 

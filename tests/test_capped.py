@@ -92,6 +92,39 @@ def test_a_skipped_step_changes_nothing_whatever_the_gradient(bad: float) -> Non
     assert all(torch.equal(t, before[name]) for name, t in (optimizer.state_dict() | weights).items())
 
 
+@pytest.mark.parametrize("rows_bytes", [2**20, 200])
+def test_a_follower_takes_its_share_of_a_step_beside_its_own(rows_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(optim._ROWS_BYTES, "cpu", rows_bytes)
+    start, (first, second) = torch.randn(37, 48), gradients(37, 48, 2)
+    found = {}
+    for share in (0.0, 0.3):
+        weights = {"leader": start.clone(), "follower": start.clone()}
+        optimizer = CappedAdam(weights, beta1=0.7, beta2=0.9)
+        optimizer.followers["leader"] = "follower", share
+        optimizer.copies["follower"] = torch.zeros(37, 48, dtype=torch.bfloat16)
+        optimizer.step({"leader": first, "follower": second}, 1e-2, skip=NO)
+        assert torch.equal(optimizer.copies["follower"], weights["follower"].bfloat16())
+        found[share] = {name: weight - start for name, weight in weights.items()}
+    assert torch.equal(found[0.0]["leader"], found[0.3]["leader"])
+    expected = found[0.0]["follower"] + 0.3 * found[0.0]["leader"]
+    torch.testing.assert_close(found[0.3]["follower"], expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rows_bytes", [2**20, 200])
+def test_the_length_of_rows_has_a_step_of_its_own(rows_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(optim._ROWS_BYTES, "cpu", rows_bytes)
+    start, signs = torch.randn(37, 48), torch.randn(37).sign()
+    weights = {"length": torch.zeros(37), "w": start.clone()}
+    optimizer = CappedAdam(weights, beta1=0.7, beta2=0.9)
+    optimizer.log_lengths["w"], optimizer.rates["length"] = "length", 3.0
+    for _ in range(2):
+        optimizer.step({"length": signs, "w": torch.zeros(37, 48)}, 1e-2, skip=NO)
+        optimizer.step({"length": signs, "w": torch.zeros(37, 48)}, 1e-2, skip=torch.ones(()))
+        assert torch.equal(weights["length"], torch.zeros(37))
+    expected = start * torch.exp(-2 * 3e-2 * signs)[:, None]  # Adam's step down a gradient that stays is ±lr
+    torch.testing.assert_close(weights["w"], expected)
+
+
 def test_no_gradient_moves_nothing() -> None:
     weights = {"w": torch.ones(37, 48)}
     optimizer = CappedAdam(weights, beta1=0.7, beta2=0.9)

@@ -217,7 +217,45 @@ def test_the_encoders_rows_of_latents_that_fire_rarely_learn_slowly_but_those_of
         expected[dead] = 1
         torch.testing.assert_close(learner._optimizer.row_rates["encoder.weight"], expected)
     assert len(dead) > 0 and expected.min() < 0.7
-    assert set(learner._optimizer.row_rates) == {"encoder.weight", "encoder.bias"}
+    assert set(learner._optimizer.row_rates) == {"encoder.weight", "encoder.bias", "encoder.log_length"}
+
+
+@pytest.mark.parametrize("num_dead", [0, 20])
+def test_the_gradient_of_the_rows_length_is_that_of_the_oracle(num_dead: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    learner, (x,) = make_learner(recipe=Recipe.named("default", 100, 1.0)), batches(1)
+    learner.initialise(x)
+    learner.sae.encoder.bias.data.normal_()
+    learner.dead.tokens_since_fired[torch.arange(num_dead)] = 1000
+    learner.load_state_dict(learner.state_dict())
+    seen: dict[str, torch.Tensor] = {}
+    monkeypatch.setattr(learner._optimizer, "step", lambda grads, lr, *, skip: seen.update(grads))
+    learner.accumulate(x)
+    W_enc = learner.sae.encoder.weight.detach()
+    learner.update(1e-3)
+    expected = (seen["encoder.weight"][:] * W_enc).sum(1)
+    assert (expected != 0).float().mean() > 0.5
+    torch.testing.assert_close(seen["encoder.log_length"], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_the_encoder_follows_the_steps_of_the_decoder_and_gao2024s_does_not() -> None:
+    x = batches(1)[0]
+    moved = {}
+    for following in (0.0, 0.3):
+        torch.manual_seed(0)
+        recipe = Recipe.named("default", 100, 1.0)._replace(following=following, length_rate=None, massive=None)
+        learner = make_learner(make_sae(dtype=torch.float32), recipe=recipe)
+        learner.initialise(x)
+        before = weights(learner)
+        learner.accumulate(x)
+        learner.update(1e-4)
+        moved[following] = {name: t - before[name] for name, t in weights(learner).items()}
+    assert torch.equal(moved[0.0]["W_dec"], moved[0.3]["W_dec"])
+    more = moved[0.3]["encoder.weight"] - moved[0.0]["encoder.weight"]
+    W_dec = before["W_dec"]
+    along = more - (more * W_dec).sum(1, keepdim=True) * W_dec  # what the rows' return to unit length leaves of a step
+    torch.testing.assert_close(along, 0.3 * moved[0.0]["W_dec"], atol=2e-6, rtol=0.05)
+    assert along.abs().max() > 2e-5
+    assert make_learner()._optimizer.state_dict().keys().isdisjoint({"encoder.log_length.exp_avg"})
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -382,7 +420,7 @@ class TestOptim:
     )
     def test_adams_memory_is_a_tenth_of_a_short_run(self, total_steps: int, expected: float) -> None:
         assert Recipe.named("default", total_steps, 64 / 9).beta2 == pytest.approx(expected)
-        papers = (0.9, 0.999, 1.0, None, False, 1.0, None, False, None)
+        papers = (0.9, 0.999, 1.0, None, False, 1.0, None, False, 0.0, None, None)
         assert Recipe.named("gao2024", total_steps, 64 / 9) == Recipe() == papers
 
     def test_only_the_default_recipe_limits_a_tokens_gradient_to_that_of_an_average_one(self) -> None:
