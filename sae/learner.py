@@ -281,8 +281,9 @@ class SaeLearner:
         by_name: dict[str, Gradient] = {**grads.by_parameter()}
         if self.sae.cfg.normalize_decoder:
             by_name["W_dec"] = Tangent(grads.W_dec, grads.radial, self.sae.W_dec.detach())
-        # Both ⟨W_dec gradient, W_dec⟩ and ⟨W_enc gradient, W_enc⟩ + b_enc · its gradient are Σ activation · gradient.
-        by_name[_LOG_LENGTH] = grads.radial - self._weights.b_enc * grads.b_enc
+        if self._recipe.length_rate is not None:
+            # ⟨W_dec gradient, W_dec⟩ and ⟨W_enc gradient, W_enc⟩ + b_enc · its gradient: both Σ activation · gradient.
+            by_name[_LOG_LENGTH] = grads.radial - self._weights.b_enc * grads.b_enc
         # A gradient that is not finite shows in these, which are sums of the same terms: 0 times it is NaN.
         self._sums += 0 * (grads.b_enc.sum() + grads.b_dec.sum() + grads.radial.sum())
         skip = (~self._sums.isfinite().all()).float()
