@@ -22,7 +22,7 @@ LATENTS, STEPS = 1024, 8
 OPTIONS = [
     "--layers", "0", "2", "--num_latents", str(LATENTS), "--k", "4", "--batch_size", "4", "--ctx_len", "16",
     "--max_tokens", str(STEPS * 2 * 4 * 16),
-    "--lr", "3e-3", "--no_log_to_wandb", "--save_every", "2", "--run_name", "run",
+    "--lr", "2e-3", "--no_log_to_wandb", "--save_every", "2", "--run_name", "run",
 ]  # fmt: skip
 
 
