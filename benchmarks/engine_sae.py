@@ -38,6 +38,8 @@ def train(job: Job, batches: Batches) -> None:
     for step, x in enumerate(batches):
         if step == 0:
             learner.initialise(batches.first(STEPS))  # a block of the shuffle, as in `SaeTrainer.initialise`
+        if job.steps < Job.steps:  # what is only timed keeps all k: a step costs what it does when k has grown
+            learner.begin_step(step, job.steps)
         learner.accumulate(x)
         learner.update(_learning_rate(job, step))
         learner.read_metrics()
@@ -79,6 +81,7 @@ def train_on_model(job: Job, batches: Batches) -> None:
         )
         trainer = SaeTrainer(cfg, torch.from_numpy(np.load(job.options["tokens"])), model)
         trainer.initialise()
+        trainer.step = trainer.total_steps // 2  # when k has grown, as in most of a run
         for _ in batches:
             if not trainer.train_step():
                 raise RuntimeError("the tokens are used up")

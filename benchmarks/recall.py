@@ -49,6 +49,7 @@ def main() -> None:
                 print(f"| {layer}, {num_latents}, {k} | {step} | {found} |", flush=True)
             if step == chosen.steps:
                 break
+            learner.begin_step(step, chosen.steps)
             learner.accumulate(x)
             lr = peak_lr(num_latents, chosen.steps, firings(chosen.batch, k, num_latents))
             learner.update(lr * schedule(step, chosen.steps, warmup_steps(chosen.steps, None)))

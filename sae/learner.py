@@ -22,7 +22,7 @@ from sae.losses import VarianceSums, fvu
 from sae.massive import MassiveTokens
 from sae.ops import eight_bit
 from sae.ops.encode import Encode
-from sae.optim import Adam, Gradient, Recipe, Tangent, firings
+from sae.optim import Adam, Gradient, Recipe, Tangent, firings, k_at
 from sae.peers import ALONE, Peers
 from sae.select import selection
 
@@ -91,9 +91,9 @@ class SaeLearner:
             eight_bit.check_device(sae.device)
         self._tokens_per_step, self._auxk_alpha = tokens_per_step, auxk_alpha
         self._compute_dtype = sae.dtype if encode_in_8bit else compute_dtype
-        self._encode: Encode = partial(eight_bit.encode, k=sae.cfg.k) if encode_in_8bit else ops.encode
+        self._encode_in_8bit = encode_in_8bit
         self._probe: Tensor | None = None
-        self._select = selection(sae.cfg)
+        self._set_k(sae.cfg.k)
         self._grads: Gradients | None = None
         self._recipe = recipe
         self._optimizer = _optimizer(sae, recipe, compute_dtype, peers)
@@ -149,6 +149,15 @@ class SaeLearner:
         """Read the parameters anew, after they were set."""
         self._weights = Weights.of(self.sae, self._compute_dtype)
         self._optimizer.copies = self._weights.copies()
+        self._drop_recording()
+
+    def _set_k(self, k: int) -> None:
+        """Let so many latents of each token stay."""
+        self._k, self._select = k, selection(self.sae.cfg, k=k)
+        self._encode: Encode = partial(eight_bit.encode, k=k) if self._encode_in_8bit else ops.encode
+        self._drop_recording()
+
+    def _drop_recording(self) -> None:
         self._recorded: RecordedStep | None = None
         self._replayed: RecordedStep | None = None
 
@@ -166,6 +175,19 @@ class SaeLearner:
         return self._variance.item()
 
     # One step
+
+    def begin_step(self, step: int, total_steps: int) -> None:
+        """Let as many latents of each token stay as the recipe says for `step` (from 0); otherwise all k of them do."""
+        k = k_at(
+            step,
+            total_steps,
+            self.sae.cfg.k,
+            num_latents=self._all_latents,
+            tokens_per_step=self._tokens_per_step,
+            k_growth=self._recipe.k_growth,
+        )
+        if k != self._k:
+            self._set_k(k)
 
     def accumulate(self, x: Float[Tensor, "tokens d_in"]) -> None:
         """Add the gradients of the loss on these tokens, and the sums that are reported."""
@@ -257,7 +279,7 @@ class SaeLearner:
         tokens = int(self._tokens)
         if self._grads is not None and tokens:
             self._lr.fill_(lr)
-            self._average_firings.fill_(firings(tokens, self.sae.cfg.k, self._all_latents))
+            self._average_firings.fill_(firings(tokens, self._k, self._all_latents))
             if self._replayed is None:
                 self._take_step()
             else:
@@ -340,9 +362,9 @@ class SaeLearner:
 
     def read_recall(self) -> float | None:
         """Of 8-bit candidates, share of the true k largest among them on a few of the last tokens; else None. Waits."""
-        if self._encode is ops.encode or self._probe is None:
+        if not self._encode_in_8bit or self._probe is None:
             return None
-        return eight_bit.recall(self._probe, self._weights.W_enc, self._weights.b_enc, self.sae.cfg.k).item()
+        return eight_bit.recall(self._probe, self._weights.W_enc, self._weights.b_enc, self._k).item()
 
     # State
 

@@ -17,6 +17,12 @@ EPSILON = 6.25e-10
 MASSIVE = 1000.0
 """How many variances per token the squared distance of a massive token is from b_dec, at least: `Recipe.massive`."""
 
+K_STAGES = 4
+"""Where k grows, it is so many different numbers: k / 4, k / 2, 3 k / 4 and k (`k_at`)."""
+SMALLEST_K, WIDEST, FEWEST_FIRINGS = 8, 576, 1.75
+"""Where k grows, it is never less than so many, than one in so many latents, and than gives each so many `firings`:
+with less, latents die (docs/recipe.md)."""
+
 
 class Recipe(NamedTuple):
     """How one run is trained, beside its peak learning rate. The defaults are those of Gao et al. 2024."""
@@ -44,6 +50,8 @@ class Recipe(NamedTuple):
     length_rate: float | None = None
     """The rows of W_enc have a learning rate for the logarithm of their length, in units of the length of a step of a
     row of W_dec, beside that of their entries (with `capped`). None: only the latter."""
+    k_growth: float = 0.0
+    """Share of the run in which k grows to what was asked for, mostly from a quarter of it (`k_at`). 0: it does not."""
     massive: float | None = None
     """The mean of tokens of which ‖x − b_dec‖² is more than so many variances per token is reconstructed exactly, in
     spite of what a step did (`massive.MassiveTokens`). None: it is not."""
@@ -65,6 +73,7 @@ class Recipe(NamedTuple):
             capped=True,
             following=0.3,
             length_rate=0.5,
+            k_growth=0.2,
             massive=MASSIVE,
         )
 
@@ -199,6 +208,19 @@ def short_run(total_steps: int, firings: float, *, at_256_steps: float) -> float
     """
     tokens = min(max(firings / (1024 * 32 / 4608), 0.25), 4.0) ** 0.25
     return max(1.0, at_256_steps * tokens * math.sqrt(256 / max(256, total_steps)))
+
+
+def k_at(step: int, total_steps: int, k: int, *, num_latents: int, tokens_per_step: int, k_growth: float) -> int:
+    """How many latents a token keeps at `step` (from 0): a quarter of k at first, k after `k_growth` of the run.
+
+    In between they are `K_STAGES` numbers and no more, as a GPU compiles and records the step for each of them. The
+    first are left out where they would be too few for the latents to live (`SMALLEST_K`).
+    """
+    grown = min(1.0, step / (k_growth * total_steps)) if k_growth else 1.0
+    least = max(SMALLEST_K, num_latents / min(WIDEST, tokens_per_step / FEWEST_FIRINGS))
+    first = min(K_STAGES, math.ceil(K_STAGES * least / k))
+    stage = first + math.floor(grown * (K_STAGES - first))
+    return round(k * stage / K_STAGES)
 
 
 def firings(tokens_per_step: int, k: int, num_latents: int) -> float:

@@ -7,6 +7,6 @@ from sae.config import SaeConfig
 from sae.ops.encode import Select
 
 
-def selection(cfg: SaeConfig) -> Select:
-    """The selection that `cfg` asks for. TopK: Gao et al. 2024, arXiv:2406.04093, sec. 2.3."""
-    return partial(ops.topk, k=cfg.k)
+def selection(cfg: SaeConfig, *, k: int | None = None) -> Select:
+    """The selection that `cfg` asks for, of another `k` if given. TopK: Gao et al. 2024, arXiv:2406.04093, sec. 2.3."""
+    return partial(ops.topk, k=cfg.k if k is None else k)

@@ -80,7 +80,7 @@ class SaeTrainer:
                 auxk_alpha=cfg.auxk_alpha,
                 dead_feature_threshold=dead_threshold(cfg, self.total_steps * self.tokens_per_step),
                 compute_dtype=lm.compute_dtype(self.device),
-                recipe=Recipe.named(cfg.recipe, self.total_steps, self._firings(name)),
+                recipe=self._recipe(name),
                 encode_in_8bit=cfg.encode_in_8bit if cfg.loss_fn == "fvu" else False,
                 tokens_per_pass=cfg.batch_size * self.feed.ctx_len // cfg.micro_acc_steps,
                 peers=world.peers(),
@@ -220,6 +220,8 @@ class SaeTrainer:
         """One optimizer step of every autoencoder; False, and nothing done, if the data ended before."""
         waits: dict[str, Callable[[], None]] = {}
         complete = False
+        for learner in self.learners.values():
+            learner.begin_step(self.step, self.total_steps)
         while not complete:
             with self.world.together():
                 batch = next(self.source, None)
@@ -267,6 +269,12 @@ class SaeTrainer:
         if (lr := self.plans[name].lr) is not None:
             return lr
         return peak_lr(self.shapes[name].num_latents, self.total_steps, self._firings(name), self.cfg.recipe)
+
+    def _recipe(self, name: str) -> Recipe:
+        recipe = Recipe.named(self.cfg.recipe, self.total_steps, self._firings(name))
+        # The whole model sees what an autoencoder selects by itself; and one that is trained already has learned k.
+        grows = self.cfg.loss_fn == "fvu" and self.cfg.finetune is None
+        return recipe if grows else recipe._replace(k_growth=0.0)
 
     def _firings(self, name: str) -> float:
         shape = self.shapes[name]

@@ -14,7 +14,8 @@ from oracle import dense_gradients, make_sae
 from sae import Sae, SaeConfig, optim
 from sae.dead import DeadLatents
 from sae.learner import SaeLearner, best_encoder_scale
-from sae.optim import Adam, Recipe, firings, peak_lr, schedule, warmup_steps
+from sae.ops import eight_bit
+from sae.optim import Adam, Recipe, firings, k_at, peak_lr, schedule, warmup_steps
 
 N = 64
 
@@ -342,6 +343,29 @@ def test_a_latent_selected_with_value_zero_did_not_fire() -> None:
     assert learner.read_metrics().l0 == 0
 
 
+@pytest.mark.parametrize("encode_in_8bit", [False, True])
+def test_where_k_grows_a_step_is_that_of_an_autoencoder_with_the_k_of_the_moment(encode_in_8bit: bool) -> None:
+    if encode_in_8bit and eight_bit._lacks_product(torch.device("cpu")):
+        pytest.skip("this processor has no product in 8 bits")
+    data, recipe = batches(10), Recipe(k_growth=0.4, capped=True, slowest=0.2)
+    grown = make_learner(make_sae(dtype=torch.float32, k=16), recipe=recipe, encode_in_8bit=encode_in_8bit)
+    grown.initialise(data[0])
+    for step, x in enumerate(data):
+        k = {0: 8, 1: 8, 2: 12, 3: 12}.get(step, 16)
+        twin_sae = make_sae(dtype=torch.float32, k=k)
+        twin_sae.load_state_dict(grown.sae.state_dict())
+        twin = make_learner(twin_sae, recipe=Recipe(capped=True, slowest=0.2), encode_in_8bit=encode_in_8bit)
+        twin.load_state_dict(grown.state_dict())
+        for learner in (grown, twin):
+            learner.begin_step(step, len(data))
+            learner.accumulate(x)
+            learner.update(1e-3)
+        assert all(torch.equal(t, weights(twin)[name]) for name, t in weights(grown).items())
+        assert grown.read_recall() == twin.read_recall()
+        metrics = grown.read_metrics()
+        assert metrics == twin.read_metrics() and k - 1 < metrics.l0 <= k
+
+
 def test_a_state_of_another_recipe_is_refused_by_name_and_changes_nothing() -> None:
     learner, (x,) = make_learner(recipe=Recipe.named("default", 100, 1.0)), batches(1)
     learner.initialise(x)
@@ -409,6 +433,44 @@ class TestOptim:
         torch.testing.assert_close(rises, torch.full((10,), 1 / 11))
         torch.testing.assert_close(falls, torch.full((89,), -1 / 90))
 
+    @pytest.mark.parametrize(("k", "stages"), [(32, [8, 16, 24, 32]), (64, [16, 32, 48, 64]), (33, [8, 16, 25, 33])])
+    def test_k_grows_in_four_stages_over_its_share_of_the_run(self, k: int, stages: list[int]) -> None:
+        found = [k_at(step, 150, k, num_latents=4608, tokens_per_step=1024, k_growth=0.4) for step in range(150)]
+        assert [found[0], found[19], found[20], found[39], found[40], found[59], found[60]] == [
+            stages[i] for i in (0, 0, 1, 1, 2, 2, 3)
+        ]
+        assert set(found[60:]) == {k} and found == sorted(found)
+
+    @pytest.mark.parametrize("k", [1, 2, 3, 7, 8, 9, 10, 11, 16, 20, 31])
+    def test_k_never_starts_below_eight_which_would_kill_latents(self, k: int) -> None:
+        found = [k_at(step, 100, k, num_latents=512, tokens_per_step=4096, k_growth=0.2) for step in range(100)]
+        assert found == sorted(found) and found[0] >= min(k, 8) and set(found[20:]) == {k}
+        assert len(set(found)) == {9: 1, 10: 1, 11: 2, 16: 3, 20: 3, 31: 3}.get(k, 1)
+
+    @pytest.mark.parametrize(
+        ("num_latents", "tokens", "stages"),
+        [
+            (4608, 1024, {8, 16, 24, 32}),
+            (4608, 4096, {8, 16, 24, 32}),
+            (512, 4096, {8, 16, 24, 32}),
+            (4609, 4096, {16, 24, 32}),
+            (9216, 4096, {16, 24, 32}),
+            (4608, 512, {16, 24, 32}),
+            (4608, 64, {32}),
+            (18432, 4096, {32}),
+            (18432, 10**6, {32}),
+        ],
+    )
+    def test_k_starts_where_latents_live(self, num_latents: int, tokens: int, stages: set[int]) -> None:
+        sizes = {"num_latents": num_latents, "tokens_per_step": tokens}
+        found = [k_at(step, 100, 32, **sizes, k_growth=0.2) for step in range(100)]
+        assert set(found) == stages and found == sorted(found) and set(found[20:]) == {32}
+        assert k_at(0, 1, 32, **sizes, k_growth=0.2) == min(stages) and k_at(0, 100, 32, **sizes, k_growth=0.0) == 32
+
+    def test_only_the_default_recipe_lets_k_grow(self) -> None:
+        assert Recipe.named("default", 100, 7.0).k_growth == 0.2
+        assert Recipe.named("gao2024", 100, 7.0).k_growth == 0
+
     @pytest.mark.parametrize(
         ("total", "chosen", "expected"), [(50, None, 2), (10**6, None, 1000), (50, 7, 7), (50, 0, 0)]
     )
@@ -420,7 +482,7 @@ class TestOptim:
     )
     def test_adams_memory_is_a_tenth_of_a_short_run(self, total_steps: int, expected: float) -> None:
         assert Recipe.named("default", total_steps, 64 / 9).beta2 == pytest.approx(expected)
-        papers = (0.9, 0.999, 1.0, None, False, 1.0, None, False, 0.0, None, None)
+        papers = (0.9, 0.999, 1.0, None, False, 1.0, None, False, 0.0, None, 0.0, None)
         assert Recipe.named("gao2024", total_steps, 64 / 9) == Recipe() == papers
 
     def test_only_the_default_recipe_limits_a_tokens_gradient_to_that_of_an_average_one(self) -> None:
@@ -522,3 +584,13 @@ def test_a_step_goes_through_its_recording_where_there_is_one(monkeypatch: pytes
     assert calls == ["differentiate", "descend"] * 4 and len(made) == 2
     assert recorded[1] == plain[1]
     assert all(torch.equal(t, plain[0][name]) for name, t in recorded[0].items())
+
+    calls.clear()
+    made.clear()
+    learner = make_learner(make_sae(dtype=torch.float32, k=16), recipe=Recipe(k_growth=0.5))
+    learner.initialise(first)
+    for step in range(4):
+        learner.begin_step(step, 4)
+        learner.accumulate(first)
+        learner.update(1e-2)
+    assert calls == ["differentiate", "descend"] * 4 and len(made) == 2 * 3  # a recording for each k: 8, 12 and 16

@@ -19,6 +19,7 @@ from sae.distributed import ring_bytes
 pytestmark = pytest.mark.slow
 JOB = Path(__file__).with_name("torchrun_job.py")
 LATENTS, STEPS = 1024, 8
+# With --lr 3e-3 a token has two scores that agree to the last digit, and two processes choose the other.
 OPTIONS = [
     "--layers", "0", "2", "--num_latents", str(LATENTS), "--k", "4", "--batch_size", "4", "--ctx_len", "16",
     "--max_tokens", str(STEPS * 2 * 4 * 16),

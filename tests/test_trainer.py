@@ -253,6 +253,32 @@ def test_a_record_covers_all_steps_since_the_one_before(make: Make) -> None:
     assert [record["layers.1/l0"] for record in records] == pytest.approx(expected)
 
 
+def test_k_grows_from_eight_and_not_where_it_has_been_learned_or_another_loss_is_asked_for(
+    make: Make, tmp_path: Path
+) -> None:
+    def l0(name: str, **options: Any) -> list[float]:
+        trainer = make(sae=SaeConfig(num_latents=128, k=16), run_name=name, layers=[1], **options)
+        saved = trainer.fit()
+        assert Sae.load_from_disk(saved / "layers.1").cfg.k == 16
+        return [record["layers.1/l0"] for record in losses(trainer.folder.metrics)]
+
+    assert l0("grows") == pytest.approx([8, 12, *[16] * 8], abs=0.5)
+    model = tiny_model("gpt_neox", causal_lm=True)
+    for options in ({"recipe": "gao2024"}, {"loss_fn": "kl"}, {"finetune": str(tmp_path / "grows")}):
+        assert l0(next(iter(options)), model=model, **options) == pytest.approx([16] * 10, abs=0.5)
+
+
+def test_a_run_that_is_resumed_while_k_grows_ends_as_one_that_did_not_stop(make: Make) -> None:
+    straight, first, then = (
+        make(sae=SaeConfig(num_latents=128, k=16), run_name=name, layers=[1]) for name in ("straight", "first", "then")
+    )
+    expected = straight.fit()
+    first.initialise()
+    first.train_step()
+    then.load(first.save())
+    assert weights(then.fit()) == weights(expected)
+
+
 # Stopping and going on
 
 
