@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from sae.disk import sha256_of
+from sae.disk import sha256_of, short
 
 from .activations import Activations, Batch, counted
 from .cache_format import (
@@ -26,6 +26,7 @@ from .cache_format import (
     row_bytes,
     rows_path,
 )
+from .place import whole
 
 AHEAD, READERS = 2, 8
 """Batches that are read ahead, and threads that read: hookpoints are read side by side."""
@@ -223,10 +224,11 @@ class CachedActivations:
         if state["cache"] != self.state_dict()["cache"]:
             raise ValueError(
                 f"[batch_size, tokens and seed] of the cache in {self._cache.folder} must be as they were "
-                f"saved, {state['cache']}, got {self.state_dict()['cache']}; resume with the same cache"
+                f"saved, {short(state['cache'])}, got {self.state_dict()['cache']}; resume with the same cache"
             )
+        batch_index = whole(state, "batch_index")
         self._forget(list(self._reading))
-        self.batch_index, self._last = state["batch_index"], state["batch_index"] - 1
+        self.batch_index, self._last = batch_index, batch_index - 1
 
 
 def batch_bounds(cache: ActivationCache, section: str, batch_size: int, *, whole: bool) -> Int64[np.ndarray, " bounds"]:

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from sae.disk import short
+
 from .pack import keeps_its_place, own_view
 from .place import whole
 from .retry import Wait, patiently
@@ -308,8 +310,8 @@ class TokenBatches:
         for name in ("kind", "num_sequences", "ctx_len", "held_out", "seed"):
             if state.get(name) != own[name]:
                 raise ValueError(
-                    f"{name} of the token batches must be what it was when the state was saved ({state.get(name)}), "
-                    f"got {own[name]}; resume with the same data, --seed and --ctx_len"
+                    f"{name} of the token batches must be what it was when the state was saved "
+                    f"({short(state.get(name))}), got {own[name]}; resume with the same data, --seed and --ctx_len"
                 )
         patiently(lambda: self._order.load_state_dict(state), self._wait)
 

@@ -161,6 +161,11 @@ def test_it_is_an_activation_source_that_continues_anywhere(tmp_path: Path) -> N
         assert len(rest) == min(9 - index, 9 if index else 2)
     with pytest.raises(ValueError, match=r"batch_size.* must be as they were saved, \[3, .* got \[4, "):
         CachedActivations(cache, ["wide"], 4).load_state_dict(states[0])
+    with pytest.raises(ValueError, match=r"batch_size.* must be as they were saved, 'x.*x', got ") as error:
+        source.load_state_dict({**states[0], "cache": "x" * 3000})
+    assert len(str(error.value)) < 500
+    with pytest.raises(ValueError, match="batch_index of a saved place must be a whole number .*, got -1;"):
+        source.load_state_dict({**states[0], "batch_index": -1})
 
 
 # Numbers as bytes

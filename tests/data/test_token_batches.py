@@ -154,12 +154,18 @@ def test_random_access_is_shuffled_by_the_seed():
         (lambda: TokenBatches(TOKENS, 4, seed=1), r"seed .* saved \(0\), got 1; resume with .*--seed"),
         (lambda: TokenBatches(TOKENS[:30], 4, seed=0), r"num_sequences .* saved \(37\), got 30"),
         (lambda: TokenBatches(TOKENS[:, :3], 4, seed=0), r"ctx_len .* saved \(4\), got 3"),
-        (lambda: TokenBatches(iter(ROWS), 4, seed=0), r"kind .* saved \(shuffled\), got stream"),
+        (lambda: TokenBatches(iter(ROWS), 4, seed=0), r"kind .* saved \('shuffled'\), got stream"),
     ],
 )
 def test_a_state_is_only_loaded_into_the_same_data(other, message):
     with pytest.raises(ValueError, match=message):
         other().load_state_dict(TokenBatches(TOKENS, 4, seed=0).state_dict())
+
+
+def test_a_long_value_in_a_state_is_quoted_in_one_short_line(make):
+    with pytest.raises(ValueError, match=r"kind .* saved \('x+\.\.\.x+'\), got (shuffled|stream);") as error:
+        make().load_state_dict({**make().state_dict(), "kind": "x" * 3000})
+    assert len(str(error.value)) < 300 and "\n" not in str(error.value)
 
 
 def test_resuming_twice_from_one_stream_starts_at_the_right_place_both_times():
