@@ -72,7 +72,10 @@ class ActivationCache:
         if name not in self._manifest.files:
             return None
         self._verify(name)
-        return np.fromfile(self.folder / name, np.int32).astype(np.int64)
+        numbers = np.fromfile(self.folder / name, np.int32).astype(np.int64)
+        if (numbers < 0).any() or numbers.sum() != sum(self._manifest.shards[section]):
+            raise self._damaged(name)
+        return numbers
 
     def held_out_tokens(self) -> Int64[Tensor, "sequences ctx_len"]:
         """The token ids of the held-out sequences."""
@@ -120,7 +123,12 @@ class Rows:
         self._lock = Lock()
 
     def read(self, start: int, stop: int) -> Tensor:
-        """Activations (stop - start, d_in) on the cache's device."""
+        """Activations (stop - start, d_in) on the cache's device. Raises ValueError if it does not hold so many."""
+        if stop > self._starts[-1]:
+            raise ValueError(
+                f"{self._section} of {self._cache.folder} must hold at least {stop} tokens, got {self._starts[-1]}; "
+                "write the cache again"
+            )
         with self._lock:
             rows = torch.from_numpy(self._copy(start, stop))
         if self._cache.device.type == "cuda":

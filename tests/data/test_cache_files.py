@@ -290,6 +290,20 @@ def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
         ActivationCache(tmp_path / "c")
 
 
+@pytest.mark.parametrize("without_kept", [False, True])
+def test_a_manifest_with_fewer_held_out_activations_than_tokens_is_an_error(tmp_path: Path, without_kept: bool) -> None:
+    write(tmp_path / "c")
+    path = tmp_path / "c" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["shards"]["held_out"] = []
+    if without_kept:
+        del manifest["files"]["held_out/kept"]
+    path.write_text(json.dumps(manifest))
+    message = "held_out of .* must hold at least" if without_kept else "held_out/kept is missing or damaged"
+    with pytest.raises(ValueError, match=message):
+        list(held_out_batches(ActivationCache(tmp_path / "c"), ["wide"], BATCH))
+
+
 def test_a_full_disk_is_one_line_and_repeating_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     append, calls = cache_write._append, itertools.count()
 
