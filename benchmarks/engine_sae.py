@@ -12,12 +12,19 @@ from sae.autoencoder import Sae
 from sae.config import SaeConfig, TrainConfig
 from sae.data.shuffle import STEPS
 from sae.learner import SaeLearner
-from sae.optim import Recipe, firings, peak_lr, schedule, warmup_steps
+from sae.optim import Recipe, firings, peak_lr, schedule, steps_per_batch, warmup_steps
 from sae.trainer import dead_threshold
 
 
 def train(job: Job, batches: Batches) -> None:
-    """What `SaeTrainer.train_step` does for one autoencoder, and the metrics that it reads at every step."""
+    """What `SaeTrainer.train_step` does for one autoencoder, and the metrics that it reads at every step.
+
+    What is only timed is a step of a long run: with all tokens and all k. Else `--steps_per_batch` has its default, but
+    for comparisons at one learning rate for all.
+    """
+    timed = job.steps == Job.steps
+    parts = 1 if timed or job.lr is not None else steps_per_batch(job.steps, job.tokens)
+    steps, tokens = job.steps * parts, job.tokens // parts
     _set_up_as_the_command_does()
     device = torch.device(job.device)
     cfg = SaeConfig(num_latents=job.num_latents, k=job.k)
@@ -25,35 +32,36 @@ def train(job: Job, batches: Batches) -> None:
     defaults = TrainConfig()
     learner = SaeLearner(
         sae,
-        tokens_per_step=job.tokens,
+        tokens_per_step=tokens,
         auxk_alpha=defaults.auxk_alpha,
-        dead_feature_threshold=dead_threshold(defaults, job.steps * job.tokens),
-        recipe=Recipe.named("default", job.steps, firings(job.tokens, job.k, job.num_latents)),
+        dead_feature_threshold=dead_threshold(defaults, steps * tokens),
+        recipe=Recipe.named("default", steps, firings(tokens, job.k, job.num_latents)),
         compute_dtype=torch.float32 if job.options.get("float32") else lm.compute_dtype(device),
         encode_in_8bit=job.options.get("encode_in_8bit"),
-        tokens_per_pass=job.tokens,
+        tokens_per_pass=tokens,
     )
     batches.reconstruct = lambda x: sae(x).recon
     batches.fired = lambda x: _fired(sae, x)
-    for step, x in enumerate(batches):
-        if step == 0:
+    for batch, x in enumerate(batches):
+        if batch == 0:
             learner.initialise(batches.first(STEPS))  # a block of the shuffle, as in `SaeTrainer.initialise`
-        if job.steps < Job.steps:  # what is only timed keeps all k: a step costs what it does when k has grown
-            learner.begin_step(step, job.steps)
-        learner.accumulate(x)
-        learner.update(_learning_rate(job, step))
-        learner.read_metrics()
+        for step, part in enumerate(x.tensor_split(parts), start=batch * parts):
+            if not timed:
+                learner.begin_step(step, steps)
+            learner.accumulate(part)
+            learner.update(_learning_rate(job, step, steps, tokens))
+            learner.read_metrics()
 
 
 def _set_up_as_the_command_does() -> None:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as `sae.__main__.main`, before the first large tensor
 
 
-def _learning_rate(job: Job, step: int) -> float:
+def _learning_rate(job: Job, step: int, steps: int, tokens: int) -> float:
     if job.lr is not None:
         return job.learning_rate(step)
-    peak = job.peak_lr or peak_lr(job.num_latents, job.steps, firings(job.tokens, job.k, job.num_latents))
-    return peak * schedule(step, job.steps, warmup_steps(job.steps, None))
+    peak = job.peak_lr or peak_lr(job.num_latents, steps, firings(tokens, job.k, job.num_latents))
+    return peak * schedule(step, steps, warmup_steps(steps, None))
 
 
 def _fired(sae: Sae, x: torch.Tensor) -> torch.Tensor:
@@ -76,6 +84,7 @@ def train_on_model(job: Job, batches: Batches) -> None:
             batch_size=job.options["batch_size"],
             layers=job.options["layers"],
             compile_lm=job.options.get("compile_lm", False),
+            steps_per_batch=1,  # as in a long run
             save_dir=folder,
             log_to_wandb=False,
         )

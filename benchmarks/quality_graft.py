@@ -15,7 +15,7 @@ from quality_data import BLOCK_SEQUENCES, CTX_LEN, READERS, VALIDATION_SEQUENCES
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sae.lm import graft
+from sae.lm import compute_dtype, graft
 
 SEQUENCES = BLOCK_SEQUENCES - VALIDATION_SEQUENCES
 """All test sequences."""
@@ -96,7 +96,8 @@ def _clean_states(tests: TestSequences) -> list[Tensor]:
 
 @cache
 def _model(tests: TestSequences) -> nn.Module:
-    model = load(str(READERS[tests.text].folder()), torch.device(tests.device), torch.bfloat16)
+    device = torch.device(tests.device)
+    model = load(str(READERS[tests.text].folder()), device, compute_dtype(device))
     assert model.config.tie_word_embeddings
     return model
 

@@ -53,11 +53,13 @@ class Cell:
 
 def default_lr(c: Contestant, cell: Cell) -> float:
     """The peak learning rate that the library would choose."""
-    from sae.optim import firings, peak_lr
+    from sae.optim import firings, peak_lr, steps_per_batch
 
     scale = (cell.num_latents / 2**14) ** -0.5
     if c.library == "sae":
-        return peak_lr(cell.num_latents, cell.tokens // cell.batch, firings(cell.batch, cell.k, cell.num_latents))
+        batches = cell.tokens // cell.batch
+        parts = steps_per_batch(batches, cell.batch)
+        return peak_lr(cell.num_latents, batches * parts, firings(cell.batch // parts, cell.k, cell.num_latents))
     if c.library == "sae_lens":
         return 3e-4
     return (5e-3 if "signum" in c.setting else 2e-4) * scale

@@ -73,6 +73,11 @@ class TrainConfig:
     grad_acc_steps: int = 1
     """Forward passes whose gradients are summed into one step."""
 
+    steps_per_batch: int | None = None
+    """Equal steps into which the tokens of batch_size * grad_acc_steps sequences of all processes are divided. None: 1,
+    or in a short run with the default recipe a power of two, as long as the run has no more than 1000 steps and each
+    of them at least 2048 tokens."""
+
     micro_acc_steps: int = 1
     """Parts into which the tokens of a forward pass are split for the autoencoders, to save memory."""
 
@@ -181,7 +186,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _check_positive(self, "batch_size", "grad_acc_steps", "micro_acc_steps", "layer_stride")
         _check_positive(self, "shard_latents", "save_every", "wandb_log_frequency")
-        for name in ("max_tokens", "keep_last", "dead_feature_threshold"):
+        for name in ("max_tokens", "steps_per_batch", "keep_last", "dead_feature_threshold"):
             if getattr(self, name) is not None:
                 _check_positive(self, name)
         for name in ("lr_warmup_steps", "auxk_alpha"):
@@ -205,6 +210,11 @@ class TrainConfig:
             raise ValueError(
                 f"encode_in_8bit goes with --loss_fn fvu, whose gradient is sparse, got {self.loss_fn!r}; "
                 "leave out one of them"
+            )
+        if (self.steps_per_batch or 1) > 1 and self.loss_fn != "fvu":
+            raise ValueError(
+                f"steps_per_batch must be 1 with --loss_fn {self.loss_fn}, whose steps take whole sequences, got "
+                f"{self.steps_per_batch}; leave it out, and lower --batch_size for more steps"
             )
         if self.resume_changed and not self.resume:
             raise ValueError(

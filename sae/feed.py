@@ -72,7 +72,7 @@ class LiveFeed:
         cfg: TrainConfig,
         dataset: Any,
         model: nn.Module,
-        batches_per_step: int | None = None,
+        batches_at_once: int | None = None,
         *,
         wait: Wait = time.sleep,
     ) -> None:
@@ -86,9 +86,9 @@ class LiveFeed:
         hookpoints = lm.resolve_hookpoints(
             model, hookpoints=cfg.hookpoints, layers=cfg.layers, layer_stride=cfg.layer_stride
         )
-        self.tokens = token_batches(cfg, dataset, batches_per_step, vocab_size=lm.vocab_size(model), wait=wait)
+        self.tokens = token_batches(cfg, dataset, batches_at_once, vocab_size=lm.vocab_size(model), wait=wait)
         lm.check_ctx_len(self.tokens.ctx_len, model.config)  # type: ignore[arg-type]
-        count_steps(cfg, self.tokens, batches_per_step)
+        count_steps(cfg, self.tokens, batches_at_once)
         # What is at hand is read in no time; a stream is fetched and tokenised.
         self.batches: TokenSource = self.tokens if self.tokens.num_sequences is not None else ReadAhead(self.tokens)
         """The tokens to train on. `tokens` knows about the data, and has what is held out."""
@@ -182,7 +182,7 @@ def open_feed(
     cfg: TrainConfig,
     dataset: Any,
     model: nn.Module | None,
-    batches_per_step: int | None = None,
+    batches_at_once: int | None = None,
     *,
     wait: Wait = time.sleep,
 ) -> Feed:
@@ -196,15 +196,15 @@ def open_feed(
         return CachedFeed(cfg, dataset)
     if model is None:
         raise ValueError(f"model must be given unless the data are an ActivationCache, got {type(dataset).__name__}")
-    return LiveFeed(cfg, dataset, model, batches_per_step, wait=wait)
+    return LiveFeed(cfg, dataset, model, batches_at_once, wait=wait)
 
 
 def token_batches(
-    cfg: TrainConfig, dataset: Any, batches_per_step: int | None = None, *, vocab_size: int, wait: Wait = time.sleep
+    cfg: TrainConfig, dataset: Any, batches_at_once: int | None = None, *, vocab_size: int, wait: Wait = time.sleep
 ) -> TokenBatches:
     """The batches of a run, in its order, with the held-out sequences set aside.
 
-    `batches_per_step` counts those of all processes; None: there is one.
+    `batches_at_once` counts those of all processes; None: there is one.
     """
     sequences = as_sequences(dataset)
     patiently(lambda: sequences.ctx_len, wait)  # may read the first row
@@ -215,21 +215,24 @@ def token_batches(
         seed=cfg.data_seed,
         vocab_size=vocab_size,
         # By the step, so that two batches of 4 leave the data that one of 8 leaves.
-        held_out=held_out_count(length, cfg.batch_size * (batches_per_step or cfg.grad_acc_steps), sequences.ctx_len),
+        held_out=held_out_count(length, cfg.batch_size * (batches_at_once or cfg.grad_acc_steps), sequences.ctx_len),
         max_batches=cfg.max_tokens and cfg.max_tokens // (cfg.batch_size * sequences.ctx_len),
         wait=wait,
     )
 
 
-def count_steps(cfg: TrainConfig, data: Extent, batches_per_step: int | None = None) -> int:
-    """Optimizer steps of a run. Raises ValueError for a stream without max_tokens, and for less data than one step."""
+def count_steps(cfg: TrainConfig, data: Extent, batches_at_once: int | None = None) -> int:
+    """How often a run reads `batches_at_once` batches, for an optimizer step, or several (`optim.steps_per_batch`).
+
+    Raises ValueError for a stream without max_tokens, and for less data than one step.
+    """
     batches = data.num_batches
     if batches is None:
         raise ValueError(
             "max_tokens must be given for a stream, whose length is not known, got None; "
             "the learning rate decays over the whole run: give --max_tokens"
         )
-    per_step = batches_per_step or cfg.grad_acc_steps
+    per_step = batches_at_once or cfg.grad_acc_steps
     if batches < per_step:
         raise ValueError(
             "the data must hold one step of batch_size × ctx_len × grad_acc_steps × processes = "

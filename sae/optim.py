@@ -17,6 +17,9 @@ EPSILON = 6.25e-10
 MASSIVE = 1000.0
 """How many variances per token the squared distance of a massive token is from b_dec, at least: `Recipe.massive`."""
 
+ENOUGH_STEPS, FEWEST_TOKENS = 1000, 2048
+"""A run makes up to so many steps, as long as each of them has so many tokens: `steps_per_batch`."""
+
 K_STAGES = 4
 """Where k grows, it is so many different numbers: k / 4, k / 2, 3 k / 4 and k (`k_at`)."""
 SMALLEST_K, WIDEST, FEWEST_FIRINGS = 8, 576, 1.75
@@ -185,6 +188,18 @@ def slices(parameter: Tensor) -> Iterator[slice]:
     rows = max(1, wanted * len(parameter) // max(1, parameter.nbytes))
     for first in range(0, len(parameter), rows):
         yield slice(first, first + rows)
+
+
+def steps_per_batch(batches: int, tokens: int) -> int:
+    """How many optimizer steps to make of each of so many batches of so many tokens: a power of two.
+
+    More than one in a short run, which learns more from more steps. Not more than add up to `ENOUGH_STEPS`, and none of
+    fewer than `FEWEST_TOKENS` tokens: from there on it learns no more, and takes longer (docs/recipe.md).
+    """
+    steps = 1
+    while 2 * steps * batches <= ENOUGH_STEPS and tokens % (2 * steps) == 0 and tokens >= 2 * steps * FEWEST_TOKENS:
+        steps *= 2
+    return steps
 
 
 def peak_lr(num_latents: int, total_steps: int, firings: float, recipe: str = "default") -> float:

@@ -106,12 +106,9 @@ def continue_after_restart(cfg: Cfg, model_name: str = "", *, restarted: bool) -
     return resumed if _config(path).get("launch") == _launch() else cfg
 
 
-def batches_per_step(cfg: TrainConfig, model_name: str = "", *, processes: int) -> int:
-    """Forward passes of an optimizer step, over all processes. Resumed on more or fewer of them, it stays as it was."""
-    own = cfg.grad_acc_steps * processes
-    if not cfg.resume:
-        return own
-    return _config(RunFolder.plan(cfg, model_name=model_name).path)["derived"].get("batches_per_step", own)
+def derived_before(cfg: TrainConfig, model_name: str = "") -> dict[str, Any]:
+    """What the run that is resumed derived from model and data, as its config.json says; nothing for a new one."""
+    return _config(RunFolder.plan(cfg, model_name=model_name).path)["derived"] if cfg.resume else {}
 
 
 def _launch() -> str | None:

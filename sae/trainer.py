@@ -30,10 +30,10 @@ from sae.interrupt import StopRequests
 from sae.learner import FIRST_TOKENS, SaeLearner, is_per_latent
 from sae.log import JsonLines, Progress, Record, Sink, Stopwatch, WandbSink, note, why_no_wandb
 from sae.memory import free_memory
-from sae.optim import Recipe, firings, peak_lr, schedule, warmup_steps
+from sae.optim import Recipe, firings, peak_lr, schedule, steps_per_batch, warmup_steps
 from sae.placement import Placement, place
 from sae.report.training import report
-from sae.run import RunFolder, batches_per_step, continue_after_restart
+from sae.run import RunFolder, continue_after_restart, derived_before
 from sae.saver import Saver
 from sae.sweep import SaePlan, check_memory, plan_saes
 
@@ -59,12 +59,16 @@ class SaeTrainer:
         check_processes(cfg, world.size)
         name = model_name(dataset, model)
         self.cfg = cfg = world.from_main(partial(continue_after_restart, cfg, name, restarted=world.restarted))
-        self.batches_per_step = world.from_main(partial(batches_per_step, cfg, name, processes=world.size))
+        before = world.from_main(partial(derived_before, cfg, name))
+        self.batches_at_once = before.get("batches_per_step", cfg.grad_acc_steps * world.size)
+        """Forward passes, over all processes, whose tokens make `steps_per_batch` steps."""
         self.stop = StopRequests()
-        self.feed = open_feed(cfg, dataset, model, self.batches_per_step, wait=self.stop.wait)
+        self.feed = open_feed(cfg, dataset, model, self.batches_at_once, wait=self.stop.wait)
         self.device = self.feed.device
-        self.tokens_per_step = cfg.batch_size * self.feed.ctx_len * self.batches_per_step
-        self.total_steps = count_steps(cfg, self.feed, self.batches_per_step)
+        tokens = cfg.batch_size * self.feed.ctx_len * self.batches_at_once
+        batches = count_steps(cfg, self.feed, self.batches_at_once)
+        self.steps_per_batch = before.get("steps_per_batch", 1) if before else self._steps_per_batch(batches, tokens)
+        self.tokens_per_step, self.total_steps = tokens // self.steps_per_batch, batches * self.steps_per_batch
 
         self.plans = plan_saes(cfg, self.feed.widths)
         world.placement = self._place()
@@ -82,7 +86,7 @@ class SaeTrainer:
                 compute_dtype=lm.compute_dtype(self.device),
                 recipe=self._recipe(name),
                 encode_in_8bit=cfg.encode_in_8bit if cfg.loss_fn == "fvu" else False,
-                tokens_per_pass=cfg.batch_size * self.feed.ctx_len // cfg.micro_acc_steps,
+                tokens_per_pass=cfg.batch_size * self.feed.ctx_len // self.steps_per_batch // cfg.micro_acc_steps,
                 peers=world.peers(),
             )
             for name, sae in self.saes.items()
@@ -339,7 +343,8 @@ class SaeTrainer:
                 for name, shape in self.shapes.items()
             },
             "processes": self.world.size,
-            "batches_per_step": self.batches_per_step,
+            "batches_per_step": self.batches_at_once,
+            "steps_per_batch": self.steps_per_batch,
             "total_steps": self.total_steps,
             "tokens_per_step": self.tokens_per_step,
             "data_seed": self.feed.data_seed,
@@ -526,7 +531,8 @@ class SaeTrainer:
                 self.feed.source,
                 self._batches_per_block(),
                 seed=cfg.data_seed,
-                step=self.batches_per_step,
+                step=self.batches_at_once,
+                split=self.steps_per_batch,
                 rank=self.world.rank,
                 ranks=self.world.size,
             )
@@ -542,7 +548,7 @@ class SaeTrainer:
         source = TokenSource(
             live.batches,
             live.source.read,
-            step=self.batches_per_step,
+            step=self.batches_at_once,
             rank=self.world.rank,
             ranks=self.world.size,
         )
@@ -561,10 +567,32 @@ class SaeTrainer:
             grouped.setdefault(name.removesuffix(plan.hookpoint).rstrip("/"), {})[plan.hookpoint] = values[name]
         return grouped
 
+    def _steps_per_batch(self, batches: int, tokens: int) -> int:
+        """Into how many steps those tokens are divided that come at once, so many times. Raises ValueError."""
+        cfg = self.cfg
+        if cfg.steps_per_batch is None:
+            divides = cfg.recipe == "default" and cfg.loss_fn == "fvu" and self._has_whole_blocks()
+            return steps_per_batch(batches, tokens) if divides else 1
+        if tokens % cfg.steps_per_batch:
+            raise ValueError(
+                "steps_per_batch must divide batch_size × ctx_len × grad_acc_steps × processes = "
+                f"{tokens} tokens, got {cfg.steps_per_batch}; choose a divisor"
+            )
+        if cfg.steps_per_batch > 1 and not self._has_whole_blocks():
+            raise ValueError(
+                f"steps_per_batch must be 1 where {tokens} activations are too large to be mixed in memory, got "
+                f"{cfg.steps_per_batch}; leave it out, and lower --batch_size or --grad_acc_steps for more steps"
+            )
+        return cfg.steps_per_batch
+
+    def _has_whole_blocks(self) -> bool:
+        """Whether all tokens are mixed that make `steps_per_batch` steps."""
+        return self._batches_per_block() % self.batches_at_once == 0
+
     def _batches_per_block(self) -> int:
         d_total = sum(self.feed.widths.values())  # the order of tokens must not depend on what is trained on them
         bytes_per_batch = self.cfg.batch_size * self.feed.ctx_len * d_total * self.feed.dtype.itemsize
-        return batches_per_block(self.batches_per_step, bytes_per_batch)
+        return batches_per_block(self.batches_at_once, bytes_per_batch)
 
 
 def dead_threshold(cfg: TrainConfig, total_tokens: int) -> int:

@@ -9,9 +9,9 @@ import pytest
 from sae import RunConfig, SaeConfig, TrainConfig
 
 POSITIVE = ("batch_size", "grad_acc_steps", "micro_acc_steps", "layer_stride", "dead_feature_threshold", "save_every",
-            "wandb_log_frequency", "lr", "max_tokens")  # fmt: skip
+            "wandb_log_frequency", "lr", "max_tokens", "steps_per_batch")  # fmt: skip
 NOT_NEGATIVE = ("lr_warmup_steps", "auxk_alpha")
-MAY_BE_NONE = ("lr", "max_tokens", "lr_warmup_steps", "dead_feature_threshold")
+MAY_BE_NONE = ("lr", "max_tokens", "steps_per_batch", "lr_warmup_steps", "dead_feature_threshold")
 
 
 @pytest.mark.parametrize("name", POSITIVE)
@@ -46,6 +46,13 @@ def test_indices_count_from_0(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} must be 0 or more, got -2; count from the start, from 0"):
         TrainConfig(**{name: [3, -2, 0]})
     assert getattr(TrainConfig(**{name: [3, 0]}), name) == [3, 0]
+
+
+@pytest.mark.parametrize("loss_fn", ["kl", "ce"])
+def test_losses_of_the_whole_model_take_whole_sequences(loss_fn: str) -> None:
+    assert TrainConfig(loss_fn=loss_fn, steps_per_batch=1).steps_per_batch == 1
+    with pytest.raises(ValueError, match=f"steps_per_batch must be 1 with --loss_fn {loss_fn}, .*, got 2; leave it"):
+        TrainConfig(loss_fn=loss_fn, steps_per_batch=2)
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,7 @@ TWO_RANKS: dict[str, dict[str, Any]] = {
     "massive_sharded": {"massive": 2.0, "shard_latents": 2, "layers": [0, 1]},
     "uneven": {"exclude_positions": [0], "exclude_tokens": list(range(3, 80))},
     "does_not_divide": {"sequences": 61},
+    "several_steps": {"sequences": 61, "grad_acc_steps": 2, "steps_per_batch": 2, "exclude_positions": [0]},
     "stream": {"sequences": 61, "stream": True, "max_tokens": 10**6},
     "sweep": {"lr": [1e-3, 1e-2], "layers": [0, 2], "max_tokens": 512},
     "distributed_sweep": {"lr": [1e-3, 1e-2], "layers": [0, 2], "max_tokens": 512, "distribute_layers": True},
@@ -102,6 +103,7 @@ FOUR_RANKS: dict[str, dict[str, Any]] = {
     "more_ranks_than_autoencoders": {"distribute_layers": True, "layers": [0, 1]},
     "mesh": {"shard_latents": 2, "layers": [0, 2], "dead_feature_threshold": 100},
     "distributed_and_sharded": {"shard_latents": 2, "distribute_layers": True, "layers": [0, 1, 2]},
+    "several_steps": {"steps_per_batch": 4, "micro_acc_steps": 2, "layers": [0, 1]},
     "kl": {"loss_fn": "kl", "layers": [1]},
 }
 LAYOUT = ("distribute_layers", "shard_latents")

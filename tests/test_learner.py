@@ -15,7 +15,7 @@ from sae import Sae, SaeConfig, optim
 from sae.dead import DeadLatents
 from sae.learner import SaeLearner, best_encoder_scale
 from sae.ops import eight_bit
-from sae.optim import Adam, Recipe, firings, k_at, peak_lr, schedule, warmup_steps
+from sae.optim import Adam, Recipe, firings, k_at, peak_lr, schedule, steps_per_batch, warmup_steps
 
 N = 64
 
@@ -432,6 +432,25 @@ class TestOptim:
         rises, falls = torch.tensor(factors[:11]).diff(), torch.tensor(factors[10:]).diff()
         torch.testing.assert_close(rises, torch.full((10,), 1 / 11))
         torch.testing.assert_close(falls, torch.full((89,), -1 / 90))
+
+    @pytest.mark.parametrize(
+        ("batches", "tokens", "expected"),
+        [
+            (61, 16_384, 8),  # 488 steps of 2048; fewer tokens would not help
+            (244, 16_384, 4),  # 976 steps of 4096; more steps would not help
+            (500, 16_384, 2),
+            (501, 16_384, 1),
+            (244, 4096, 2),
+            (244, 2048, 1),
+            (1, 6144, 2),  # of 3072
+            (1, 3 * 2048 + 1, 1),  # is odd
+            (1, 2**20, 512),
+        ],
+    )
+    def test_a_short_run_makes_up_to_1000_steps_of_at_least_2048_tokens(
+        self, batches: int, tokens: int, expected: int
+    ) -> None:
+        assert steps_per_batch(batches, tokens) == expected
 
     @pytest.mark.parametrize(("k", "stages"), [(32, [8, 16, 24, 32]), (64, [16, 32, 48, 64]), (33, [8, 16, 25, 33])])
     def test_k_grows_in_four_stages_over_its_share_of_the_run(self, k: int, stages: list[int]) -> None:

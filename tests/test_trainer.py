@@ -183,6 +183,13 @@ def test_accumulating_gradients_equals_larger_batches(
     assert_close(once, twice)
 
 
+def test_dividing_accumulated_batches_equals_dividing_larger_ones(make: Make, float32: None) -> None:
+    once = make(make_tokens(204), batch_size=8, steps_per_batch=4, run_name="once").fit()
+    twice = make(make_tokens(204), batch_size=4, grad_acc_steps=2, steps_per_batch=4, run_name="twice").fit()
+    assert once.name == twice.name == "step_96"
+    assert_close(once, twice)
+
+
 def test_micro_batches_change_no_weight_beyond_rounding(make: Make, float32: None) -> None:
     assert_close(make(run_name="whole").fit(), make(micro_acc_steps=5, run_name="parts").fit())
 
@@ -277,6 +284,69 @@ def test_a_run_that_is_resumed_while_k_grows_ends_as_one_that_did_not_stop(make:
     first.train_step()
     then.load(first.save())
     assert weights(then.fit()) == weights(expected)
+
+
+def test_a_short_run_makes_several_steps_of_a_batch_and_a_long_one_one(
+    make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("sae.optim.FEWEST_TOKENS", 8)
+
+    def steps(name: str, enough: int = 1000, **options: Any) -> tuple[int, int]:
+        monkeypatch.setattr("sae.optim.ENOUGH_STEPS", enough)
+        trainer = make(run_name=name, layers=[1], **options)
+        records = losses(trainer.fit().parent / "metrics.jsonl")
+        derived = json.loads((trainer.folder.path / "config.json").read_text())["derived"]
+        assert [r["tokens"] for r in records] == [derived["tokens_per_step"] * n for n in range(1, len(records) + 1)]
+        assert derived["total_steps"] == len(records)
+        return derived["steps_per_batch"], len(records)
+
+    assert steps("short") == (4, 40)  # of 32 tokens, which is four times the fewest
+    assert steps("longer", enough=20) == (2, 20)
+    assert steps("long", enough=19) == (1, 10)
+    assert steps("chosen", steps_per_batch=16) == (16, 160)
+    assert steps("as_asked", steps_per_batch=1) == steps("paper", recipe="gao2024") == (1, 10)
+    assert steps("whole", model=tiny_model("gpt_neox", causal_lm=True), loss_fn="kl") == (1, 10)
+    monkeypatch.setattr("sae.data.shuffle.BYTES", 2 * 4 * SEQ * 32 * 4)  # of two batches no more than one is mixed
+    assert steps("large", grad_acc_steps=2) == (1, 5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps_per_batch": 3}, "steps_per_batch must divide .* = 32 tokens, got 3; choose a divisor"),
+        ({"steps_per_batch": 2, "grad_acc_steps": 2}, "steps_per_batch must be 1 where 64 activations are too large"),
+    ],
+)
+def test_a_number_of_steps_that_a_batch_cannot_be_divided_into_is_refused(
+    make: Make, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], message: str
+) -> None:
+    monkeypatch.setattr("sae.data.shuffle.BYTES", 2 * 4 * SEQ * 3 * 32 * 4)
+    with pytest.raises(ValueError, match=message):
+        make(**options)
+
+
+@pytest.mark.parametrize("stop", [1, 7, 30])
+def test_a_run_that_is_resumed_within_a_batch_ends_as_one_that_did_not_stop(make: Make, stop: int) -> None:
+    options: dict[str, Any] = {"layers": [1], "steps_per_batch": 4}
+    straight, first = (make(run_name=name, **options) for name in ("straight", "first"))
+    expected = straight.fit()
+    first.initialise()
+    for _ in range(stop):
+        first.train_step()
+    then = make(run_name="then", **options)
+    then.load(first.save())
+    resumed = then.fit()
+    assert resumed.name == expected.name == "step_40"
+    assert weights(resumed) == weights(expected)
+
+
+def test_a_run_that_goes_on_for_longer_keeps_the_size_of_its_steps(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sae.optim.FEWEST_TOKENS", 8)
+    monkeypatch.setattr("sae.optim.ENOUGH_STEPS", 20)
+    options: dict[str, Any] = {"run_name": "run", "layers": [1]}
+    assert make(max_tokens=5 * 32, **options).fit().name == "step_20"
+    longer = make(resume=True, resume_changed=["max_tokens"], max_tokens=10 * 32, **options)
+    assert longer.fit().name == "step_40"
 
 
 # Stopping and going on

@@ -27,9 +27,9 @@ def batches_per_block(batches_per_step: int, bytes_per_batch: int) -> int:
 
 
 class ShuffleBuffer:
-    """Gathers blocks of batches, permutes the tokens of a block, and hands them out in as many parts as went in.
+    """Gathers blocks of batches, permutes the tokens of a block, and hands them out in `split` parts for each batch.
 
-    While one block is handed out, the next is gathered, a batch for a part. Every token comes out exactly once. What
+    While one block is handed out, the next is gathered, a batch for a batch. Every token comes out exactly once. What
     comes out depends on the tokens and the seed, not on the batch size: one batch of 8 sequences or two of 4 give the
     same tokens in the same order. Nor on the number of readers: each of several `ranks` reads the activations of every
     ranks-th batch of a block, and hands out its own tokens of `ranks` parts at a time, so that all together hand out
@@ -38,15 +38,24 @@ class ShuffleBuffer:
     """
 
     def __init__(
-        self, source: ActivationSource, block: int, *, seed: int, step: int = 1, rank: int = 0, ranks: int = 1
+        self,
+        source: ActivationSource,
+        block: int,
+        *,
+        seed: int,
+        step: int = 1,
+        split: int = 1,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
-        """`block` is the number of batches that are mixed with each other; 1 changes nothing and costs nothing.
+        """`block` is the number of batches that are mixed with each other; 1 with a `split` of 1 costs nothing.
 
-        `step` is the number of batches of an optimizer step, a multiple or a divisor of `block`: what is handed out at
-        once does not reach over its end, where states are saved.
+        `step` is the number of parts of an optimizer step, so `step` batches make `split` steps. It is a divisor of
+        `block`, or with a `split` of 1 a multiple: what is handed out at once does not reach over its end, where states
+        are saved.
         """
         self._source, self._block, self._seed = source, block, seed
-        self._step, self._rank, self._ranks = step, rank, ranks
+        self._step, self._split, self._rank, self._ranks = step, split, rank, ranks
         self._nothing: Activations | None = None
         self._index = 0
         self._start = self._next_start = source.state_dict()
@@ -63,7 +72,8 @@ class ShuffleBuffer:
     @property
     def num_batches(self) -> int | None:
         """How many parts come out in all; None if nobody knows."""
-        return self._source.num_batches
+        batches = self._source.num_batches
+        return None if batches is None else batches * self._split
 
     @property
     def at_end_of_step(self) -> bool:
@@ -79,7 +89,7 @@ class ShuffleBuffer:
         parts = min(self._ranks, self._parts - self._handed_out, self._step - self._handed_out_of_step)
         at_once = parts == self._parts and self._block <= self._ranks
         if not at_once:
-            self._gather(parts)  # may raise, and is asked again: nothing has changed before
+            self._gather(self._batches_of(self._handed_out + parts))  # may raise, and is asked again
         begun, self._handed_out = self._handed_out, self._handed_out + parts
         self._handed_out_of_step = (self._handed_out_of_step + parts) % self._step
         if at_once:
@@ -103,9 +113,13 @@ class ShuffleBuffer:
         """How many of the tokens that `peek` shows here are among the first so many that it shows on all ranks."""
         return int((self._own[: min(tokens, self._peeked)] >= 0).sum())
 
+    def _batches_of(self, parts: int) -> int:
+        """How many batches so many parts are made of, the last one perhaps not wholly."""
+        return -(-parts // self._split)
+
     def _gather(self, batches: int) -> None:
-        """Read up to `batches` batches of the block that comes next; fewer at the end of the data."""
-        for _ in range(min(batches, self._block_size() - len(self._filling))):
+        """Read the block that comes next up to so many batches; fewer at the end of the data."""
+        for _ in range(min(batches, self._block_size()) - len(self._filling)):
             try:
                 tokens, batch = self._read(mine=len(self._filling) % self._ranks == self._rank)
             except StopIteration:
@@ -134,8 +148,8 @@ class ShuffleBuffer:
             self._index += 1
         batches, self._filling = self._filling, []
         tokens, self._filling_tokens = self._filling_tokens, []
-        self._parts, self._handed_out = len(batches), 0
-        self._filling_from = (self._filling_from + self._parts) % self._step
+        self._parts, self._handed_out = len(batches) * self._split, 0
+        self._filling_from = (self._filling_from + len(batches)) % self._step
         self._start, self._next_start = self._next_start, self._source.state_dict()
         # One hookpoint at a time, each freed from the batches as it is joined.
         self._mixed = {name: torch.cat([batch.pop(name) for batch in batches]) for name in list(batches[0])}
@@ -160,14 +174,14 @@ class ShuffleBuffer:
         self._source.load_state_dict(state["block_start"])
         self._start = self._next_start = state["block_start"]
         self._forget()
-        self._index, handed_out = whole(state, "index"), whole(state, "handed_out", self._block)
+        self._index, handed_out = whole(state, "index"), whole(state, "handed_out", self._block * self._split)
         if handed_out or self._index:
             with suppress(StopIteration):
                 self._next_block()
             if handed_out > self._parts:
                 raise ValueError("the data must reach to the saved place, but end before; resume with the same data")
             self._handed_out = handed_out
-            self._gather(self._handed_out)
+            self._gather(self._batches_of(handed_out))
 
 
 def _none_of(activations: Activations) -> Activations:

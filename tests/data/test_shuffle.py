@@ -1,5 +1,6 @@
 """The shuffle buffer: every token once, mixed, independent of the batch size, resumable; and the live source."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -49,6 +50,26 @@ def test_every_token_comes_out_exactly_once_in_as_many_parts(block: int, batches
     assert sorted(int(n) for part in parts for n in part["a"][:, 0]) == list(range(10 * batches))
 
 
+@pytest.mark.parametrize("block", [1, 2, 100])
+@pytest.mark.parametrize("split", [2, 3, 12])
+def test_a_batch_can_come_out_in_parts_while_only_one_is_read_for_it(block: int, split: int) -> None:
+    source = Counting(7, 12)
+    buffer = ShuffleBuffer(source, block, seed=0, split=split)
+    assert buffer.num_batches == 7 * split
+    parts = []
+    for part in buffer:
+        parts.append(part["a"][:, 0].tolist())
+        assert source._at <= min(7, block * math.ceil(math.ceil(len(parts) / split) / block) + block)
+        assert source._at >= min(7, math.ceil(len(parts) / split))
+    assert [len(part) for part in parts] == [12 // split] * 7 * split
+    assert sorted(n for part in parts for n in part) == list(range(84))
+    assert [n for part in parts for n in part] != list(range(84))
+
+
+def test_parts_of_a_block_are_those_of_smaller_batches() -> None:
+    assert order(ShuffleBuffer(Counting(8, 10), 4, seed=3, split=2)) == order(ShuffleBuffer(Counting(8, 10), 4, seed=3))
+
+
 def test_hookpoints_are_permuted_alike() -> None:
     for part in ShuffleBuffer(Counting(6, 10), 3, seed=0):
         assert torch.equal(part["b"], torch.cat([part["a"], -part["a"]], 1))
@@ -69,13 +90,14 @@ def test_the_order_does_not_depend_on_the_batch_size() -> None:
     assert order(ShuffleBuffer(Counting(8, 10), 4, seed=3)) == order(ShuffleBuffer(Counting(16, 5), 8, seed=3))
 
 
+@pytest.mark.parametrize("split", [1, 3])
 @pytest.mark.parametrize("block", [1, 2, 3])
 @pytest.mark.parametrize("stop", range(9))
-def test_stopping_and_resuming_equals_not_stopping(block: int, stop: int) -> None:
-    straight, stopped = (ShuffleBuffer(Counting(8, 6), block, seed=0) for _ in range(2))
+def test_stopping_and_resuming_equals_not_stopping(block: int, stop: int, split: int) -> None:
+    straight, stopped = (ShuffleBuffer(Counting(8, 6), block, seed=0, split=split) for _ in range(2))
     expected = order(straight)
     before = [int(n) for _ in range(stop) for n in next(stopped)["a"][:, 0]]
-    resumed = ShuffleBuffer(Counting(8, 6), block, seed=0)
+    resumed = ShuffleBuffer(Counting(8, 6), block, seed=0, split=split)
     resumed.load_state_dict(stopped.state_dict())
     assert before + order(resumed) == expected
 
@@ -93,13 +115,14 @@ def test_the_block_is_eight_steps_or_what_fits(per_step: int, size: int, expecte
     assert batches_per_block(per_step, size) == expected
 
 
-def steps_of(batches: int, ranks: int, block: int, step: int, start: int = 0) -> list[set[int]]:
+def steps_of(batches: int, ranks: int, block: int, step: int, start: int = 0, split: int = 1) -> list[set[int]]:
     """The tokens of each whole step, over so many ranks; the first `start` steps by one rank, in another run."""
     buffers = [
-        ShuffleBuffer(Counting(batches, 6), block, seed=0, step=step, rank=rank, ranks=ranks) for rank in range(ranks)
+        ShuffleBuffer(Counting(batches, 6), block, seed=0, step=step, split=split, rank=rank, ranks=ranks)
+        for rank in range(ranks)
     ]
     if start:
-        before = ShuffleBuffer(Counting(batches, 6), block, seed=0, step=step)
+        before = ShuffleBuffer(Counting(batches, 6), block, seed=0, step=step, split=split)
         for _ in range(start * step):
             next(before)
         for buffer in buffers:
@@ -126,6 +149,15 @@ def test_many_ranks_hand_out_together_in_each_step_what_one_does(ranks: int, ste
     alone = steps_of(21, 1, block, step)
     assert len(alone) == 21 // step
     assert steps_of(21, ranks, block, step, start) == alone[start:]
+
+
+@pytest.mark.parametrize("start", [0, 1, 3, 5])
+@pytest.mark.parametrize(("step", "block"), [(4, 32), (4, 8), (4, 4), (2, 4), (6, 6), (1, 8)])
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+def test_so_do_they_where_batches_are_split(ranks: int, step: int, block: int, start: int) -> None:
+    alone = steps_of(21, 1, block, step, split=2)
+    assert len(alone) == 42 // step and {len(one) for one in alone} == {3 * step}
+    assert steps_of(21, ranks, block, step, start, split=2) == alone[start:]
 
 
 @pytest.mark.parametrize("block", [1, 2, 8])
