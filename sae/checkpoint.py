@@ -188,7 +188,9 @@ def check(folder: Path, names: Container[str] | None = None) -> None:
         raise ValueError(f"{link} leads out of the checkpoint; put the file itself there")
     for name, (size, sha256) in files.items():
         if not is_inside(name):
-            raise ValueError(f"{folder / MANIFEST} names a file outside of the checkpoint; use an earlier checkpoint")
+            raise ValueError(
+                f"{folder / MANIFEST} names a file that cannot be in the checkpoint; use an earlier checkpoint"
+            )
         path = folder / name
         is_read = names is None or "/" not in name or name.rpartition("/")[0] in names
         if not path.is_file() or path.stat().st_size != size or (is_read and sha256_of(path) != sha256):

@@ -9,7 +9,7 @@ from typing import Any
 
 MANIFEST = "manifest.json"
 """Lists the files of a checkpoint or a cache, and is written last: where it is, the folder is complete."""
-_MAX_DIGITS = 20
+_MAX_DIGITS, _MAX_PATH = 20, 400
 
 
 def read_json(path: Path, *, max_bytes: int = 2**20) -> dict[str, Any]:
@@ -89,9 +89,10 @@ def sync(path: Path) -> None:
 
 
 def is_inside(name: str) -> bool:
-    """Whether a relative path with slashes stays in the folder that it starts from."""
+    """Whether a relative path with slashes stays in the folder that it starts from, and fits into a line of text."""
     path = PurePosixPath(name)
-    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and not set(name) & set("\0\\")
+    stays = bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\\" not in name
+    return stays and name.isprintable() and len(name) <= _MAX_PATH
 
 
 def link_that_leaves(folder: Path) -> Path | None:

@@ -128,7 +128,8 @@ def _is_of_its_types(header: CacheHeader) -> bool:
     excluded = [header.options["exclude_tokens"], header.options["exclude_positions"]]
     ints = [header.seed, header.ctx_len, header.num_shards, header.num_sequences or 0, *header.hookpoints.values()]
     return (
-        all(type(number) is int and number >= 0 for number in [*ints, *excluded[0], *excluded[1]])
+        all(type(each) is list for each in excluded)
+        and all(type(number) is int and number >= 0 for number in [*ints, *excluded[0], *excluded[1]])
         and min(header.ctx_len, *header.hookpoints.values()) > 0
         and type(header.options.get("model", "")) is str
         and type(header.blocks) is list
