@@ -18,6 +18,7 @@ _PACKAGES = ("sae", "torch", "transformers", "datasets", "tokenizers", "safetens
 Cfg = TypeVar("Cfg", bound=TrainConfig)
 _SECRET = "hf_token"
 _HELD_OUT = "held_out_sequences"
+_SIZES_OF_A_STEP = ("batches_per_step", "steps_per_batch")
 _FREE_TO_CHANGE = (
     "resume", "resume_changed", "run_name", "save_dir", "save_every", "keep_last", "save_best", "eval_every",
     "log_to_wandb", "wandb_log_frequency", "distribute_layers", "shard_latents",
@@ -107,8 +108,22 @@ def continue_after_restart(cfg: Cfg, model_name: str = "", *, restarted: bool) -
 
 
 def derived_before(cfg: TrainConfig, model_name: str = "") -> dict[str, Any]:
-    """What the run that is resumed derived from model and data, as its config.json says; nothing for a new one."""
-    return _config(RunFolder.plan(cfg, model_name=model_name).path)["derived"] if cfg.resume else {}
+    """What the run that is resumed derived from model and data, as its config.json says; nothing for a new one.
+
+    Raises ValueError if that does not say it, or in another way than it was written.
+    """
+    if not cfg.resume:
+        return {}
+    path = RunFolder.plan(cfg, model_name=model_name).path
+    found = _config(path).get("derived")
+    derived: dict[str, Any] = found if isinstance(found, dict) else {}
+    sizes = [derived.get(name, 1) for name in _SIZES_OF_A_STEP]
+    if not derived or any(type(size) is not int or size < 1 for size in sizes):
+        raise ValueError(
+            f"resume must name a run whose config.json says what was derived, {' and '.join(_SIZES_OF_A_STEP)} as "
+            f"positive numbers, but that of {path} does not; write it anew, or leave out --resume"
+        )
+    return derived
 
 
 def _launch() -> str | None:

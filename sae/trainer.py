@@ -67,7 +67,8 @@ class SaeTrainer:
         self.device = self.feed.device
         tokens = cfg.batch_size * self.feed.ctx_len * self.batches_at_once
         batches = count_steps(cfg, self.feed, self.batches_at_once)
-        self.steps_per_batch = before.get("steps_per_batch", 1) if before else self._steps_per_batch(batches, tokens)
+        chosen = before.get("steps_per_batch", 1) if before else cfg.steps_per_batch
+        self.steps_per_batch = self._steps_per_batch(batches, tokens, chosen)
         self.tokens_per_step, self.total_steps = tokens // self.steps_per_batch, batches * self.steps_per_batch
 
         self.plans = plan_saes(cfg, self.feed.widths)
@@ -567,23 +568,22 @@ class SaeTrainer:
             grouped.setdefault(name.removesuffix(plan.hookpoint).rstrip("/"), {})[plan.hookpoint] = values[name]
         return grouped
 
-    def _steps_per_batch(self, batches: int, tokens: int) -> int:
+    def _steps_per_batch(self, batches: int, tokens: int, chosen: int | None) -> int:
         """Into how many steps those tokens are divided that come at once, so many times. Raises ValueError."""
-        cfg = self.cfg
-        if cfg.steps_per_batch is None:
-            divides = cfg.recipe == "default" and cfg.loss_fn == "fvu" and self._has_whole_blocks()
+        if chosen is None:
+            divides = self.cfg.recipe == "default" and self.cfg.loss_fn == "fvu" and self._has_whole_blocks()
             return steps_per_batch(batches, tokens) if divides else 1
-        if tokens % cfg.steps_per_batch:
+        if tokens % chosen:
             raise ValueError(
                 "steps_per_batch must divide batch_size × ctx_len × grad_acc_steps × processes = "
-                f"{tokens} tokens, got {cfg.steps_per_batch}; choose a divisor"
+                f"{tokens} tokens, got {chosen}; choose a divisor"
             )
-        if cfg.steps_per_batch > 1 and not self._has_whole_blocks():
+        if chosen > 1 and not self._has_whole_blocks():
             raise ValueError(
                 f"steps_per_batch must be 1 where {tokens} activations are too large to be mixed in memory, got "
-                f"{cfg.steps_per_batch}; leave it out, and lower --batch_size or --grad_acc_steps for more steps"
+                f"{chosen}; leave it out, and lower --batch_size or --grad_acc_steps for more steps"
             )
-        return cfg.steps_per_batch
+        return chosen
 
     def _has_whole_blocks(self) -> bool:
         """Whether all tokens are mixed that make `steps_per_batch` steps."""

@@ -349,6 +349,25 @@ def test_a_run_that_goes_on_for_longer_keeps_the_size_of_its_steps(make: Make, m
     assert longer.fit().name == "step_40"
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps_per_batch": 0}, "config.json says what was derived, .* as positive numbers, but that of"),
+        ({"steps_per_batch": "2"}, "config.json says what was derived"),
+        ({"batches_per_step": 1.5}, "config.json says what was derived"),
+        ({"steps_per_batch": 10**6}, "steps_per_batch must divide .* = 32 tokens, got 1000000"),
+        (None, "config.json says what was derived"),
+    ],
+)
+def test_a_run_whose_step_has_no_size_is_not_resumed(make: Make, changes: dict[str, Any] | None, message: str) -> None:
+    path = make(run_name="run", layers=[1]).fit().parent / "config.json"
+    document = json.loads(path.read_text())
+    document["derived"] = document["derived"] | changes if changes else []
+    path.write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=message):
+        make(run_name="run", layers=[1], resume=True)
+
+
 # Stopping and going on
 
 
