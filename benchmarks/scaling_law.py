@@ -10,9 +10,11 @@ import itertools
 import json
 import math
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import machine
 import torch
 from quality_data import LAYERS, TEXTS
 from quality_grid import VALIDATION_END, Cell, Rows, key, measured
@@ -88,16 +90,22 @@ def main() -> None:
     parser.add_argument("--k", type=int, nargs="+", default=KS)
     parser.add_argument("--tokens", type=int, default=1_000_000)
     parser.add_argument("--batch", type=int, default=4096)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where they train")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=RESULTS / "scaling-law.json")
     chosen = parser.parse_args()
     rows = Rows(chosen.out)
+    rows.content |= {
+        "machine": machine.describe(chosen.device, chosen.threads),
+        "versions": rows.content.get("versions", {}) | machine.versions([OURS.library]),
+        "date": time.strftime("%Y-%m-%d"),
+    }
     points = []
     for n, k in itertools.product(chosen.latents, chosen.k):
         cell = Cell(chosen.text, chosen.layer, n, k, chosen.tokens, chosen.batch)
         row: dict[str, Any] | None = rows.find(key(OURS, cell, 1.0, 0))
         if row is None:
-            row = measured(OURS, cell, 1.0, 0, chosen.threads, graft=0)
+            row = measured(OURS, cell, 1.0, 0, chosen.threads, chosen.device, graft=0)
             rows.add(row)
             print(f"{n} latents, k {k}: FVU {row['validation']['fvu']:.4f}", file=sys.stderr)
         points.append((n, k, row["validation"]["fvu"]))
