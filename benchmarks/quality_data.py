@@ -22,6 +22,8 @@ import torch
 from language_models import load
 from torch import Tensor
 
+from sae.lm import compute_dtype
+
 LAYERS = (2, 9, 20)
 CTX_LEN = 256
 BLOCK_SEQUENCES = 256
@@ -86,7 +88,7 @@ def collect(text: str, tokens: int, device: str = "cpu") -> None:
         return
     sequences = torch.from_numpy(np.load(token_file(text)))
     reader = READERS[text]
-    model = load(str(reader.folder()), torch.device(device), torch.bfloat16)
+    model = load(str(reader.folder()), torch.device(device), compute_dtype(torch.device(device)))
     for block in range(blocks, min(wanted, len(sequences) // BLOCK_SEQUENCES)):
         rows = sequences[block * BLOCK_SEQUENCES : (block + 1) * BLOCK_SEQUENCES]
         for layer, values in _harvest(reader, model, rows, mixed=block > 0, seed=block).items():

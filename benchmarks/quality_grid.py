@@ -12,11 +12,9 @@ import fcntl
 import hashlib
 import itertools
 import json
-import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ import peers
 import quality_graft
 import torch
 from quality_data import BLOCK_SEQUENCES, CTX_LEN, READERS, TEXTS, VALIDATION_SEQUENCES, Source, token_file
+from quality_tables import all_rows, best_multiple
 from shapes import QUALITY_CONTESTANTS, Contestant
 from worker import Job
 from workers import Worker, WorkerError
@@ -117,6 +116,11 @@ class Rows:
         """The row with these values."""
         return next((row for row in self.content["rows"] if wanted.items() <= row.items()), None)
 
+    def of(self, c: Contestant, cell: Cell, seed: int) -> list[dict[str, Any]]:
+        """The rows of a library with this seed."""
+        wanted = {**dataclasses.asdict(cell), "library": c.name, "seed": seed}
+        return [row for row in self.content["rows"] if wanted.items() <= row.items()]
+
     def check_text(self, text: str, digest: str) -> None:
         """Rows of other tokens under the same name would not be comparable: a text may change with the benchmark."""
         known = self.content.setdefault("texts", {}).setdefault(text, digest)
@@ -169,56 +173,8 @@ def run(rows: Rows, cells: list[Cell], contestants: list[Contestant], chosen: ar
         for multiple in chosen.multiples:
             measure(c, cell, multiple, chosen.seeds[0])
         for seed in chosen.seeds[1:]:
-            for multiple in {1.0, best_multiple(rows, c, cell, chosen.seeds[0])}:
+            for multiple in {1.0, best_multiple(rows.of(c, cell, chosen.seeds[0]))}:
                 measure(c, cell, multiple, seed)
-
-
-def best_multiple(rows: Rows, c: Contestant, cell: Cell, seed: int) -> float:
-    """The multiple of the learning rate with the lowest FVU on the validation tokens."""
-    wanted = {**dataclasses.asdict(cell), "library": c.name, "seed": seed}
-    tried = [row for row in rows.content["rows"] if wanted.items() <= row.items() and "validation" in row]
-    return min(tried, key=lambda row: row["validation"]["fvu"])["multiple"] if tried else 1.0
-
-
-def table(rows: Rows) -> Iterator[str]:
-    """Markdown: per cell and library, on the test tokens, at the default and at the best rate of those tried."""
-    measured = "FVU | unused | KL | recovered"
-    yield f"| text, layer, latents, k, tokens, batch | library | {measured} | best of × | at × | {measured} |"
-    yield "|---|---|" + "---:|" * 10
-    names = [field.name for field in dataclasses.fields(Cell)]
-    cells = dict.fromkeys(tuple(row[name] for name in names) for row in rows.content["rows"])
-    for values in cells:
-        cell = Cell(*values)
-        for c in QUALITY_CONTESTANTS:
-            own = _summary(rows, c, cell, 1.0)
-            seeds = [row["seed"] for row in rows.content["rows"] if row["library"] == c.name]
-            if own and seeds:
-                best, tried = best_multiple(rows, c, cell, seeds[0]), multiples_tried(rows, c, cell)
-                where = f"{', '.join(f'{multiple:g}' for multiple in tried)} | {best:g}"
-                at_best = _summary(rows, c, cell, best)
-                yield f"| {', '.join(map(str, values))} | {c.name} | {own} | {where} | {at_best} |"
-
-
-def multiples_tried(rows: Rows, c: Contestant, cell: Cell) -> list[float]:
-    """The multiples of the library's learning rate that there are rows of."""
-    wanted = {**dataclasses.asdict(cell), "library": c.name}
-    return sorted({row["multiple"] for row in rows.content["rows"] if wanted.items() <= row.items()})
-
-
-def _summary(rows: Rows, c: Contestant, cell: Cell, multiple: float) -> str:
-    wanted = {**dataclasses.asdict(cell), "library": c.name, "multiple": multiple}
-    rows_found = [row for row in rows.content["rows"] if wanted.items() <= row.items() and "test" in row]
-    if not rows_found:
-        return ""
-    fvus = [row["test"]["fvu"] for row in rows_found]
-    spread = f" ({min(fvus):.4f}–{max(fvus):.4f})" if len(fvus) > 1 else ""
-    unused = statistics.mean(row["test"]["unused"] for row in rows_found)
-    grafted = [row["grafted"] for row in rows_found if "grafted" in row]
-    kl, recovered = "", ""
-    if grafted:
-        kl = f"{statistics.mean(each['kl'] for each in grafted):.3f}"
-        recovered = f"{statistics.mean(each['ce_recovered'] for each in grafted):.2%}"
-    return f"{statistics.mean(fvus):.4f}{spread} | {unused:.1%} | {kl} | {recovered}"
 
 
 def main() -> None:
@@ -241,23 +197,21 @@ def main() -> None:
         "--grafted", type=int, default=quality_graft.SEQUENCES, help="test sequences for KL and cross-entropy; all"
     )
     parser.add_argument("--out", type=Path, default=RESULTS / "quality.json")
-    parser.add_argument("--show", action="store_true", help="print the table of the file, and measure nothing")
     chosen = parser.parse_args()
     if not 1 <= chosen.grafted <= quality_graft.SEQUENCES:
         parser.error(f"--grafted must be from 1 to the {quality_graft.SEQUENCES} test sequences, got {chosen.grafted}")
     torch.set_num_threads(chosen.threads)
     contestants = [c for c in QUALITY_CONTESTANTS if {c.library, c.name} & set(chosen.libraries)]
     rows = Rows(chosen.out)
-    if not chosen.show:
-        rows.content["machine"] = machine.describe(chosen.device, chosen.threads)
-        rows.content["versions"] = rows.content.get("versions", {}) | machine.versions([c.library for c in contestants])
-        rows.content["date"] = time.strftime("%Y-%m-%d")
-        rows.check_text(chosen.text, hashlib.sha256(token_file(chosen.text).read_bytes()).hexdigest())
-        rows.check_grafted(chosen.grafted)
-        sizes = itertools.product(chosen.layers or READERS[chosen.text].layers, chosen.latents, chosen.k, chosen.tokens)
-        cells = [Cell(chosen.text, *size, chosen.batch) for size in sizes]
-        run(rows, cells, contestants, chosen)
-    print("\n".join(table(rows)))
+    rows.content["machine"] = machine.describe(chosen.device, chosen.threads)
+    rows.content["versions"] = rows.content.get("versions", {}) | machine.versions([c.library for c in contestants])
+    rows.content["date"] = time.strftime("%Y-%m-%d")
+    rows.check_text(chosen.text, hashlib.sha256(token_file(chosen.text).read_bytes()).hexdigest())
+    rows.check_grafted(chosen.grafted)
+    sizes = itertools.product(chosen.layers or READERS[chosen.text].layers, chosen.latents, chosen.k, chosen.tokens)
+    cells = [Cell(chosen.text, *size, chosen.batch) for size in sizes]
+    run(rows, cells, contestants, chosen)
+    print("\n".join(all_rows(rows.content["rows"])))
 
 
 if __name__ == "__main__":

@@ -95,16 +95,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "scaling-law.json")
     chosen = parser.parse_args()
     rows = Rows(chosen.out)
-    rows.content |= {
-        "machine": machine.describe(chosen.device, chosen.threads),
-        "versions": rows.content.get("versions", {}) | machine.versions([OURS.library]),
-        "date": time.strftime("%Y-%m-%d"),
-    }
+    rows.content.setdefault("versions", {})
     points = []
     for n, k in itertools.product(chosen.latents, chosen.k):
         cell = Cell(chosen.text, chosen.layer, n, k, chosen.tokens, chosen.batch)
         row: dict[str, Any] | None = rows.find(key(OURS, cell, 1.0, 0))
         if row is None:
+            rows.content |= {
+                "machine": machine.describe(chosen.device, chosen.threads),
+                "date": time.strftime("%Y-%m-%d"),
+            }
+            rows.content["versions"] |= machine.versions([OURS.library])
             row = measured(OURS, cell, 1.0, 0, chosen.threads, chosen.device, graft=0)
             rows.add(row)
             print(f"{n} latents, k {k}: FVU {row['validation']['fvu']:.4f}", file=sys.stderr)

@@ -11,6 +11,8 @@ import inputs
 import numpy as np
 import torch
 
+from sae.lm import compute_dtype
+
 WIDTH, BLOCKS, KINDS = 256, 4, 4096
 STEPS, BATCH, PEAK_LR = 300, 16, 1.5e-3
 
@@ -40,9 +42,10 @@ def _trained(sequences: torch.Tensor) -> torch.nn.Module:
     model = GPT2LMHeadModel(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LR, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LR, total_steps=STEPS, pct_start=0.1)
+    low = compute_dtype(torch.device("cpu")) == torch.bfloat16
     for step in range(STEPS):
         rows = sequences[torch.arange(step * BATCH, (step + 1) * BATCH) % len(sequences)]
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=low):
             loss = model(input_ids=rows, labels=rows).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

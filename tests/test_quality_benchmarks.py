@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,24 +50,62 @@ def test_a_worker_measures_rows_of_a_bf16_file_that_it_does_not_train_on(tmp_pat
     assert 0 <= other["unused"] < 1 and 0 < other["l0"] <= 4
 
 
+def measured_row(library: str, multiple: float, seed: int, validation: float, test: float) -> dict[str, Any]:
+    """A row of `quality_grid.py`, of one cell."""
+    row = {"text": "english", "layer": 9, "num_latents": 64, "k": 4, "tokens": 1000, "batch": 10}
+    row |= {"library": library, "multiple": multiple, "seed": seed}
+    fvus = {"validation": validation, "test": test}
+    return row | {name: {"fvu": fvu, "unused": 0.25, "l0": 4} for name, fvu in fvus.items()}
+
+
 def test_the_best_rate_is_chosen_on_validation_tokens_and_reported_on_test_tokens(tmp_path: Path) -> None:
-    from quality_grid import Cell, Rows, best_multiple, key, table
+    from quality_grid import Cell, Rows, key
+    from quality_tables import all_rows, best_multiple
     from shapes import SIGNUM
 
     cell = Cell("english", 9, 64, 4, 1000, 10)
     rows = Rows(tmp_path / "rows.json")
     for multiple, validation, test in ((1.0, 0.5, 0.45), (3.0, 0.4, 0.55)):
-        measured = {
-            name: {"fvu": fvu, "unused": 0.25, "l0": 4} for name, fvu in (("validation", validation), ("test", test))
-        }
-        rows.add({**key(SIGNUM, cell, multiple, 0), **measured})
+        row = measured_row(SIGNUM.name, multiple, 0, validation, test)
+        assert key(SIGNUM, cell, multiple, 0).items() <= row.items()
+        rows.add(row)
+    rows.add(measured_row(SIGNUM.name, 1.0, 1, 0.1, 0.1))  # another seed decides nothing
     rows = Rows(tmp_path / "rows.json")
-    assert len(json.loads((tmp_path / "rows.json").read_text())["rows"]) == 2
-    assert best_multiple(rows, SIGNUM, cell, 0) == 3.0
-    assert list(table(rows))[2].endswith("| 0.4500 | 25.0% |  |  | 1, 3 | 3 | 0.5500 | 25.0% |  |  |")
-    grafted = {"grafted": {"kl": 0.125, "ce_recovered": 0.975}}
-    rows.content["rows"][0] |= grafted
-    assert "| 0.4500 | 25.0% | 0.125 | 97.50% | 1, 3 |" in list(table(rows))[2]
+    assert len(json.loads((tmp_path / "rows.json").read_text())["rows"]) == 3
+    own = rows.of(SIGNUM, cell, 0)
+    assert [row["multiple"] for row in own] == [1.0, 3.0] and best_multiple(own) == 3.0
+    assert list(all_rows(own))[2].endswith("| 0.4500 | 25.0% |  |  | 1, 3 | 3 | 0.5500 | 25.0% |  |  |")
+    own[0]["grafted"] = {"kl": 0.125, "ce_recovered": 0.975}
+    assert "| 0.4500 | 25.0% | 0.125 | 97.50% | 1, 3 |" in list(all_rows(own))[2]
+    own[0]["multiple"] = 0.3  # a default that nobody measured leaves a gap
+    assert "| sparsify default (signum) |  | | |  | 0.3, 3 | 3 | 0.5500" in list(all_rows(own))[2]
+
+
+def test_the_best_peer_is_chosen_on_validation_tokens_and_all_seeds_are_reported() -> None:
+    from quality_tables import beside_all, beside_best_peer
+    from shapes import ADAM, OURS, QUALITY_CONTESTANTS, SIGNUM
+
+    rows = [
+        measured_row(OURS.name, 1.0, 0, 0.3, 0.2),
+        measured_row(OURS.name, 1.0, 1, 0.3, 0.4),
+        measured_row(SIGNUM.name, 1.0, 0, 0.6, 0.1),  # the best on test tokens, which nothing may be chosen on
+        measured_row(ADAM.name, 1.0, 0, 0.9, 0.9),
+        measured_row(ADAM.name, 20.0, 0, 0.5, 0.7),
+        measured_row(ADAM.name, 20.0, 1, 0.5, 0.5),
+        {**measured_row(ADAM.name, 3.0, 0, 0.1, 0.1), "validation": None, "note": "not measured"},
+    ]
+    del rows[-1]["test"]
+    for row in rows[:-1]:
+        row["grafted"] = {"kl": row["test"]["fvu"], "ce_recovered": 1 - row["test"]["fvu"]}
+    lines = list(beside_best_peer(rows))
+    assert "| 1,000 tokens, 64 latents, k 4 | **0.3000** · 0.6000 a20 · 50.0% |" in lines
+    assert "| 1,000 tokens, 64 latents, k 4 | **0.300 · 70.00%** · 0.600 · 40.00% |" in lines
+
+    assert len(list(beside_all(rows, 64, 4))) == 2 + 2 * len(QUALITY_CONTESTANTS) - 1  # no column: some are missing
+    rows += [measured_row(c.name, 1.0, 0, 0.8, 0.8) for c in QUALITY_CONTESTANTS[3:]]
+    table = list(beside_all(rows, 64, 4))
+    assert table[0] == "| FVU | 1,000 tokens, block 9 |" and "| sae default | 0.3000 |" in table
+    assert "| sparsify adam | 0.9000 |" in table and "| sparsify adam, best rate | 0.6000 (× 20) |" in table
 
 
 def test_rows_of_other_tokens_under_the_same_name_are_not_mixed(tmp_path: Path) -> None:
