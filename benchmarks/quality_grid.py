@@ -15,7 +15,6 @@ import json
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ import quality_graft
 import torch
 from quality_data import BLOCK_SEQUENCES, CTX_LEN, READERS, TEXTS, VALIDATION_SEQUENCES, Source, token_file
 from quality_tables import all_rows, best_multiple
-from shapes import QUALITY_CONTESTANTS, Contestant
+from shapes import QUALITY_CONTESTANTS, Cell, Contestant
 from worker import Job
 from workers import Worker, WorkerError
 
@@ -36,18 +35,6 @@ GRAFTED_BEFORE = 16
 """Sequences into which reconstructions were grafted in files that do not say it."""
 VALIDATION_END = VALIDATION_SEQUENCES * (CTX_LEN - 1)
 TEST_END = BLOCK_SEQUENCES * (CTX_LEN - 1)
-
-
-@dataclass(frozen=True)
-class Cell:
-    """What everybody trains."""
-
-    text: str
-    layer: int
-    num_latents: int
-    k: int
-    tokens: int
-    batch: int
 
 
 def default_lr(c: Contestant, cell: Cell) -> float:

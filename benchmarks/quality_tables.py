@@ -5,17 +5,16 @@ and which library is the best peer, is decided by the first seed's FVU on valida
 """
 
 import argparse
+import dataclasses
 import json
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from shapes import OURS, QUALITY_CONTESTANTS
+from shapes import OURS, QUALITY_CONTESTANTS, Cell
 
 Row = dict[str, Any]
-CELL = ("text", "layer", "num_latents", "k", "tokens", "batch")
-"""What tells one comparison from another: the fields of a row that all libraries share."""
 LETTERS = {"sparsify adam": "a", "sparsify default (signum)": "s", "sae_lens default": "l"}
 LETTERS |= {"dictionary_learning default": "d"}
 
@@ -31,60 +30,61 @@ def all_rows(rows: list[Row]) -> Iterator[str]:
     measured = "FVU | unused | KL | recovered"
     yield f"| text, layer, latents, k, tokens, batch | library | {measured} | best of × | at × | {measured} |"
     yield "|---|---|" + "---:|" * 10
-    for values, libraries in _by_cell(rows).items():
+    for cell, libraries in _by_cell(rows).items():
         for name, own in libraries.items():
             best = best_multiple(own)
             tried = ", ".join(f"{multiple:g}" for multiple in sorted({row["multiple"] for row in own}))
             default, at_best = _summary(own, 1.0) or " | | | ", _summary(own, best)
-            yield f"| {', '.join(map(str, values))} | {name} | {default} | {tried} | {best:g} | {at_best} |"
+            what = ", ".join(map(str, dataclasses.astuple(cell)))
+            yield f"| {what} | {name} | {default} | {tried} | {best:g} | {at_best} |"
 
 
 def beside_best_peer(rows: list[Row]) -> Iterator[str]:
     """A line for each size and length, a column for each block: ours and the best peer, FVU and what grafting does."""
     cells = _by_cell(rows)
-    layers = sorted({values[1] for values in cells})
-    lines = dict.fromkeys((text, n, k, tokens, batch) for text, _, n, k, tokens, batch in sorted(cells, key=_size))
+    layers = sorted({cell.layer for cell in cells})
+    lines = dict.fromkeys(dataclasses.replace(cell, layer=layers[0]) for cell in sorted(cells, key=_size))
     for title, show in (("FVU", _fvus), ("KL · cross-entropy recovered", _grafted)):
         yield f"| {title} | " + " | ".join(f"block {layer}" for layer in layers) + " |"
         yield "|---|" + "---:|" * len(layers)
-        for text, n, k, tokens, batch in lines:
-            found = (cells.get((text, layer, n, k, tokens, batch), {}) for layer in layers)
-            yield f"| {tokens:,} tokens, {n:,} latents, k {k} | " + " | ".join(map(show, found)) + " |"
+        for line in lines:
+            found = (cells.get(dataclasses.replace(line, layer=layer), {}) for layer in layers)
+            columns = (show(libraries) if _is_comparison(libraries) else "" for libraries in found)
+            yield f"| {line.tokens:,} tokens, {line.num_latents:,} latents, k {line.k} | " + " | ".join(columns) + " |"
         yield ""
 
 
 def beside_all(rows: list[Row], num_latents: int = 4608, k: int = 32) -> Iterator[str]:
     """FVU of every library at its default and at its best rate, a column for each length and block of one size."""
     chosen = [row for row in rows if (row["num_latents"], row["k"]) == (num_latents, k)]
-    cells = {values: libraries for values, libraries in _by_cell(chosen).items() if len(libraries) > len(LETTERS)}
+    cells = {cell: libraries for cell, libraries in _by_cell(chosen).items() if len(libraries) > len(LETTERS)}
     columns = sorted(cells, key=_size)
-    yield "| FVU | " + " | ".join(f"{values[4]:,} tokens, block {values[1]}" for values in columns) + " |"
+    yield "| FVU | " + " | ".join(f"{cell.tokens:,} tokens, block {cell.layer}" for cell in columns) + " |"
     yield "|---|" + "---:|" * len(columns)
     for c in QUALITY_CONTESTANTS:
         for default in (True,) if c == OURS else (True, False):
             found = []
-            for values in columns:
-                own = cells[values][c.name]
+            for cell in columns:
+                own = cells[cell][c.name]
                 multiple = 1.0 if default else best_multiple(own)
                 at = "" if default else f" (× {multiple:g})"
                 found.append(f"{_mean(own, multiple, 'test', 'fvu'):.4f}{at}" if _at(own, multiple) else "")
             yield f"| {c.name}{'' if default else ', best rate'} | " + " | ".join(found) + " |"
 
 
-def _by_cell(rows: list[Row]) -> dict[tuple[Any, ...], dict[str, list[Row]]]:
+def _by_cell(rows: list[Row]) -> dict[Cell, dict[str, list[Row]]]:
     """The measured rows by cell and library, in the order of the contestants."""
-    cells: dict[tuple[Any, ...], dict[str, list[Row]]] = {}
+    cells: dict[Cell, dict[str, list[Row]]] = {}
     for c in QUALITY_CONTESTANTS:
         for row in rows:
             if row["library"] == c.name and "test" in row:
-                values = tuple(row[name] for name in CELL)
-                cells.setdefault(values, {}).setdefault(c.name, []).append(row)
+                cell = Cell(*(row[field.name] for field in dataclasses.fields(Cell)))
+                cells.setdefault(cell, {}).setdefault(c.name, []).append(row)
     return cells
 
 
-def _size(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    text, layer, num_latents, k, tokens, batch = values
-    return text, num_latents, k, tokens, batch, layer
+def _size(cell: Cell) -> tuple[str, int, int, int, int, int]:
+    return cell.text, cell.num_latents, cell.k, cell.tokens, cell.batch, cell.layer
 
 
 def _at(rows: list[Row], multiple: float) -> list[Row]:
@@ -95,40 +95,38 @@ def _mean(rows: list[Row], multiple: float, part: str, name: str) -> float:
     return statistics.mean(row[part][name] for row in _at(rows, multiple) if part in row)
 
 
-def _best_peer(libraries: dict[str, list[Row]]) -> tuple[list[Row], float, str] | None:
+def _is_comparison(libraries: dict[str, list[Row]]) -> bool:
+    """Whether ours was measured, and a peer."""
+    return OURS.name in libraries and len(libraries) > 1
+
+
+def _best_peer(libraries: dict[str, list[Row]]) -> tuple[list[Row], float, str]:
     """Of the best peer: its rows, the multiple at which it is best, and both in short."""
 
     def validation(name: str) -> float:
         return min(row["validation"]["fvu"] for row in _at(libraries[name], best_multiple(libraries[name])))
 
-    names = [name for name in libraries if name != OURS.name]
-    if not names:
-        return None
-    name = min(names, key=validation)
+    name = min((name for name in libraries if name != OURS.name), key=validation)
     multiple = best_multiple(libraries[name])
     return libraries[name], multiple, f"{LETTERS[name]}{multiple:g}"
 
 
 def _fvus(libraries: dict[str, list[Row]]) -> str:
     """Ours, the best peer's, and by how much ours is lower."""
-    own, peer = libraries.get(OURS.name, []), _best_peer(libraries)
-    if not own or peer is None:
-        return ""
-    rows, multiple, short = peer
-    ours, theirs = _mean(own, 1.0, "test", "fvu"), _mean(rows, multiple, "test", "fvu")
+    rows, multiple, short = _best_peer(libraries)
+    ours, theirs = _mean(libraries[OURS.name], 1.0, "test", "fvu"), _mean(rows, multiple, "test", "fvu")
     return f"**{ours:.4f}** · {theirs:.4f} {short} · {1 - ours / theirs:.1%}"
 
 
 def _grafted(libraries: dict[str, list[Row]]) -> str:
-    own, peer = libraries.get(OURS.name, []), _best_peer(libraries)
-    if not own or peer is None:
-        return ""
-    rows, multiple, _ = peer
-    pairs = [
-        f"{_mean(of, at, 'grafted', 'kl'):.3f} · {_mean(of, at, 'grafted', 'ce_recovered'):.2%}"
-        for of, at in ((own, 1.0), (rows, multiple))
-    ]
-    return f"**{pairs[0]}** · {pairs[1]}"
+    """KL and cross-entropy recovered, ours and the best peer's."""
+    rows, multiple, _ = _best_peer(libraries)
+    return f"**{_grafted_means(libraries[OURS.name], 1.0)}** · {_grafted_means(rows, multiple)}"
+
+
+def _grafted_means(rows: list[Row], multiple: float, between: str = " · ") -> str:
+    kl, recovered = (_mean(rows, multiple, "grafted", name) for name in ("kl", "ce_recovered"))
+    return f"{kl:.3f}{between}{recovered:.2%}"
 
 
 def _summary(rows: list[Row], multiple: float) -> str:
@@ -138,12 +136,9 @@ def _summary(rows: list[Row], multiple: float) -> str:
         return ""
     fvus = [row["test"]["fvu"] for row in found]
     spread = f" ({min(fvus):.4f}–{max(fvus):.4f})" if len(fvus) > 1 else ""
-    kl, recovered = "", ""
-    if any("grafted" in row for row in found):
-        kl = f"{_mean(rows, multiple, 'grafted', 'kl'):.3f}"
-        recovered = f"{_mean(rows, multiple, 'grafted', 'ce_recovered'):.2%}"
+    grafted = _grafted_means(rows, multiple, " | ") if any("grafted" in row for row in found) else " | "
     unused = _mean(rows, multiple, "test", "unused")
-    return f"{statistics.mean(fvus):.4f}{spread} | {unused:.1%} | {kl} | {recovered}"
+    return f"{statistics.mean(fvus):.4f}{spread} | {unused:.1%} | {grafted}"
 
 
 def main() -> None:

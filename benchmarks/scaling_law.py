@@ -17,8 +17,8 @@ from typing import Any
 import machine
 import torch
 from quality_data import LAYERS, TEXTS
-from quality_grid import VALIDATION_END, Cell, Rows, key, measured
-from shapes import OURS
+from quality_grid import VALIDATION_END, Rows, key, measured
+from shapes import OURS, Cell
 from torch import Tensor
 
 RESULTS = Path(__file__).parent / "results"

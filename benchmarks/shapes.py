@@ -88,3 +88,15 @@ QUALITY_CONTESTANTS = (
     Contestant("sae_lens", "default"),
     Contestant("dictionary_learning", "default"),
 )
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What everybody trains in a comparison of quality."""
+
+    text: str
+    layer: int
+    num_latents: int
+    k: int
+    tokens: int
+    batch: int
