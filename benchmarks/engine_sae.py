@@ -1,67 +1,78 @@
-"""This library: `SaeLearner` on given activations, `SaeTrainer` on a language model."""
+"""This library: `SaeTrainer` and its own step, on given activations or on a language model."""
 
 import os
 import tempfile
 
 import numpy as np
 import torch
+from given import HOOKPOINT, GivenFeed
 from worker import Batches, Job
 
 from sae import lm
 from sae.autoencoder import Sae
 from sae.config import SaeConfig, TrainConfig
-from sae.data.shuffle import STEPS
-from sae.learner import SaeLearner
-from sae.optim import Recipe, firings, peak_lr, schedule, steps_per_batch, warmup_steps
-from sae.trainer import dead_threshold
+from sae.trainer import SaeTrainer
+
+
+class GivenRate(SaeTrainer):
+    """The trainer at the learning rate of a job, for comparisons at one rate for everybody."""
+
+    job: Job
+
+    def learning_rate(self, name: str) -> float:
+        return self.job.learning_rate(self.step)
 
 
 def train(job: Job, batches: Batches) -> None:
-    """What `SaeTrainer.train_step` does for one autoencoder, and the metrics that it reads at every step.
+    """`SaeTrainer.initialise`, then its training steps and metrics, as its `fit` runs them, with the default recipe.
 
-    What is only timed is a step of a long run: with all tokens and all k. Else `--steps_per_batch` has its default, but
-    for comparisons at one learning rate for all.
+    What is only timed is a step in the middle of a long run. Else `--steps_per_batch` has its default, but for
+    comparisons at one learning rate for all.
     """
-    timed = job.steps == Job.steps
-    parts = 1 if timed or job.lr is not None else steps_per_batch(job.steps, job.tokens)
-    steps, tokens = job.steps * parts, job.tokens // parts
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = given_trainer(job, batches.take_over(), folder)
+        sae = trainer.saes[HOOKPOINT]
+        batches.reconstruct = lambda x: sae(x).recon
+        batches.fired = lambda x: _fired(sae, x)
+        for _ in batches:
+            for _ in range(trainer.steps_per_batch):
+                _step(trainer)
+
+
+def given_trainer(job: Job, rows: torch.Tensor, folder: str) -> SaeTrainer:
+    """A trainer on these rows (tokens, d_in) that has looked at its data; `folder` stays empty."""
     _set_up_as_the_command_does()
-    device = torch.device(job.device)
-    cfg = SaeConfig(num_latents=job.num_latents, k=job.k)
-    sae = Sae(job.d_in, cfg, device=device, generator=torch.Generator().manual_seed(job.seed))
-    defaults = TrainConfig()
-    learner = SaeLearner(
-        sae,
-        tokens_per_step=tokens,
-        auxk_alpha=defaults.auxk_alpha,
-        dead_feature_threshold=dead_threshold(defaults, steps * tokens),
-        recipe=Recipe.named("default", steps, firings(tokens, job.k, job.num_latents)),
-        compute_dtype=torch.float32 if job.options.get("float32") else lm.compute_dtype(device),
+    if job.options.get("float32"):
+        lm.compute_dtype = lambda device: torch.float32  # type: ignore[assignment]  # no option of the library
+    cfg = TrainConfig(
+        sae=SaeConfig(num_latents=job.num_latents, k=job.k),
+        batch_size=1,
+        steps_per_batch=None if job.lr is None else 1,
+        lr=job.peak_lr,
         encode_in_8bit=job.options.get("encode_in_8bit"),
-        tokens_per_pass=tokens,
+        recipe=job.options.get("recipe", "default"),
+        seed=job.seed,
+        save_dir=folder,
+        log_to_wandb=False,
     )
-    batches.reconstruct = lambda x: sae(x).recon
-    batches.fired = lambda x: _fired(sae, x)
-    for batch, x in enumerate(batches):
-        if batch == 0:
-            learner.initialise(batches.first(STEPS))  # a block of the shuffle, as in `SaeTrainer.initialise`
-        for step, part in enumerate(x.tensor_split(parts), start=batch * parts):
-            if not timed:
-                learner.begin_step(step, steps)
-            learner.accumulate(part)
-            learner.update(_learning_rate(job, step, steps, tokens))
-            learner.read_metrics()
+    feed = GivenFeed(rows, job.tokens, job.steps, torch.device(job.device))
+    trainer = SaeTrainer(cfg, feed) if job.lr is None else GivenRate(cfg, feed)
+    if isinstance(trainer, GivenRate):
+        trainer.job = job
+    trainer.initialise()
+    if job.is_timed:
+        trainer.step = trainer.total_steps // 2  # when k has grown, as in most of a run
+    return trainer
+
+
+def _step(trainer: SaeTrainer) -> None:
+    if not trainer.train_step():
+        raise RuntimeError("the data are used up")
+    trainer.metrics(tokens_per_second=0.0)
 
 
 def _set_up_as_the_command_does() -> None:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as `sae.__main__.main`, before the first large tensor
-
-
-def _learning_rate(job: Job, step: int, steps: int, tokens: int) -> float:
-    if job.lr is not None:
-        return job.learning_rate(step)
-    peak = job.peak_lr or peak_lr(job.num_latents, steps, firings(tokens, job.k, job.num_latents))
-    return peak * schedule(step, steps, warmup_steps(steps, None))
 
 
 def _fired(sae: Sae, x: torch.Tensor) -> torch.Tensor:
@@ -70,10 +81,8 @@ def _fired(sae: Sae, x: torch.Tensor) -> torch.Tensor:
 
 
 def train_on_model(job: Job, batches: Batches) -> None:
-    """`SaeTrainer.initialise`, then its training steps and metrics, as its `fit` runs them."""
+    """The same on a language model."""
     from language_models import load
-
-    from sae.trainer import SaeTrainer
 
     _set_up_as_the_command_does()
     device = torch.device(job.device)
@@ -92,6 +101,4 @@ def train_on_model(job: Job, batches: Batches) -> None:
         trainer.initialise()
         trainer.step = trainer.total_steps // 2  # when k has grown, as in most of a run
         for _ in batches:
-            if not trainer.train_step():
-                raise RuntimeError("the tokens are used up")
-            trainer.metrics(tokens_per_second=0.0)
+            _step(trainer)

@@ -1,53 +1,38 @@
-"""Memory that one autoencoder takes in training on a CPU, beside the formula of docs/scaling.md.
+"""Memory that the trainer takes for one autoencoder on a CPU, beside the formula of docs/scaling.md.
 
 python benchmarks/memory.py [d_in [num_latents [tokens [recipe]]]]
 """
 
 import sys
-from pathlib import Path
+import tempfile
 
+import engine_sae
+import measure
 import torch
+from worker import Job
 
-from sae import Sae, SaeConfig
-from sae.learner import SaeLearner
+from sae.data.shuffle import STEPS, batches_per_block
 from sae.ops.encode import CHUNK_BYTES
-from sae.optim import Recipe, firings
-
-
-def resident() -> float:
-    """MB of this process in memory now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096 / 1e6
-
-
-def peak() -> float:
-    """MB of this process at most so far."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
 
 
 def main(d_in: int = 768, num_latents: int = 24_576, tokens: int = 4096, recipe: str = "default") -> None:
-    """Train four steps, and print what they took."""
-    x = torch.randn(tokens, d_in)
-    before = resident()
-    sae = Sae(d_in, SaeConfig(num_latents=num_latents, k=32))
-    learner = SaeLearner(
-        sae,
-        tokens_per_step=tokens,
-        auxk_alpha=0.0,
-        dead_feature_threshold=10**7,
-        compute_dtype=torch.bfloat16,
-        recipe=Recipe.named(recipe, 1000, firings(tokens, sae.cfg.k, num_latents)),
-    )
-    learner.initialise(x)
-    for _ in range(4):
-        learner.accumulate(x)
-        learner.update(1e-4)
+    """Train until the shuffle has met its second block, and print what that took."""
+    rows = torch.randn(tokens, d_in)
+    job = Job("sae", {"recipe": recipe}, d_in=d_in, num_latents=num_latents, tokens=tokens)
+    before = measure.resident_bytes("VmRSS") or 0
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = engine_sae.given_trainer(job, rows, folder)
+        for _ in range(STEPS + 1):
+            trainer.train_step()
+            trainer.metrics(tokens_per_second=0.0)
+    measured = (measure.resident_bytes("VmHWM") or 0) - before
     each = 28 * d_in + 2 * min(128, d_in // 4) if recipe == "default" else 34 * d_in
-    formula = (each * num_latents + 20 * tokens * d_in + CHUNK_BYTES["cpu"]) / 1e6
+    formula = each * num_latents + 20 * tokens * d_in + CHUNK_BYTES["cpu"]
+    shuffle = 2 * batches_per_block(1, rows.nbytes) * rows.nbytes
     print(
-        f"{recipe}, d_in {d_in}, {num_latents} latents, {tokens} tokens: formula {formula:.0f} MB, "
-        f"measured {peak() - before:.0f}"
+        f"{recipe}, d_in {d_in}, {num_latents} latents, {tokens} tokens: formula {formula / 1e6:.0f} MB and "
+        f"{shuffle / 1e6:.0f} of the shuffle, measured {measured / 1e6:.0f}, "
+        f"without the shuffle {(measured - shuffle) / 1e6:.0f}"
     )
 
 

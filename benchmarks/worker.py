@@ -51,6 +51,11 @@ class Job:
     device: str = "cpu"
     threads: int = 1
 
+    @property
+    def is_timed(self) -> bool:
+        """Whether it is only about the time of a step, in a run without end."""
+        return self.steps == Job.steps
+
     def learning_rate(self, step: int) -> float:
         """The given learning rate at `step`, from 0: what a LambdaLR of min(1, step / WARMUP_STEPS) gives the peers."""
         assert self.lr is not None
@@ -101,7 +106,7 @@ class Batches:
         return self
 
     def __next__(self) -> Any:
-        """Activations (tokens, d_in), float32, on the device; None if the job has none."""
+        """Activations (tokens, d_in), float32, on the device; None if the job has none, or they were taken over."""
         self._stop_clock()
         while self._untimed + self._timed == 0:
             self._obey(self._channel.receive())
@@ -112,10 +117,11 @@ class Batches:
         self._started = time.perf_counter()
         return batch
 
-    def first(self, steps: int) -> Tensor:
-        """The activations of the first so many steps, mapped from the disk where they are on the CPU."""
+    def take_over(self) -> Tensor:
+        """All rows to train on, mapped from the disk, for a loop that reads them itself; `next` then keeps the time."""
         assert self._data is not None
-        return self._data[: steps * self._job.tokens].to(self._job.device)
+        data, self._data = self._data, None
+        return data
 
     def _stop_clock(self) -> None:
         if self._started is None:

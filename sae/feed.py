@@ -172,7 +172,9 @@ class CachedFeed:
 
 
 def model_name(dataset: Any, model: nn.Module | None) -> str:
-    """The language model's name, or of the one that a cache is of; empty if nobody knows."""
+    """The language model's name, or of the one that a cache or a feed is of; empty if nobody knows."""
+    if isinstance(dataset, Feed):
+        return dataset.model_name
     if isinstance(dataset, ActivationCache):
         return str(dataset.header.options["model"])
     return "" if model is None else str(getattr(model.config, "_name_or_path", ""))
@@ -186,10 +188,12 @@ def open_feed(
     *,
     wait: Wait = time.sleep,
 ) -> Feed:
-    """The activations of `model` on `dataset`, or of the cache that `dataset` is.
+    """The activations of `model` on `dataset`, or of the cache that `dataset` is; a `Feed` is what it is.
 
     Raises ValueError, naming the option, for a choice that does not fit.
     """
+    if isinstance(dataset, Feed):
+        return dataset
     if isinstance(dataset, ActivationCache):
         if model is not None:
             raise ValueError("model must be left out for a cache of activations, which needs none; pass None")

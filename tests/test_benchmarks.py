@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -172,3 +173,42 @@ def test_a_peer_that_cannot_be_installed_is_a_row_with_the_reason_and_stops_nobo
         assert not alive
         assert failed == {"peer": "not measured: no such package"}
     assert machine.versions(["sparsify"])["sparsify"] == {"not installed:": "no such package"}
+
+
+def test_the_engine_takes_the_trainers_own_steps_and_nothing_else(monkeypatch, tmp_path):
+    """What the step table times is what `SaeTrainer.fit` runs: every gradient and update is one of `train_step`."""
+    import engine_sae
+    import numpy as np
+    from worker import Job
+
+    from sae.learner import SaeLearner
+    from sae.trainer import SaeTrainer
+
+    inside, steps, calls = [False], [], []
+    own_step, accumulate, update = SaeTrainer.train_step, SaeLearner.accumulate, SaeLearner.update
+
+    def step(self):
+        inside[0] = True
+        steps.append(self.step)
+        done, inside[0] = own_step(self), False
+        return done
+
+    monkeypatch.setattr(SaeTrainer, "train_step", step)
+    monkeypatch.setattr(SaeLearner, "accumulate", lambda *a: calls.append(inside[0]) or accumulate(*a))
+    monkeypatch.setattr(SaeLearner, "update", lambda *a: calls.append(inside[0]) or update(*a))
+
+    rows = np.random.default_rng(0).standard_normal((256, 16)).astype(np.float32)
+
+    class Five:
+        def take_over(self):
+            return torch.from_numpy(rows)
+
+        def __iter__(self):
+            return iter(range(5))
+
+    job = Job("sae", d_in=16, num_latents=64, k=4, tokens=32, activations="given")
+    engine_sae.train(job, Five())
+    assert steps == [job.steps // 2 + i for i in range(5)] and calls == [True] * 10
+    trainer = engine_sae.given_trainer(job, torch.from_numpy(rows), str(tmp_path))
+    assert trainer.cfg.recipe == "default" and trainer.cfg.auxk_alpha == type(trainer.cfg)().auxk_alpha
+    assert not any(tmp_path.iterdir())
