@@ -1,7 +1,7 @@
 """Text to rows of token ids of one length."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -83,14 +83,7 @@ class Tokenize:
         texts = self._texts(batch)
         if not texts:
             return {"input_ids": []}
-        ids = self.tokenizer(
-            texts,
-            add_special_tokens=False,
-            truncation=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,  # the chunks are what must fit the model, not the documents
-        )["input_ids"]
+        ids = self._ids(texts)
         return {"input_ids": ids if self.separator is None else [[self.separator, *document] for document in ids]}
 
     def rows(self, rows: list[Row]) -> list[list[int]]:
@@ -98,6 +91,22 @@ class Tokenize:
         for row in rows:
             check_text_column(list(row), None, self.text_key)
         return self({self.text_key: [row[self.text_key] for row in rows]})["input_ids"]
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        try:
+            return self.tokenizer(
+                texts,
+                add_special_tokens=False,
+                truncation=False,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+                verbose=False,  # the chunks are what must fit the model, not the documents
+            )["input_ids"]
+        except Exception as error:  # some kinds of tokenizers refuse what is not in their vocabulary
+            raise ValueError(
+                f"text column {self.text_key!r} must hold what the tokenizer can read, got a text of which it says: "
+                f"{str(error).strip()[:200]}; clean the text, or give the tokenizer an unknown token"
+            ) from error
 
     def _texts(self, batch: Mapping[str, list[Any]]) -> list[str]:
         texts = [text for text in batch[self.text_key] if text is not None and text != ""]
@@ -134,13 +143,43 @@ def chunk_layout(tokenizer: "transformers.PreTrainedTokenizerBase", max_seq_len:
 
 
 def special_ends(tokenizer: "transformers.PreTrainedTokenizerBase") -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The special tokens that the tokenizer puts before and after a text, found by tokenising one both ways."""
-    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
-    full = tokenizer("a", add_special_tokens=True)["input_ids"]
-    for start in range(len(full) - len(plain) + 1):
-        if full[start : start + len(plain)] == plain:
-            return tuple(full[:start]), tuple(full[start + len(plain) :])
-    return (), ()
+    """The special tokens that the tokenizer puts before and after a text, found by tokenising one both ways.
+
+    The text is one that the tokenizer knows, by its own vocabulary: what is unknown to it may vanish, and then nothing
+    tells what stood before from what stood after. Raises ValueError if none shows the two.
+    """
+    for text in _known_texts(tokenizer):
+        try:
+            plain, full = (_ids(tokenizer(text, add_special_tokens=special)) for special in (False, True))
+        except Exception:  # a tokenizer's own kinds: it may refuse what it does not know
+            continue
+        if ends := _around(plain, full):
+            return ends
+    raise ValueError(
+        f"the tokenizer must show which special tokens it puts around a text, but {type(tokenizer).__name__} turns none "
+        "of its own vocabulary into the same tokens with and without them; pass data that is tokenised, in a column "
+        "input_ids"
+    )
+
+
+def _known_texts(tokenizer: "transformers.PreTrainedTokenizerBase") -> Iterator[str]:
+    """Texts of one ordinary token each, as far as the vocabulary can be read; a plain letter first."""
+    yield "a"
+    special = set(tokenizer.all_special_ids)
+    for token, index in sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1]):
+        if index not in special:
+            yield from dict.fromkeys((tokenizer.decode([index]), token))
+
+
+def _ids(encoded: Any) -> list[int]:
+    return list(encoded["input_ids"])
+
+
+def _around(plain: list[int], full: list[int]) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """What stands before and after `plain` in `full`; None unless there is one answer."""
+    size = len(plain)
+    starts = [start for start in range(len(full) - size + 1) if full[start : start + size] == plain] if size else []
+    return (tuple(full[: starts[0]]), tuple(full[starts[0] + size :])) if len(starts) == 1 else None
 
 
 def separator_id(tokenizer: "transformers.PreTrainedTokenizerBase") -> int | None:

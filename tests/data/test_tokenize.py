@@ -5,6 +5,8 @@ from itertools import islice
 
 import pytest
 from datasets import Dataset, DatasetDict, load_from_disk
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
 
 from sae.data import chunk_and_tokenize
 from sae.data.pack import ChunkLayout
@@ -23,6 +25,50 @@ def test_special_tokens_of_the_tokenizer_are_found(make_tokenizer, kind):
     tokenizer = make_tokenizer(kind)
     assert special_ends(tokenizer) == (tuple(prefix), tuple(suffix))
     assert separator_id(tokenizer) == separator
+
+
+ALPHABET = ["<s>", "</s>", "A", "C", "G", "T"]
+MODELS_WITHOUT_UNKNOWN = {
+    "BPE": lambda ids: models.BPE(ids, []),
+    "WordLevel": models.WordLevel,
+    "WordPiece": models.WordPiece,
+    "Unigram": lambda ids: models.Unigram([(token, -float(index)) for token, index in ids.items()]),
+}
+
+
+def tokenizer_of(model, template, ids):
+    """A tokenizer of this model, without an unknown token."""
+    tokenizer = Tokenizer(model(ids))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    ends = [(token, ids[token]) for token in template.split() if token != "$A"]
+    tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=ends)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
+
+
+@pytest.mark.parametrize("template", ["<s> $A", "$A </s>", "<s> $A </s>", "</s> $A </s>", "<s> <s> $A", "$A"])
+@pytest.mark.parametrize("model", MODELS_WITHOUT_UNKNOWN)
+def test_special_tokens_are_found_whatever_letters_the_tokenizer_knows(model, template):
+    ids = {token: index for index, token in enumerate(ALPHABET)}
+    tokenizer = tokenizer_of(MODELS_WITHOUT_UNKNOWN[model], template, ids)
+    before, after = (tuple(ids[token] for token in end.split()) for end in template.split("$A"))
+    assert special_ends(tokenizer) == (before, after)
+    chunks = chunk_and_tokenize(Dataset.from_dict({"text": ["ACGT" * 9]}), tokenizer, max_seq_len=8)
+    assert {tuple(row[: len(before)]) for row in rows(chunks)} == {before}
+
+
+def test_a_tokenizer_that_shows_no_special_tokens_is_an_error_and_not_none():
+    ids = {token: index for index, token in enumerate(ALPHABET[:2])}
+    with pytest.raises(ValueError, match="must show which special tokens it puts around a text, but .* input_ids"):
+        special_ends(tokenizer_of(MODELS_WITHOUT_UNKNOWN["BPE"], "<s> $A", ids))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_text_that_the_tokenizer_refuses_is_one_line(streaming):
+    ids = {token: index for index, token in enumerate(ALPHABET)}
+    data = Dataset.from_dict({"text": ["ACGT" * 9, "AXGT"]})
+    with pytest.raises(ValueError, match="text column 'text' must hold what the tokenizer can read, .*unknown token"):
+        tokenizer = tokenizer_of(models.WordLevel, "<s> $A", ids)
+        list(chunk_and_tokenize(data.to_iterable_dataset() if streaming else data, tokenizer, max_seq_len=8))
 
 
 @pytest.mark.parametrize("size", [3, 16, 37])
