@@ -1,4 +1,4 @@
-"""Token files: nothing but token ids, 16 or 32 bits each, little endian, read without loading the file."""
+"""Token files: nothing but token ids, 16, 32 or 64 bits each, little endian, read without loading the file."""
 
 import os
 from collections.abc import Sequence
@@ -14,8 +14,9 @@ SAMPLE_BYTES = 1 << 20  # what is looked at to check the file, at its start
 class MemmapTokens:
     """Sequences of `ctx_len` tokens, one after the other in a `.bin` file; a tail that fills none is left out.
 
-    Tokens are 32 bits wide if `vocab_size` needs it, or if the file's start reads as 32-bit numbers that are all below
-    65536; else 16. Raises ValueError if the file's size, its first tokens or its length do not fit.
+    Tokens are 64 bits wide if the file's start reads as such numbers that are all below 2**32. They are 32 bits wide if
+    `vocab_size` needs it, or if the start reads as 32-bit numbers that are all below 65536; else 16. Raises ValueError
+    if the file's size, its first tokens or its length do not fit.
     """
 
     def __init__(self, path: str | os.PathLike[str], ctx_len: int, vocab_size: int) -> None:
@@ -44,8 +45,10 @@ class MemmapTokens:
 
 
 def _token_width(path: str, num_bytes: int, vocab_size: int) -> int:
-    """Bytes per token, 2 or 4."""
-    width = 4 if vocab_size > 1 << 16 or _reads_as_32_bits(path, num_bytes) else 2
+    """Bytes per token, 2, 4 or 8."""
+    if _reads_as(8, path, num_bytes):
+        return 8
+    width = 4 if vocab_size > 1 << 16 or _reads_as(4, path, num_bytes) else 2
     if num_bytes % width:
         raise ValueError(
             f"token file must be a multiple of {width} bytes long ({8 * width}-bit tokens, vocabulary {vocab_size}), "
@@ -54,11 +57,12 @@ def _token_width(path: str, num_bytes: int, vocab_size: int) -> int:
     return width
 
 
-def _reads_as_32_bits(path: str, num_bytes: int) -> bool:
-    if num_bytes == 0 or num_bytes % 4:
+def _reads_as(width: int, path: str, num_bytes: int) -> bool:
+    """Whether the first numbers, `width` bytes each, have upper halves of zeros; if of 8, not the lower ones too."""
+    if num_bytes == 0 or num_bytes % width:
         return False
-    high_halves = np.fromfile(path, dtype="<u2", count=SAMPLE_BYTES // 2)[1::2]
-    return not high_halves.any()
+    halves = np.fromfile(path, dtype=f"<u{width // 2}", count=2 * SAMPLE_BYTES // width).reshape(-1, 2)
+    return not halves[:, 1].any() and (width < 8 or bool(halves[:, 0].any()))
 
 
 def _check_vocabulary(path: str, sample: np.ndarray, vocab_size: int, width: int) -> None:

@@ -156,9 +156,9 @@ def special_ends(tokenizer: "transformers.PreTrainedTokenizerBase") -> tuple[tup
         if ends := _around(plain, full):
             return ends
     raise ValueError(
-        f"the tokenizer must show which special tokens it puts around a text, but {type(tokenizer).__name__} turns none "
-        "of its own vocabulary into the same tokens with and without them; pass data that is tokenised, in a column "
-        "input_ids"
+        f"the tokenizer must show which special tokens it puts around a text, but {type(tokenizer).__name__} turns "
+        "none of its own vocabulary into the same tokens with and without them; pass data that is tokenised, in a "
+        "column input_ids"
     )
 
 
@@ -168,7 +168,7 @@ def _known_texts(tokenizer: "transformers.PreTrainedTokenizerBase") -> Iterator[
     special = set(tokenizer.all_special_ids)
     for token, index in sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1]):
         if index not in special:
-            yield from dict.fromkeys((tokenizer.decode([index]), token))
+            yield from dict.fromkeys([str(tokenizer.decode([index])), token])
 
 
 def _ids(encoded: Any) -> list[int]:

@@ -14,7 +14,10 @@ def write(path, tokens, dtype, tail=b""):
     return path
 
 
-@pytest.mark.parametrize(("dtype", "vocab_size"), [("<u2", 1000), ("<u4", 1000), ("<u4", 100_000)])
+WIDTHS = [("<u2", 1000), ("<u4", 1000), ("<u4", 100_000), ("<i8", 1000), ("<u8", 100_000)]
+
+
+@pytest.mark.parametrize(("dtype", "vocab_size"), WIDTHS)
 @pytest.mark.parametrize("ctx_len", [1, 7, 16])
 def test_sequences_are_the_file_cut_to_length_without_its_tail(tmp_path, dtype, vocab_size, ctx_len):
     tokens = torch.randint(1, 1000, (100,))
