@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sae.config import SaeConfig
 from sae.formats import eleuther
-from sae.losses import VarianceSums, fvu
+from sae.losses import VarianceSums, at_least_float32, fvu
 from sae.ops.autograd import Decode, Encode
 from sae.ops.momentum import settle_
 from sae.peers import Peers
@@ -36,7 +36,7 @@ class SaeOutput(NamedTuple):
     top_indices: Int[Tensor, "*batch k"]
     """See `Encoded`."""
     fvu: Float[Tensor, ""]
-    """Fraction of variance unexplained over these tokens (`losses.fvu`), differentiable."""
+    """Fraction of variance unexplained over these tokens (`losses.fvu`), differentiable; of float32 at least."""
 
 
 class Sae(nn.Module):
@@ -114,10 +114,9 @@ class Sae(nn.Module):
         """Encode, decode and measure. Raises ValueError if x is not d_in wide."""
         encoded = self.encode(x)
         recon = self.decode(*encoded)
-        target = x.to(self.dtype).reshape(-1, self.d_in)
-        variance = VarianceSums.of(target - self.b_dec.detach()).total_variance()
-        error = (target - recon.reshape(-1, self.d_in)).square().sum()
-        return SaeOutput(recon, *encoded, fvu(error, variance.to(self.dtype)))
+        target = at_least_float32(x).reshape(-1, self.d_in)
+        error = (target - at_least_float32(recon).reshape(-1, self.d_in)).square().sum()
+        return SaeOutput(recon, *encoded, fvu(error, VarianceSums.of(target).total_variance().to(error.dtype)))
 
     @torch.no_grad()
     def set_decoder_norm_to_unit_norm(self) -> None:

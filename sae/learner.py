@@ -129,7 +129,7 @@ class SaeLearner:
         total = VarianceSums.zeros(self.sae.d_in, self.sae.device)
         shift = x[:1].float().sum(0)
         for part in x.split(2**14):
-            total = total.merge(VarianceSums.of(part.float() - shift))
+            total = total.merge(VarianceSums.near_mean(part.float() - shift))
         total = total.shifted_by(shift)
         add_up(list(total))
         if not total.tokens:

@@ -214,6 +214,13 @@ class SaeTrainer:
         first = self._by_sae(self.world.exchange(first))
         for name, learner in self.learners.items():
             learner.initialise(first[name], new=self.cfg.finetune is None, fit_on=few[name], add_up=self._add_up)
+        constant = [name for name, learner in self.learners.items() if learner.variance == 0]
+        if alike := list(dict.fromkeys(name for names in self.world.gather(constant) for name in names)):
+            message = (
+                f"activations at {', '.join(alike[:5])} must differ between tokens, but all of the first batches are "
+                "the same: there is nothing to learn; leave such places out with --hookpoints or --layers"
+            )
+            raise self.world.on_all(ValueError(message))
         for hookpoint, activations in held_out.activations.items():
             if warning := outlier_warning(activations, held_out.tokens, held_out.kept):
                 self._note(f"{hookpoint}: {warning}")
@@ -392,7 +399,8 @@ class SaeTrainer:
         if self.end_to_end is not None:
             trainer["end_to_end"] = self.end_to_end.state_dict()
         if measure:
-            trainer["held_out_fvu"] = {name: metrics.fvu for name, metrics in self.evaluate().items()}
+            measured = {name: metrics.fvu for name, metrics in self.evaluate().items()}
+            trainer["held_out_fvu"] = {name: fvu for name, fvu in measured.items() if math.isfinite(fvu)}
         return checkpoint.Checkpoint(saes, states, trainer)
 
     def _whole(self, held: Mapping[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:

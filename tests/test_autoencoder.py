@@ -104,3 +104,23 @@ def test_parts_must_be_equal_and_hold_k_latents() -> None:
     for parts in (5, 12):
         with pytest.raises(ValueError, match=f"shard_latents must divide num_latents=24 .* k=4, got {parts}"):
             Sae(8, SaeConfig(num_latents=24, k=4), parts=parts)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_fvu_of_a_dictionary_in_half_precision_is_that_of_what_it_reconstructs(dtype: torch.dtype) -> None:
+    sae, x = make_sae(dtype=torch.float32).to(dtype), 300 * torch.randn(500, 48)
+    out = sae(x)
+    assert out.recon.dtype == dtype and out.fvu.dtype == torch.float32
+    expected = (x - out.recon.float()).square().sum() / (x - x.mean(0)).square().sum()
+    torch.testing.assert_close(out.fvu, expected)
+
+
+def test_fvu_is_exact_where_b_dec_is_far_from_the_mean_and_infinite_without_variance() -> None:
+    sae = make_sae(dtype=torch.float32)
+    with torch.no_grad():
+        sae.b_dec.fill_(1e3)
+    x = 0.01 * torch.randn(37, 48)
+    out = sae(x)
+    exact = (x - out.recon).double().square().sum() / (x.double() - x.double().mean(0)).square().sum()
+    torch.testing.assert_close(out.fvu.double(), exact, rtol=1e-4, atol=0)
+    assert sae(x[:1]).fvu == sae(x[:1].expand(9, 48)).fvu == torch.inf

@@ -566,6 +566,16 @@ def test_excluding_every_token_is_refused(make: Make) -> None:
         make(of_one_token_each, exclude_tokens=of_held_out).fit()
 
 
+def test_activations_that_are_all_the_same_are_refused_by_name(make: Make) -> None:
+    model = tiny_model("gpt_neox")
+    with torch.no_grad():
+        model.get_submodule("layers.1.mlp.dense_4h_to_h").weight.zero_()
+    trainer = make(model=model, hookpoints=["layers.0", "layers.1.mlp"])
+    with pytest.raises(ValueError, match="activations at layers.1.mlp must differ between tokens"):
+        trainer.fit()
+    assert not trainer.folder.path.exists()
+
+
 # Where it starts
 
 

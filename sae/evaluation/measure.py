@@ -16,7 +16,7 @@ from sae.evaluation.moments import Sums, merge, on_cpu, tensors_of
 from sae.evaluation.predictions import Predictions, compare_predictions
 from sae.evaluation.ranks import Batch
 from sae.evaluation.sums import PREDICTION, ActivationSums, PredictionSums, ReconstructionSums
-from sae.losses import VarianceSums
+from sae.losses import VarianceSums, at_least_float32
 
 Dictionaries = Mapping[str, Mapping[str, Sae]]
 """Autoencoders by the label of their checkpoint and by hookpoint."""
@@ -165,13 +165,13 @@ def reconstruct(
     sae: Sae, x: Tensor, mean: Tensor, where: Bool[Tensor, "batch seq"]
 ) -> tuple[ReconstructionSums, Tensor]:
     """The sums of one autoencoder over the tokens `where`, and its reconstruction of all."""
-    x = x.to(sae.device, sae.dtype)
+    x = at_least_float32(x.to(sae.device))
     acts, indices = sae.encode(x)
     recon = sae.decode(acts, indices)
     fired = acts > 0
     counts = torch.zeros(sae.num_latents, dtype=torch.int64, device=sae.device)
     counts.index_add_(0, indices.flatten(), (fired & where.unsqueeze(-1)).flatten().long())
-    return ReconstructionSums.of(x, recon, fired.sum(-1), counts, mean.to(x), where), recon
+    return ReconstructionSums.of(x, at_least_float32(recon), fired.sum(-1), counts, mean.to(x), where), recon
 
 
 def _predict(

@@ -68,8 +68,9 @@ class Moments(NamedTuple):
         totals under cluster sampling: Cochran 1977, Sampling Techniques, sec. 6.4 and 9A). Under two sequences the
         interval is NaN.
         """
-        n, first, second = self.sequences.item(), self.first.cpu(), self.second.cpu()
-        above, below = above.to(first), below.to(first)
+        used = (above != 0) | (below != 0)  # 0 times a NaN of what is not asked for is NaN
+        n, first, second = self.sequences.item(), self.first.cpu()[used], self.second.cpu()[used][:, used]
+        above, below = above.to(first)[used], below.to(first)[used]
         total = (below @ first).item()
         value = (above @ first).item() / total if total else math.nan
         if n < 2 or not math.isfinite(value):

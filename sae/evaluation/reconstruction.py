@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from sae.autoencoder import Sae
-from sae.losses import VarianceSums, fvu
+from sae.losses import VarianceSums, at_least_float32, fvu
 
 
 class ReconstructionMetrics(NamedTuple):
-    """Measured in the autoencoder's own precision, from sums over all tokens."""
+    """From sums over all tokens, in float32 at least, of what the autoencoder makes of them in its own precision."""
 
     tokens: int
     fvu: float
@@ -34,11 +34,11 @@ class ReconstructionMeter:
     @torch.no_grad()
     def add(self, x: Tensor) -> None:
         """Account for the activations x (tokens, d_in)."""
-        x = x.to(self._sae.dtype)
         encoded = self._sae.encode(x)
-        error = (x - self._sae.decode(*encoded)).flatten()
+        x, recon = at_least_float32(x), at_least_float32(self._sae.decode(*encoded))
+        error = (x - recon).flatten()
         self._squared_error += error.dot(error).double()
-        self._variance = self._variance.merge(VarianceSums.of(x - self._sae.b_dec))
+        self._variance = self._variance.merge(VarianceSums.of(x))
         fired = (encoded.top_acts > 0).flatten()
         self._counts.index_add_(0, encoded.top_indices.flatten(), fired.long())
 

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from sae.evaluation.metrics import as_json
 from sae.evaluation.reconstruction import ReconstructionMetrics
 from sae.log import Record, read_records
 from sae.report.frontier import draw_frontier
@@ -24,7 +25,8 @@ def report(
 
     `speeds` are tokens per second of each autoencoder's training alone, without the language model; NaN if none was.
     """
-    (run / "evaluation.json").write_text(json.dumps({n: m._asdict() for n, m in results.items()}, indent=2) + "\n")
+    measured = as_json({name: metrics._asdict() for name, metrics in results.items()})
+    (run / "evaluation.json").write_text(json.dumps(measured, indent=2) + "\n")
     records = read_records(run / "metrics.jsonl")
     draw_curves(records, run / "curves.png")
     if any("/" in name for name in results):  # combinations

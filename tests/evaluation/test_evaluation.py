@@ -399,3 +399,25 @@ def test_json_has_null_where_a_number_is_not_defined() -> None:
 def test_the_public_name_is_the_function() -> None:
     assert sae.evaluate is evaluate and sae.Evaluation is Evaluation
     assert isinstance(sae.evaluate, Callable)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_dictionaries_in_half_precision_are_measured_in_float32(dtype: torch.dtype) -> None:
+    model, tokens = tiny_model("llama", causal_lm=True), tiny_tokens(4, CTX)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(300)  # ‖x‖² is beyond float16
+    saes = {name: one.to(dtype) for name, one in dictionaries_for(model, ["layers.1"]).items()}
+    x = harvest(model, tokens, ["layers.1"])["layers.1"].flatten(0, 1)
+    found = evaluate(model, tokens, saes)["layers.1"]
+    assert all(math.isfinite(value) for value in found.metrics.values())
+    assert found.metrics["fvu"] == pytest.approx(saes["layers.1"](x).fvu.item(), rel=1e-4)
+    assert found.metrics["l0"] == pytest.approx((saes["layers.1"].encode(x).top_acts > 0).sum().item() / len(x))
+
+
+def test_a_nan_that_a_ratio_does_not_use_does_not_touch_it() -> None:
+    rows = torch.tensor([[1.0, 2.0, math.nan], [1.0, 4.0, 5.0], [1.0, 6.0, math.inf]])
+    moments = Moments.of(rows)
+    alone = Moments.of(rows[:, :2])
+    below, above = torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.0, 1.0, 0.0])
+    assert moments.ratio(above, below) == alone.ratio(above[:2], below[:2])
+    assert math.isnan(moments.ratio(torch.tensor([0.0, 0.0, 1.0]), below).value)

@@ -1,5 +1,7 @@
 """Metrics on held-out tokens are exact, however the tokens are split; outliers are found and named."""
 
+import math
+
 import pytest
 import torch
 from oracle import make_sae
@@ -43,3 +45,17 @@ def test_a_large_token_is_named_also_when_others_are_left_out() -> None:
     acts[[70, 201]] *= 1000
     warning = outlier_warning(acts[3:], tokens, kept)
     assert warning is not None and "2 of 509 tokens carry" in warning and "--exclude_tokens 7" in warning
+
+
+def test_one_token_and_equal_tokens_have_no_fvu_but_an_l0() -> None:
+    sae = make_sae(dtype=torch.float32)
+    for x in (torch.randn(1, 48) + 100, (torch.randn(1, 48) + 100).expand(50, 48)):
+        metrics = evaluate_reconstruction({"h": sae}, [{"h": x}, {"h": x}])["h"]
+        assert not math.isfinite(metrics.fvu) and 0 <= metrics.l0 <= 5
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_dictionary_in_half_precision_is_measured_in_float32(dtype: torch.dtype) -> None:
+    sae, x = make_sae(dtype=torch.float32).to(dtype), 300 * torch.randn(500, 48) + 50
+    metrics = evaluate_reconstruction({"h": sae}, [{"h": x[:200]}, {"h": x[200:]}])["h"]
+    assert metrics.fvu == pytest.approx(sae(x).fvu.item(), rel=1e-5)
