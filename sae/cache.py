@@ -68,4 +68,5 @@ def _header(cfg: CacheConfig, feed: LiveFeed, model: nn.Module, num_shards: int)
         ctx_len=feed.ctx_len,
         num_sequences=feed.num_sequences,
         num_shards=num_shards,
+        fingerprints=feed.fingerprints(),
     )

@@ -63,6 +63,9 @@ class Feed(Extent, Protocol):
     def held_out_batches(self) -> Iterator[Batch]:
         """The held-out tokens and their activations."""
 
+    def fingerprints(self) -> dict[str, str]:
+        """What tells the weights of the `model` and the `held_out` sequences from others; and a cache from others."""
+
 
 class LiveFeed:
     """Runs `model` on the tokens of `dataset`."""
@@ -129,6 +132,10 @@ class LiveFeed:
         """The held-out tokens and their activations."""
         return map(self.source.batch, self.tokens.held_out_batches())
 
+    def fingerprints(self) -> dict[str, str]:
+        """What tells the weights of the `model` and the `held_out` sequences from others."""
+        return {"model": lm.fingerprint(self.model), "held_out": self.tokens.fingerprint()}
+
     def _harvest(self, tokens: Tensor) -> Activations:
         found = lm.harvest(self.model, tokens.to(self.device, non_blocking=True), list(self.widths))
         # a model that is laid over several devices leaves each where its layer is
@@ -169,6 +176,10 @@ class CachedFeed:
     def held_out_batches(self) -> Iterator[Batch]:
         """The held-out tokens and their activations."""
         return held_out_batches(self._cache, list(self.widths), self._batch_size)
+
+    def fingerprints(self) -> dict[str, str]:
+        """Those with which the cache was written, and of all of it, the `activations`."""
+        return {**self._cache.header.fingerprints, "activations": self._cache.fingerprint}
 
 
 def model_name(dataset: Any, model: nn.Module | None) -> str:

@@ -18,6 +18,9 @@ _PACKAGES = ("sae", "torch", "transformers", "datasets", "tokenizers", "safetens
 Cfg = TypeVar("Cfg", bound=TrainConfig)
 _SECRET = "hf_token"
 _HELD_OUT = "held_out_sequences"
+_FINGERPRINTS = "fingerprints"
+_SOURCES = {"model": "model", "held_out": "dataset", "activations": "activations"}
+"""The option that names what each fingerprint is of."""
 _SIZES_OF_A_STEP = ("batches_per_step", "steps_per_batch")
 _FREE_TO_CHANGE = (
     "resume", "resume_changed", "run_name", "save_dir", "save_every", "keep_last", "save_best", "eval_every",
@@ -27,7 +30,7 @@ _FREE_TO_CHANGE = (
 _MAY_CHANGE = (
     "model", "dataset", "revision", "device", "attn_implementation", "compile_lm", "load_in_8bit", "finetune",
     "max_tokens", "lr", "lr_warmup_steps", "auxk_alpha", "dead_feature_threshold", "micro_acc_steps", "exclude_tokens",
-    "exclude_positions",
+    "exclude_positions", "activations",
 )  # fmt: skip
 """What --resume_changed may name: what the saved state does not depend on. docs/reliability.md says what each does."""
 
@@ -92,6 +95,9 @@ class RunFolder(NamedTuple):
             document["options"] |= {name: now for name, (_, now) in changed.items()}
             document["derived"] = derived | {"keep_last": self.keep_last}
             document["changes"] = [*document.get("changes", []), changed]
+        replaced = document["derived"].get(_FINGERPRINTS) != derived[_FINGERPRINTS]
+        document["derived"][_FINGERPRINTS] = derived[_FINGERPRINTS]
+        if changed or replaced:
             write_json(path, document)
 
 
@@ -124,6 +130,38 @@ def derived_before(cfg: TrainConfig, model_name: str = "") -> dict[str, Any]:
             f"positive numbers, but that of {path} does not; write it anew, or leave out --resume"
         )
     return derived
+
+
+def check_sources(before: dict[str, Any], now: dict[str, str], cfg: TrainConfig) -> list[str]:
+    """Sentences about what has been replaced since the run that is resumed began; `before` is what it derived then.
+
+    Raises ValueError for a model or data that --resume_changed does not name.
+    """
+    recorded = fingerprints_in(before)
+    if not recorded:
+        return ["the run does not say which model and data it had, as newer ones do: taking it that they are the same"]
+    replaced = [_SOURCES[name] for name in _SOURCES if not may_be_same(recorded.get(name, ""), now.get(name, ""))]
+    refused = [name for name in replaced if name not in cfg.resume_changed]
+    if refused:
+        told = " ".join(dict.fromkeys([*cfg.resume_changed, *refused]))
+        raise ValueError(
+            f"resume must go on with what the run had, but the {' and the '.join(refused)} of that name now holds "
+            "something else, other weights or tokens; bring the old back, or begin a new run, with --finetune, or tell "
+            f"that it is meant: --resume_changed {told}"
+        )
+    return [f"the {name} holds something else than before, as told" for name in replaced]
+
+
+def fingerprints_in(derived: dict[str, Any]) -> dict[str, str]:
+    """What tells a run's model and data from others, as its record has it; empty if it is older, or no record."""
+    found = derived.get(_FINGERPRINTS)
+    pairs = found.items() if isinstance(found, dict) else ()
+    return {name: text for name, text in pairs if isinstance(name, str) and isinstance(text, str)}
+
+
+def may_be_same(one: str, other: str) -> bool:
+    """Whether two fingerprints are equal, or cannot be compared: one is missing, or of something of another kind."""
+    return not one or not other or one == other or one.partition("-")[0] != other.partition("-")[0]
 
 
 def _launch() -> str | None:

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -33,7 +33,7 @@ from sae.memory import free_memory
 from sae.optim import Recipe, firings, peak_lr, schedule, steps_per_batch, warmup_steps
 from sae.placement import Placement, place
 from sae.report.training import report
-from sae.run import RunFolder, continue_after_restart, derived_before
+from sae.run import RunFolder, check_sources, continue_after_restart, derived_before
 from sae.saver import Saver
 from sae.sweep import SaePlan, check_memory, plan_saes
 
@@ -59,7 +59,7 @@ class SaeTrainer:
         check_processes(cfg, world.size)
         name = model_name(dataset, model)
         self.cfg = cfg = world.from_main(partial(continue_after_restart, cfg, name, restarted=world.restarted))
-        before = world.from_main(partial(derived_before, cfg, name))
+        self._before = before = world.from_main(partial(derived_before, cfg, name))
         self.batches_at_once = before.get("batches_per_step", cfg.grad_acc_steps * world.size)
         """Forward passes, over all processes, whose tokens make `steps_per_batch` steps."""
         self.stop = StopRequests()
@@ -119,6 +119,7 @@ class SaeTrainer:
         Ctrl-C and SIGTERM save and end early. Raises FloatingPointError, naming the hookpoint, the step and the place,
         when activations or a loss are not finite. After any error the last good state is saved first.
         """
+        self.fingerprints  # noqa: B018 - processes that do not read the same end here
         if self.cfg.resume:
             self.resume()
         if self.step == 0:
@@ -362,7 +363,23 @@ class SaeTrainer:
             "read_with": self.feed.read_with,
             "shuffle_block_batches": self._batches_per_block(),
             "peak_lr": {name: self._peak_lr(name) for name in self.plans},
+            "fingerprints": self.fingerprints,
         }
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """What tells model and data from others. Raises ValueError if not all processes have the same."""
+        with self.world.together():
+            own = self.feed.fingerprints()
+        for rank, other in enumerate(self.world.gather(own)):
+            if different := [name for name in own if own[name] != other[name]]:
+                raise self.world.on_all(
+                    ValueError(
+                        f"all processes must read the same model and data, but {' and '.join(different)} of rank "
+                        f"{self.world.rank} and rank {rank} differ; copy the same files to every machine"
+                    )
+                )
+        return own
 
     def _merged(self, own: Mapping[str, T]) -> dict[str, T]:
         """What each process found of the autoencoders that it holds, by name, in the order of the plans."""
@@ -427,7 +444,12 @@ class SaeTrainer:
         return f"stopped at step {self.step}, not saved; the last checkpoint is {checkpoint.latest(self.folder.path)}"
 
     def resume(self) -> None:
-        """Continue from the newest undamaged checkpoint of this run; from the beginning if there is none."""
+        """Continue from the newest undamaged checkpoint of this run; from the beginning if there is none.
+
+        Raises ValueError if the model or the data have been replaced since.
+        """
+        for sentence in check_sources(self._before, self.fingerprints, self.cfg):
+            self._note(sentence)
         folder, complaints = self.world.from_main(self._newest_checkpoint, slow=True)
         for complaint in complaints:
             self._note(f"passed over: {complaint}")

@@ -187,3 +187,10 @@ def measure_with_a_nan() -> None:
         next(model.parameters()).data.fill_(torch.nan)
     saes = {"layers.1": Sae(32, SaeConfig(num_latents=64, k=4))}
     evaluate(model, tokens(), saes, ranks=world)
+
+
+def differ(save_dir: str, what: str) -> None:
+    """The last rank has other data or another model than the others."""
+    trainer, rank = make_trainer(save_dir), int(os.environ["RANK"])
+    seed, ids = (1 if rank and what == name else 0 for name in ("model", "held_out"))
+    SaeTrainer(trainer.cfg, tokens() - ids, tiny_model("gpt_neox", seed=seed)).fit()

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -191,6 +192,61 @@ def test_what_was_trained_from_a_cache_is_measured_on_the_tokens_that_the_cache_
         found = document["results"]["runs/run"][name]["metrics"]
         assert found["fvu"] == pytest.approx(metrics["fvu"], rel=5e-3)
         assert found["ce_loss_without_sae"] == pytest.approx(expected[name].metrics["ce_loss_without_sae"], rel=5e-3)
+
+
+@pytest.mark.parametrize("what", ["model", "data"])
+def test_a_model_or_data_that_was_replaced_is_not_cached_together_with_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model, tokens = text(tmp_path)
+    command = ["cache", model, tokens, *READING, "--activations", "c"]
+    assert sae.__main__.main(command) == 0
+    for unfinished in (False, True):
+        if unfinished:
+            text(tmp_path)
+            shutil.rmtree("c")
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("sae.data.cache_write._Writer.finish", die)
+                with pytest.raises(RuntimeError):
+                    sae.__main__.main(command)
+        if what == "model":
+            save_tiny(Path(model), "gpt_neox", seed=1)
+        else:
+            np.fromfile(tokens, np.uint16)[::-1].tofile(tokens)
+        before = {path: path.read_bytes() for path in Path("c").rglob("*") if path.is_file()}
+        assert sae.__main__.main(command) == 2
+        assert {"model": "the model has other weights", "data": "the data hold other"}[what] in capsys.readouterr().err
+        assert before == {path: path.read_bytes() for path in Path("c").rglob("*") if path.is_file()}
+
+
+def die(writer: Any) -> None:
+    raise RuntimeError("as if killed")
+
+
+def test_a_cache_of_before_has_no_fingerprints_and_is_trained_on_measured_and_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model, tokens = text(tmp_path)
+    command = ["cache", model, tokens, *READING, "--activations", "c"]
+    assert sae.__main__.main(command) == 0
+    manifest = json.loads(Path("c/manifest.json").read_text())
+    del manifest["fingerprints"]
+    Path("c/manifest.json").write_text(json.dumps(manifest))
+    assert sae.__main__.main(command) == 0
+    assert sae.__main__.main(["--activations", "c", *TRAINING, "--run_name", "run"]) == 0
+    assert sae.__main__.main(["eval", "runs/run", "--out", "found"]) == 0
+    assert "that runs/run held out" in capsys.readouterr().err
+
+
+def test_a_cache_that_was_replaced_is_not_the_one_that_a_run_is_resumed_on(tmp_path: Path) -> None:
+    stop_after(trainer(tmp_path, cached(tmp_path / "c"), run_name="run"), 7)
+    (tmp_path / "c").rename(tmp_path / "moved")
+    other = cached(tmp_path / "c", dtype="bfloat16")
+    with pytest.raises(ValueError, match="the activations of that name now holds"):
+        trainer(tmp_path, other, run_name="run", resume=True).fit()
+    trainer(tmp_path, ActivationCache(tmp_path / "moved"), run_name="run", resume=True).fit()
 
 
 def test_several_processes_do_not_write_one_cache(

@@ -402,6 +402,15 @@ def test_a_rank_that_is_killed_ends_the_others_at_once_and_the_last_checkpoint_i
     assert checkpoint.newest_undamaged(tmp_path / "run")[0] == tmp_path / "run" / "step_2"
 
 
+@pytest.mark.parametrize("what", ["model", "held_out"])
+def test_ranks_with_other_data_or_another_model_do_not_begin(processes: Launcher, tmp_path: Path, what: str) -> None:
+    outcome = processes.run("differ", 2, save_dir=str(tmp_path), what=what)
+    assert outcome.codes == [1, 1] and not any(tmp_path.iterdir())
+    assert all(
+        f"ValueError: all processes must read the same model and data, but {what} of" in e for e in outcome.errors
+    )
+
+
 def test_an_activation_that_is_not_finite_on_one_rank_stops_all_and_the_last_good_state_is_saved(
     processes: Launcher, tmp_path: Path
 ) -> None:

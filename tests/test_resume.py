@@ -480,3 +480,48 @@ def test_a_nan_in_activations_of_the_first_block_stops_before_anything_is_writte
     with pytest.raises(FloatingPointError, match=f"layers.2: .* in batch {batch}, sequence 1, position 3"):
         trainer.fit()
     assert not (tmp_path / "run").exists()
+
+
+# What was replaced meanwhile
+
+
+def replaced(save_dir: Path, what: str, **changes: Any) -> SaeTrainer:
+    """`make_trainer`, but the data or the model is another of the same shape."""
+    trainer = make_trainer(save_dir, resume=True, **changes)
+    tokens = torch.randint(3, VOCAB_SIZE, (4 * STEPS + 4, 16), generator=torch.Generator().manual_seed(6))
+    if what == "dataset":
+        return SaeTrainer(trainer.cfg, tokens, trainer.feed.model)
+    return SaeTrainer(trainer.cfg, trainer.feed.tokens._order._source, tiny_model("gpt_neox", seed=1))
+
+
+@pytest.mark.parametrize("what", ["dataset", "model"])
+def test_a_model_or_data_that_was_replaced_is_refused_unless_it_is_meant(
+    tmp_path: Path, what: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stop_after(make_trainer(tmp_path), 5)
+    before = sorted((tmp_path / "run").rglob("*")), (tmp_path / "run/config.json").read_bytes()
+    with pytest.raises(ValueError, match=f"but the {what} of that name now holds .* --resume_changed {what}$"):
+        replaced(tmp_path, what).fit()
+    assert before == (sorted((tmp_path / "run").rglob("*")), (tmp_path / "run/config.json").read_bytes())
+    stop_after(replaced(tmp_path, what, resume_changed=[what]), 8)
+    assert f"the {what} holds something else than before, as told" in capfd.readouterr().err
+    replaced(tmp_path, what).fit()  # written down: no need to tell again
+    assert "something else" not in capfd.readouterr().err
+    with pytest.raises(ValueError, match=f"the {what} of that name"):
+        make_trainer(tmp_path, resume=True).fit()
+
+
+def test_a_run_of_a_version_that_recorded_no_fingerprints_goes_on_with_one_line(
+    tmp_path: Path, straight: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stop_after(make_trainer(tmp_path), 5)
+    config = tmp_path / "run/config.json"
+    document = json.loads(config.read_text())
+    del document["derived"]["fingerprints"]
+    config.write_text(json.dumps(document))
+    capfd.readouterr()
+    make_trainer(tmp_path, resume=True).fit()
+    assert capfd.readouterr().err.count("the run does not say which model and data it had") == 1
+    assert_same_end(tmp_path, straight)
+    make_trainer(tmp_path, resume=True).fit()  # it says so now
+    assert "does not say" not in capfd.readouterr().err

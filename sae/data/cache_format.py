@@ -45,6 +45,8 @@ class CacheHeader(NamedTuple):
     """Of the data, the held-out ones included; None for a stream."""
     num_shards: int
     """Of the section `train`, at every hookpoint."""
+    fingerprints: dict[str, str] = {}
+    """What tells the weights of the `model` and the `held_out` sequences from others; empty in older caches."""
 
 
 class CacheManifest(NamedTuple):
@@ -103,7 +105,8 @@ def read_manifest(folder: Path) -> CacheManifest:
         raise ValueError(f"activations must name a cache that sae cache wrote, but {folder} holds {found}")
     document = read_json(path, max_bytes=_MAX_MANIFEST_BYTES)
     try:
-        header = CacheHeader(**{name: document[name] for name in CacheHeader._fields})
+        given = CacheHeader._field_defaults | document
+        header = CacheHeader(**{name: given[name] for name in CacheHeader._fields})
         files = {name: (_count(entry["bytes"]), str(entry["sha256"])) for name, entry in document["files"].items()}
         shards = {section: [_count(n) for n in document["shards"][section]] for section in (TRAIN, HELD_OUT)}
         manifest = CacheManifest(header, shards, files)
@@ -132,6 +135,8 @@ def _is_of_its_types(header: CacheHeader) -> bool:
         and all(type(number) is int and number >= 0 for number in [*ints, *excluded[0], *excluded[1]])
         and min(header.ctx_len, *header.hookpoints.values()) > 0
         and type(header.options.get("model", "")) is str
+        and type(header.fingerprints) is dict
+        and all(type(text) is str for pair in header.fingerprints.items() for text in pair)
         and type(header.blocks) is list
         and all(type(name) is str for name in header.blocks)
         and type(header.dtype) is str

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from sae.disk import sha256_of, short
+from sae.disk import MANIFEST, sha256_of, short
 
 from .activations import Activations, Batch, counted
 from .cache_format import (
@@ -55,6 +56,11 @@ class ActivationCache:
     def header(self) -> CacheHeader:
         """What is in it."""
         return self._manifest.header
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What tells this cache from others: its manifest has the SHA-256 of every file."""
+        return f"activations-{sha256_of(self.folder / MANIFEST)[:32]}"
 
     @property
     def num_tokens(self) -> int:

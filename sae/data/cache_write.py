@@ -298,14 +298,22 @@ def _tidy(folder: Path) -> None:
 
 def _check_same(folder: Path, found: dict[str, Any], header: CacheHeader) -> None:
     given = json.loads(json.dumps(header._asdict()))
-    changed = [
-        f"{name} was {found.get(name)!r} and is {given[name]!r}" for name in given if found.get(name) != given[name]
+    before = CacheHeader._field_defaults | found
+    replaced = _replaced(before.pop("fingerprints"), given.pop("fingerprints"))
+    changed = replaced + [
+        f"{name} was {before.get(name)!r} and is {given[name]!r}" for name in given if before.get(name) != given[name]
     ]
     if changed:
         raise ValueError(
             f"the cache in {folder} must be continued as it was begun, but {', '.join(changed)}; "
             "repeat the command that began it, or choose another --activations"
         )
+
+
+def _replaced(before: dict[str, str], now: dict[str, str]) -> list[str]:
+    """What other model or data have the name of those with which a cache was begun; an older one does not say."""
+    names = {"model": "the model has other weights", "held_out": "the data hold other text or tokens"}
+    return [words for name, words in names.items() if before.get(name) and now.get(name) not in ("", before[name])]
 
 
 def _random(seed: int, purpose: int, number: int) -> np.random.Generator:

@@ -1,6 +1,7 @@
 """Batches of token sequences: one interface over every source, with a place that can be saved."""
 
 import copy
+import hashlib
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -284,6 +285,10 @@ class TokenBatches:
             read = partial(self._order.read_held_out, start, self.batch_size)
             yield check_tokens(*patiently(read, self._wait), self.vocab_size)
 
+    def fingerprint(self) -> str:
+        """What tells the held-out sequences from others."""
+        return fingerprint(self.held_out_batches())
+
     def __iter__(self) -> "TokenBatches":
         return self
 
@@ -355,6 +360,23 @@ class SampledSequences:
             if not indices:
                 return
             yield check_tokens(tokens, indices, self._vocab_size)
+
+
+def fingerprint(batches: Iterable[Int64[Tensor, "batch ctx_len"]]) -> str:
+    """What tells these sequences, in their order, from others; how they are cut into batches does not matter."""
+    digest = hashlib.sha256()
+    for tokens in batches:
+        digest.update(tokens.cpu().contiguous().numpy().astype("<i8").tobytes())
+    return f"tokens-{digest.hexdigest()[:32]}"
+
+
+def held_out_fingerprint(source: "Sequences | SequenceStream", held_out: int, seed: int) -> str:
+    """That of the sequences that a run with this seed holds out, if it holds out so many. A stream is rewound."""
+    place = source.state_dict() if isinstance(source, SequenceStream) else None
+    found = fingerprint(SampledSequences(source, held_out * source.ctx_len, batch_size=64, seed=seed))
+    if isinstance(source, SequenceStream) and place is not None:
+        source.load_state_dict(place)
+    return found
 
 
 def check_tokens(

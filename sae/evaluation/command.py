@@ -9,11 +9,12 @@ from torch import nn
 
 from sae import lm
 from sae.autoencoder import Sae
-from sae.data.tokens import SampledSequences, as_sequences
+from sae.data.tokens import SampledSequences, Sequences, SequenceStream, as_sequences, held_out_fingerprint
 from sae.evaluation.evaluate import Evaluation, evaluate_many
 from sae.evaluation.plan import EvalPlan, may_have_seen
 from sae.evaluation.ranks import ALONE, Ranks
 from sae.log import Progress
+from sae.run import RunRecord, fingerprints_in, may_be_same
 
 
 def load_dictionaries(plan: EvalPlan, device: torch.device) -> dict[str, dict[str, Sae]]:
@@ -37,8 +38,9 @@ def measure_plan(
 ) -> tuple[Evaluation, list[str]]:
     """Measure, and sentences for the user about which tokens these were."""
     source = as_sequences(dataset)
-    if changed := _has_changed(plan, source):
-        plan = plan._replace(record=None)
+    changed, models = _has_changed(plan, source), _other_models(plan, model)
+    others = [name for name, record in plan.records.items() if record and not _holds_out_the_same(record, source)]
+    plan = plan._replace(record=None if changed else plan.record, records=plan.records | dict.fromkeys(others))
     share = -(-plan.max_tokens // (source.ctx_len * ranks.size))
     sample = SampledSequences(
         source, plan.max_tokens, min(batch_size, max(1, share)), seed=plan.seed, vocab_size=lm.vocab_size(model)
@@ -48,15 +50,41 @@ def measure_plan(
         exclude_tokens=plan.exclude_tokens, exclude_positions=plan.exclude_positions, ranks=ranks,
         bar=partial(Progress, total=sample.num_tokens, hidden=ranks.rank > 0),
     )  # fmt: skip
-    return evaluation, [*changed, *_which_tokens(plan, evaluation), *_outliers(evaluation, plan)]
+    return evaluation, [*changed, *models, *_which_tokens(plan, evaluation), *_outliers(evaluation, plan)]
 
 
-def _has_changed(plan: EvalPlan, source: Any) -> list[str]:
+def _has_changed(plan: EvalPlan, source: Sequences | SequenceStream) -> list[str]:
     """A sentence if the data is no longer what the run read: its held-out sequences are then not known."""
-    recorded = None if plan.record is None else plan.record.derived.get("num_sequences")
-    if recorded is None or not isinstance(source, Sized) or len(source) == recorded:
+    if plan.record is None:
         return []
-    return [f"{plan.text.dataset} had {recorded:,} sequences when the run was made, and has {len(source):,} now."]
+    recorded = plan.record.derived.get("num_sequences")
+    if recorded is not None and isinstance(source, Sized) and len(source) != recorded:
+        return [f"{plan.text.dataset} had {recorded:,} sequences when the run was made, and has {len(source):,} now."]
+    if _holds_out_the_same(plan.record, source):
+        return []
+    return [f"{plan.text.dataset} holds other tokens than when the run was made."]
+
+
+def _holds_out_the_same(record: RunRecord, source: Sequences | SequenceStream) -> bool:
+    """Whether a run like this would hold out of `source` what the run held out; true if it does not say what that was.
+
+    It is false of a run that read other data.
+    """
+    recorded, held_out = fingerprints_in(record.derived).get("held_out", ""), record.derived["held_out_sequences"]
+    if not recorded or not isinstance(record.seed, int):
+        return True
+    return held_out > 0 and recorded == held_out_fingerprint(source, held_out, record.seed)
+
+
+def _other_models(plan: EvalPlan, model: nn.Module) -> list[str]:
+    """A sentence if the model is not the one that the checkpoints were trained on."""
+    weights = lm.fingerprint(model)
+    others = [
+        name
+        for name, record in plan.records.items()
+        if record and not may_be_same(fingerprints_in(record.derived).get("model", ""), weights)
+    ]
+    return [f"{plan.text.model} has other weights than the model of {', '.join(others)}."] * bool(others)
 
 
 def _which_tokens(plan: EvalPlan, evaluation: Evaluation) -> list[str]:

@@ -4,6 +4,7 @@ from .compiled import compile_blocks
 from .graft import Latents, graft
 from .harvest import harvest, widths
 from .hookpoints import base_model, block_list, fits, locate, resolve_hookpoints
+from .identity import fingerprint
 from .load import (
     check_ctx_len,
     check_device,
@@ -26,6 +27,7 @@ __all__ = [
     "compile_blocks",
     "compute_dtype",
     "context_limit",
+    "fingerprint",
     "fits",
     "graft",
     "harvest",

@@ -131,6 +131,31 @@ def test_another_text_length_or_data_that_changed_is_a_sample_and_says_so(run: R
     assert "had 1,184 sequences when the run was made, and has" in err and "may have seen these tokens: runs/k4" in err
 
 
+def test_other_tokens_under_the_name_of_the_data_are_not_called_held_out(run: Run, no_pictures: None) -> None:
+    text = Path("text.jsonl").read_text()
+    Path("text.jsonl").write_text("".join(reversed(text.splitlines(keepends=True))))  # as many sequences
+    status, _, err = run("runs/k4", "--compare", "runs/k8", "--max_tokens", "100")
+    assert status == 0 and "text.jsonl holds other tokens than when the run was made." in err
+    assert "held out" not in err and "may have seen these tokens: runs/k4, runs/k8." in err
+    Path("text.jsonl").write_text(text)
+    assert "of the sequences that runs/k4 held out" in run("runs/k4", "--max_tokens", "100")[2]
+
+
+def test_other_weights_under_the_name_of_the_model_are_told(run: Run, no_pictures: None) -> None:
+    save_tiny(Path("model"), "gpt_neox", seed=1)
+    _, _, err = run("runs/k4", "--max_tokens", "100")
+    assert "model has other weights than the model of runs/k4." in err and "that runs/k4 held out" in err
+
+
+def test_a_run_of_a_version_that_recorded_no_fingerprints_is_measured(run: Run, no_pictures: None) -> None:
+    for config in Path("runs/k4").rglob("config.json"):
+        document = json.loads(config.read_text())
+        del document["derived"]["fingerprints"]
+        config.write_text(json.dumps(document))
+    status, _, err = run("runs/k4", "--max_tokens", "100")
+    assert status == 0 and "of the sequences that runs/k4 held out" in err and "other" not in err
+
+
 def test_a_checkpoint_of_nobodys_run_needs_model_and_data_and_takes_a_sample(run: Run, no_pictures: None) -> None:
     Path("runs/k8/step_16/layers.0").rename("foreign")
     assert "MODEL must be given" in run("foreign")[2]
