@@ -204,10 +204,11 @@ def evaluate(cfg: EvalConfig) -> int:
 def cache(cfg: CacheConfig) -> int:
     """Write activations to the disk."""
     from sae import lm
-    from sae.cache import cache_activations
+    from sae.cache import cache_activations, check_folder
     from sae.distributed import check_alone
 
     check_alone("sae cache")
+    check_folder(cfg)
     device = lm.check_device(cfg.device)
     skeleton, _ = check_model(cfg)
     dataset = load_checked_text(cfg, skeleton)

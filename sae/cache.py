@@ -9,7 +9,9 @@ from sae import lm
 from sae.config import CacheConfig
 from sae.data.cache_format import CacheHeader
 from sae.data.cache_write import CacheSize, cache_size, check_space, write_cache
+from sae.disk import MANIFEST, check_writable
 from sae.feed import LiveFeed
+from sae.lock import check_unlocked
 from sae.log import Progress, note
 from sae.run import derived_name
 
@@ -27,7 +29,8 @@ def cache_activations(cfg: CacheConfig, dataset: Any, model: nn.Module) -> Path:
     Raises ValueError, naming the option, for what does not fit; OSError in one line for a full disk.
     """
     feed = LiveFeed(cfg, dataset, model)
-    folder = Path(cfg.activations or f"activations/{derived_name(cfg)}")
+    check_folder(cfg)
+    folder = folder_of(cfg)
     batches = feed.tokens.num_batches
     assert batches is not None  # LiveFeed refuses a stream without an end
     tokens, held_out = batches * cfg.batch_size * feed.ctx_len, feed.held_out * feed.ctx_len
@@ -41,8 +44,22 @@ def cache_activations(cfg: CacheConfig, dataset: Any, model: nn.Module) -> Path:
             feed.source,
             feed.held_out_batches(),
             on_batch=lambda done: progress.reach(done * cfg.batch_size * feed.ctx_len),
+            tell=note,
         )
     return folder
+
+
+def folder_of(cfg: CacheConfig) -> Path:
+    """Where the cache is written."""
+    return Path(cfg.activations or f"activations/{derived_name(cfg)}")
+
+
+def check_folder(cfg: CacheConfig) -> None:
+    """Raise ValueError if a cache cannot be written there, or another process does it. Leaves nothing."""
+    folder = folder_of(cfg)
+    check_unlocked(folder)
+    if not (folder / MANIFEST).exists():
+        check_writable("activations", folder)
 
 
 def announcement(folder: Path, size: CacheSize, hookpoints: int, dtype: str) -> str:
@@ -69,4 +86,5 @@ def _header(cfg: CacheConfig, feed: LiveFeed, model: nn.Module, num_shards: int)
         num_sequences=feed.num_sequences,
         num_shards=num_shards,
         fingerprints=feed.fingerprints(),
+        sequences=(feed.num_batches or 0) * cfg.batch_size,
     )

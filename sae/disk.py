@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import reprlib
+import tempfile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -71,6 +72,20 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
         os.fsync(file.fileno())
     partial.replace(path)
     sync(path.parent)
+
+
+def check_writable(option: str, folder: Path) -> None:
+    """Raise ValueError unless files can be made in `folder`, or where it will be. It is tried, and leaves nothing."""
+    existing = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
+    if not existing.is_dir():
+        raise ValueError(f"{option} must be a folder, but {existing} is a file; choose another --{option}")
+    try:
+        tempfile.TemporaryFile(dir=existing).close()
+    except OSError as error:
+        raise ValueError(
+            f"{option} must be a folder that can be written, but {existing} cannot ({error.strerror}); "
+            f"choose another --{option}"
+        ) from None
 
 
 def sha256_of(path: Path) -> str:

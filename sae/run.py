@@ -6,13 +6,16 @@ import os
 import platform
 import shutil
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from sae.config import RunConfig, TrainConfig
-from sae.disk import MANIFEST, link_that_leaves, read_json, short, write_json
+from sae.disk import MANIFEST, check_writable, link_that_leaves, read_json, short, write_json
+from sae.lock import alone_in, check_unlocked, holds_nothing
 
 _PACKAGES = ("sae", "torch", "transformers", "datasets", "tokenizers", "safetensors", "numpy")
 Cfg = TypeVar("Cfg", bound=TrainConfig)
@@ -54,7 +57,8 @@ class RunFolder(NamedTuple):
         """Choose the folder, and check that it is free (or can be resumed) and fits on the disk. Touches nothing.
 
         Raises ValueError for a named folder that holds another run, for a run that cannot be resumed with these
-        options, or for too little space. An unnamed run takes the next free name; resumed, the last one taken.
+        options, for a folder that cannot be written or that another process writes into, or for too little space. An
+        unnamed run takes the next free name; resumed, the last one taken.
         """
         save_dir = Path(cfg.save_dir)
         if cfg.run_name is not None:
@@ -62,10 +66,12 @@ class RunFolder(NamedTuple):
         else:
             taken, free = _last_taken_and_next_free(save_dir, derived_name(cfg, model_name))
             path = taken if cfg.resume else free
+        check_unlocked(path)
         if cfg.resume:
             _check_resumable(path, cfg)
         else:
             check_free(path)
+        check_writable("save_dir", path)
         space = _free_bytes(save_dir)
         _check_space(save_dir, space, checkpoint_bytes)
         if cfg.resume and cfg.keep_last is None:
@@ -73,8 +79,13 @@ class RunFolder(NamedTuple):
         planned = math.ceil(total_steps / cfg.save_every)
         return cls(path, cfg.keep_last or checkpoints_to_keep(planned, checkpoint_bytes, space))
 
+    def alone(self, tell: Callable[[str], None]) -> AbstractContextManager[None]:
+        """Create the folder, and be the only process that writes into it. Raises ValueError if another one does."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        return alone_in(self.path, tell=tell)
+
     def claim(self, cfg: TrainConfig, derived: dict[str, Any]) -> None:
-        """Create the folder and write config.json; when resuming, write into it which options changed.
+        """Write config.json; when resuming, write into it which options changed.
 
         Raises ValueError if another run took the folder meanwhile.
         """
@@ -82,7 +93,6 @@ class RunFolder(NamedTuple):
             self._note_changes(cfg, derived)
             return
         check_free(self.path)
-        self.path.mkdir(parents=True, exist_ok=True)
         derived |= {"keep_last": self.keep_last}
         document = {"options": _options(cfg), "derived": derived, "versions": versions(), "command": command()}
         write_json(self.path / "config.json", document | {"launch": _launch()})
@@ -220,7 +230,7 @@ def _kept_before(path: Path) -> int | None:
 
 def check_free(path: Path) -> None:
     """Raise ValueError if `path` exists and holds anything."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if path.exists() and not (path.is_dir() and holds_nothing(path)):
         raise ValueError(
             f"the run's folder must be new or empty, but {path} already holds a run; "
             "choose another --run_name or --save_dir, or move the old run away"
@@ -301,8 +311,6 @@ def checkpoints_to_keep(planned: int, checkpoint_bytes: int, free: int) -> int |
 
 def _free_bytes(save_dir: Path) -> int:
     existing = next(folder for folder in [save_dir.absolute(), *save_dir.absolute().parents] if folder.exists())
-    if not existing.is_dir():
-        raise ValueError(f"save_dir must be a folder, but {existing} is a file; choose another --save_dir")
     return shutil.disk_usage(existing).free
 
 

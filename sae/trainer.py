@@ -120,10 +120,20 @@ class SaeTrainer:
         when activations or a loss are not finite. After any error the last good state is saved first.
         """
         self.fingerprints  # noqa: B018 - processes that do not read the same end here
-        if self.cfg.resume:
-            self.resume()
-        if self.step == 0:
-            self.initialise()  # the first look at the data: what is wrong with it shows before anything is written
+        with ExitStack() as lock:
+            if self.cfg.resume:
+                self._lock(lock)
+                self.resume()
+            if self.step == 0:
+                self.initialise()  # the first look at the data: what is wrong with it shows before anything is written
+            if not self.cfg.resume:
+                self._lock(lock)
+            return self._fit()
+
+    def _lock(self, stack: ExitStack) -> None:
+        self.world.from_main(lambda: stack.enter_context(self.folder.alone(note)))
+
+    def _fit(self) -> Path:
         self.world.from_main(partial(self.folder.claim, self.cfg, self.describe()))
         if self.folder.keep_last != self.cfg.keep_last:
             self._note(

@@ -16,6 +16,7 @@ MAY_KNOW = {
     # pure math: tensors in, tensors out
     "config": set(),
     "disk": set(),
+    "lock": {"disk"},
     "ops": set(),
     "losses": set(),
     "peers": set(),
@@ -35,14 +36,14 @@ MAY_KNOW = {
     },
     # the edges, which do not know each other
     "lm": set(),
-    "data": {"disk"},
+    "data": {"disk", "lock"},
     "distributed": {"peers", "placement"},
     "interrupt": set(),
     "log": set(),
     "memory": set(),
     "checkpoint": {"autoencoder", "disk", "formats"},
     "saver": {"autoencoder", "checkpoint", "formats"},
-    "run": {"config", "disk"},
+    "run": {"config", "disk", "lock"},
     "cli": set(),
     "sweep": {"config"},
     # what composes them
@@ -50,7 +51,7 @@ MAY_KNOW = {
     "evaluation": {"autoencoder", "config", "data", "formats", "lm", "log", "losses", "run"},
     "report": {"evaluation", "log"},
     "feed": {"config", "data", "lm"},
-    "cache": {"config", "data", "feed", "lm", "log", "run"},
+    "cache": {"config", "data", "disk", "feed", "lm", "lock", "log", "run"},
     "trainer": {
         "autoencoder", "checkpoint", "config", "data", "distributed", "end_to_end", "evaluation", "feed",
         "interrupt", "learner", "lm", "log", "memory", "optim", "placement", "report", "run", "saver", "sweep",

@@ -525,3 +525,34 @@ def test_a_run_of_a_version_that_recorded_no_fingerprints_goes_on_with_one_line(
     assert_same_end(tmp_path, straight)
     make_trainer(tmp_path, resume=True).fit()  # it says so now
     assert "does not say" not in capfd.readouterr().err
+
+
+# One writer
+
+
+@pytest.mark.parametrize("changes", [{"resume": True}, {}], ids=["two resume it", "two begin it"])
+def test_a_run_that_a_living_process_writes_is_left_alone_and_one_of_a_dead_process_is_not(
+    tmp_path: Path, straight: Path, changes: dict[str, Any]
+) -> None:
+    if changes:
+        stop_after(make_trainer(tmp_path), 5)
+    second = make_trainer(tmp_path, **changes)  # planned before the first begins to write
+    first = make_trainer(tmp_path, **changes)
+    train_step, refused = first.train_step, []
+
+    def meanwhile() -> bool:
+        before = sorted((tmp_path / "run").rglob("*"))
+        for attempt in (second.fit, lambda: make_trainer(tmp_path, **changes)):
+            with pytest.raises(ValueError, match=f"but process {os.getpid()} on .* is at work there"):
+                attempt()
+            refused.append(attempt)
+        assert sorted((tmp_path / "run").rglob("*")) == before
+        return train_step()
+
+    first.train_step = meanwhile  # type: ignore[method-assign]
+    first.fit()
+    assert refused
+    assert_same_end(tmp_path, straight)
+    assert not (tmp_path / "run/.lock").exists()
+    (tmp_path / "run/.lock").write_text("left by one that died")
+    make_trainer(tmp_path, resume=True).fit()

@@ -47,6 +47,8 @@ class CacheHeader(NamedTuple):
     """Of the section `train`, at every hookpoint."""
     fingerprints: dict[str, str] = {}
     """What tells the weights of the `model` and the `held_out` sequences from others; empty in older caches."""
+    sequences: int | None = None
+    """How many were asked for to train on, which a stream may not have; older caches do not say."""
 
 
 class CacheManifest(NamedTuple):
@@ -129,7 +131,14 @@ def _count(number: Any) -> int:
 def _is_of_its_types(header: CacheHeader) -> bool:
     """Whether a header that a stranger may have written can be used as one."""
     excluded = [header.options["exclude_tokens"], header.options["exclude_positions"]]
-    ints = [header.seed, header.ctx_len, header.num_shards, header.num_sequences or 0, *header.hookpoints.values()]
+    ints = [
+        header.seed,
+        header.ctx_len,
+        header.num_shards,
+        header.num_sequences or 0,
+        header.sequences or 0,
+        *header.hookpoints.values(),
+    ]
     return (
         all(type(each) is list for each in excluded)
         and all(type(number) is int and number >= 0 for number in [*ints, *excluded[0], *excluded[1]])

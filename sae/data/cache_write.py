@@ -21,6 +21,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from sae.disk import MANIFEST, sha256_of, write_whole
+from sae.lock import alone_in, holds_nothing
 
 from .activations import Batch, LiveActivations
 from .cache_format import (
@@ -91,18 +92,66 @@ def write_cache(
     held_out: Iterable[Batch],
     *,
     on_batch: Callable[[int], None] = lambda batches: None,
+    tell: Callable[[str], None] = lambda sentence: None,
 ) -> CacheManifest:
     """Write the cache, or what is missing of it, and return its manifest. `on_batch` hears how many batches are done.
 
     The folder must be new, empty, or what an earlier call with the same arguments left when it died; if the cache is
-    complete nothing happens. Raises ValueError if it is anything else, OSError in one line if the disk is full;
-    repeating the call continues.
+    complete, and has as many sequences as are asked for, nothing happens. Raises ValueError if it is anything else, or
+    if another process writes there, OSError in one line if the disk is full; repeating the call continues. `tell` hears
+    if the folder cannot be locked.
     """
     if (folder / MANIFEST).exists():
-        manifest = read_manifest(folder)
-        _check_same(folder, manifest.header._asdict(), header)
-        _tidy(folder)
-        return manifest
+        return _complete(folder, header)
+    if not (folder / PROGRESS).exists():
+        _check_new(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with alone_in(folder, tell=tell):
+        if (folder / MANIFEST).exists():  # another process has just completed it
+            return _complete(folder, header)
+        return _write(folder, header, source, held_out, on_batch)
+
+
+def _complete(folder: Path, header: CacheHeader) -> CacheManifest:
+    """The manifest of a cache that is complete. Raises ValueError if another, or a larger one, is asked for."""
+    manifest = read_manifest(folder)
+    has, asked = _sequences(manifest), header.sequences
+    if has is not None and asked is not None and asked > has:
+        raise ValueError(
+            f"the cache in {folder} is complete with {has * header.ctx_len:,} tokens, and {asked * header.ctx_len:,} "
+            "are asked for; choose another --activations, or give --max_tokens as it was then"
+        )
+    _check_same(folder, manifest.header._replace(sequences=asked)._asdict(), header)
+    _tidy(folder)
+    return manifest
+
+
+def _sequences(manifest: CacheManifest) -> int | None:
+    """How many sequences a complete cache was to have; of an older one how many it has, None if that cannot be said."""
+    header = manifest.header
+    if header.sequences is not None or header.num_sequences is None:
+        return header.sequences
+    if f"{TRAIN}/{KEPT}" in manifest.files:
+        return manifest.files[f"{TRAIN}/{KEPT}"][0] // 4
+    excludes = header.options.get("exclude_tokens") or header.options.get("exclude_positions")
+    return None if excludes else sum(manifest.shards[TRAIN]) // header.ctx_len
+
+
+def _check_new(folder: Path) -> None:
+    if folder.exists() and not (folder.is_dir() and holds_nothing(folder)):
+        raise ValueError(
+            f"activations must name a new folder or an unfinished cache, but {folder} holds something else; "
+            "choose another --activations, or move it away"
+        )
+
+
+def _write(
+    folder: Path,
+    header: CacheHeader,
+    source: LiveActivations,
+    held_out: Iterable[Batch],
+    on_batch: Callable[[int], None],
+) -> CacheManifest:
     try:
         writer = _Writer(folder, header)
         if not writer.finishing:
@@ -164,12 +213,6 @@ class _Writer:
     # Beginning and continuing
 
     def _begin(self) -> None:
-        if self._folder.exists() and (not self._folder.is_dir() or any(self._folder.iterdir())):
-            raise ValueError(
-                f"activations must name a new folder or an unfinished cache, but {self._folder} holds something else; "
-                "choose another --activations, or move it away"
-            )
-        self._folder.mkdir(parents=True, exist_ok=True)
         self._save_progress()
 
     def _continue(self) -> None:
@@ -300,6 +343,8 @@ def _check_same(folder: Path, found: dict[str, Any], header: CacheHeader) -> Non
     given = json.loads(json.dumps(header._asdict()))
     before = CacheHeader._field_defaults | found
     replaced = _replaced(before.pop("fingerprints"), given.pop("fingerprints"))
+    if None in (before["sequences"], given["sequences"]):
+        del given["sequences"]
     changed = replaced + [
         f"{name} was {before.get(name)!r} and is {given[name]!r}" for name in given if before.get(name) != given[name]
     ]

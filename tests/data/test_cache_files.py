@@ -74,6 +74,60 @@ def all_files(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
+def asking_for(sequences: int | None, folder: Path, **changes: Any) -> None:
+    batches, source = live()
+    held_out = (source.batch(tokens) for tokens in batches.held_out_batches())
+    write_cache(folder, header(**changes)._replace(sequences=sequences), source, held_out)
+
+
+@pytest.mark.parametrize("shuffled", [True, False])
+@pytest.mark.parametrize("recorded", [40, None], ids=["of now", "of before"])
+def test_a_complete_cache_with_less_than_is_asked_for_is_no_reason_to_say_done(
+    tmp_path: Path, shuffled: bool, recorded: int | None
+) -> None:
+    asking_for(recorded, tmp_path / "c", shuffled=shuffled)
+    files = all_files(tmp_path / "c")
+    for fewer_or_as_many in (40, 36, None):
+        asking_for(fewer_or_as_many, tmp_path / "c", shuffled=shuffled)
+    with pytest.raises(ValueError, match="is complete with 320 tokens, and 352 are asked for; choose another --act"):
+        asking_for(44, tmp_path / "c", shuffled=shuffled)
+    assert all_files(tmp_path / "c") == files
+
+
+def test_an_unfinished_cache_is_not_continued_with_another_number_of_tokens(tmp_path: Path) -> None:
+    batches, source = live()
+    with pytest.raises(Died):
+        write_cache(tmp_path / "c", header()._replace(sequences=40), source, iter(()), on_batch=dying_at(2))
+    with pytest.raises(ValueError, match="sequences was 40 and is 44"):
+        asking_for(44, tmp_path / "c")
+
+
+def dying_at(batch: int) -> Callable[[int], None]:
+    def fail(done: int) -> None:
+        if done == batch:
+            raise Died
+
+    return fail
+
+
+def test_a_second_writer_of_a_cache_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    expected = all_files(write(tmp_path / "alone").folder)
+
+    def meanwhile(batches: int) -> None:
+        before = all_files(tmp_path / "c")
+        with pytest.raises(ValueError, match=f"but process {os.getpid()} on .* is at work there"):
+            write(tmp_path / "c")
+        assert all_files(tmp_path / "c") == before
+
+    write(tmp_path / "c", fail=meanwhile)
+    assert all_files(tmp_path / "c") == expected
+    with pytest.raises(Died):
+        write(tmp_path / "d", fail=dying_at(3))
+    (tmp_path / "d/.lock").write_text("left by one that died")
+    write(tmp_path / "d")
+    assert all_files(tmp_path / "d") == expected
+
+
 EXCLUDE = [{}, {"exclude_positions": [0, 3], "exclude_tokens": list(range(40, 60))}]
 
 
