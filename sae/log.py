@@ -6,7 +6,11 @@ import netrc
 import os
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from queue import Full, Queue
+from threading import Event, Thread
 from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,6 +18,10 @@ import torch
 from tqdm import tqdm
 
 _MAX_LINE_BYTES = 2**22
+_MAX_WAITING = 10_000
+"""Records that wait for a service before it is given up."""
+PATIENCE = 30
+"""Seconds that a service may take to begin and to finish."""
 
 Record = dict[str, float]
 """Metrics of one log step: `step`, `tokens`, and `<hookpoint>/<metric>`."""
@@ -38,18 +46,33 @@ class JsonLines:
         kept = [record for record in read_records(path) if record["step"] <= keep_until_step]
         partial = path.with_name(f".{path.name}.partial")  # a crash here leaves the old file
         partial.unlink(missing_ok=True)
-        self._file = partial.open("x", encoding="utf-8", buffering=1)
-        for record in kept:
-            self.write(record)
+        partial.write_bytes(b"".join(map(_line, kept)))
+        self._path, self._file = path, partial.open("ab", buffering=0)
         partial.replace(path)
+        self._waiting = bytearray()
+        """What a disk that is full has not taken yet."""
+        self._told = False
 
     def write(self, record: Record) -> None:
-        """Append one line."""
-        self._file.write(json.dumps(record) + "\n")
+        """Append one line. What cannot be written now is tried again with the next."""
+        self._waiting += _line(record)
+        try:
+            while self._waiting:
+                del self._waiting[: self._file.write(self._waiting)]
+        except OSError as error:
+            if not self._told:
+                note(f"{self._path} cannot be written ({error.strerror}); what is missing is kept until it can")
+            self._told = True
 
     def close(self) -> None:
         """Close the file."""
+        with suppress(OSError):
+            self._file.write(self._waiting)
         self._file.close()
+
+
+def _line(record: Record) -> bytes:
+    return json.dumps(record).encode() + b"\n"
 
 
 def read_records(path: Path) -> list[Record]:
@@ -71,15 +94,65 @@ def _record(line: bytes) -> Record | None:
     return record if all(type(value) in (int, float) for value in record.values()) else None
 
 
+class Detached:
+    """A sink in a thread of its own: who writes never waits for it and never gets its errors. It may fail, once."""
+
+    def __init__(self, make: Callable[[], Sink], *, what: str, instead: Path) -> None:
+        """`make` opens the sink, in the thread. The user is told in one line when `what` fails, and what is left."""
+        self._make, self._what, self._instead = make, what, instead
+        self._records: Queue[Record | None] = Queue(_MAX_WAITING)
+        self._failed = Event()
+        self._thread = Thread(target=self._work, name=what, daemon=True)
+        self._thread.start()
+
+    def write(self, record: Record) -> None:
+        """Hand on one record."""
+        self._put(record)
+
+    def close(self) -> None:
+        """Let the sink finish, for `PATIENCE` seconds at most."""
+        self._put(None)
+        if not self._failed.is_set():
+            self._thread.join(PATIENCE)
+            if self._thread.is_alive():
+                self._give_up(f"it was not done after {PATIENCE} s")
+
+    def _put(self, record: Record | None) -> None:
+        if self._failed.is_set():
+            return
+        try:
+            self._records.put_nowait(record)
+        except Full:
+            self._give_up("it takes no more records")
+
+    def _work(self) -> None:
+        try:
+            sink = self._make()
+            try:
+                while (record := self._records.get()) is not None:
+                    sink.write(record)
+            except BaseException:
+                with suppress(Exception):
+                    sink.close()
+                raise
+            sink.close()
+        except BaseException as error:  # whatever a service or its library does: it is no reason to stop
+            self._give_up(f"{type(error).__name__}: {error}")
+
+    def _give_up(self, reason: str) -> None:
+        if not self._failed.is_set():
+            self._failed.set()
+            note(f"no longer logging to {self._what} ({' '.join(reason.split())[:160]}); metrics go to {self._instead}")
+
+
 class WandbSink:
-    """Sends records to Weights & Biases."""
+    """Sends records to Weights & Biases. To be used `Detached`: any call may fail, or take minutes."""
 
     def __init__(self, *, name: str, config: dict[str, Any], folder: Path) -> None:
         import wandb
 
-        self._run = wandb.init(
-            project="sae", name=name, config=config, dir=str(folder), settings=wandb.Settings(silent=True)
-        )
+        settings = wandb.Settings(silent=True, init_timeout=PATIENCE)
+        self._run = wandb.init(project="sae", name=name, config=config, dir=str(folder), settings=settings)
 
     def write(self, record: Record) -> None:
         """Log one record at its step."""

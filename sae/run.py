@@ -85,7 +85,7 @@ class RunFolder(NamedTuple):
         return alone_in(self.path, tell=tell)
 
     def claim(self, cfg: TrainConfig, derived: dict[str, Any]) -> None:
-        """Write config.json; when resuming, write into it which options changed.
+        """Create the folder and write config.json; when resuming, write into it which options changed.
 
         Raises ValueError if another run took the folder meanwhile.
         """
@@ -93,6 +93,7 @@ class RunFolder(NamedTuple):
             self._note_changes(cfg, derived)
             return
         check_free(self.path)
+        self.path.mkdir(parents=True, exist_ok=True)
         derived |= {"keep_last": self.keep_last}
         document = {"options": _options(cfg), "derived": derived, "versions": versions(), "command": command()}
         write_json(self.path / "config.json", document | {"launch": _launch()})

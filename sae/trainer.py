@@ -28,7 +28,7 @@ from sae.evaluation.reconstruction import ReconstructionMetrics, evaluate_recons
 from sae.feed import LiveFeed, count_steps, model_name, open_feed
 from sae.interrupt import StopRequests
 from sae.learner import FIRST_TOKENS, SaeLearner, is_per_latent
-from sae.log import JsonLines, Progress, Record, Sink, Stopwatch, WandbSink, note, why_no_wandb
+from sae.log import Detached, JsonLines, Progress, Record, Sink, Stopwatch, WandbSink, note, why_no_wandb
 from sae.memory import free_memory
 from sae.optim import Recipe, firings, peak_lr, schedule, steps_per_batch, warmup_steps
 from sae.placement import Placement, place
@@ -134,6 +134,10 @@ class SaeTrainer:
         self.world.from_main(lambda: stack.enter_context(self.folder.alone(note)))
 
     def _fit(self) -> Path:
+        with ExitStack() as after:  # sinks finish last: a service may take its time, when all is saved and told
+            return self._fit_and_report(after)
+
+    def _fit_and_report(self, after: ExitStack) -> Path:
         self.world.from_main(partial(self.folder.claim, self.cfg, self.describe()))
         if self.folder.keep_last != self.cfg.keep_last:
             self._note(
@@ -141,7 +145,7 @@ class SaeTrainer:
             )
         try:
             with ExitStack() as stack:
-                sinks = self._open_sinks(stack)
+                sinks = self._open_sinks(after)
                 progress = stack.enter_context(
                     Progress(
                         total=self.total_steps * self.tokens_per_step,
@@ -410,7 +414,9 @@ class SaeTrainer:
             if reason := why_no_wandb():
                 note(f"not logging to Weights & Biases: {reason}; metrics go to {self.folder.metrics}")
             else:
-                sinks.append(WandbSink(name=self.folder.path.name, config=self.describe(), folder=self.folder.path))
+                path, described = self.folder.path, self.describe()
+                make = partial(WandbSink, name=path.name, config=described, folder=path)
+                sinks.append(Detached(make, what="Weights & Biases", instead=self.folder.metrics))
         for sink in sinks:
             stack.callback(sink.close)
         return sinks

@@ -220,6 +220,16 @@ def test_a_model_or_data_that_was_replaced_is_not_cached_together_with_the_one_b
         assert before == {path: path.read_bytes() for path in Path("c").rglob("*") if path.is_file()}
 
 
+def test_a_cache_folder_that_cannot_be_written_is_told_before_the_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("")
+    monkeypatch.setattr(sae.lm, "load_config", None)
+    assert sae.__main__.main(["cache", "model", "data.txt", "--activations", "file/cache"]) == 2
+    assert "activations must be a folder, but" in capsys.readouterr().err
+
+
 def die(writer: Any) -> None:
     raise RuntimeError("as if killed")
 

@@ -48,7 +48,7 @@ MAY_KNOW = {
     "sweep": {"config"},
     # what composes them
     "end_to_end": {"autoencoder", "gradients", "learner", "lm", "losses"},
-    "evaluation": {"autoencoder", "config", "data", "formats", "lm", "log", "losses", "run"},
+    "evaluation": {"autoencoder", "config", "data", "disk", "formats", "lm", "log", "losses", "run"},
     "report": {"evaluation", "log"},
     "feed": {"config", "data", "lm"},
     "cache": {"config", "data", "disk", "feed", "lm", "lock", "log", "run"},

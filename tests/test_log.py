@@ -1,10 +1,13 @@
 """What a person sees and what is left for the plots; none of it may change training or ask a question."""
 
 import json
+import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +19,7 @@ from tiny_models import VOCAB_SIZE, tiny_model
 
 from sae import SaeConfig, SaeTrainer, TrainConfig, log
 from sae.evaluation.reconstruction import ReconstructionMetrics
-from sae.log import JsonLines, Progress, Sink, Stopwatch, WandbSink, note, why_no_wandb
+from sae.log import Detached, JsonLines, Progress, Sink, Stopwatch, WandbSink, note, why_no_wandb
 from sae.report.training import draw_curves, read_records, report
 
 
@@ -189,13 +192,97 @@ def test_wandb_is_finished_after_an_error_too(tmp_path: Path, fake_wandb: FakeWa
     assert fake_wandb.finished == 1
 
 
+class Trouble(FakeWandb):
+    """Weights & Biases that fails, or never answers, at one of the calls."""
+
+    def __init__(self, at: str, how: str) -> None:
+        super().__init__()
+        self.at, self.how, self.answer = at, how, Event()
+
+    def meet(self, call: str) -> None:
+        if call == self.at and self.how == "hangs":
+            self.answer.wait(60)
+        elif call == self.at:
+            raise {"fails": ConnectionError("no\nnetwork"), "exits": SystemExit(1)}[self.how]
+
+    def init(self, **options: Any) -> "FakeWandb":
+        self.meet("init")
+        return super().init(**options)
+
+    def log(self, record: dict[str, float], *, step: int) -> None:
+        self.meet("log" if step == 4 else "")
+        super().log(record, step=step)
+
+    def finish(self) -> None:
+        super().finish()
+        self.meet("finish")
+
+
+@pytest.mark.parametrize("how", ["fails", "exits", "hangs"])
+@pytest.mark.parametrize("at", ["init", "log", "finish"])
+def test_wandb_that_fails_or_hangs_costs_one_line_and_changes_nothing(
+    tmp_path: Path, no_wandb_settings: None, monkeypatch: pytest.MonkeyPatch, capsys: Any, at: str, how: str
+) -> None:
+    trouble = Trouble(at, how)
+    monkeypatch.setitem(sys.modules, "wandb", trouble)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setattr(log, "PATIENCE", 0.2)
+    trainer = tiny_trainer(tmp_path)
+    trainer.fit()
+    trouble.answer.set()
+    said = capsys.readouterr()
+    lines = [line for line in said.err.splitlines() if "Weights & Biases" in line]
+    reason = {"fails": "ConnectionError: no network", "exits": "SystemExit: 1", "hangs": "it was not done after 0.2 s"}
+    assert len(lines) == 1 and f"no longer logging to Weights & Biases ({reason[how]})" in lines[0]
+    assert lines[0].endswith(f"metrics go to {trainer.folder.metrics}")
+    assert [record["step"] for record in read_records(trainer.folder.metrics)] == [*range(1, 11)]
+    assert (trainer.folder.path / "evaluation.json").exists() and "FVU, L0 and unused" in said.out
+    assert how == "hangs" or trouble.finished == (at != "init")
+
+
+def test_a_service_that_takes_nothing_does_not_fill_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(log, "_MAX_WAITING", 3)
+    answer = Event()
+    sink = Detached(lambda: answer.wait(60) and JsonLines(tmp_path / "a"), what="it", instead=tmp_path / "b")  # type: ignore[arg-type, return-value]
+    for step in range(9):
+        sink.write({"step": step})
+    sink.close()
+    answer.set()
+    assert capsys.readouterr().err.count("no longer logging to it (it takes no more records)") == 1
+
+
+def test_metrics_that_a_full_disk_does_not_take_are_there_when_it_has_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, records = tmp_path / "metrics.jsonl", make_records(["a"], 6)
+    sink = JsonLines(path)
+    sink.write(records[0])
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 10, limits[1]))  # in the middle of a line
+    try:
+        for record in records[1:4]:
+            sink.write(record)
+        assert read_records(path) == records[:1]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    for record in records[4:]:
+        sink.write(record)
+        assert read_records(path) == records[: records.index(record) + 1]
+    sink.close()
+    assert path.read_text() == "".join(json.dumps(record) + "\n" for record in records)
+    assert capsys.readouterr().err.count("metrics.jsonl cannot be written (File too large)") == 1
+
+
 def test_wandb_is_left_alone_when_it_is_not_wanted(tmp_path: Path, fake_wandb: FakeWandb) -> None:
     tiny_trainer(tmp_path, log_to_wandb=False).fit()
     assert fake_wandb.records == [] and fake_wandb.options == {}
 
 
 def test_the_sinks_are_sinks(tmp_path: Path, fake_wandb: FakeWandb) -> None:
-    for sink in (JsonLines(tmp_path / "a"), WandbSink(name="a", config={}, folder=tmp_path)):
+    wandb = partial(WandbSink, name="a", config={}, folder=tmp_path)
+    for sink in (JsonLines(tmp_path / "a"), wandb(), Detached(wandb, what="it", instead=tmp_path)):
         assert isinstance(sink, Sink)
         sink.close()
 
@@ -255,6 +342,15 @@ def test_the_report_says_everything_and_where_it_is(
     for name in ("step_5", "metrics.jsonl", "curves.png"):
         assert any(line.endswith(str(tmp_path / name)) for line in lines)
     assert json.loads((tmp_path / "evaluation.json").read_text())["layers.1"] == results(names)["layers.1"]._asdict()
+
+
+def test_a_report_that_cannot_be_written_is_seen_and_told_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "evaluation.json").mkdir()
+    with pytest.raises(OSError, match="cannot be written .* the weights are saved, the table above is not$"):
+        report(tmp_path, tmp_path / "step_5", results(["layers.0"]), 5000, {"layers.0": 1.0})
+    assert "0.1000" in capsys.readouterr().out
 
 
 def test_without_a_record_nothing_is_said_about_a_picture_that_is_not_there(

@@ -241,6 +241,22 @@ def test_all_checkpoints_stay_by_default_if_they_fit_into_half_of_the_disk(
     assert checkpoints_to_keep(planned, 10, free) == kept
 
 
+def test_a_save_dir_that_cannot_be_written_is_refused_by_the_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="save_dir must be a folder, but .*/file is a file; choose another --save_dir"):
+        RunFolder.plan(TrainConfig(save_dir=str(tmp_path / "file/runs"), run_name="run"))
+
+    def refuse(dir: Path) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)  # as root a folder's mode says nothing
+    with pytest.raises(ValueError, match=r"save_dir must be .* written, but .* cannot \(Read-only file system\)"):
+        RunFolder.plan(TrainConfig(save_dir=str(tmp_path / "runs"), run_name="run"))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_a_resumed_run_keeps_what_it_had_decided_unless_told_otherwise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

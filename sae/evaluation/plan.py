@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sae.config import EvalConfig, TextConfig
+from sae.disk import check_writable
 from sae.formats import eleuther
 from sae.run import RunRecord
 
@@ -166,9 +167,10 @@ def _max_tokens(cfg: EvalConfig, held_out: RunRecord | None, ctx_len: int) -> in
 
 
 def _free_folder(cfg: EvalConfig, record: RunRecord | None) -> Path:
-    """Where to write. Raises ValueError if --out is taken; else the next free name."""
+    """Where to write. Raises ValueError if --out is taken; else the next free name. Or if it cannot be written."""
     if cfg.out is not None:
         path = Path(cfg.out)
+        check_writable("out", path)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise ValueError(f"out must be a new or empty folder, got {cfg.out}; choose another --out")
         return path
@@ -177,4 +179,5 @@ def _free_folder(cfg: EvalConfig, record: RunRecord | None) -> Path:
     while path.exists():
         number += 1
         path = first.with_name(f"{first.name}-{number}")
+    check_writable("out", path)
     return path

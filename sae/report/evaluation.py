@@ -7,6 +7,7 @@ import base64
 import html
 import json
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -39,16 +40,25 @@ WITH_INTERVAL = ("fvu", "kl_div_with_sae")
 def report_evaluation(evaluation: Evaluation, out: Path, about: Mapping[str, Any]) -> None:
     """Print the table, write eval.json, the pictures and report.html into the new folder `out`, and say where they are.
 
-    `about` says what was measured: the command, the checkpoints, the tokens, the versions.
+    `about` says what was measured: the command, the checkpoints, the tokens, the versions. Raises OSError in one line,
+    after the table, if the folder cannot be written.
     """
+    _print_table(evaluation)
+    sys.stdout.flush()
+    try:
+        _write(evaluation, out, about)
+    except OSError as error:
+        raise OSError(f"{out} cannot be written ({error}); the table above is all that was measured") from error
+    for what, path in {"numbers": out / "eval.json", "report": out / "report.html"}.items():
+        print(f"{what:<11} {path}")
+
+
+def _write(evaluation: Evaluation, out: Path, about: Mapping[str, Any]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     document = {"about": dict(about), **evaluation.to_json()}
     (out / "eval.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     pictures = draw_all(evaluation, out)
     (out / "report.html").write_text(page(evaluation, about, pictures), encoding="utf-8")
-    _print_table(evaluation)
-    for what, path in {"numbers": out / "eval.json", "report": out / "report.html"}.items():
-        print(f"{what:<11} {path}")
 
 
 def columns(evaluation: Evaluation) -> dict[str, tuple[str, str]]:

@@ -23,18 +23,19 @@ def report(
 ) -> None:
     """Print the table of held-out quality, write evaluation.json and curves.png into `run`, and say where all is.
 
+    Raises OSError in one line, after the table, if they cannot be written.
+
     `speeds` are tokens per second of each autoencoder's training alone, without the language model; NaN if none was.
     """
-    measured = as_json({name: metrics._asdict() for name, metrics in results.items()})
-    (run / "evaluation.json").write_text(json.dumps(measured, indent=2) + "\n")
     records = read_records(run / "metrics.jsonl")
-    draw_curves(records, run / "curves.png")
-    if any("/" in name for name in results):  # combinations
-        draw_frontier(results, run / "frontier.png")
     last = records[-1] if records else {}
     _print_table(results, {name: last.get(f"{name}/dead_fraction", 0.0) for name in results}, tokens, speeds)
     if last:
-        print(f"{last['tokens_per_second']:,.0f} tokens/s end to end, language model included")
+        print(f"{last['tokens_per_second']:,.0f} tokens/s end to end, language model included", flush=True)
+    try:
+        _write(run, results, records)
+    except OSError as error:
+        raise OSError(f"{run} cannot be written ({error}); the weights are saved, the table above is not") from error
     for what, path in {
         "checkpoint": checkpoint,
         "metrics": run / "metrics.jsonl",
@@ -43,6 +44,14 @@ def report(
     }.items():
         if path.exists():
             print(f"{what:<11} {path}")
+
+
+def _write(run: Path, results: Mapping[str, ReconstructionMetrics], records: list[Record]) -> None:
+    measured = as_json({name: metrics._asdict() for name, metrics in results.items()})
+    (run / "evaluation.json").write_text(json.dumps(measured, indent=2) + "\n")
+    draw_curves(records, run / "curves.png")
+    if any("/" in name for name in results):  # combinations
+        draw_frontier(results, run / "frontier.png")
 
 
 def _print_table(

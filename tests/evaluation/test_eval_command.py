@@ -228,6 +228,38 @@ def test_the_next_evaluation_takes_the_next_free_folder_and_out_is_never_overwri
     assert "out must be a new or empty folder" in run("runs/k4", "--out", "runs/k4/eval")[2]
 
 
+@pytest.mark.parametrize("where", ["out", "the run's folder", "read-only"])
+def test_a_folder_that_cannot_be_written_is_told_before_the_model_is_loaded(
+    run: Run, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.setattr(lm, "load_skeleton", None)
+    monkeypatch.setattr(lm, "load_config", None)
+    if where == "read-only":  # as root a folder's mode says nothing
+
+        def refuse(*arguments: object, **options: object) -> None:
+            raise OSError(30, "Read-only file system")
+
+        monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+        status, out, err = run("runs/k4")
+        assert status == 2 and re.search(r"out must be a folder that can be written, but .*runs/k4 cannot \(Read-", err)
+        assert err.count("\n") == 1 and "choose another --out" in err
+        return
+    Path("file").write_text("")
+    arguments = {"out": ["--out", "file/found"], "the run's folder": ["--out", "file"]}[where]
+    status, out, err = run("runs/k4", *arguments)
+    assert status == 2 and "out must be a folder, but" in err and "is a file; choose another --out" in err
+
+
+def test_what_was_measured_is_seen_even_if_it_cannot_be_written(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(evaluation: Evaluation, out: Path, about: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("sae.report.evaluation._write", full)
+    status, out, err = run("runs/k4", "--max_tokens", "100")
+    assert status == 2 and "layers.2" in out and "FVU" in out
+    assert "runs/k4/eval cannot be written ([Errno 28] No space left on device); the table above is all" in err
+
+
 def hostile_evaluation() -> Evaluation:
     quality = Quality({"fvu": 0.5, "l0": 3.0}, {"fvu": (0.4, 0.6)}, {"0": {"fvu": 0.5}}, [1] * 28)
     names = ["<script>alert(1)</script>", "$\\frac{", "[red]_[/red]", "\x1b[31m\x07", "_hidden"]
