@@ -170,6 +170,7 @@ def fit(trainer: "SaeTrainer") -> int:
 def evaluate(cfg: EvalConfig) -> int:
     """Load autoencoders, data and model, measure, report. The cheap checks come first."""
     from sae import lm
+    from sae.data.activations import check_excluded
     from sae.distributed import World
     from sae.evaluation.command import load_dictionaries, measure_plan
     from sae.evaluation.plan import plan_evaluation
@@ -183,6 +184,12 @@ def evaluate(cfg: EvalConfig) -> int:
     plan = plan_evaluation(cfg, context_limit=lambda model: lm.context_limit(lm.load_config(model, **access)))
     skeleton = lm.load_skeleton(plan.text.model, revision=plan.text.revision, token=cfg.hf_token)
     lm.check_ctx_len(plan.text.ctx_len, skeleton.config)
+    check_excluded(
+        cfg.exclude_tokens or [],
+        cfg.exclude_positions or [],
+        vocab_size=lm.vocab_size(skeleton),
+        ctx_len=plan.text.ctx_len,
+    )
     for hookpoint in plan.hookpoints:
         lm.locate(skeleton, hookpoint)
     with world.one_first(note, "prepared the data"):
@@ -224,10 +231,12 @@ def cache(cfg: CacheConfig) -> int:
 def check_model(cfg: RunConfig) -> tuple[Any, list[str]]:
     """The model's skeleton, and the hookpoints that are chosen in it."""
     from sae import lm
+    from sae.feed import check_exclusions
 
     access = {"revision": cfg.revision, "token": cfg.hf_token}
     lm.check_ctx_len(cfg.ctx_len, lm.load_config(cfg.model, **access))
     skeleton = lm.load_skeleton(cfg.model, **access)
+    check_exclusions(cfg, vocab_size=lm.vocab_size(skeleton), ctx_len=cfg.ctx_len)
     return skeleton, lm.resolve_hookpoints(
         skeleton, hookpoints=cfg.hookpoints, layers=cfg.layers, layer_stride=cfg.layer_stride
     )

@@ -9,7 +9,7 @@ from sae import lm
 from sae.config import CacheConfig
 from sae.data.cache_format import CacheHeader
 from sae.data.cache_write import CacheSize, cache_size, check_space, write_cache
-from sae.disk import MANIFEST, check_writable
+from sae.disk import MANIFEST, absolute, check_writable
 from sae.feed import LiveFeed
 from sae.lock import check_unlocked
 from sae.log import Progress, note
@@ -76,7 +76,8 @@ def _header(cfg: CacheConfig, feed: LiveFeed, model: nn.Module, num_shards: int)
     except ValueError:  # some architectures have no list of blocks
         path, count = "", 0
     return CacheHeader(
-        options={name: getattr(cfg, name) for name in KEPT_OPTIONS} | {"ctx_len": feed.ctx_len},
+        options={name: getattr(cfg, name) for name in KEPT_OPTIONS}
+        | {"model": absolute(cfg.model), "dataset": absolute(cfg.dataset), "ctx_len": feed.ctx_len},
         hookpoints=feed.widths,
         blocks=[f"{path}.{index}" for index in range(count)],
         dtype=cfg.dtype,

@@ -1,5 +1,6 @@
 """Small files: read as if a stranger had written them, and written so that a crash leaves the old one or the new."""
 
+import glob
 import hashlib
 import json
 import os
@@ -72,6 +73,21 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
         os.fsync(file.fileno())
     partial.replace(path)
     sync(path.parent)
+
+
+def absolute(name: str) -> str:
+    """A name that leads to the same from anywhere, if it leads to something here; else as it is, as one on the hub.
+
+    That is a file, a folder, a glob that fits some, or a folder with a configuration after a colon.
+    """
+    path = os.path.expanduser(name)
+    return os.path.abspath(path) if is_here(path) else name
+
+
+def is_here(path: str) -> bool:
+    """Whether the path leads to something."""
+    folder, colon, _ = path.partition(":")
+    return os.path.exists(path) or bool(glob.glob(path)) or (bool(colon) and os.path.isdir(folder))
 
 
 def check_writable(option: str, folder: Path) -> None:

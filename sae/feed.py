@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from sae import lm
 from sae.config import TrainConfig
-from sae.data.activations import Activations, ActivationSource, Batch, LiveActivations, TokenSource
+from sae.data.activations import Activations, ActivationSource, Batch, LiveActivations, TokenSource, check_excluded
 from sae.data.ahead import ReadAhead
 from sae.data.cache_read import ActivationCache, CachedActivations, held_out_batches
 from sae.data.retry import Wait, patiently
 from sae.data.tokens import TokenBatches, as_sequences, held_out_count
+from sae.disk import absolute
 
 
 @runtime_checkable
@@ -91,6 +92,7 @@ class LiveFeed:
         )
         self.tokens = token_batches(cfg, dataset, batches_at_once, vocab_size=lm.vocab_size(model), wait=wait)
         lm.check_ctx_len(self.tokens.ctx_len, model.config)  # type: ignore[arg-type]
+        check_exclusions(cfg, vocab_size=lm.vocab_size(model), ctx_len=self.tokens.ctx_len)
         count_steps(cfg, self.tokens, batches_at_once)
         # What is at hand is read in no time; a stream is fetched and tokenised.
         self.batches: TokenSource = self.tokens if self.tokens.num_sequences is not None else ReadAhead(self.tokens)
@@ -236,6 +238,12 @@ def token_batches(
     )
 
 
+def check_exclusions(cfg: TrainConfig, *, vocab_size: int, ctx_len: int) -> None:
+    """Raise ValueError for an excluded token or position that there is not; a run that began with one goes on."""
+    if not cfg.resume or {"exclude_tokens", "exclude_positions"} & set(cfg.resume_changed):
+        check_excluded(cfg.exclude_tokens, cfg.exclude_positions, vocab_size=vocab_size, ctx_len=ctx_len)
+
+
 def count_steps(cfg: TrainConfig, data: Extent, batches_at_once: int | None = None) -> int:
     """How often a run reads `batches_at_once` batches, for an optimizer step, or several (`optim.steps_per_batch`).
 
@@ -267,7 +275,8 @@ def adopted(cfg: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     defaults = type(cfg)()
     for name, value in taken.items():
         given = getattr(cfg, name)
-        if given not in (getattr(defaults, name), value):
+        same = isinstance(given, str) and isinstance(value, str) and absolute(given) == absolute(value)
+        if given not in (getattr(defaults, name), value) and not same:
             raise ValueError(f"{name} must be that of the activations, {value!r}, got {given!r}; leave it out")
     return taken
 

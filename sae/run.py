@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from sae.config import RunConfig, TrainConfig
-from sae.disk import MANIFEST, check_writable, link_that_leaves, read_json, short, write_json
+from sae.disk import MANIFEST, absolute, check_writable, is_here, link_that_leaves, read_json, short, write_json
 from sae.lock import alone_in, check_unlocked, holds_nothing
 
 _PACKAGES = ("sae", "torch", "transformers", "datasets", "tokenizers", "safetensors", "numpy")
@@ -24,6 +24,8 @@ _HELD_OUT = "held_out_sequences"
 _FINGERPRINTS = "fingerprints"
 _SOURCES = {"model": "model", "held_out": "dataset", "activations": "activations"}
 """The option that names what each fingerprint is of."""
+_PLACES = ("model", "dataset", "finetune", "activations")
+"""Options that may name a file or a folder."""
 _SIZES_OF_A_STEP = ("batches_per_step", "steps_per_batch")
 _FREE_TO_CHANGE = (
     "resume", "resume_changed", "run_name", "save_dir", "save_every", "keep_last", "save_best", "eval_every",
@@ -96,12 +98,12 @@ class RunFolder(NamedTuple):
         self.path.mkdir(parents=True, exist_ok=True)
         derived |= {"keep_last": self.keep_last}
         document = {"options": _options(cfg), "derived": derived, "versions": versions(), "command": command()}
-        write_json(self.path / "config.json", document | {"launch": _launch()})
+        write_json(self.path / "config.json", document | {"folder": str(self.path.absolute()), "launch": _launch()})
 
     def _note_changes(self, cfg: TrainConfig, derived: dict[str, Any]) -> None:
         path = self.path / "config.json"
         document = read_json(path)
-        changed = _changes(document["options"], cfg)
+        changed = _changes(_located(document["options"], self.path, document), cfg)
         if changed:
             document["options"] |= {name: now for name, (_, now) in changed.items()}
             document["derived"] = derived | {"keep_last": self.keep_last}
@@ -185,7 +187,41 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _options(cfg: TrainConfig) -> dict[str, Any]:
-    return {name: value for name, value in asdict(cfg).items() if name != _SECRET}
+    """What is recorded: without the token, and with paths that lead to the same from anywhere."""
+    options = {name: value for name, value in asdict(cfg).items() if name != _SECRET}
+    return options | {name: absolute(options[name]) for name in _PLACES if isinstance(options.get(name), str)}
+
+
+def _located(options: dict[str, Any], folder: Path, document: dict[str, Any]) -> dict[str, Any]:
+    """The options that `document`, in the folder of a run, records; with paths that lead to what they led to then.
+
+    The run's folder may have been moved together with what they name. Older versions recorded paths as they were given,
+    from the folder where the run was started.
+    """
+    places = {name: options[name] for name in _PLACES if isinstance(options.get(name), str)}
+    written_in = document.get("folder")
+    if not isinstance(written_in, str):
+        start = _start_of(options, folder)
+        moved = {name: os.path.join(start, os.path.expanduser(place)) for name, place in places.items()}
+        return options | {name: path for name, path in moved.items() if is_here(path)}
+    lost = {name: place for name, place in places.items() if os.path.isabs(place) and not is_here(place)}
+    moved = {n: os.path.abspath(os.path.join(folder, os.path.relpath(p, written_in))) for n, p in lost.items()}
+    return options | {name: path for name, path in moved.items() if is_here(path)}
+
+
+def _start_of(options: dict[str, Any], folder: Path) -> str:
+    """The folder that a run of an older version was started from, by its save_dir, if that is relative."""
+    save_dir, name = (str(options.get(key) or "") for key in ("save_dir", "run_name"))
+    depth = len(Path(save_dir).parts) + max(1, len(Path(name).parts))
+    return os.path.abspath(os.path.join(folder, *[".."] * depth))
+
+
+def _from_here(options: dict[str, Any]) -> dict[str, Any]:
+    """Options whose paths are short where they lead below the current folder."""
+    here = os.path.join(os.getcwd(), "")
+    places = {name: options[name] for name in _PLACES if isinstance(options.get(name), str)}
+    below = {n: place.removeprefix(here) for n, place in places.items() if place.startswith(here) and is_here(place)}
+    return options | below
 
 
 def _changes(before: dict[str, Any], cfg: TrainConfig) -> dict[str, tuple[Any, Any]]:
@@ -201,7 +237,7 @@ def _check_resumable(path: Path, cfg: TrainConfig) -> None:
         document = read_json(path / "config.json")
         if not isinstance(document["options"], dict) or not isinstance(document.get("changes", []), list):
             raise TypeError
-        changed = _changes(document["options"], cfg)
+        changed = _changes(_located(document["options"], path, document), cfg)
     except (OSError, ValueError, KeyError, TypeError):
         raise ValueError(
             f"resume must name a run, but {path} holds none (no readable config.json); "
@@ -263,7 +299,7 @@ class RunRecord(NamedTuple):
             try:
                 document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
                 options, derived = document["options"], document["derived"]
-                options = options | derived.get("read_with", {})
+                options = _from_here(_located(options | derived.get("read_with", {}), folder, document))
             except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 continue
             if isinstance(options, dict) and isinstance(derived, dict) and isinstance(derived.get(_HELD_OUT), int):

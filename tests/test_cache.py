@@ -230,6 +230,48 @@ def test_a_cache_folder_that_cannot_be_written_is_told_before_the_model_is_loade
     assert "activations must be a folder, but" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["cache", "train"])
+def test_a_token_or_position_that_there_is_not_is_no_way_to_exclude_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model, tokens = text(tmp_path)
+    monkeypatch.setattr("sae.data.load_data", None)
+    before = sorted(tmp_path.rglob("*"))
+    for options, words in {
+        ("--exclude_tokens", "3", "99999"): "exclude_tokens must be below the model's vocabulary size 320, got 99999",
+        (
+            "--exclude_positions",
+            "0",
+            "16",
+        ): "exclude_positions must be positions, from 0, in sequences of ctx_len=16 to",
+    }.items():
+        assert sae.__main__.main([command, model, tokens, *READING, *options]) == 2
+        assert words in capsys.readouterr().err and sorted(tmp_path.rglob("*")) == before
+    with pytest.raises(ValueError, match="exclude_tokens must be below .* 320, got 320, which excludes nothing"):
+        trainer(tmp_path, make_tokens(), tiny_model("gpt_neox"), exclude_tokens=[320])
+    with pytest.raises(ValueError, match=f"ctx_len={SEQ} tokens, got {SEQ}, which excludes nothing"):
+        trainer(tmp_path, make_tokens(), tiny_model("gpt_neox"), exclude_positions=[SEQ])
+    saes = {"layers.0": Sae(32, SaeConfig(num_latents=64, k=4))}
+    with pytest.raises(ValueError, match="exclude_positions must be"):
+        evaluate(tiny_model("gpt_neox"), make_tokens(), saes, exclude_positions=[SEQ])
+
+
+def test_a_cache_and_a_run_are_continued_from_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text(tmp_path)
+    (tmp_path / "here").mkdir()
+    for where, model, tokens, c, runs in (("", "model", "tokens.bin", "c", "runs"),
+                                          ("here", "../model", "../tokens.bin", "../c", "../runs")):  # fmt: skip
+        monkeypatch.chdir(tmp_path / where)
+        assert sae.__main__.main(["cache", model, tokens, *READING, "--activations", c]) == 0
+        small = [*TRAINING[:-1], runs, "--run_name", "run", *["--resume"] * (where == "here")]
+        assert sae.__main__.main([model, tokens, "--activations", c, *small]) == 0, capsys.readouterr().err
+    options = json.loads((tmp_path / "runs/run/config.json").read_text())["options"]
+    assert options["activations"] == str(tmp_path / "c") and options["model"] == str(tmp_path / "model")
+
+
 def die(writer: Any) -> None:
     raise RuntimeError("as if killed")
 

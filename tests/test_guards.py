@@ -50,7 +50,7 @@ MAY_KNOW = {
     "end_to_end": {"autoencoder", "gradients", "learner", "lm", "losses"},
     "evaluation": {"autoencoder", "config", "data", "disk", "formats", "lm", "log", "losses", "run"},
     "report": {"evaluation", "log"},
-    "feed": {"config", "data", "lm"},
+    "feed": {"config", "data", "disk", "lm"},
     "cache": {"config", "data", "disk", "feed", "lm", "lock", "log", "run"},
     "trainer": {
         "autoencoder", "checkpoint", "config", "data", "distributed", "end_to_end", "evaluation", "feed",

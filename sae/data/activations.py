@@ -149,6 +149,26 @@ def counted(
     return ~(torch.isin(tokens, torch.tensor(list(exclude_tokens), dtype=torch.int64)) | positions)
 
 
+def check_excluded(
+    exclude_tokens: Sequence[int], exclude_positions: Sequence[int], *, vocab_size: int, ctx_len: int
+) -> None:
+    """Raise ValueError for a token id or a position that the model and its sequences do not have."""
+    rules = {
+        "exclude_tokens": (exclude_tokens, vocab_size, f"below the model's vocabulary size {vocab_size}"),
+        "exclude_positions": (
+            exclude_positions,
+            ctx_len,
+            f"positions, from 0, in sequences of ctx_len={ctx_len} tokens",
+        ),
+    }
+    for name, (given, limit, rule) in rules.items():
+        beyond = [number for number in given if not 0 <= number < limit]
+        if beyond:
+            raise ValueError(
+                f"{name} must be {rule}, got {beyond[0]}, which excludes nothing; leave it out of --{name}"
+            )
+
+
 def check_finite(activations: Mapping[str, Float[Tensor, "batch seq d_in"]], where: str) -> None:
     """Raise NonFiniteError at the first NaN or infinity. Waits for the device, once for all hookpoints."""
     if not activations:

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from sae.disk import MANIFEST, sha256_of, write_whole
+from sae.disk import MANIFEST, absolute, sha256_of, write_whole
 from sae.lock import alone_in, holds_nothing
 
 from .activations import Batch, LiveActivations
@@ -342,6 +342,10 @@ def _tidy(folder: Path) -> None:
 def _check_same(folder: Path, found: dict[str, Any], header: CacheHeader) -> None:
     given = json.loads(json.dumps(header._asdict()))
     before = CacheHeader._field_defaults | found
+    places = {name: before["options"].get(name) for name in ("model", "dataset")}  # older ones: as they were given
+    before["options"] = before["options"] | {
+        name: absolute(place) for name, place in places.items() if isinstance(place, str)
+    }
     replaced = _replaced(before.pop("fingerprints"), given.pop("fingerprints"))
     if None in (before["sequences"], given["sequences"]):
         del given["sequences"]

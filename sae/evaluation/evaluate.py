@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sae import lm
 from sae.autoencoder import Sae
-from sae.data.activations import counted
+from sae.data.activations import check_excluded, counted
 from sae.data.tokens import SampledSequences
 from sae.evaluation.measure import Dictionaries, Measured, means, measure, nothing
 from sae.evaluation.metrics import Quality, as_json, qualities
@@ -90,9 +90,12 @@ def evaluate(
     with `seed`. A `model` without a language-modelling head has its reconstructions measured, and no predictions.
     Excluded tokens count in nothing and keep their activations. Under torchrun all processes call it, with the same
     arguments and `ranks=sae.distributed.World.from_environment()`: each measures a share, and all return the whole.
-    Raises ValueError for an autoencoder that does not fit the model, and if no token counts.
+    Raises ValueError for an autoencoder that does not fit the model, for an excluded token or position
+    that there is not, and if no token counts.
     """
-    sample = SampledSequences(dataset, max_tokens, batch_size, seed=seed, vocab_size=lm.vocab_size(model))
+    vocab_size = lm.vocab_size(model)
+    sample = SampledSequences(dataset, max_tokens, batch_size, seed=seed, vocab_size=vocab_size)
+    check_excluded(exclude_tokens, exclude_positions, vocab_size=vocab_size, ctx_len=sample.ctx_len)
     return evaluate_many(
         model, sample, {"": saes}, exclude_tokens=exclude_tokens, exclude_positions=exclude_positions, ranks=ranks
     )

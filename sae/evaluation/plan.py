@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sae.config import EvalConfig, TextConfig
-from sae.disk import check_writable
+from sae.disk import absolute, check_writable
 from sae.formats import eleuther
 from sae.run import RunRecord
 
@@ -152,7 +152,9 @@ def _held_these_out(plan: EvalPlan, record: RunRecord | None) -> bool:
 def _same(one: str, other: str | None) -> bool:
     if other is None:
         return False
-    return one == other or (Path(one).exists() and Path(one).resolve() == Path(other).resolve())
+    if one == other or absolute(one) == absolute(other):
+        return True
+    return Path(one).exists() and Path(one).resolve() == Path(other).resolve()
 
 
 def _given_or(given: Any, otherwise: Any) -> Any:

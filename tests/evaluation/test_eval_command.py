@@ -156,6 +156,51 @@ def test_a_run_of_a_version_that_recorded_no_fingerprints_is_measured(run: Run, 
     assert status == 0 and "of the sequences that runs/k4 held out" in err and "other" not in err
 
 
+def test_a_run_is_measured_from_another_folder_and_after_everything_has_moved_together(
+    run: Run, no_pictures: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run was made elsewhere, with relative paths, in a folder that is no longer there for us."""
+    options = json.loads(Path("runs/k4/config.json").read_text())["options"]
+    assert Path(options["model"]).is_absolute() and Path(options["dataset"]).is_absolute()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "model").rename(tmp_path / "elsewhere/model")
+    (tmp_path / "text.jsonl").rename(tmp_path / "elsewhere/text.jsonl")
+    (tmp_path / "runs").rename(tmp_path / "elsewhere/runs")
+    document = json.loads((tmp_path / "elsewhere/runs/k4/config.json").read_text())
+    document["folder"] = document["folder"].replace(str(Path(options["model"]).parent), "/gone")
+    document["options"] |= {"model": "/gone/model", "dataset": "/gone/text.jsonl"}
+    (tmp_path / "elsewhere/runs/k4/config.json").write_text(json.dumps(document))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    status, _, err = run("../elsewhere/runs/k4", "--max_tokens", "100", "--out", "found")
+    assert status == 0 and "of the sequences that" in err and "may have seen" not in err, err
+
+
+def test_a_run_of_a_version_that_recorded_relative_paths_is_measured_from_another_folder(
+    run: Run, no_pictures: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for config in Path("runs/k4").rglob("config.json"):
+        document = json.loads(config.read_text())
+        document["options"] |= {"model": "model", "dataset": "text.jsonl", "save_dir": "runs"}
+        del document["folder"]
+        config.write_text(json.dumps(document))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    status, _, err = run("../runs/k4", "--max_tokens", "100", "--out", "found")
+    assert status == 0 and "of the sequences that" in err and "may have seen" not in err, err
+
+
+def test_a_recorded_path_that_leads_nowhere_is_never_asked_of_the_hub(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = json.loads(Path("runs/k4/config.json").read_text())
+    for name, words in {"model": "/gone/model does not exist", "dataset": "got '/gone/dataset'"}.items():
+        options = document["options"] | {name: f"/gone/{name}"}
+        Path("runs/k4/config.json").write_text(json.dumps(document | {"options": options}))
+        status, _, err = run("runs/k4")
+        assert status == 2 and words in err and "hub.co" not in err, err
+
+
 def test_a_checkpoint_of_nobodys_run_needs_model_and_data_and_takes_a_sample(run: Run, no_pictures: None) -> None:
     Path("runs/k8/step_16/layers.0").rename("foreign")
     assert "MODEL must be given" in run("foreign")[2]
@@ -325,6 +370,8 @@ BAD = [
     (["runs/k4", "--batch_size", "0"], ["batch_size", "got 0"]),
     (["runs/k4", "--exclude_positions", "-1"], ["exclude_positions", "got -1"]),
     (["runs/k4", "--exclude_positions", *map(str, range(16))], ["a token to measure on"]),
+    (["runs/k4", "--exclude_positions", "16"], ["exclude_positions must be positions", "ctx_len=16 tokens, got 16"]),
+    (["runs/k4", "--exclude_tokens", "3", "320"], ["exclude_tokens must be below", "vocabulary size 320, got 320"]),
     (["runs/k4", "--ctx_len", "65"], ["limit=64"]),
     (["runs/k4", "model", "nothing.jsonl"], ["nothing.jsonl"]),
     (["runs/k4", "--ctx_len", "0"], ["ctx_len must be greater than 0"]),
