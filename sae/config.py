@@ -254,7 +254,8 @@ class SourceConfig:
     """Language model: a hub id, a local folder, or a .gguf file."""
 
     dataset: str = "togethercomputer/RedPajama-Data-1T-Sample"
-    """Text or tokens: a hub id, a folder, local .txt .jsonl .parquet .csv files or globs, or a .bin file of tokens."""
+    """Text or tokens: a hub id, a folder, local .txt .jsonl .csv .tsv .parquet files (also .gz and others of them),
+    globs, or a .bin or .npy file of tokens."""
 
     revision: str | None = None
     """Branch, tag or commit of the model on the hub."""

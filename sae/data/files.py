@@ -3,30 +3,39 @@
 import difflib
 import glob
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
+
+from .read import (
+    CHAT,
+    IDS,
+    MASK,
+    DataError,
+    File,
+    columns_of,
+    endings,
+    known_endings,
+    no_such_column,
+    rows_of,
+    tell_what_is_no_text,
+    wanted_columns,
+)
 
 if TYPE_CHECKING:
     import datasets
 
-BUILDERS = {".txt": "text", ".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
-PIECE_CHARACTERS = 1 << 16  # a .txt file becomes documents of about this length
-
-
-class DataError(ValueError):
-    """What a user gave does not name usable data; the message is one line."""
+TOKEN_FILES = (".bin", ".npy")
 
 
 def looks_like_path(name: str) -> bool:
     """Whether a name that does not exist here was meant as a file or folder, not as a data set on the hub."""
-    suffix = os.path.splitext(name)[1].lower()
     return (
         glob.has_magic(name)
         or name.startswith((".", "/", "~", os.sep))
         or "\\" in name
         or name.count("/") > 1
-        or suffix == ".bin"
-        or suffix in BUILDERS
+        or name.lower().endswith(TOKEN_FILES)
+        or File.of(name).kind is not None
     )
 
 
@@ -55,56 +64,102 @@ def _near_names(path: str) -> str:
     return f"{folder or 'the current folder'} holds {listing or 'nothing'}"
 
 
-def builder_for(files: Iterable[str]) -> str:
-    """The `datasets` builder that reads all these files. Raises DataError if none does."""
-    suffixes = sorted({os.path.splitext(file)[1].lower() for file in files})
-    builders = {BUILDERS.get(suffix) for suffix in suffixes}
-    found = ", ".join(suffix or "no extension" for suffix in suffixes)
-    if None in builders:
-        known = ", ".join([*BUILDERS, ".bin"])
-        raise DataError(f"data files must be one of {known}, got {found}; convert them, or name one kind with a glob")
-    if len(builders) > 1:
+def kind_of(files: Iterable[File]) -> str:
+    """Of which kind all these files are. Raises DataError if of none that is read, or of several."""
+    files = list(files)
+    kinds = {file.kind for file in files}
+    found = ", ".join(sorted({"".join(endings(file.name)) or "no extension" for file in files}))
+    if None in kinds:
+        raise DataError(
+            f"data files must be one of {known_endings()}, {', '.join(TOKEN_FILES)}, got {found}; convert them, or "
+            "name one kind with a glob"
+        )
+    if len(kinds) > 1:
         raise DataError(f"data files must all be of one kind, got {found}; name one kind with a glob such as '*.jsonl'")
-    return next(builder for builder in builders if builder)
+    return next(kind for kind in kinds if kind)
 
 
-def open_files(files: list[str], *, split: str, streaming: bool) -> "datasets.Dataset | datasets.IterableDataset":
-    """The rows of data files, as one split named train."""
+def open_files(
+    files: Mapping[str, list[File]], *, split: str, streaming: bool, text_column: str
+) -> "datasets.Dataset | datasets.IterableDataset":
+    """The rows of data files, which are given by split, with the columns that are wanted of them.
+
+    Without one of them, the columns of a parquet file are all there, and those of others an error that lists them.
+    """
+    check_split(split, files, streaming=streaming)
+    parts = {name: files[name] for name in (files if split == "all" else split_names(split))}
+    chosen = [file for part in parts.values() for file in part]
+    if not any(file.version[0] or "://" in file.path for file in chosen):
+        raise empty_data(", ".join(file.path for file in chosen))
+    kind = kind_of(chosen)
+    if kind == "parquet":
+        return _open_parquet(parts, split=split, streaming=streaming, text_column=text_column)
+    if kind == "text":
+        tell_what_is_no_text(chosen)
+    found = columns_of(chosen)
+    if not found:
+        raise empty_data(", ".join(file.name for file in chosen[:3]))
+    columns = wanted_columns(found, text_column)
+    if not columns:
+        raise no_column(found, text_column)
+    return _open_rows(parts, columns, split=split, streaming=streaming)
+
+
+def _open_rows(
+    parts: Mapping[str, list[File]], columns: list[str], *, split: str, streaming: bool
+) -> "datasets.Dataset | datasets.IterableDataset":
+    from datasets import Dataset, Features, IterableDataset, List, Value
+
+    kinds = dict.fromkeys((*IDS, MASK), List(Value("int64")))
+    features = Features({name: kinds.get(name, Value("string")) for name in columns})
+
+    def rows_in(kind: Any, files: list[File]) -> Any:
+        return kind.from_generator(rows_of, features=features, gen_kwargs={"files": files, "columns": tuple(columns)})
+
+    if streaming:
+        return rows_in(IterableDataset, [file for part in parts.values() for file in part])
+    return select_split({name: rows_in(Dataset, part) for name, part in parts.items()}, split)
+
+
+def _open_parquet(
+    parts: Mapping[str, list[File]], *, split: str, streaming: bool, text_column: str
+) -> "datasets.Dataset | datasets.IterableDataset":
+    """Only the wanted columns are read, so that files may differ in others."""
+    import pyarrow.parquet as pq
     from datasets import load_dataset
 
-    check_split(split, ["train"], streaming=streaming)
-    if not any(map(os.path.getsize, files)):
-        raise empty_data(", ".join(files))
-    builder = builder_for(files)
-    if builder == "text":
-        return open_text({"train": files}, split=split, streaming=streaming)
-    return load_dataset(builder, data_files={"train": files}, split=split, streaming=streaming)
+    paths = {name: [file.path for file in part] for name, part in parts.items()}
+    every = {path: pq.read_schema(path).names for part in paths.values() for path in part}
+    columns = wanted_columns(next(iter(every.values())), text_column)
+    for path, names in every.items():
+        if missing := [name for name in columns if name not in names]:
+            raise no_such_column(missing[0], path)
+    if not columns:
+        raise no_column(next(iter(every.values())), text_column)
+    return load_dataset("parquet", data_files=paths, split=split, streaming=streaming, columns=columns)
 
 
-def open_text(
-    files: Mapping[str, list[str]], *, split: str, streaming: bool
-) -> "datasets.Dataset | datasets.IterableDataset":
-    """The pieces of text files, in a column `text`, from the files of each split."""
-    from datasets import Dataset, Features, IterableDataset, Value
-
-    def rows_of(kind: Any, paths: list[str]) -> Any:
-        # size and time are there for the key under which `datasets` caches the rows
-        versions = [(path, os.path.getsize(path), os.stat(path).st_mtime_ns) for path in paths]
-        features = Features({"text": Value("string")})
-        return kind.from_generator(text_pieces, features=features, gen_kwargs={"files": versions})
-
-    names = list(files) if split == "all" else split_names(split)
-    if streaming:
-        return rows_of(IterableDataset, [path for name in names for path in files[name]])
-    return select_split({name: rows_of(Dataset, files[name]) for name in names}, split)
+def no_column(found: Iterable[str], text_column: str) -> DataError:
+    """None of the columns that are found is wanted."""
+    return DataError(
+        f"text column must be one of the data set's columns ({', '.join(found)}), got {text_column!r}; "
+        f"name it with text_key (--text_column), or call token ids {IDS[0]} and a chat {CHAT}"
+    )
 
 
-def text_pieces(files: list[tuple[str, int, int]]) -> Iterator[dict[str, str]]:
-    """Files cut at line ends into pieces of about 64k characters (twice that where there are no lines)."""
-    for path, *_ in files:
-        with open(path, encoding="utf-8-sig", errors="replace") as file:
-            while piece := file.read(PIECE_CHARACTERS):
-                yield {"text": piece + file.readline(PIECE_CHARACTERS)}
+def odd_files(folder: str) -> dict[str, list[File]]:
+    """By split, the files of a local folder, if `datasets` would not know or not find one that we read; else none."""
+    if not os.path.isdir(folder):
+        return {}
+    from datasets.data_files import DataFilesDict, get_data_patterns
+
+    found = glob.glob(os.path.join(folder, "**"), recursive=True)
+    ends = [endings(path) for path in found if File.of(path).kind is not None and os.path.isfile(path)]
+    if not any(kind == ".jsonlines" or packed == ".zip" for kind, packed in ends):
+        return {}
+    by_split = DataFilesDict.from_patterns(get_data_patterns(folder), base_path=folder)
+    files = {str(name): list(map(File.of, map(str, paths))) for name, paths in by_split.items()}
+    return {name: [file for file in part if file.kind is not None] for name, part in files.items()}
 
 
 def is_saved_dataset(folder: str) -> bool:

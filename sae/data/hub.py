@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from .files import BUILDERS, DataError, check_split, open_text, split_names
+from .files import check_split, odd_files, open_files, split_names
+from .read import KINDS, DataError, File, endings, known_endings
 
 if TYPE_CHECKING:
     import datasets
@@ -27,24 +28,61 @@ def open_repository(
     revision: str | None,
     token: str | None,
     num_proc: int | None,
+    text_column: str,
 ) -> "datasets.Dataset | datasets.IterableDataset":
     """A split of a data set on the hub, or of a local folder in the hub's layout.
 
     `config` is one of its configurations. A data set that needs a loading script is read from the hub's own conversion
-    to parquet, with one line in the log. Local .txt files are cut into documents as `open_text` does; on the hub each
-    line of a .txt file is a document.
+    to parquet, with one line in the log. Files that we read ourselves (`read.KINDS`) are read alike here and there,
+    unless the data set says how they must be read.
     """
-    if name in BUILDERS.values():
+    if name in KINDS.values():
         raise DataError(f"dataset must be files or a hub id, got {name!r}, a kind of file; name the files: '*.{name}'")
+    if odd := odd_files(name):
+        return open_files(odd, split=split, streaming=streaming, text_column=text_column)
     builder = _builder(name, config=config, split=split, revision=revision, token=token)
-    files = {str(part): [str(path) for path in paths] for part, paths in (builder.config.data_files or {}).items()}
+    files = {str(part): list(map(str, paths)) for part, paths in (builder.config.data_files or {}).items()}
     check_split(split, files or map(str, builder.info.splits), streaming=streaming)
-    if builder.__class__.__module__.endswith(".text.text") and not _is_remote(files):
-        return open_text(files, split=split, streaming=streaming)
+    if _is_read_by_us(builder, files):
+        parts = {part: files[part] for part in (files if split == "all" else split_names(split))}
+        found = _opened(parts, token) if streaming else _at_hand(parts, token)
+        return open_files(found, split=split, streaming=streaming, text_column=text_column)
     if streaming:
         return builder.as_streaming_dataset(split=split)
     builder.download_and_prepare(num_proc=num_proc)
     return builder.as_dataset(split=split)
+
+
+def _is_read_by_us(builder: Any, files: dict[str, list[str]]) -> bool:
+    """Whether all files are of a kind that we read, and nothing is said about how."""
+    kind = type(builder).__module__.rpartition(".")[2]
+    if kind not in set(KINDS.values()) or (kind == "parquet" and _is_remote(files)):
+        return False
+    names, usual = [path for paths in files.values() for path in paths], type(builder.config)()
+    of_the_data = ("name", "version", "data_dir", "data_files", "description", "features", "sep")
+    said = [name for name, value in vars(builder.config).items() if value != getattr(usual, name, value)]
+    tabs = [endings(name)[0] == ".tsv" for name in names]
+    separated = kind != "csv" or all(builder.config.sep == ("\t" if tab else ",") for tab in tabs)
+    known = all(File.of(name).kind == kind for name in names)
+    return bool(names) and known and separated and not set(said) - set(of_the_data)
+
+
+def _opened(files: dict[str, list[str]], token: str | None) -> dict[str, list[File]]:
+    """Files where they are, on the hub too."""
+    return {part: [File.of(path, token=token) for path in paths] for part, paths in files.items()}
+
+
+def _at_hand(files: dict[str, list[str]], token: str | None) -> dict[str, list[File]]:
+    """Files on this machine, those of the hub in its cache."""
+    if not _is_remote(files):
+        return _opened(files, None)
+    from datasets import DownloadConfig, DownloadManager
+
+    fetched = DownloadManager(download_config=DownloadConfig(token=token)).download(files)
+    return {
+        part: [File.of(str(path), name) for path, name in zip(fetched[part], paths, strict=True)]
+        for part, paths in files.items()
+    }
 
 
 def _is_remote(files: dict[str, list[str]]) -> bool:
@@ -123,6 +161,8 @@ def explained(name: str, token: str | None) -> Iterator[None]:
 def explain(error: Exception, name: str, token: str | None) -> DataError:
     """The one line for an error that was raised while opening the data set `name`."""
     message, kinds = str(error), {kind.__name__ for kind in type(error).__mro__}
+    if isinstance(cause := _innermost(error), DataError):
+        return cause
     if configs := re.search(r"(?:available configs|Available): (\[.*\])", message):
         given = re.search(r"BuilderConfig '(.*?)' not found", message)
         return _config_needed(name, given and given[1], re.findall(r"'(.*?)'", configs[1]))
@@ -143,8 +183,9 @@ def explain(error: Exception, name: str, token: str | None) -> DataError:
             "the hub; check the spelling, or pass --hf_token if it is private"
         )
     if kinds & {"DataFilesNotFoundError", "EmptyDatasetError"}:
-        known = ", ".join(BUILDERS)
-        return DataError(f"dataset must hold data files ({known} and others), got none in {name!r}; choose another")
+        return DataError(
+            f"dataset must hold data files ({known_endings()} and others), got none in {name!r}; choose another"
+        )
     return DataError(f"dataset must be readable, got {name!r}: {_one_line(error, token)}; check its files")
 
 
@@ -165,7 +206,12 @@ def _status(error: Exception) -> int | None:
 
 def _one_line(error: BaseException, token: str | None) -> str:
     """The first line of the innermost cause, shortened."""
-    while error.__cause__:
-        error = error.__cause__
+    error = _innermost(error)
     text = f"{type(error).__name__}: {error}".strip().split("\n")[0]
     return (text.replace(token, "***") if token else text)[:MAX_QUOTED]
+
+
+def _innermost(error: BaseException) -> BaseException:
+    while error.__cause__:
+        error = error.__cause__
+    return error

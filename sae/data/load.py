@@ -2,14 +2,24 @@
 
 import logging
 import os
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from .files import DataError, empty_data, find_files, is_saved_dataset, looks_like_path, open_files, open_saved
+from .files import (
+    TOKEN_FILES,
+    empty_data,
+    find_files,
+    is_saved_dataset,
+    looks_like_path,
+    no_column,
+    open_files,
+    open_saved,
+)
 from .hub import explained, open_repository
+from .ids import ids_of, row_lengths, rows_without_padding
 from .memmap import MemmapTokens
-from .pack import ChunkLayout, PackedStream, Row, own_view, pack_dataset
-from .tokenize import check_text_column, chunk_and_tokenize
+from .pack import ChunkLayout, PackedStream, own_view, pack_dataset
+from .read import IDS, DataError, File, wanted_columns
+from .tokenize import chunk_and_tokenize
 from .tokens import PiecedSequences, RowSequences, Sequences, SequenceStream
 
 if TYPE_CHECKING:
@@ -34,49 +44,69 @@ def load_data(
 ) -> Sequences | SequenceStream:
     """Sequences of `ctx_len` tokens from the data set of that name, for `TokenBatches`.
 
-    `dataset` is the first of these that fits: a .bin file of token ids; a folder written by save_to_disk; a local
-    folder in the hub's layout; .txt, .jsonl, .json, .parquet or .csv files, one or a glob (quoted), all of one kind; a
-    hub id. A configuration of a folder or hub id is named after a colon: `allenai/c4:en`. A .txt file is cut at line
-    ends into documents of about 64k characters.
+    `dataset` is the first of these that fits: a .bin or .npy file of token ids; a folder written by save_to_disk; a
+    local folder in the hub's layout; files, one or a glob (quoted), all of one kind of `read.KINDS`, packed or not; a
+    hub id. A configuration of a folder or hub id is named after a colon: `allenai/c4:en`. A .txt file, wherever it
+    lies, is one text, cut at line ends into documents of about 64k characters. Of other files only the column that is
+    wanted is read: the others may differ from file to file.
 
     The text in `text_column` is tokenised and packed by `chunk_and_tokenize`. A data set without that column, but with
-    `input_ids`, is taken as tokenised (also by naming input_ids as `text_column`): rows of ctx_len tokens as they are,
-    rows of one greater length cut into pieces of ctx_len, other rows joined end to end and cut. A stream's rows are
-    always joined. `streaming` reads rows only as they are needed, without caching them; a .bin file never needs it.
+    `input_ids` (or `tokens`), is taken as tokenised (also by naming them as `text_column`): rows of ctx_len tokens as
+    they are, others joined end to end and cut, so that only a tail is lost; tokens whose `attention_mask` is 0 are left
+    out. One with neither, but with `messages`, is a chat, which the tokenizer's chat template makes text. A stream's
+    rows are always joined. `streaming` reads rows only as they are needed, without caching them; a .bin file never
+    needs it.
 
     Raises ValueError, in one line: data that does not exist, cannot be reached or is not open to `token` (which appears
     in no message); a missing split, configuration or column; no rows; fewer tokens than one sequence.
     """
     path, token = os.path.expanduser(dataset), token.strip() if token else None
-    if path.lower().endswith(".bin"):
-        return _open_memmap(path, ctx_len, vocab_size)
+    if path.lower().endswith(TOKEN_FILES):
+        return _open_tokens(path, ctx_len, vocab_size)
     with explained(dataset, token):
-        rows = _open_rows(path, split=split, streaming=streaming, revision=revision, token=token, num_proc=num_proc)
-        columns = _column_names(rows, dataset)
-    if text_column not in columns or text_column == "input_ids":
-        if "input_ids" in columns:
+        rows = _open_rows(
+            path,
+            split=split,
+            streaming=streaming,
+            revision=revision,
+            token=token,
+            num_proc=num_proc,
+            text_column=text_column,
+        )
+        found = _column_names(rows, dataset)
+        columns = wanted_columns(found, text_column)
+        if not columns:
+            raise no_column(found, text_column)
+        rows = rows.select_columns(columns)
+        if columns[0] in IDS:
             return _join_tokens(rows, ctx_len)
-        check_text_column(columns, None, text_column)
-    return _tokenize(rows, tokenizer, text_column=text_column, ctx_len=ctx_len, num_proc=num_proc)
+    return _tokenize(rows, tokenizer, text_column=columns[0], ctx_len=ctx_len, num_proc=num_proc)
 
 
-def _open_memmap(path: str, ctx_len: int, vocab_size: int) -> MemmapTokens:
+def _open_tokens(path: str, ctx_len: int, vocab_size: int) -> Sequences:
     files = find_files(path)
     if len(files) > 1:
-        raise DataError(f"dataset must be a single .bin file, got {len(files)} that match {path!r}; join them with cat")
+        kind = os.path.splitext(path)[1].lower()
+        raise DataError(f"dataset must be a single {kind} file, got {len(files)} that match {path!r}; join them")
     return MemmapTokens(files[0], ctx_len, vocab_size)
 
 
 def _open_rows(
-    path: str, *, split: str, streaming: bool, revision: str | None, token: str | None, num_proc: int | None
+    path: str,
+    *,
+    split: str,
+    streaming: bool,
+    revision: str | None,
+    token: str | None,
+    num_proc: int | None,
+    text_column: str,
 ) -> "datasets.Dataset | datasets.IterableDataset":
     if os.path.isdir(path) and is_saved_dataset(path):
         return open_saved(path, split=split, streaming=streaming)
-    if os.path.isfile(path):
-        return open_files([path], split=split, streaming=streaming)
     name, _, config = (path, "", "") if os.path.isdir(path) else path.partition(":")
-    if not os.path.isdir(name) and looks_like_path(path):
-        return open_files(find_files(path), split=split, streaming=streaming)
+    if os.path.isfile(path) or (not os.path.isdir(name) and looks_like_path(path)):
+        files = {"train": list(map(File.of, find_files(path)))}
+        return open_files(files, split=split, streaming=streaming, text_column=text_column)
     return open_repository(
         name,
         config=config or None,
@@ -85,6 +115,7 @@ def _open_rows(
         revision=revision,
         token=token,
         num_proc=num_proc,
+        text_column=text_column,
     )
 
 
@@ -127,13 +158,17 @@ def _join_tokens(rows: "datasets.Dataset | datasets.IterableDataset", ctx_len: i
 
     layout = ChunkLayout(ctx_len)
     if not isinstance(rows, Dataset):
-        return _stream(PackedStream(rows, _ids_of, layout, format="numpy"), ctx_len)
-    _check_ids(rows.features["input_ids"])
-    shortest, longest = _row_lengths(rows)
+        name = next(name for name in IDS if name in (rows.column_names or IDS[:1]))
+        rows = rows if name == IDS[0] else rows.rename_column(name, IDS[0])
+        return _stream(PackedStream(rows, ids_of, layout, format="numpy"), ctx_len)
+    rows = rows_without_padding(rows)
+    shortest, longest = row_lengths(rows)
     if shortest == longest >= ctx_len:
-        sequences = RowSequences(rows)
-        return sequences if longest == ctx_len else PiecedSequences(sequences, ctx_len)
-    packed = pack_dataset(rows.select_columns(["input_ids"]), layout)
+        left_out = len(rows) * (longest % ctx_len)
+        if longest == ctx_len or left_out < ctx_len:
+            sequences = RowSequences(rows)
+            return sequences if longest == ctx_len else PiecedSequences(sequences, ctx_len)
+    packed = pack_dataset(rows, layout)
     if not len(packed):
         raise _too_few_tokens(ctx_len)
     return RowSequences(packed)
@@ -144,25 +179,6 @@ def _stream(rows: PackedStream, ctx_len: int) -> SequenceStream:
     if next(iter(rows), None) is None:
         raise _too_few_tokens(ctx_len)
     return SequenceStream(rows)
-
-
-def _ids_of(rows: list[Row]) -> list[list[int]]:
-    return [row["input_ids"] for row in rows]
-
-
-def _check_ids(feature: Any) -> None:
-    dtype = str(getattr(getattr(feature, "feature", None), "dtype", feature))
-    if not dtype.startswith(("int", "uint")):
-        raise DataError(f"input_ids must be lists of whole numbers, got {dtype}; make them with chunk_and_tokenize")
-
-
-def _row_lengths(rows: "datasets.Dataset") -> tuple[int, int]:
-    """The shortest and the longest row; reads where rows end, not the tokens."""
-    import pyarrow.compute as pc
-
-    tables: Iterable[Any] = rows.select_columns(["input_ids"]).with_format("arrow").iter(batch_size=10_000)
-    ends = [pc.min_max(pc.list_value_length(table["input_ids"])).as_py() for table in tables]
-    return min(end["min"] or 0 for end in ends), max(end["max"] or 0 for end in ends)
 
 
 def _too_few_tokens(ctx_len: int) -> DataError:

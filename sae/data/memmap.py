@@ -1,4 +1,4 @@
-"""Token files: nothing but token ids, 16, 32 or 64 bits each, little endian, read without loading the file."""
+"""Token files: nothing but token ids, .bin (16, 32 or 64 bits each, little endian) or .npy; read without loading."""
 
 import os
 from collections.abc import Sequence
@@ -12,27 +12,24 @@ SAMPLE_BYTES = 1 << 20  # what is looked at to check the file, at its start
 
 
 class MemmapTokens:
-    """Sequences of `ctx_len` tokens, one after the other in a `.bin` file; a tail that fills none is left out.
+    """Sequences of `ctx_len` tokens, one after the other in a `.bin` or `.npy` file; a tail that fills none is lost.
 
-    Tokens are 64 bits wide if the file's start reads as such numbers that are all below 2**32. They are 32 bits wide if
-    `vocab_size` needs it, or if the start reads as 32-bit numbers that are all below 65536; else 16. Raises ValueError
-    if the file's size, its first tokens or its length do not fit.
+    Rows of an array are joined. Tokens of a `.bin` file are 64 bits wide if its start reads as such numbers that are
+    all below 2**32. They are 32 bits wide if `vocab_size` needs it, or if the start reads as 32-bit numbers that are
+    all below 65536; else 16. Raises ValueError if the file's size, its first tokens or its length do not fit.
     """
 
     def __init__(self, path: str | os.PathLike[str], ctx_len: int, vocab_size: int) -> None:
         self.path = os.fspath(path)
         self.ctx_len = ctx_len
-        num_bytes = os.path.getsize(self.path)
-        width = _token_width(self.path, num_bytes, vocab_size)
-        num_tokens = num_bytes // width
-        if num_tokens < ctx_len:
+        tokens = _npy_tokens(self.path) if self.path.lower().endswith(".npy") else _bin_tokens(self.path, vocab_size)
+        if len(tokens) < ctx_len:
             raise ValueError(
-                f"token file must hold at least one sequence of ctx_len={ctx_len} tokens, got {num_tokens} tokens in "
+                f"token file must hold at least one sequence of ctx_len={ctx_len} tokens, got {len(tokens)} tokens in "
                 f"{self.path!r}; lower --ctx_len or use a longer file"
             )
-        tokens = np.memmap(self.path, dtype=f"<u{width}", mode="r")
-        _check_vocabulary(self.path, tokens[: SAMPLE_BYTES // width], vocab_size, width)
-        self._rows = tokens[: num_tokens // ctx_len * ctx_len].reshape(-1, ctx_len)
+        _check_vocabulary(self.path, tokens[: SAMPLE_BYTES // tokens.itemsize], vocab_size)
+        self._rows = tokens[: len(tokens) // ctx_len * ctx_len].reshape(-1, ctx_len)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -42,6 +39,25 @@ class MemmapTokens:
 
     def take(self, indices: Sequence[int]) -> Int64[Tensor, "n ctx_len"]:
         return torch.from_numpy(self._rows[np.asarray(indices, np.int64)].astype(np.int64))
+
+
+def _bin_tokens(path: str, vocab_size: int) -> np.ndarray:
+    width = _token_width(path, os.path.getsize(path), vocab_size)
+    return np.memmap(path, dtype=f"<u{width}", mode="r") if os.path.getsize(path) else np.zeros(0, np.uint16)
+
+
+def _npy_tokens(path: str) -> np.ndarray:
+    """The whole numbers of an array, row after row."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(
+            f"a .npy file must hold an array of token ids, got {path!r}: {error}; write it again"
+        ) from None
+    if not isinstance(array, np.ndarray) or not np.issubdtype(array.dtype, np.integer):
+        found = getattr(array, "dtype", type(array).__name__)
+        raise ValueError(f"a .npy file must hold an array of token ids, got {found} in {path!r}; save whole numbers")
+    return array.reshape(-1)
 
 
 def _token_width(path: str, num_bytes: int, vocab_size: int) -> int:
@@ -65,10 +81,10 @@ def _reads_as(width: int, path: str, num_bytes: int) -> bool:
     return not halves[:, 1].any() and (width < 8 or bool(halves[:, 0].any()))
 
 
-def _check_vocabulary(path: str, sample: np.ndarray, vocab_size: int, width: int) -> None:
+def _check_vocabulary(path: str, sample: np.ndarray, vocab_size: int) -> None:
     index = int(sample.argmax())
     if sample[index] >= vocab_size:
         raise ValueError(
             f"tokens must be below the vocabulary size {vocab_size}, got {sample[index]} at position {index} of "
-            f"{path!r} (read as {8 * width}-bit tokens); use the model whose tokenizer wrote the file"
+            f"{path!r} (read as {8 * sample.itemsize}-bit tokens); use the model whose tokenizer wrote the file"
         )

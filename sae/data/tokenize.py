@@ -124,7 +124,7 @@ def check_text_column(column_names: list[str] | None, features: Any, text_key: s
             "name it with text_key (--text_column)"
         )
     dtype = getattr((features or {}).get(text_key), "dtype", "string" if features is None else "not a string")
-    if dtype not in ("string", "large_string", "null"):
+    if dtype not in ("string", "large_string", "string_view", "null"):
         raise _not_text(text_key, dtype)
 
 

@@ -16,8 +16,10 @@ from torch import Tensor
 
 from sae.disk import short
 
+from .ids import as_ids, has_padding, ids_column, joined_without_padding, row_ids
 from .pack import keeps_its_place, own_view
 from .place import whole
+from .read import IDS, MASK
 from .retry import Wait, patiently
 
 HELD_OUT_TOKENS = 65536
@@ -66,7 +68,7 @@ class RowSequences:
         if not len(rows):
             raise ValueError("a tokenised data set must have at least one row, got none; pass more text")
         self._fetch = _row_fetcher(rows)
-        first, last = (_as_ids(self._fetch([index])[0]) for index in (0, len(rows) - 1))
+        first, last = (as_ids(self._fetch([index])[0]) for index in (0, len(rows) - 1))
         self.ctx_len = len(first)
         self._num_rows = len(rows) - (len(last) < len(first))
 
@@ -76,7 +78,7 @@ class RowSequences:
     def take(self, indices: Sequence[int]) -> Int64[Tensor, "n ctx_len"]:
         if not len(indices):
             return torch.empty(0, self.ctx_len, dtype=torch.int64)
-        rows = [_as_ids(row) for row in self._fetch(list(indices))]
+        rows = [as_ids(row) for row in self._fetch(list(indices))]
         for index, row in zip(indices, rows, strict=True):
             _check_length(index, len(row), self.ctx_len)
         return torch.from_numpy(np.stack(rows))
@@ -132,7 +134,7 @@ class SequenceStream:
                 "a stream of tokens must have at least one row, got none; pass more text or lower --ctx_len"
             )
         self._iterator = chain([first], iterator)
-        return len(_input_ids(first))
+        return len(row_ids(first))
 
     def read(self, count: int) -> list[Int64[Tensor, " ctx_len"]]:
         """The next `count` sequences, fewer at the end."""
@@ -140,7 +142,7 @@ class SequenceStream:
         iterator, self._iterator = self._iterator or self._open(), None
         sequences: list[Tensor] = []
         for row in islice(iterator, count):
-            ids = _as_ids(_input_ids(row))
+            ids = row_ids(row)
             # a shorter row is the stream's last (`return_final_batch`), or else an error
             if len(ids) < ctx_len and next(iterator, None) is None:
                 break
@@ -188,9 +190,10 @@ class SequenceStream:
 def as_sequences(dataset: Any) -> Sequences | SequenceStream:
     """What `TokenBatches` reads, from whatever holds token ids.
 
-    Random access: a `Sequences` (MemmapTokens), a tensor or array (n, ctx_len), a tokenised `datasets.Dataset`, or any
-    object with len() and rows `{"input_ids": ...}` by number. A stream: `datasets.IterableDataset`, or any iterable of
-    such rows. Raises ValueError for anything else, naming the columns that there are.
+    Random access: a `Sequences` (MemmapTokens), a tensor or array (n, ctx_len), a tokenised `datasets.Dataset`, what a
+    tokenizer returns, or any object with len() and rows `{"input_ids": ...}` by number. A stream:
+    `datasets.IterableDataset`, or any iterable of such rows. Where the `attention_mask` of a data set leaves tokens
+    out, its rows are joined without them. Raises ValueError for anything else, naming the columns that there are.
     """
     if isinstance(dataset, (SequenceStream, Sequences)):
         return dataset
@@ -198,18 +201,31 @@ def as_sequences(dataset: Any) -> Sequences | SequenceStream:
         return TensorSequences(torch.from_numpy(dataset))
     if isinstance(dataset, Tensor):
         return TensorSequences(dataset)
+    if isinstance(dataset, Mapping) and not set(IDS).isdisjoint(dataset):
+        return as_sequences(_as_dataset(dataset))
     if isinstance(dataset, Mapping):
         raise ValueError(
             f"dataset must be one split, got several ({', '.join(map(str, dataset))}); pick one: dataset['train']"
         )
     if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__") and not isinstance(dataset, str):
-        return RowSequences(dataset)
+        names = getattr(dataset, "column_names", None) or ()
+        padded = len(dataset) and MASK in names and not set(IDS).isdisjoint(names) and has_padding(dataset)
+        return RowSequences(joined_without_padding(dataset) if padded else dataset)
     if isinstance(dataset, Iterable) and not isinstance(dataset, str):
-        _check_columns(getattr(dataset, "column_names", None))
+        if (names := getattr(dataset, "column_names", None)) is not None:
+            ids_column(names)
         return SequenceStream(dataset)
     raise ValueError(
         f"dataset must hold token sequences, got {type(dataset).__name__}; pass the result of chunk_and_tokenize"
     )
+
+
+def _as_dataset(encoded: Mapping[str, Any]) -> Any:
+    """What a tokenizer returns, as rows."""
+    from datasets import Dataset
+
+    columns = [name for name in (*IDS, MASK) if name in encoded]
+    return Dataset.from_dict({name: [as_ids(row) for row in encoded[name]] for name in columns})
 
 
 def held_out_count(num_sequences: int | None, batch_size: int, ctx_len: int) -> int:
@@ -497,38 +513,13 @@ class _StreamOrder:
 
 
 def _row_fetcher(rows: Any) -> Callable[[list[int]], Sequence[Any]]:
-    """A function from indices to the `input_ids` of these rows."""
+    """A function from indices to the token ids of these rows."""
     column_names = getattr(rows, "column_names", None)
     if column_names is None:
-        return lambda indices: [_input_ids(rows[index]) for index in indices]
-    _check_columns(column_names)
-    view = rows.with_format("numpy", columns=["input_ids"])
-    return lambda indices: view[indices]["input_ids"]
-
-
-def _check_columns(column_names: Iterable[str] | None) -> None:
-    if column_names is not None and "input_ids" not in column_names:
-        raise ValueError(
-            f"a tokenised data set must have a column input_ids, got {', '.join(column_names)}; "
-            "call chunk_and_tokenize on it first"
-        )
-
-
-def _input_ids(row: Any) -> Any:
-    if not isinstance(row, Mapping):
-        raise ValueError(f'rows must look like {{"input_ids": ...}}, got {type(row).__name__}; use chunk_and_tokenize')
-    _check_columns(row)
-    return row["input_ids"]
-
-
-def _as_ids(ids: Any) -> Int64[np.ndarray, " ctx_len"]:
-    ids = np.asarray(ids)
-    if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
-        raise ValueError(
-            f"input_ids must be one list of whole numbers per row, got {ids.dtype} of shape {ids.shape}; "
-            "make them with chunk_and_tokenize"
-        )
-    return ids.astype(np.int64, copy=False)
+        return lambda indices: [row_ids(rows[index]) for index in indices]
+    name = ids_column(column_names)
+    view = rows.with_format("numpy", columns=[name])
+    return lambda indices: view[indices][name]
 
 
 def _check_length(index: int, length: int, ctx_len: int) -> None:

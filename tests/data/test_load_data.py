@@ -1,9 +1,13 @@
 """From a name to sequences: every kind of source gives the tokens of its text, and every wrong name one clear line."""
 
+import bz2
 import gc
+import gzip
 import json
+import lzma
 import os
 import re
+import zipfile
 
 import numpy as np
 import pytest
@@ -11,7 +15,7 @@ import torch
 from datasets import Dataset, DatasetDict
 
 from sae.data import TokenBatches, chunk_and_tokenize, load_data
-from sae.data.files import PIECE_CHARACTERS, text_pieces
+from sae.data.read import PIECE_CHARACTERS, File, rows_of
 
 CTX_LEN = 16
 
@@ -127,7 +131,7 @@ def test_pieces_of_text_lose_nothing_and_end_at_line_ends(tmp_path):
     lines = [f"line {i}\n" for i in range(40_000)] + ["x" * (3 * PIECE_CHARACTERS)]
     path = tmp_path / "long.txt"
     path.write_text("".join(lines))
-    pieces = [piece["text"] for piece in text_pieces([(str(path), 0, 0)])]
+    pieces = [piece["text"] for piece in rows_of([File.of(str(path))], ["text"])]
     assert "".join(pieces) == "".join(lines)
     assert max(map(len, pieces)) <= 2 * PIECE_CHARACTERS
     assert all(piece.endswith("\n") for piece in pieces[:4])
@@ -136,7 +140,7 @@ def test_pieces_of_text_lose_nothing_and_end_at_line_ends(tmp_path):
 def test_bytes_that_are_no_text_are_replaced_and_a_byte_order_mark_is_dropped(tmp_path):
     path = tmp_path / "odd.txt"
     path.write_bytes(b"\xef\xbb\xbfab\xffcd")
-    assert list(text_pieces([(str(path), 0, 0)])) == [{"text": "ab\ufffdcd"}]
+    assert list(rows_of([File.of(str(path))], ["text"])) == [{"text": "ab\ufffdcd"}]
 
 
 def test_a_changed_text_file_is_read_again(load):
@@ -167,7 +171,7 @@ def test_a_token_file_is_read_as_it_is(load, expected):
 
 
 def tokenised(rows):
-    Dataset.from_dict({"input_ids": rows, "attention_mask": [[1]] * len(rows)}).save_to_disk("tokenised")
+    Dataset.from_dict({"input_ids": rows, "attention_mask": [[1] * len(row) for row in rows]}).save_to_disk("tokenised")
     return "tokenised"
 
 
@@ -177,9 +181,16 @@ def test_tokenised_rows_of_the_right_length_are_kept(load, expected, streaming):
     assert torch.equal(found, expected)
 
 
-def test_longer_tokenised_rows_are_cut(load, expected):
-    found = everything(load(tokenised(expected.tolist()), ctx_len=5))
-    assert torch.equal(found, expected[:, :15].reshape(-1, 5))
+@pytest.mark.parametrize("ctx_len", [4, 5, 15])
+def test_longer_tokenised_rows_of_one_length_lose_nothing_but_a_tail(load, expected, ctx_len):
+    tokens = expected.flatten()
+    found = everything(load(tokenised(expected.tolist()), ctx_len=ctx_len))
+    assert torch.equal(found, tokens[: len(tokens) // ctx_len * ctx_len].view(-1, ctx_len))
+
+
+def test_the_last_token_of_few_rows_is_left_out_where_all_are_less_than_a_sequence(load, expected):
+    found = everything(load(tokenised(expected[:3].tolist()), ctx_len=15))
+    assert torch.equal(found, expected[:3, :15])
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -204,6 +215,143 @@ def test_a_tokenizer_that_allows_less_than_ctx_len_is_logged(load, make_tokenize
     assert "sequences are 12 tokens long, not 16" in caplog.text
 
 
+def zipped(content):
+    with zipfile.ZipFile("archive", "w") as archive:
+        archive.writestr("inside", content)
+    with open("archive", "rb") as file:
+        return file.read()
+
+
+PACKERS = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zip": zipped}
+
+
+def rows_as(ending, texts):
+    """The contents of a file with this ending that has these rows."""
+    separator = {".csv": ",", ".tsv": "\t"}.get(ending)
+    if separator:
+        return "".join(f"{a}{separator}{b}\n" for a, b in [("id", "text"), *enumerate(texts)]).encode()
+    return "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
+
+
+@pytest.mark.parametrize("named", ["file", "glob", "folder", "stream"])
+@pytest.mark.parametrize("packed", PACKERS)
+@pytest.mark.parametrize("ending", [".jsonl", ".ndjson", ".jsonlines", ".json", ".csv", ".tsv"])
+def test_a_file_is_read_alike_however_it_is_packed_and_named(load, texts, expected, ending, packed, named):
+    os.mkdir("all")
+    with open(f"all/data{ending}{packed}", "wb") as file:
+        file.write(PACKERS[packed](rows_as(ending, texts)))
+    name = {"glob": f"all/*{packed or ending}", "folder": "all"}.get(named, f"all/data{ending}{packed}")
+    assert torch.equal(everything(load(name, streaming=named == "stream")), expected)
+
+
+@pytest.mark.parametrize("named", ["file", "glob", "folder", "stream"])
+@pytest.mark.parametrize("packed", PACKERS)
+def test_a_text_is_read_alike_however_it_is_packed_and_named(load, texts, packed, named):
+    plain = everything(load(write_text(texts)))
+    os.mkdir("all")
+    with open(f"all/data.txt{packed}", "wb") as file:
+        file.write(PACKERS[packed]("\n".join(texts).encode()))
+    name = {"glob": f"all/*{packed or '.txt'}", "folder": "all"}.get(named, f"all/data.txt{packed}")
+    assert torch.equal(everything(load(name, streaming=named == "stream")), plain)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("ending", ["json", "parquet"])
+def test_columns_that_nobody_asked_for_may_differ(load, texts, expected, ending, streaming):
+    os.mkdir("all")
+    parts = [{"text": texts[:70], "n": [1] * 70}, {"n": ["x"] * 70, "text": texts[70:140], "more": [[1.5]] * 70}]
+    for number, columns in enumerate([*parts, {"text": texts[140:]}]):
+        data = Dataset.from_dict(columns)
+        data.to_json(f"all/{number}.jsonl") if ending == "json" else data.to_parquet(f"all/{number}.parquet")
+    for name in ("all", "all/*"):
+        assert torch.equal(everything(load(name, streaming=streaming)), expected)
+
+
+def test_a_column_that_begins_late_does_not_matter(load, texts, expected):
+    with open(write_jsonl(["w1"] * 2000), "a") as file:
+        file.write(json.dumps({"text": "w1", "late": {"deep": [1]}}) + "\n")
+    assert len(everything(load("data.jsonl"))) == (2001 * 2) // (CTX_LEN - 1)
+
+
+def test_words_that_stand_for_nothing_elsewhere_are_text(load):
+    with open("data.csv", "w") as file:
+        file.write("text\n" + "NA\nnull\nNone\nnan\n" * 30)
+    assert len(everything(load("data.csv"))) == (120 * 2) // (CTX_LEN - 1)
+
+
+@pytest.mark.parametrize("content", ['[{"text": "w1 w2"}]', '{"text": ["w1 w2"]}', '{\n "text": ["w1 w2"]\n}'])
+def test_a_json_file_may_be_one_list_or_one_object_of_columns(load, content):
+    write("data.json", content)
+    assert everything(load("data.json", ctx_len=4)).tolist() == [[2, 1, 6, 7]]
+
+
+def test_a_text_that_is_not_utf_8_is_told_with_the_share(load, caplog):
+    with open("latin.txt", "wb") as file:
+        file.write("w1 w2 é w3\n".encode("latin-1") * 20)
+    load("latin.txt")
+    assert "latin.txt is not all UTF-8: 9.1 % of the characters" in caplog.text
+    caplog.clear()
+    load(write_text(["w1 w2 é"] * 20))
+    assert "UTF-8" not in caplog.text
+
+
+PADDED = [[5, 6, 0, 0], [7, 8, 9, 0], [5, 5, 5, 5], [6, 0, 0, 0]] * 6
+MASK = [[int(token > 0) for token in row] for row in PADDED]
+KEPT = [token for row in PADDED for token in row if token]
+
+
+def padded(name, columns):
+    data = Dataset.from_dict(columns)
+    if name.endswith("jsonl"):
+        data.to_json(name)
+    elif name.endswith("parquet"):
+        data.to_parquet(name)
+    else:
+        data.save_to_disk(name)
+    return name
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("column", ["input_ids", "tokens"])
+@pytest.mark.parametrize("name", ["ids.jsonl", "ids.parquet", "ids"])
+def test_padding_is_left_out_where_a_mask_says_so(load, name, column, streaming):
+    source = padded(name, {column: PADDED, "attention_mask": MASK})
+    found = everything(load(source, ctx_len=4, tokenizer=None, streaming=streaming)).flatten().tolist()
+    assert found == KEPT[: len(KEPT) // 4 * 4]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("name", ["ids.jsonl", "ids.parquet", "ids"])
+def test_rows_that_are_null_are_passed_over(load, name, streaming):
+    source = padded(name, {"input_ids": [[1, 2, 3, 4], None, [5, 6, 7, 8]]})
+    assert everything(load(source, ctx_len=4, streaming=streaming)).tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("wrong", [[1.0, 2.0, 3.0, 4.0], [1, None, 3, 4]])
+@pytest.mark.parametrize("name", ["ids.jsonl", "ids.parquet", "ids"])
+def test_what_is_no_whole_number_is_refused_in_one_line(load, name, wrong, streaming):
+    source = padded(name, {"input_ids": [wrong, wrong]})
+    with pytest.raises(ValueError, match=r"(must hold lists|must be lists|must be one list) of whole numbers") as error:
+        load(source, ctx_len=4, streaming=streaming)
+    assert "\n" not in str(error.value)
+
+
+def test_text_of_arrows_newest_kind_is_text(load, texts, expected):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"text": pa.array(texts, pa.string_view())}), "data.parquet")
+    assert torch.equal(everything(load("data.parquet")), expected)
+
+
+@pytest.mark.parametrize("shape", [(-1,), (-1, 10), (-1, 16)])
+def test_an_array_of_tokens_is_read_row_after_row(load, expected, shape):
+    tokens = expected.flatten()[:160]
+    np.save("tokens.npy", tokens.numpy().reshape(shape).astype(np.uint16))
+    assert torch.equal(everything(load("tokens.npy", tokenizer=None)), tokens.view(-1, CTX_LEN))
+
+
 def write(name, content=""):
     os.makedirs(os.path.dirname(name) or ".", exist_ok=True)
     with open(name, "w") as file:
@@ -216,14 +364,14 @@ BAD = {
     "glob without a match": ("near/*.txt", {}, r"got 'near/\*\.txt'; near holds data\.jsonl"),
     "folder that is not there": ("./nowhere/x", {}, r"got '\./nowhere/x'; near names: \./near"),
     "several kinds of file": ("mixed/*", {}, r"all be of one kind, got \.csv, \.jsonl; name one kind with a glob"),
-    "unknown kind of file": ("odd.xyz", {}, r"one of \.txt, .*\.bin, got \.xyz; convert"),
+    "unknown kind of file": ("odd.xyz", {}, r"one of \.txt, .*\.bin, \.npy, got \.xyz; convert"),
     "kind of file as a name": ("json", {}, r"got 'json', a kind of file; name the files"),
     "several token files": ("bins/*.bin", {}, "single .bin file, got 2 that match"),
     "missing column": ("near/data.jsonl", {"text_column": "body"}, r"columns \(text\), got 'body'; .*--text_column"),
     "missing column of a stream": (
         "near/data.jsonl", {"text_column": "body", "streaming": True}, r"columns \(text\), got 'body'"
     ),
-    "column that is not text": ("numbers.jsonl", {"text_column": "n"}, "text column 'n' must hold strings, got int64"),
+    "column that is not text": ("numbers.jsonl", {"text_column": "n"}, "got int in line 1 of numbers.jsonl; mend"),
     "missing split": ("near/data.jsonl", {"split": "test"}, "split must be one of train, got test; change --split"),
     "missing split of a folder": ("folder", {"split": "validation"}, "one of train, test, got validation"),
     "missing split of a saved folder": ("dict", {"split": "x+train"}, "one of test, train, got x"),
@@ -235,10 +383,13 @@ BAD = {
     "too few tokens": ("short.txt", {}, "at least one chunk of 16 tokens, got fewer"),
     "too few tokens in a stream": ("short.txt", {"streaming": True}, "one sequence of ctx_len=16 .*--ctx_len"),
     "too few tokens in rows": ("short_rows", {}, "at least one sequence of ctx_len=16"),
+    "broken line": ("late.jsonl", {}, "got line 2 of late.jsonl, which is none; mend"),
+    "column in one file only": ("some/*.jsonl", {}, r"column 'text' must be in every file, got none in some/b.jsonl"),
+    "archive of several files": ("two.txt.zip", {}, "must hold one file, got 2 in two.txt.zip"),
     "input_ids that are not ids": ("not_ids", {}, "lists of whole numbers, got string"),
     "text without a tokenizer": ("near/data.jsonl", {"tokenizer": None}, "tokenizer must be given"),
-    "broken file": ("broken.jsonl", {}, "dataset must be readable, got 'broken.jsonl': "),
-    "broken stream": ("broken.jsonl", {"streaming": True}, "dataset must be readable, got 'broken.jsonl': "),
+    "broken file": ("broken.jsonl", {}, "got line 1 of broken.jsonl, which is none; mend"),
+    "broken stream": ("broken.jsonl", {"streaming": True}, "got line 1 of broken.jsonl, which is none; mend"),
     "folder without data": ("bare", {}, r"must hold data files \(.*\), got none in 'bare'"),
     "folder with a script": ("script", {}, "must not need a loading script, got 'script'; convert"),
     "hub id while offline": ("someone/data", {}, "HF_HUB_OFFLINE is set; unset it, or pass local files"),
@@ -256,6 +407,12 @@ def bad_data(load):
     for name in ("empty.jsonl", "empty.txt", "bare/x.weird", "script/script.py"):
         write(name)
     write("short.txt", "w1 w2 w3")
+    write("late.jsonl", '{"text": "w1"}\n{{{\n')
+    write("some/a.jsonl", '{"text": "w1"}\n')
+    write("some/b.jsonl", '{"body": "w1"}\n')
+    with zipfile.ZipFile("two.txt.zip", "w") as archive:
+        archive.writestr("a.txt", "w1")
+        archive.writestr("b.txt", "w1")
     write_saved_splits(["w1"])
     Dataset.from_dict({"text": []}).save_to_disk("saved_empty")
     Dataset.from_dict({"input_ids": [[1, 2, 3]] * 5}).save_to_disk("short_rows")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, DatasetDict, load_dataset
+from transformers import BatchEncoding
 
 from sae.data import MemmapTokens, TokenBatches, as_sequences, chunk_and_tokenize
 from sae.data.tokens import PiecedSequences, TensorSequences, held_out_count
@@ -250,6 +251,38 @@ def test_what_holds_no_sequences_is_an_error_that_says_why(dataset, message):
 def test_the_batch_size_is_positive():
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         TokenBatches(TOKENS, 0, seed=0)
+
+
+PADDED = {
+    "input_ids": [[5, 6, 0, 0], [7, 8, 9, 0], [1, 2, 3, 4]],
+    "attention_mask": [[1, 1, 0, 0], [1, 1, 1, 0], [1] * 4],
+}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Dataset.from_dict,
+        lambda columns: Dataset.from_dict(columns).with_format("torch"),
+        lambda columns: BatchEncoding(columns, tensor_type="pt"),
+        BatchEncoding,
+    ],
+)
+def test_padding_that_a_mask_leaves_out_is_not_trained_on(make):
+    sequences = as_sequences(make(PADDED))
+    assert sequences.take([0, 1]).tolist() == [[5, 6, 7, 8], [9, 1, 2, 3]] and len(sequences) == 2
+
+
+@pytest.mark.parametrize("make", [list, iter])
+def test_padding_where_rows_cannot_be_joined_is_an_error(make):
+    rows = [dict(zip(PADDED, row, strict=True)) for row in zip(*PADDED.values(), strict=True)]
+    with pytest.raises(ValueError, match="without padding, got 2 tokens in one whose attention_mask is 0"):
+        list(TokenBatches(make(rows), 1, seed=0))
+
+
+def test_a_mask_that_leaves_nothing_out_changes_nothing():
+    rows = Dataset.from_list([row | {"attention_mask": [1] * 4} for row in ROWS])
+    assert torch.equal(as_sequences(rows).take(range(37)), TOKENS)
 
 
 @pytest.mark.parametrize("batch_size", [1, 8, 64])
