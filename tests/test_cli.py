@@ -306,7 +306,7 @@ BAD = [
     (["model", "notes.docx"], [".docx", ".jsonl", "convert"]),
     (["model", "body.jsonl"], ["text column", "(body)", "'text'", "--text_column"]),
     (["model", "text.jsonl", "--text_column", "prose"], ["(text)", "'prose'", "--text_column"]),
-    (["model", "numbers.jsonl"], ["text column", "strings", "int64"]),
+    (["model", "numbers.jsonl"], ["text column", "strings", "got int", "numbers.jsonl"]),
     (["model", "empty.jsonl"], ["at least one row", "empty.jsonl"]),
     (["model", "short.jsonl"], ["at least one chunk of 16 tokens", "--ctx_len"]),
     (["model", "two_rows.jsonl"], ["at least one batch of batch_size=4", "--batch_size"]),
