@@ -145,12 +145,14 @@ def _of_one_float_type(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tens
 def find(folder: Path, names: Iterable[str] | None = None, pattern: str | None = None) -> dict[str, Path]:
     """The folders of autoencoders below `folder`, by hookpoint, in natural order.
 
-    A run's folder stands for its newest checkpoint. Raises ValueError if there is none, or a named one is missing.
+    A run's folder stands for its newest checkpoint. A name may be longer or shorter by the module that the text model
+    lies in, as another class of the model calls it. Raises ValueError if there is none, or a named one is missing.
     """
     folder = _newest_step(folder)
     found = {path.parent.relative_to(folder).as_posix(): path.parent for path in folder.rglob(CFG)}
     found = {name: path for name, path in found.items() if name != "."}
     wanted = list(names) if names is not None else [n for n in found if fnmatch.fnmatchcase(n, pattern or "*")]
+    found |= {name: found[other] for name in wanted if name not in found and (other := _longer_or_shorter(name, found))}
     missing = [name for name in wanted if name not in found]
     if missing or not wanted:
         raise ValueError(
@@ -158,6 +160,17 @@ def find(folder: Path, names: Iterable[str] | None = None, pattern: str | None =
             f"but holds {sorted(found, key=_natural)[:20] or 'none'}"
         )
     return {name: found[name] for name in sorted(wanted, key=_natural)}
+
+
+def _longer_or_shorter(name: str, found: Iterable[str]) -> str | None:
+    """The only name of those found that is the same but for what wraps it: `language_model.layers.3` for `layers.3`."""
+    near = [other for other in found if _is_wrapped(name, other) or _is_wrapped(other, name)]
+    return near[0] if len(near) == 1 else None
+
+
+def _is_wrapped(name: str, longer: str) -> bool:
+    wrapper = longer.removesuffix(f".{name}")
+    return "." in name and wrapper != longer and not any(map(str.isdigit, wrapper))
 
 
 def _newest_step(folder: Path) -> Path:

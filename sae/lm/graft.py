@@ -183,4 +183,5 @@ class _Splice:
             raise ValueError(
                 f"what is grafted at {self._hookpoint} must return activations of shape {tuple(x.shape)}, got {found}"
             )
-        return new.to(x.dtype)
+        # The model may write into it (residuals added in place): never into what the caller keeps.
+        return new.to(x.dtype, copy=True, memory_format=torch.contiguous_format)

@@ -4,18 +4,23 @@ A hookpoint is a module path under the base model (the model without its head) a
 `layers.10` is the residual stream after block 10. `layers.10.input` is what block 10 receives, and `layers.10.output`
 another way to write `layers.10`. A module that really has such a name (BERT's `encoder.layer.2.output`) wins.
 
+A model that reads more than text holds a text model. Paths of that part start there, so that a block has one name
+whichever class holds the weights: `layers.10`, also where it is `language_model.layers.10`, which means the same.
+
 Everything here is planning: it reads names and never runs the model, so a skeleton on the meta device is enough.
 """
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
 
 SIDES = ("input", "output")
+WRAPPERS = ("model", "language_model", "text_model")
+"""What classes that hold a text model call it: leading parts of a path that a class without the wrapper lacks."""
 
 
 def base_model(model: nn.Module) -> nn.Module:
@@ -26,19 +31,23 @@ def base_model(model: nn.Module) -> nn.Module:
 def block_list(model: nn.Module) -> tuple[str, int]:
     """Path and length of the list of transformer blocks, e.g. `("layers", 12)`.
 
-    It is the list with one entry for each layer that the text config counts. Of several (a vision tower may be as
-    deep), the one that sits closest to the token embedding, an encoder before its decoder, the shallowest, the one with
-    most parameters. Raises ValueError if there is none: some architectures use one block again and again.
+    It is the list with one entry for each layer that the text config counts, or for each two where a block has two
+    sublayers. Of several (a vision tower may be as deep), the one that sits closest to the token embedding, an encoder
+    before its decoder, the shallowest, the one with most parameters. Where a block is spread over lists side by side
+    (attentions, norms, feed-forwards), the list whose entry puts out the residual stream. Raises ValueError if there is
+    none: some architectures use one block again and again; or several, of which nothing says which is meant.
     """
     base = base_model(model)
     depth = _num_hidden_layers(base)
     lists = {path: m for path, m in base.named_modules() if isinstance(m, nn.ModuleList) and len(m) > 0}
-    fitting = {path: m for path, m in lists.items() if depth in (None, len(m))}
+    fitting = {path: m for path, m in lists.items() if depth in (None, len(m)) or depth == _sublayers(m)}
     if not fitting:
         raise ValueError(
             f"{type(base).__name__} must have a list of its {depth} transformer blocks to choose layers from, and has "
             f"none; name modules with --hookpoints instead ({_listed(name for name, _ in base.named_children())} …)"
         )
+    if depth is None and hasattr(base, "config"):
+        _check_one_stack(base, fitting)
     embedding = _embedding_path(base)
 
     def rank(path: str) -> tuple[int, int, bool, int, int]:
@@ -47,7 +56,7 @@ def block_list(model: nn.Module) -> tuple[str, int]:
         return -len(fitting[path]), -near, path.startswith("decoder."), path.count("."), -size
 
     path = min(fitting, key=rank)
-    return path, len(fitting[path])
+    return _end_of_block(base, path, fitting), len(fitting[path])
 
 
 def resolve_hookpoints(
@@ -71,7 +80,7 @@ def resolve_hookpoints(
                 f"--layers must be between 0 and {count - 1} (the model has {count} layers), got {layer}; "
                 f"drop it, or leave --layers out to train every layer"
             )
-    return [f"{path}.{layer}" for layer in chosen]
+    return [_short(_text_path(base), f"{path}.{layer}") for layer in chosen]
 
 
 def locate(model: nn.Module, hookpoint: str) -> tuple[nn.Module, str]:
@@ -80,10 +89,11 @@ def locate(model: nn.Module, hookpoint: str) -> tuple[nn.Module, str]:
     Raises ValueError if there is no such module.
     """
     base = base_model(model)
-    parent, _, last = hookpoint.rpartition(".")
-    for path, side in ((hookpoint, "output"), (parent, last)):
-        if path and side in SIDES and (module := _submodule(base, path)) is not None:
-            return module, side
+    for name in _spellings(base, hookpoint):
+        parent, _, last = name.rpartition(".")
+        for path, side in ((name, "output"), (parent, last)):
+            if path and side in SIDES and (module := _submodule(base, path)) is not None:
+                return module, side
     raise ValueError(_matches_nothing(base, hookpoint))
 
 
@@ -101,13 +111,19 @@ def _check_choice(hookpoints: Sequence[str], layers: Sequence[int], layer_stride
 
 def _match_all(base: nn.Module, patterns: Iterable[str]) -> list[str]:
     paths = _callable_paths(base)
-    matches = [_match(paths, _without_base_prefix(base, pattern)) for pattern in patterns]
+    matches = [_first_match(base, paths, pattern) for pattern in patterns]
     for pattern, found in zip(patterns, matches, strict=True):
         if not found:
             raise ValueError(_matches_nothing(base, pattern))
-    place = {path: index for index, path in enumerate(paths)}
-    order = {name: (place[path], name == path) for found in matches for name, path in found.items()}
+    place, text = {path: index for index, path in enumerate(paths)}, _text_path(base)
+    order = {_short(text, name): (place[path], name == path) for found in matches for name, path in found.items()}
     return sorted(order, key=order.__getitem__)
+
+
+def _first_match(base: nn.Module, paths: Sequence[str], pattern: str) -> dict[str, str]:
+    """What a pattern stands for, in the first of its spellings that stands for something."""
+    matches = (_match(paths, spelling) for spelling in _spellings(base, pattern))
+    return next(filter(None, matches), {})
 
 
 def _match(paths: Sequence[str], pattern: str) -> dict[str, str]:
@@ -133,12 +149,38 @@ def _callable_paths(base: nn.Module) -> list[str]:
     return [path for path, m in base.named_modules() if path and not isinstance(m, nn.ModuleList | nn.ModuleDict)]
 
 
-def _without_base_prefix(base: nn.Module, pattern: str) -> str:
-    """`model.layers.3`, as the model with its head calls it, is `layers.3` here."""
-    prefix: str = getattr(base, "base_model_prefix", "")
-    if not prefix or hasattr(base, prefix):
-        return pattern
-    return pattern.removeprefix(f"{prefix}.")
+def _spellings(base: nn.Module, name: str) -> list[str]:
+    """The name, as it may be written in this class: under the text model, or without what wraps it in another class."""
+    text = _text_path(base)
+    inside = f"{text}.{name}" if text else name
+    shorter = [name]
+    while shorter[-1].partition(".")[0] in (*WRAPPERS, getattr(base, "base_model_prefix", "")) and "." in shorter[-1]:
+        shorter.append(shorter[-1].partition(".")[2])
+    return list(dict.fromkeys([inside, *shorter, *(f"{text}.{each}" for each in shorter if text)]))
+
+
+def _short(text: str, name: str) -> str:
+    """A full path as it is called: from the text model on."""
+    return name.removeprefix(f"{text}.") if text else name
+
+
+def _text_path(base: nn.Module) -> str:
+    """Path of the text model within one that holds more, "" where the model is that itself.
+
+    It is the outermost module above the token embedding with the config of the text, and of that the part that has no
+    head.
+    """
+    config, embedding = getattr(base, "config", None), _embedding_path(base).split(".")
+    if config is None or getattr(config, "is_encoder_decoder", False):
+        return ""
+    above = [".".join(embedding[:depth]) for depth in range(len(embedding))]
+    kind = type(config.get_text_config())
+    of_text = [path for path in above if type(getattr(base.get_submodule(path), "config", None)) is kind]
+    return next((path for path in of_text if not _has_own_head(base.get_submodule(path))), "")
+
+
+def _has_own_head(module: nn.Module) -> bool:
+    return any(path.endswith("head") for path, _ in module.named_children())
 
 
 def _submodule(base: nn.Module, path: str) -> nn.Module | None:
@@ -162,6 +204,44 @@ def _embedding_path(base: nn.Module) -> str:
     return next((path for path, module in base.named_modules() if module is embedding), "")
 
 
+def _sublayers(blocks: nn.ModuleList) -> int:
+    """How many layers the blocks have in all, where each holds a list of sublayers that are as many in each."""
+    inner = {len(part) for block in blocks for part in block.children() if isinstance(part, nn.ModuleList)}
+    return len(blocks) * inner.pop() if len(inner) == 1 else 0
+
+
+def _check_one_stack(base: nn.Module, lists: Mapping[str, nn.ModuleList]) -> None:
+    """Raises ValueError for stacks in several parts of the model, if its config does not say how deep the text's is."""
+    outer = [path for path in lists if not any(path.startswith(f"{other}.") for other in lists)]
+    if len({path.rpartition(".")[0] for path in outer}) > 1:
+        raise ValueError(
+            f"{type(base).__name__} has several stacks of blocks, and its config does not say which is the residual "
+            f"stream of the tokens; name one with --hookpoints ({_listed(f'{path}.*' for path in outer)})"
+        )
+
+
+def _end_of_block(base: nn.Module, path: str, lists: Mapping[str, nn.ModuleList]) -> str:
+    """The list itself, or the last of those that make up a block together: entries without a norm, and norms beside.
+
+    Raises ValueError where the norms come first in each part, so that no module puts out the residual stream.
+    """
+    parent = path.rpartition(".")[0]
+    beside = [other for other in lists if other.rpartition(".")[0] == parent and len(lists[other]) == len(lists[path])]
+    norms = [other for other in beside if all(_is_norm(each) for each in lists[other])]
+    if not norms or any(_is_norm(each) for each in lists[path].modules()):
+        return path
+    if getattr(getattr(base, "config", None), "pre_norm", False):
+        raise ValueError(
+            f"{type(base).__name__} with pre_norm has no module that puts out its residual stream; name modules with "
+            f"--hookpoints instead ({_listed(f'{other}.*' for other in beside)})"
+        )
+    return norms[-1]
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return "norm" in type(module).__name__.lower()
+
+
 def _shared(path: str, other: str) -> int:
     """How many leading dotted parts two paths have in common."""
     pairs = list(zip(path.split("."), other.split("."), strict=False))
@@ -173,7 +253,7 @@ def _matches_nothing(base: nn.Module, pattern: str) -> str:
     paths = _callable_paths(base)
     if any(mark in pattern for mark in "*?["):
         paths = list(dict.fromkeys(re.sub(r"\b\d+\b", "*", path) for path in paths))
-    near = difflib.get_close_matches(_without_base_prefix(base, pattern), paths, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(_spellings(base, pattern)[-1], paths, n=3, cutoff=0.5)
     hint = f"near names: {_listed(near)}" if near else f"the model starts with {_listed(paths[:3])}"
     return f"--hookpoints must name modules of {type(base).__name__}, and {pattern!r} matches nothing; {hint}" + (
         _block_hint(base)
@@ -185,6 +265,7 @@ def _block_hint(base: nn.Module) -> str:
         path, count = block_list(base)
     except ValueError:
         return ""
+    path = _short(_text_path(base), path)
     return f"; its {count} blocks are {path}.0 to {path}.{count - 1}"
 
 

@@ -84,6 +84,18 @@ def test_load_many_finds_hookpoints_in_natural_order_and_the_newest_step(tmp_pat
     assert list(Sae.load_many(tmp_path / "step_9", pattern="*.mlp")) == ["layers.2.mlp"]
 
 
+def test_a_hookpoint_is_found_under_the_name_that_another_class_of_the_model_gives_it(tmp_path: Path) -> None:
+    for number, name in enumerate(("language_model.layers.1", "language_model.layers.1.mlp", "h.2", "visual.layers.9")):
+        write(tmp_path / name, b_dec=torch.full((D,), float(number)))
+    found = Sae.load_many(tmp_path, ["layers.1", "layers.1.mlp", "model.h.2"])
+    assert {name: sae.b_dec[0].item() for name, sae in found.items()} == {
+        "layers.1": 0, "layers.1.mlp": 1, "model.h.2": 2
+    }  # fmt: skip
+    for other in ("mlp", "1", "layers.2", "text.layers.1"):
+        with pytest.raises(ValueError, match="must hold"):
+            Sae.load_many(tmp_path, [other])
+
+
 def test_the_seeds_layout_of_layer_folders_loads(tmp_path: Path) -> None:
     write(tmp_path / "layer_11.pt", CFG_2024)
     assert list(Sae.load_many(tmp_path)) == ["layer_11.pt"]

@@ -212,3 +212,16 @@ def test_hooks_are_gone_after_an_error_and_the_error_names_the_place() -> None:
 
 def test_the_public_name_is_the_function() -> None:
     assert sae.graft is graft
+
+
+def test_a_model_that_writes_into_its_residual_stream_leaves_what_was_grafted_as_it_was() -> None:
+    model, tokens = InPlace(), torch.arange(6).reshape(2, 3)
+    constant, whole = torch.arange(4.0), torch.randn(2, 3, 4)
+    before = constant.clone(), whole.clone()
+    with torch.no_grad():
+        with graft(model, {"embed": lambda x: constant.expand_as(x)}):
+            model(tokens)
+        with graft(model, {"embed": lambda x: whole}):
+            first, second = model(tokens), model(tokens)
+    assert torch.equal(first, second)
+    assert torch.equal(constant, before[0]) and torch.equal(whole, before[1])

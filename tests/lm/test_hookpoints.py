@@ -3,10 +3,12 @@
 import pytest
 import torch
 from tiny_models import FAMILIES, tiny_config, tiny_model
+from tiny_types import tiny_config as any_config
 from torch import nn
 from transformers import (
     AlbertConfig,
     AutoModel,
+    AutoModelForCausalLM,
     BloomConfig,
     DistilBertConfig,
     FalconConfig,
@@ -16,7 +18,7 @@ from transformers import (
     T5Config,
 )
 
-from sae.lm import block_list, locate, resolve_hookpoints
+from sae.lm import block_list, harvest, locate, resolve_hookpoints
 
 BLOCKS = {"gpt_neox": "layers", "gpt2": "h", "llama": "layers", "gemma3": "layers", "bert": "encoder.layer"}
 OTHERS = {
@@ -170,3 +172,55 @@ def test_a_choice_that_names_nothing_is_refused(llama: nn.Module, choice: dict, 
 def test_locating_an_unknown_place_says_what_comes_near(llama: nn.Module) -> None:
     with pytest.raises(ValueError, match=r"'layers.0.mlpp' matches nothing; near names: layers.0.mlp"):
         locate(llama, "layers.0.mlpp")
+
+
+@pytest.mark.parametrize("model_type", ["xlm", "flaubert"])
+def test_a_block_that_is_spread_over_lists_is_the_part_that_puts_out_the_residual_stream(model_type: str) -> None:
+    torch.manual_seed(0)
+    model, tokens = AutoModel.from_config(any_config(model_type)).eval(), torch.randint(4, 90, (2, 7))
+    names = resolve_hookpoints(model)
+    assert names == ["layer_norm2.0", "layer_norm2.1"]
+    with torch.no_grad():
+        states = model(tokens, output_hidden_states=True).hidden_states
+    found = harvest(model, tokens, names)
+    assert all(torch.equal(found[name], state) for name, state in zip(names, states[1:], strict=True))
+
+
+def test_blocks_without_a_module_for_their_residual_stream_or_in_several_stacks_are_refused() -> None:
+    pre_norm = any_config("flaubert")
+    pre_norm.pre_norm = True
+    with pytest.raises(ValueError, match=r"pre_norm has no module that puts out .* --hookpoints .*attentions"):
+        resolve_hookpoints(skeleton(pre_norm))
+    with pytest.raises(ValueError, match=r"BltModel has several stacks of blocks, .* --hookpoints .local_encoder"):
+        resolve_hookpoints(skeleton(any_config("blt")))
+
+
+def test_blocks_of_two_sublayers_each_are_found_though_the_config_counts_sublayers() -> None:
+    config = any_config("longcat_flash")
+    assert config.num_hidden_layers == 4
+    assert block_list(skeleton(config)) == ("layers", 2)
+
+
+@pytest.mark.parametrize("model_type", ["qwen3_5", "llama4", "gemma3"])
+def test_a_block_has_one_name_whichever_class_holds_the_weights(model_type: str) -> None:
+    config = any_config(model_type)
+    with torch.device("meta"):
+        whole, causal = AutoModel.from_config(config), AutoModelForCausalLM.from_config(config)
+        text = AutoModel.from_config(config.get_text_config())
+    names = ["layers.0", "layers.1"]
+    for model in (whole, causal, text):
+        assert resolve_hookpoints(model) == names
+        assert resolve_hookpoints(model, hookpoints=["layers.*.input"]) == ["layers.0.input", "layers.1.input"]
+        # as the classes that hold more call them, in this one too
+        for wrapper in ("language_model", "model", "model.language_model", "language_model.model"):
+            assert resolve_hookpoints(model, hookpoints=[f"{wrapper}.layers.*"]) == names
+            assert locate(model, f"{wrapper}.layers.1.input")[0] is locate(model, "layers.1")[0]
+
+
+def test_modules_beside_the_text_model_keep_their_full_paths() -> None:
+    model = skeleton(tiny_config("gemma3_multimodal"))
+    vision = "vision_tower.encoder.layers.0"
+    assert resolve_hookpoints(model, hookpoints=[vision]) == [vision]
+    assert resolve_hookpoints(model) == [f"layers.{layer}" for layer in range(3)]
+    with pytest.raises(ValueError, match="'vision.layers.0' matches nothing"):
+        locate(model, "vision.layers.0")
