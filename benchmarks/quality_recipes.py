@@ -214,7 +214,9 @@ class Trainee:
         self.dead.update(self.fired > 0, len(x))
         self.weights = Weights.of(self.sae, self.weights.W_enc_compute.dtype)
         if self.recipe.massive:
-            self.massive.add(recon.centred, before, math.sqrt(self.recipe.massive * self.variance))
+            longest = math.sqrt(self.recipe.massive * self.variance)
+            is_massive = (torch.linalg.vector_norm(recon.centred, dim=1) > longest).to(recon.centred.dtype)
+            self.massive.add(recon.centred, before, is_massive)
             self.massive.end_step(count=True)
             if self.massive.some():
                 self.massive.reconstruct_(self.weights, self.select, unit_norm=self.recipe.unit)

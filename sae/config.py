@@ -98,10 +98,11 @@ class TrainConfig:
     once, kl, the divergence of its predictions from those of the untouched model; ce, their cross-entropy."""
 
     auxk_alpha: float = 1 / 32
-    """Weight of the AuxK loss, which revives dead latents. 0 turns it off."""
+    """Weight of the AuxK loss, which is to revive dead latents. 0 turns it off."""
 
     dead_feature_threshold: int | None = None
-    """Tokens without firing after which a latent counts as dead. None: 10 million, or a twentieth of a shorter run."""
+    """Tokens without firing after which AuxK takes a latent for dead, and it is reported as dead. None: 10 million for
+    AuxK, which in shorter runs kills more than it revives; reports count from a twentieth of a shorter run."""
 
     recipe: Literal["default", "gao2024"] = "default"
     """gao2024: train as Gao et al. 2024 do. The learning rate is 2e-4 / sqrt(num_latents / 2**14) whatever the length

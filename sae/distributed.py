@@ -243,6 +243,11 @@ class World:
             dist.all_gather(list(counts.unbind()), own)
         return counts.tolist()
 
+    @property
+    def has_replicas(self) -> bool:
+        """Whether other ranks train copies of what this one trains."""
+        return len(self.placement.replicas(self.rank)) > 1
+
     def add_up(self, tensors: Iterable[Tensor]) -> Callable[[], None]:
         """Start to add tensors, in place, over the ranks that train copies of the same; the result waits for it."""
         replicas = len(self.placement.replicas(self.rank))

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from sae import lm
 from sae.autoencoder import Sae
-from sae.gradients import Gradients, Reconstruction
+from sae.gradients import Gradients, Reconstruction, described
 from sae.learner import SaeLearner
-from sae.losses import VarianceSums
 
 LossName = Literal["ce", "kl"]
 
@@ -159,7 +158,7 @@ class EndToEnd:
             W_enc, b_enc, W_dec, b_dec = (next(gradients).contiguous() for _ in range(4))
             radial = (W_dec * learner.sae.W_dec.detach()).sum(-1)
             learner.add(
-                Gradients(W_enc, b_enc, W_dec, b_dec, radial), _reconstruction(learner.sae, passed[name], kept, loss)
+                Gradients(W_enc, b_enc, W_dec, b_dec, radial), _reconstruction(learner, passed[name], kept, loss)
             )
 
     def _loss(
@@ -223,15 +222,13 @@ def _parameters(sae: Sae) -> tuple[Tensor, ...]:
     return sae.encoder.weight, sae.encoder.bias, sae.W_dec, sae.b_dec
 
 
-def _reconstruction(sae: Sae, passed: Passed, kept: Tensor, loss: Tensor) -> Reconstruction:
+def _reconstruction(learner: SaeLearner, passed: Passed, kept: Tensor, loss: Tensor) -> Reconstruction:
     """What the meters and AuxK look at: the tokens that count."""
+    x = passed.x[kept].to(learner.sae.dtype)
+    centred, residual = x - learner.sae.b_dec.detach(), passed.recon[kept] - x
+    recon = described(centred, residual, passed.top_acts[kept] > 0, passed.top_indices[kept], learner.rule.farthest)
     # With a loss that is not finite neither is the squared error, which is what the learner looks at.
-    centred = passed.x[kept].to(sae.dtype) - sae.b_dec.detach()
-    residual = passed.recon[kept] - passed.x[kept].to(sae.dtype)
-    squared_error = residual.flatten().dot(residual.flatten()) + 0 * loss.to(residual)
-    return Reconstruction(
-        centred, residual, passed.top_acts[kept] > 0, passed.top_indices[kept], squared_error, VarianceSums.of(centred)
-    )
+    return recon._replace(squared_error=recon.squared_error + 0 * loss.to(residual))
 
 
 def _has_next(kept: Bool[Tensor, "batch seq"]) -> Bool[Tensor, "batch seq"]:

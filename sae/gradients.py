@@ -20,7 +20,7 @@ from sae import ops
 from sae.autoencoder import Sae
 from sae.losses import VarianceSums, auxk_scale
 from sae.ops.encode import Encode, Select, chunk_tokens
-from sae.ops.segments import Rows
+from sae.ops.segments import Rows, SummedRows
 from sae.peers import ALONE, Peers
 
 
@@ -47,8 +47,16 @@ class Gradients(NamedTuple):
         """The same as tensors, in the order of the fields."""
         return [rows[:] for rows in self]
 
-    def plus(self, other: "Gradients") -> "Gradients":
-        """With the gradients of other tokens added, dense; takes the memory of these if they are dense already."""
+    def plus(self, other: "Gradients", *, lazily: bool = False) -> "Gradients":
+        """With the gradients of other tokens added.
+
+        The matrices are dense, in the memory of these if they are dense already; or `lazily` computed a few rows at a
+        time, which keeps what both are computed from.
+        """
+        if lazily:
+            b_enc, b_dec, radial = self.b_enc + other.b_enc, self.b_dec + other.b_dec, self.radial + other.radial
+            W_enc, W_dec = SummedRows(self.W_enc, other.W_enc), SummedRows(self.W_dec, other.W_dec)
+            return Gradients(W_enc, b_enc, W_dec, b_dec, radial)
         total = self.dense()
         for mine, theirs in zip(total, other, strict=True):
             mine.add_(theirs[:])
@@ -102,9 +110,11 @@ class Reconstruction(NamedTuple):
     fired: Bool[Tensor, "tokens k"]
     top_indices: Int[Tensor, "tokens k"]
     squared_error: Float[Tensor, ""]
-    """Σ ‖x̂ − x‖²."""
+    """Σ ‖x̂ − x‖² over the ordinary tokens."""
     variance: VarianceSums
-    """Of x, shifted by b_dec."""
+    """Of the ordinary tokens of x, shifted by b_dec."""
+    ordinary: Float[Tensor, "tokens"] | None = None
+    """1 for an ordinary token, 0 for a massive one (`massive`). None: all are ordinary."""
 
 
 def reconstruction_gradients(
@@ -114,13 +124,15 @@ def reconstruction_gradients(
     *,
     scale: float | Tensor,
     limit: float | Tensor | None = None,
+    longest: Float[Tensor, ""] | None = None,
     encode: Encode = ops.encode,
     peers: Peers = ALONE,
 ) -> tuple[Gradients, Reconstruction]:
     """The gradient of scale · Σ ‖x̂ − x‖², for which a caller chooses scale = 1 / (N v). `encode` may be 8-bit.
 
-    Of each token it takes the share that `limit` leaves (`token_shares`; None: the whole); what is reported is of all.
-    Where `peers` hold other latents, the code and the gradients are those of one's own; b_dec's is the whole.
+    Of each token it takes the share that `limit` leaves (`token_shares`; None: the whole). What is reported leaves out
+    massive tokens, those with ‖x − b_dec‖ above `longest` (None: there are none). Where `peers` hold other latents, the
+    code and the gradients are those of one's own; b_dec's is the whole.
     """
     centred = x.to(weights.b_dec.dtype) - weights.b_dec
     W, W_dec = weights.W_enc_compute, weights.W_dec_compute
@@ -129,8 +141,7 @@ def reconstruction_gradients(
     top_acts = compute_acts.to(centred.dtype)
     fired = top_acts > 0
     residual = peers.sum_(ops.decode(top_acts, top_indices, W_dec)).sub_(centred)
-    squared_error = residual.flatten().dot(residual.flatten())
-    recon = Reconstruction(centred, residual, fired, top_indices, squared_error, VarianceSums.of(centred))
+    recon = described(centred, residual, fired, top_indices, longest)
 
     slope = 2 * scale  # of the loss, by the reconstruction: slope · pull, which needs no memory beside pull's
     pull = residual if limit is None else residual * token_shares(centred, residual, limit).unsqueeze(1)
@@ -146,6 +157,23 @@ def reconstruction_gradients(
         radial=sums.products / slope,
     )
     return grads, recon
+
+
+def described(
+    centred: Float[Tensor, "tokens d_in"],
+    residual: Float[Tensor, "tokens d_in"],
+    fired: Bool[Tensor, "tokens k"],
+    top_indices: Int[Tensor, "tokens k"],
+    longest: Float[Tensor, ""] | None,
+) -> Reconstruction:
+    """A reconstruction with the sums over its ordinary tokens, whose ‖x − b_dec‖ is at most `longest`."""
+    if longest is None:
+        squared_error = residual.flatten().dot(residual.flatten())
+        return Reconstruction(centred, residual, fired, top_indices, squared_error, VarianceSums.of(centred))
+    ordinary = (torch.linalg.vector_norm(centred, dim=1) <= longest).to(centred.dtype)
+    squared_error = ordinary.dot(torch.linalg.vector_norm(residual, dim=1).square())
+    variance = VarianceSums.of(centred, ordinary)
+    return Reconstruction(centred, residual, fired, top_indices, squared_error, variance, ordinary)
 
 
 def token_shares(
@@ -167,10 +195,15 @@ def add_auxk_gradients_(
     dead: Int[Tensor, "dead"],
     *,
     scale: float | Tensor,
+    spare_massive: bool = False,
+    dtype: torch.dtype | None = None,
     peers: Peers = ALONE,
     num_dead: int | None = None,
 ) -> Float[Tensor, ""]:
-    """Add the gradient of scale · min(num_dead / k_aux, 1) · Σ ‖ê − e‖² to `grads`; returns Σ ‖ê − e‖².
+    """Add the gradient of scale · min(num_dead / k_aux, 1) · Σ ‖ê − e‖² to `grads`.
+
+    Returns Σ ‖ê − e‖² over the ordinary tokens, and with `spare_massive` the gradient is of that sum alone. Products
+    are of `dtype`, by default the encoder's.
 
     e = x − x̂ is held constant; ê decodes, without b_dec, the k_aux = d_in / 2 largest ReLU'd pre-activations among
     the `dead` latents. Their rows are gathered once, so the cost follows the number of dead latents. Of `num_dead` in
@@ -180,27 +213,30 @@ def add_auxk_gradients_(
     k_aux = max(1, recon.centred.shape[1] // 2)
     num_dead = len(dead) if num_dead is None else num_dead
     scale = scale * auxk_scale(num_dead, k_aux)
-    W_enc, b_enc, W_dec = (
-        weights.W_enc_compute[dead],
-        weights.b_enc[dead].to(weights.W_enc_compute.dtype),
-        weights.W_dec[dead],
-    )
+    # Gathered in the type of the products, so that a bf16 product costs what it costs elsewhere.
+    dtype = weights.W_enc_compute.dtype if dtype is None else dtype
+    W_enc, b_enc, W_dec = (t[dead].to(dtype) for t in (weights.W_enc, weights.b_enc, weights.W_dec))
     total = recon.residual.new_zeros(())
-    grad_W_enc, grad_W_dec = torch.zeros_like(W_dec), torch.zeros_like(W_dec)
-    grad_b_enc, radial = torch.zeros_like(W_dec[:, 0]), torch.zeros_like(W_dec[:, 0])
-    chunk = chunk_tokens(num_dead, W_dec)
-    for centred, residual in zip(recon.centred.split(chunk), recon.residual.split(chunk), strict=True):
-        pre_acts = torch.addmm(b_enc, centred.to(W_enc.dtype), W_enc.T).to(W_dec.dtype)
+    grad_W_enc, grad_W_dec = (torch.zeros_like(weights.W_dec[dead]) for _ in range(2))
+    grad_b_enc, radial = torch.zeros_like(grad_W_dec[:, 0]), torch.zeros_like(grad_W_dec[:, 0])
+    chunk = chunk_tokens(num_dead, grad_W_dec)
+    counts = recon.residual.new_ones(len(recon.residual)) if recon.ordinary is None else recon.ordinary
+    tensors = recon.centred, recon.residual, counts
+    for centred, residual, ordinary in zip(*(tensor.split(chunk) for tensor in tensors), strict=True):
+        low = centred.to(dtype)
+        pre_acts = torch.addmm(b_enc, low, W_enc.T)
         acts = pre_acts.relu() if num_dead <= k_aux else _dense_topk(pre_acts, k_aux, peers)
-        error = peers.sum_(acts @ W_dec).add_(residual)  # ê − e, with e = −residual
-        grad_recon = error * (2 * scale)
-        grad_acts = grad_recon @ W_dec.T
-        radial.add_((acts * grad_acts).sum(0))
-        grad_pre = grad_acts.mul_(acts > 0)
-        grad_W_dec.addmm_(acts.T, grad_recon)
-        grad_W_enc.addmm_(grad_pre.T, centred)
-        grad_b_enc.add_(grad_pre.sum(0))
-        total = total + error.flatten().dot(error.flatten())
+        error = peers.sum_((acts @ W_dec).to(residual.dtype)).add_(residual)  # ê − e, with e = −residual
+        total = total + ordinary.dot(torch.linalg.vector_norm(error, dim=1).square())
+        if spare_massive:
+            error.mul_(ordinary.unsqueeze(1))
+        grad_recon = error.mul_(2 * scale).to(dtype)
+        grad_pre = grad_recon @ W_dec.T
+        radial.add_((acts * grad_pre).sum(0, dtype=radial.dtype))
+        grad_pre.mul_(acts > 0)
+        grad_W_dec.add_(acts.T @ grad_recon)
+        grad_W_enc.add_(grad_pre.T @ low)
+        grad_b_enc.add_(grad_pre.sum(0, dtype=radial.dtype))
     added = {"W_enc": grad_W_enc, "b_enc": grad_b_enc, "W_dec": grad_W_dec, "radial": radial}
     for name, rows in added.items():
         getattr(grads, name).index_add_(0, dead, rows)

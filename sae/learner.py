@@ -18,7 +18,7 @@ from sae.capped import CappedAdam
 from sae.dead import DeadLatents
 from sae.gradients import Gradients, Reconstruction, Weights, add_auxk_gradients_, reconstruction_gradients
 from sae.graphs import Recorded
-from sae.losses import VarianceSums, fvu
+from sae.losses import Ordinary, VarianceSums, fvu, spread
 from sae.massive import MassiveTokens
 from sae.ops import eight_bit
 from sae.ops.encode import Encode
@@ -69,6 +69,7 @@ class SaeLearner:
         tokens_per_step: int,
         auxk_alpha: float,
         dead_feature_threshold: int,
+        report_dead_after: int | None = None,
         compute_dtype: torch.dtype,
         recipe: Recipe = GAO2024,
         encode_in_8bit: bool | None = False,
@@ -76,6 +77,9 @@ class SaeLearner:
         peers: Peers = ALONE,
     ) -> None:
         """`tokens_per_step` is nominal: it scales the loss, so that the loss is linear in the tokens.
+
+        AuxK acts on latents that did not fire for `dead_feature_threshold` tokens; `dead_fraction` counts those that
+        did not for `report_dead_after` (None: the same).
 
         The encoder product runs in `compute_dtype`, or finds candidates in 8 bits, whose scores are then float32; None:
         where that is known to be faster for `tokens_per_pass`, the tokens that `accumulate` is usually given. `sae`
@@ -85,11 +89,13 @@ class SaeLearner:
         self.sae, self._peers = sae, peers
         self._all_latents = peers.total(sae.num_latents)
         self.dead = DeadLatents(sae.num_latents, dead_feature_threshold, sae.device)
+        self._report_dead_after = dead_feature_threshold if report_dead_after is None else report_dead_after
         if encode_in_8bit is None:
             encode_in_8bit = eight_bit.pays(sae.num_latents, tokens_per_pass, sae.device)
         if encode_in_8bit:
             eight_bit.check_device(sae.device)
         self._tokens_per_step, self._auxk_alpha = tokens_per_step, auxk_alpha
+        self._product_dtype = compute_dtype
         self._compute_dtype = sae.dtype if encode_in_8bit else compute_dtype
         self._encode_in_8bit = encode_in_8bit
         self._probe: Tensor | None = None
@@ -106,6 +112,7 @@ class SaeLearner:
         self._average_firings = torch.ones((), device=sae.device)
         self._mean = torch.zeros(sae.d_in, device=sae.device)
         self._variance = torch.ones((), dtype=torch.float64, device=sae.device)
+        self._longest = torch.full((), math.inf, device=sae.device)
         self._variance_sums = VarianceSums.zeros(sae.d_in, sae.device)
         self._sums = torch.zeros(3, dtype=torch.float64, device=sae.device)
         self._step_variance_sums, self._step_sums = VarianceSums.zeros(sae.d_in, sae.device), self._sums.clone()
@@ -120,27 +127,23 @@ class SaeLearner:
         fit_on: Float[Tensor, "some d_in"] | None = None,
         add_up: Callable[[list[Tensor]], None] = lambda sums: None,
     ) -> None:
-        """Measure mean and variance per token of x, and fix the loss's normaliser.
+        """Measure mean and variance per token of x, and fix the loss's normaliser and which tokens are massive.
 
         A `new` autoencoder's b_dec starts at the mean, and its W_enc, if the recipe says so, at the multiple of W_dec
         with which the tokens `fit_on` (None: the first of x) are reconstructed best. `add_up` adds to sums over tokens,
         in place, those over tokens that others have. Raises ValueError for no tokens.
         """
-        total = VarianceSums.zeros(self.sae.d_in, self.sae.device)
-        shift = x[:1].float().sum(0)
-        for part in x.split(2**14):
-            total = total.merge(VarianceSums.near_mean(part.float() - shift))
-        total = total.shifted_by(shift)
-        add_up(list(total))
-        if not total.tokens:
-            raise ValueError("the first batches must hold tokens to train on, got none; exclude fewer of them")
-        self._mean.copy_(total.first / total.tokens)
-        self._variance.copy_(total.total_variance() / total.tokens)
+        few = x[:FIRST_TOKENS] if fit_on is None else fit_on
+        found = spread(x, few, add_up)
+        counted = found.ordinary if self._recipe.spare_massive else found.everything
+        self._mean.copy_(counted.mean())
+        self._variance.copy_(counted.total_variance() / counted.tokens)
+        self._longest.copy_(found.rule.farthest)
         if new:
             self.sae.b_dec.data.copy_(self._mean)
         self._set_rates()
         if new and self._recipe.fit_encoder:
-            few = x[:FIRST_TOKENS] if fit_on is None else fit_on
+            few = few[found.rule.counts(few) > 0]
             self.sae.encoder.weight.data.copy_(self.sae.W_dec)
             self.sae.encoder.weight.data.mul_(best_encoder_scale(self.sae, few, add_up))
             self._set_weights()
@@ -168,6 +171,11 @@ class SaeLearner:
         rates[_LOG_LENGTH] = (self._recipe.length_rate or 0.0) * math.sqrt(self.sae.d_in)
         if self._recipe.bias_rate is not None:
             rates["encoder.bias"] = rates["b_dec"] = self._recipe.bias_rate * math.sqrt(self.variance / self.sae.d_in)
+
+    @property
+    def rule(self) -> Ordinary:
+        """Which tokens are ordinary, as far as `initialise` saw; in a step their distance is from b_dec."""
+        return Ordinary(self._mean, self._longest)
 
     @property
     def variance(self) -> float:
@@ -223,11 +231,13 @@ class SaeLearner:
             self._select,
             scale=self._scale(),
             limit=None if token_limit is None else (token_limit * self._variance).to(self.sae.dtype),
+            longest=self._longest,
             encode=self._encode,
             peers=self._peers,
         )
-        if (massive := self._recipe.massive) is not None:
-            self._massive.add(recon.centred, self._weights.b_dec, (massive * self._variance).sqrt().to(self.sae.dtype))
+        if self._recipe.spare_massive:
+            assert recon.ordinary is not None
+            self._massive.add(recon.centred, self._weights.b_dec, 1 - recon.ordinary)
         self._note(recon)
         return grads, recon
 
@@ -253,12 +263,18 @@ class SaeLearner:
                 recon,
                 self.dead.indices,
                 scale=self._scale() * self._auxk_alpha,
+                spare_massive=self._recipe.spare_massive,
+                dtype=self._product_dtype,
                 peers=self._peers,
                 num_dead=num_dead,
             )
             self._step_sums[1] += auxk_error.double() - recon.squared_error.double()
-        self._grads = grads if self._grads is None else self._grads.plus(grads)
         self._tokens += len(recon.residual)
+        if self._grads is None:
+            self._grads = grads
+        else:  # whichever is smaller is kept: the matrices, or the tokens that they are computed from
+            lazily = not isinstance(grads.W_enc, Tensor) and int(self._tokens) <= self.sae.num_latents
+            self._grads = self._grads.plus(grads, lazily=lazily)
         self._probe = recon.centred[:_PROBE].clone()
 
     def sums(self) -> list[Tensor]:
@@ -267,7 +283,7 @@ class SaeLearner:
             self._grads = Gradients.zeros_like(self._weights)
         dense = self._grads.dense()
         self._grads = Gradients(*dense)
-        massive = [] if self._recipe.massive is None else [self._massive.step_total]
+        massive = [self._massive.step_total] if self._recipe.spare_massive else []
         return [*dense, self._fired, self._tokens, *massive, *self._step_variance_sums, self._step_sums]
 
     def _scale(self) -> Tensor:
@@ -290,7 +306,7 @@ class SaeLearner:
         self.dead.update(self._fired > 0, tokens)
         self._fired.zero_()
         self._tokens.zero_()
-        if self._recipe.massive is not None:
+        if self._recipe.spare_massive:
             self._reconstruct_massive()
 
     def _take_step(self) -> None:
@@ -357,7 +373,7 @@ class SaeLearner:
             fvu=fvu(sums[0], variance.total_variance()).item(),
             l0=fired / max(1.0, variance.tokens.item()),
             auxk=auxk_error / max(squared_error, sys.float_info.min),
-            dead_fraction=self._peers.total(len(self.dead.indices)) / self._all_latents,
+            dead_fraction=self._peers.total(self.dead.silent_for(self._report_dead_after)) / self._all_latents,
         )
 
     def read_recall(self) -> float | None:
@@ -376,6 +392,7 @@ class SaeLearner:
             "massive": self._massive.total,
             "mean": self._mean,
             "variance": self._variance,
+            "longest": self._longest,
             "meters.sums": self._sums,
         }
         state |= {f"meters.variance.{name}": t for name, t in self._variance_sums._asdict().items()}

@@ -1,5 +1,6 @@
 """What is minimised and reported, as sums over tokens that merge exactly over chunks, micro-batches and ranks."""
 
+from collections.abc import Callable
 from functools import reduce
 from typing import NamedTuple
 
@@ -7,10 +8,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+MASSIVE = 200.0
+"""Variances per token of the ordinary tokens: the squared distance from their mean above which a token is massive."""
 _CHUNK_ELEMENTS = 2**19
 """Of tokens that are centred at a time on a CPU, so that they stay in its cache."""
 _CONSTANT = 1e-12
 """Variance per energy that float32 sums cannot tell from 0: tokens that differ by less than a millionth."""
+_SINGLE_PASS = 2**14
+"""Tokens that are looked at together."""
+_MEDIAN_STEPS = 5
+"""Steps of Weiszfeld's iteration: enough for one massive token in sixteen, 200 times as far away as the others."""
 
 
 class VarianceSums(NamedTuple):
@@ -24,16 +31,32 @@ class VarianceSums(NamedTuple):
     """Σ ‖y‖²."""
 
     @classmethod
-    def of(cls, x: Float[Tensor, "tokens d"]) -> "VarianceSums":
-        """The sums of these tokens for shift 0, however far their mean is from it: taken about it, then moved."""
+    def of(cls, x: Float[Tensor, "tokens d"], counts: Float[Tensor, "tokens"] | None = None) -> "VarianceSums":
+        """The sums of these tokens for shift 0, however far their mean is from it: taken about it, then moved.
+
+        `counts` is 1 for a token that counts and 0 for the others; a NaN or infinity shows in either. None: all do.
+        """
         chunk = max(1, _CHUNK_ELEMENTS // max(1, x.shape[1])) if x.is_cpu else max(1, len(x))
-        return reduce(cls.merge, (cls._about_mean(part) for part in x.split(chunk)))
+        if counts is None:
+            return reduce(cls.merge, (cls._about_mean(part) for part in x.split(chunk)))
+        parts = zip(x.split(chunk), counts.split(chunk), strict=True)
+        return reduce(cls.merge, (cls._about_mean_of_some(part, some) for part, some in parts))
 
     @classmethod
     def _about_mean(cls, x: Float[Tensor, "tokens d"]) -> "VarianceSums":
         x = at_least_float32(x)
         mean = x.sum(0) / max(1, len(x))
         return cls.near_mean(x - mean).shifted_by(mean)
+
+    @classmethod
+    def _about_mean_of_some(cls, x: Float[Tensor, "tokens d"], counts: Float[Tensor, "tokens"]) -> "VarianceSums":
+        x = at_least_float32(x)
+        counts = counts.to(x.dtype)
+        number = counts.sum()
+        mean = counts @ x / number.clamp_min(1)
+        y = x - mean
+        squares = torch.linalg.vector_norm(y, dim=1).square()
+        return cls(number.double(), (counts @ y).double(), counts.dot(squares).double()).shifted_by(mean)
 
     @classmethod
     def near_mean(cls, shifted: Float[Tensor, "tokens d"]) -> "VarianceSums":
@@ -71,6 +94,10 @@ class VarianceSums(NamedTuple):
         second = self.second + 2 * (delta @ self.first) + self.tokens * (delta @ delta)
         return VarianceSums(self.tokens, self.first + self.tokens * delta, second)
 
+    def mean(self) -> Float[Tensor, "d"]:
+        """The mean of the tokens, minus the shift; 0 if there are none."""
+        return self.first / self.tokens.clamp_min(1)
+
     def total_variance(self) -> Float[Tensor, ""]:
         """Σ ‖x − mean(x)‖² over the tokens: 0 for one token, and for tokens that are equal up to rounding."""
         variance = self.second - self.first.square().sum() / self.tokens.clamp_min(1)
@@ -80,6 +107,90 @@ class VarianceSums(NamedTuple):
 def at_least_float32(x: Tensor) -> Tensor:
     """x in a type whose sums of squares neither overflow nor lose what is summed: float32, or float64 if it is that."""
     return x if x.dtype == torch.float64 else x.float()
+
+
+class Ordinary(NamedTuple):
+    """Which tokens are ordinary: those no farther than `farthest` from `centre`. The others are massive."""
+
+    centre: Float[Tensor, "*d"]
+    farthest: Float[Tensor, ""]
+
+    def counts(self, x: Float[Tensor, "*tokens d"]) -> Float[Tensor, "*tokens"]:
+        """1 for an ordinary token, 0 for a massive one (or one that is not finite)."""
+        centre = self.centre.to(x.device, torch.float32)
+        return (torch.linalg.vector_norm(x.float() - centre, dim=-1) <= self.farthest.to(centre)).float()
+
+
+EVERYTHING = Ordinary(torch.zeros(()), torch.full((), torch.inf))
+"""The rule by which all finite tokens are ordinary."""
+
+
+class Spread(NamedTuple):
+    """Sums over tokens, with shift 0: over all, and over the ordinary ones."""
+
+    everything: VarianceSums
+    ordinary: VarianceSums
+
+    @classmethod
+    def zeros(cls, d: int, device: torch.device | str) -> "Spread":
+        """The sums of no tokens."""
+        return cls(VarianceSums.zeros(d, device), VarianceSums.zeros(d, device))
+
+    @property
+    def rule(self) -> Ordinary:
+        """Which tokens are ordinary: ‖x − mean‖² of at most `MASSIVE` variances per token; all if there is none."""
+        variance = self.ordinary.total_variance() / self.ordinary.tokens.clamp_min(1)
+        return Ordinary(self.ordinary.mean(), torch.where(variance > 0, (MASSIVE * variance).sqrt(), torch.inf))
+
+
+def spread(
+    x: Float[Tensor, "tokens d"],
+    few: Float[Tensor, "some d"],
+    add_up: Callable[[list[Tensor]], None] = lambda sums: None,
+) -> Spread:
+    """Sums over the tokens of x; which of them are ordinary, `few` of them say first.
+
+    Massive tokens (Sun et al. 2024, arXiv:2402.17762), attention sinks mostly, are so long that one outweighs hundreds
+    of others. The geometric median of `few` (Weiszfeld 1937) and the geometric mean of the squared distances from it,
+    which no massive token moves far, find the rough set of ordinary tokens; mean and variance of those the final one.
+    `add_up` adds to sums over tokens, in place, those over tokens that others have. Raises ValueError for no tokens.
+    """
+    rule = _rough(few, add_up)
+    everything = _sums_of(x, Ordinary(rule.centre, torch.full_like(rule.farthest, torch.inf)), add_up)
+    for _ in range(3):
+        found = Spread(everything, _sums_of(x, rule, add_up))
+        rule = found.rule
+    return found if found.ordinary.tokens < everything.tokens else Spread(everything, everything)
+
+
+def _rough(few: Float[Tensor, "some d"], add_up: Callable[[list[Tensor]], None]) -> Ordinary:
+    """Tokens within `MASSIVE` geometric means of the squared distance from the geometric median."""
+    few = few.float()
+    tiny = torch.finfo(few.dtype).tiny
+    centre, count = few.sum(0), few.new_tensor(float(len(few)))
+    add_up([centre, count])
+    if not count:
+        raise ValueError("the first batches must hold tokens to train on, got none; exclude fewer of them")
+    centre /= count
+    for _ in range(_MEDIAN_STEPS):
+        shares = 1 / torch.linalg.vector_norm(few - centre, dim=1).clamp_min(tiny**0.5)
+        total, of_them = shares @ few, shares.sum()
+        add_up([total, of_them])
+        centre = total / of_them
+    logarithm = (few - centre).square().sum(1).clamp_min(tiny).log().sum()
+    add_up([logarithm])
+    return Ordinary(centre, (MASSIVE * (logarithm / count).exp()).sqrt())
+
+
+def _sums_of(x: Float[Tensor, "tokens d"], rule: Ordinary, add_up: Callable[[list[Tensor]], None]) -> VarianceSums:
+    """The sums over the tokens of x that are ordinary."""
+    total = VarianceSums.zeros(x.shape[1], x.device)
+    centre = rule.centre.float()
+    for part in x.split(_SINGLE_PASS):
+        total = total.merge(VarianceSums.near_mean(part[rule.counts(part) > 0].float() - centre))
+    total = total.shifted_by(centre)
+    add_up(list(total))
+    return total
 
 
 def fvu(squared_error: Float[Tensor, ""], total_variance: Float[Tensor, ""]) -> Float[Tensor, ""]:

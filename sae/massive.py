@@ -1,4 +1,7 @@
-"""Tokens with massive activations: so long that one outweighs thousands of others (Sun et al. 2024, arXiv:2402.17762).
+"""Tokens with massive activations: so long that one outweighs hundreds of others (Sun et al. 2024, arXiv:2402.17762).
+
+Attention sinks are the usual ones. Which tokens are massive, `losses.spread` says. With the default recipe neither the
+loss's normaliser nor AuxK is about them.
 
 They are few and nearly one direction, so their mean stands for all of them. Some dozens of steps apart, they are
 reconstructed by latents that ordinary tokens move meanwhile, and their error, times their length, is most of the FVU.
@@ -36,9 +39,13 @@ class MassiveTokens:
         self.step_total = torch.zeros_like(self.total)
         """The same over the tokens of the step so far; sums over parts of them may be added."""
 
-    def add(self, centred: Float[Tensor, "tokens d_in"], b_dec: Float[Tensor, "d_in"], longest: float | Tensor) -> None:
-        """Add those of x − b_dec that are longer than `longest`."""
-        is_massive = (torch.linalg.vector_norm(centred, dim=1) > longest).to(centred.dtype)
+    def add(
+        self,
+        centred: Float[Tensor, "tokens d_in"],
+        b_dec: Float[Tensor, "d_in"],
+        is_massive: Float[Tensor, "tokens"],
+    ) -> None:
+        """Add those of x − b_dec whose `is_massive` is 1; that of the others is 0."""
         number = is_massive.sum()
         self.step_total[:-1] += is_massive @ centred + number * b_dec
         self.step_total[-1] += number

@@ -14,9 +14,6 @@ from sae.ops.momentum import settle_, without_radial
 
 EPSILON = 6.25e-10
 """Adam's ε, from Gao et al. 2024, arXiv:2406.04093, app. A."""
-MASSIVE = 1000.0
-"""How many variances per token the squared distance of a massive token is from b_dec, at least: `Recipe.massive`."""
-
 ENOUGH_STEPS, FEWEST_TOKENS = 1000, 2048
 """A run makes up to so many steps, as long as each of them has so many tokens: `steps_per_batch`."""
 
@@ -55,9 +52,9 @@ class Recipe(NamedTuple):
     row of W_dec, beside that of their entries (with `capped`). None: only the latter."""
     k_growth: float = 0.0
     """Share of the run in which k grows to what was asked for, mostly from a quarter of it (`k_at`). 0: it does not."""
-    massive: float | None = None
-    """The mean of tokens of which ‖x − b_dec‖² is more than so many variances per token is reconstructed exactly, in
-    spite of what a step did (`massive.MassiveTokens`). None: it is not."""
+    spare_massive: bool = False
+    """The loss's normaliser, b_dec's start and AuxK are of the ordinary tokens, and the mean of the massive ones is
+    reconstructed exactly, in spite of what a step did (`massive`)."""
 
     @classmethod
     def named(cls, name: str, total_steps: int, firings: float) -> "Recipe":
@@ -77,7 +74,7 @@ class Recipe(NamedTuple):
             following=0.3,
             length_rate=0.5,
             k_growth=0.2,
-            massive=MASSIVE,
+            spare_massive=True,
         )
 
 

@@ -23,7 +23,7 @@ from sae.data.shuffle import ShuffleBuffer, batches_per_block
 from sae.distributed import World
 from sae.end_to_end import EndToEnd, TokenSource
 from sae.evaluation.evaluate import evaluate_many
-from sae.evaluation.outliers import outlier_warning
+from sae.evaluation.outliers import massive_note
 from sae.evaluation.reconstruction import ReconstructionMetrics, evaluate_reconstruction
 from sae.feed import LiveFeed, count_steps, model_name, open_feed
 from sae.interrupt import StopRequests
@@ -39,6 +39,8 @@ from sae.sweep import SaePlan, check_memory, plan_saes
 
 T = TypeVar("T")
 
+PAPERS_DEAD_THRESHOLD = 10_000_000
+"""Tokens without firing after which AuxK takes a latent for dead: Gao et al. 2024, arXiv:2406.04093, app. A.2."""
 EVAL_TOKENS = 16_384
 """Held-out tokens that --eval_every measures on, at most, and at least a batch."""
 
@@ -83,7 +85,8 @@ class SaeTrainer:
                 sae,
                 tokens_per_step=self.tokens_per_step,
                 auxk_alpha=cfg.auxk_alpha,
-                dead_feature_threshold=dead_threshold(cfg, self.total_steps * self.tokens_per_step),
+                dead_feature_threshold=cfg.dead_feature_threshold or PAPERS_DEAD_THRESHOLD,
+                report_dead_after=report_dead_after(cfg, self.total_steps * self.tokens_per_step),
                 compute_dtype=lm.compute_dtype(self.device),
                 recipe=self._recipe(name),
                 encode_in_8bit=cfg.encode_in_8bit if cfg.loss_fn == "fvu" else False,
@@ -236,9 +239,11 @@ class SaeTrainer:
                 "the same: there is nothing to learn; leave such places out with --hookpoints or --layers"
             )
             raise self.world.on_all(ValueError(message))
-        for hookpoint, activations in held_out.activations.items():
-            if warning := outlier_warning(activations, held_out.tokens, held_out.kept):
-                self._note(f"{hookpoint}: {warning}")
+        if too_short := short_run_note(self.shapes, self.total_steps * self.tokens_per_step):
+            self._note(too_short)
+        spared = self.cfg.recipe == "default"
+        if found := massive_note(held_out.activations, held_out.tokens, held_out.kept, spared=spared):
+            self._note(found)
 
     def _add_up(self, sums: list[Tensor]) -> None:
         self.world.add_up(sums)()
@@ -277,7 +282,7 @@ class SaeTrainer:
                 for part in batch.tensor_split(self.cfg.micro_acc_steps):
                     self.end_to_end.accumulate(part)
             if waits is not None:
-                waits |= {name: self.world.add_up(learner.sums()) for name, learner in self.learners.items()}
+                waits |= {name: self._begin_to_add_up(learner) for name, learner in self.learners.items()}
             return
         activations = self._by_sae(self.world.exchange(batch))
         for name, learner in self.learners.items():
@@ -285,7 +290,14 @@ class SaeTrainer:
                 for part in activations[name].tensor_split(self.cfg.micro_acc_steps):
                     learner.accumulate(part)
             if waits is not None:  # the other processes' gradients come while the next learner computes
-                waits[name] = self.world.add_up(learner.sums())
+                waits[name] = self._begin_to_add_up(learner)
+
+    def _begin_to_add_up(self, learner: SaeLearner) -> Callable[[], None]:
+        """Start to add the step's sums over the processes that train the same; the result waits for it.
+
+        Without such processes the gradients stay as they are, and never become whole matrices.
+        """
+        return self.world.add_up(learner.sums()) if self.world.has_replicas else lambda: None
 
     def learning_rate(self, name: str) -> float:
         """The learning rate of an autoencoder in the step that comes next."""
@@ -334,11 +346,13 @@ class SaeTrainer:
         """Reconstruction of the held-out tokens, by autoencoder; of several copies each process measures a share."""
         batches = (self._by_sae(batch.activations) for batch in self.feed.held_out_batches())
         with self.world.together():
-            found = evaluate_reconstruction(self.world.share(self.saes), batches)
+            rules = {name: learner.rule for name, learner in self.learners.items()}
+            found = evaluate_reconstruction(self.world.share(self.saes), batches, rules)
         return self._merged({name: self._of_all_parts(metrics) for name, metrics in found.items()})
 
     def _of_all_parts(self, metrics: ReconstructionMetrics) -> ReconstructionMetrics:
-        l0, unused = self.world.peers().sum_(torch.tensor(metrics[2:], dtype=torch.float64)).tolist()
+        shares = torch.tensor([metrics.l0, metrics.unused_fraction], dtype=torch.float64)
+        l0, unused = self.world.peers().sum_(shares).tolist()
         return metrics._replace(l0=l0, unused_fraction=unused / self.cfg.shard_latents)
 
     def evaluate_grafted(self) -> Record:
@@ -641,11 +655,23 @@ class SaeTrainer:
         return batches_per_block(self.batches_at_once, bytes_per_batch)
 
 
-def dead_threshold(cfg: TrainConfig, total_tokens: int) -> int:
-    """Tokens without firing after which a latent is dead: chosen, or derived from the run's length."""
+def report_dead_after(cfg: TrainConfig, total_tokens: int) -> int:
+    """Tokens without firing after which a latent is reported as dead: chosen, or derived from the run's length."""
     if cfg.dead_feature_threshold is not None:
         return cfg.dead_feature_threshold
-    return 10_000_000 if cfg.recipe == "gao2024" else min(10_000_000, max(1, total_tokens // 20))
+    longest = PAPERS_DEAD_THRESHOLD
+    return longest if cfg.recipe == "gao2024" else min(longest, max(1, total_tokens // 20))
+
+
+def short_run_note(shapes: Mapping[str, "SaeShape"], tokens: int) -> str | None:
+    """A sentence for a run in which not every latent can fire k times, with how many can; None for a longer one."""
+    largest = max((shape.num_latents for shape in shapes.values()), default=0)
+    if tokens >= largest:
+        return None
+    return (
+        f"the run is short for {largest:,} latents: in {tokens:,} tokens at most {tokens:,} of them can fire k times; "
+        f"give more text, or --num_latents {tokens} or fewer"
+    )
 
 
 class SaeShape(NamedTuple):

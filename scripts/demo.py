@@ -19,10 +19,8 @@ from pathlib import Path
 CHARACTERS = 2_000_000
 """Length of the text: about 430,000 tokens, more than the run reads."""
 
-OPTIONS = (
-    "--layers 2 6 10 --exclude_positions 0 --expansion_factor 8 --ctx_len 256 --batch_size 4 "
-    "--max_tokens 200000 --no_log_to_wandb"
-)
+OPTIONS = "--layers 2 6 10 --max_tokens 200000"
+"""Which layers, and how many tokens. Everything else is as the defaults are."""
 
 
 def main() -> int:

@@ -17,7 +17,7 @@ from tiny_models import VOCAB_SIZE, tiny_model
 import sae.__main__
 import sae.lm
 import sae.report.training
-from sae import Sae, SaeConfig, SaeTrainer, TrainConfig, checkpoint, distributed, evaluate, optim
+from sae import Sae, SaeConfig, SaeTrainer, TrainConfig, checkpoint, distributed, evaluate, losses
 from sae.cache import cache_activations
 from sae.config import CacheConfig
 from sae.data import ActivationCache, shuffle
@@ -61,14 +61,14 @@ def small_sizes(fitting: int | None, massive: float | None) -> Iterator[None]:
 
     Tokens of more than `massive` variances are massive.
     """
-    before = shuffle.BYTES, data_tokens.HELD_OUT_TOKENS_STREAM, optim.MASSIVE
+    before = shuffle.BYTES, data_tokens.HELD_OUT_TOKENS_STREAM, losses.MASSIVE
     data_tokens.HELD_OUT_TOKENS_STREAM = 4 * SEQ
     if fitting is not None:
         shuffle.BYTES = 2 * fitting * 4 * SEQ * 3 * 32 * 4
     if massive is not None:
-        optim.MASSIVE = massive
+        losses.MASSIVE = massive
     yield
-    shuffle.BYTES, data_tokens.HELD_OUT_TOKENS_STREAM, optim.MASSIVE = before
+    shuffle.BYTES, data_tokens.HELD_OUT_TOKENS_STREAM, losses.MASSIVE = before
 
 
 def stop(trainer: SaeTrainer, step: int) -> None:
@@ -97,9 +97,9 @@ def train(save_dir: str, runs: dict[str, dict[str, Any]]) -> None:
         stop_after = changes.pop("stop_after", None)
         with small_sizes(changes.pop("fitting", None), changes.pop("massive", None)):
             trainer = make_trainer(save_dir, run_name=name, **changes)
-        if stop_after is not None:
-            stop(trainer, stop_after)
-        trainer.fit()
+            if stop_after is not None:
+                stop(trainer, stop_after)
+            trainer.fit()
         sent = {"steps": trainer.step, **trainer.world.sent}
         Path(save_dir, name, f"sent_{trainer.world.rank}.json").write_text(json.dumps(sent))
 

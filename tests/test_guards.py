@@ -47,7 +47,7 @@ MAY_KNOW = {
     "cli": set(),
     "sweep": {"config"},
     # what composes them
-    "end_to_end": {"autoencoder", "gradients", "learner", "lm", "losses"},
+    "end_to_end": {"autoencoder", "gradients", "learner", "lm"},
     "evaluation": {"autoencoder", "config", "data", "disk", "formats", "lm", "log", "losses", "run"},
     "report": {"evaluation", "log"},
     "feed": {"config", "data", "disk", "lm"},

@@ -243,7 +243,7 @@ def test_the_encoder_follows_the_steps_of_the_decoder_and_gao2024s_does_not() ->
     moved = {}
     for following in (0.0, 0.3):
         torch.manual_seed(0)
-        recipe = Recipe.named("default", 100, 1.0)._replace(following=following, length_rate=None, massive=None)
+        recipe = Recipe.named("default", 100, 1.0)._replace(following=following, length_rate=None, spare_massive=False)
         learner = make_learner(make_sae(dtype=torch.float32), recipe=recipe)
         learner.initialise(x)
         before = weights(learner)
@@ -501,7 +501,7 @@ class TestOptim:
     )
     def test_adams_memory_is_a_tenth_of_a_short_run(self, total_steps: int, expected: float) -> None:
         assert Recipe.named("default", total_steps, 64 / 9).beta2 == pytest.approx(expected)
-        papers = (0.9, 0.999, 1.0, None, False, 1.0, None, False, 0.0, None, 0.0, None)
+        papers = (0.9, 0.999, 1.0, None, False, 1.0, None, False, 0.0, None, 0.0, False)
         assert Recipe.named("gao2024", total_steps, 64 / 9) == Recipe() == papers
 
     def test_only_the_default_recipe_limits_a_tokens_gradient_to_that_of_an_average_one(self) -> None:
@@ -509,8 +509,8 @@ class TestOptim:
         assert Recipe.named("gao2024", 1, 1).token_limit is None
 
     def test_only_the_default_recipe_reconstructs_massive_tokens_exactly(self) -> None:
-        assert Recipe.named("default", 1, 1).massive == Recipe.named("default", 10**6, 4096).massive == 1000
-        assert Recipe.named("gao2024", 1, 1).massive is None
+        assert Recipe.named("default", 1, 1).spare_massive and Recipe.named("default", 10**6, 4096).spare_massive
+        assert not Recipe.named("gao2024", 1, 1).spare_massive
 
     @pytest.mark.parametrize("decay", [0.95, 0.999])
     def test_adam_is_pytorchs_with_the_papers_constants(self, decay: float) -> None:

@@ -24,9 +24,11 @@ from sae.data import MemmapTokens
 from sae.data.ahead import ReadAhead
 from sae.evaluation.reconstruction import ReconstructionMetrics
 from sae.feed import LiveFeed
+from sae.gradients import Gradients
 from sae.ops import eight_bit
+from sae.ops.segments import SegmentRows
 from sae.report.training import read_records
-from sae.trainer import dead_threshold
+from sae.trainer import report_dead_after
 
 SEQ = 8
 LAYERS = {"gpt_neox": "layers", "gpt2": "h", "llama": "layers", "gemma3": "layers", "bert": "encoder.layer"}
@@ -507,7 +509,7 @@ def test_the_learning_rate_follows_the_law_unless_it_is_given(make: Make) -> Non
 def test_when_a_latent_is_dead_follows_the_runs_length(
     chosen: int | None, recipe: Any, tokens: int, expected: int
 ) -> None:
-    assert dead_threshold(TrainConfig(dead_feature_threshold=chosen, recipe=recipe), tokens) == expected
+    assert report_dead_after(TrainConfig(dead_feature_threshold=chosen, recipe=recipe), tokens) == expected
 
 
 def test_a_stream_trains_to_max_tokens(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -853,3 +855,37 @@ def test_candidates_are_found_in_8_bits_where_that_pays(
     trainer.initialise()
     trainer.train_step()
     assert all((learner.read_recall() is not None) == expected for learner in trainer.learners.values())
+
+
+@pytest.mark.parametrize("micro_acc_steps", [1, 2])
+def test_with_one_process_no_gradient_of_a_step_is_ever_a_whole_matrix(
+    make: Make, micro_acc_steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dense(self: Gradients) -> list[Tensor]:
+        raise AssertionError("a gradient became a whole matrix")
+
+    def some_rows(self: SegmentRows, rows: slice) -> Tensor:
+        assert len(range(*rows.indices(512))) < 512, "a gradient became a whole matrix"
+        return getitem(self, rows)
+
+    getitem = SegmentRows.__getitem__
+    monkeypatch.setattr(Gradients, "dense", dense)
+    monkeypatch.setattr(SegmentRows, "__getitem__", some_rows)
+    monkeypatch.setattr("sae.optim._ROWS_BYTES", {"cpu": 2048, "cuda": 2048})
+    trainer = make(sae=SaeConfig(k=4, num_latents=512), micro_acc_steps=micro_acc_steps)
+    trainer.initialise()
+    before = {name: one.W_dec.detach().clone() for name, one in trainer.saes.items()}
+    assert trainer.train_step() and trainer.train_step()
+    assert all(not torch.equal(before[name], one.W_dec) for name, one in trainer.saes.items())
+
+
+@pytest.mark.parametrize(("num_latents", "told"), [(800, True), (80, False)])
+def test_a_run_too_short_for_its_latents_says_how_many_can_fire(
+    make: Make, num_latents: int, told: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = make(sae=SaeConfig(k=4, num_latents=num_latents))
+    tokens = trainer.total_steps * trainer.tokens_per_step
+    trainer.fit()
+    err = capsys.readouterr().err
+    assert (f"in {tokens:,} tokens at most {tokens:,} of them can fire k times" in err) == told
+    assert (f"--num_latents {tokens} or fewer" in err) == told

@@ -50,7 +50,7 @@ def measure_plan(
         exclude_tokens=plan.exclude_tokens, exclude_positions=plan.exclude_positions, ranks=ranks,
         bar=partial(Progress, total=sample.num_tokens, hidden=ranks.rank > 0),
     )  # fmt: skip
-    return evaluation, [*changed, *models, *_which_tokens(plan, evaluation), *_outliers(evaluation, plan)]
+    return evaluation, [*changed, *models, *_which_tokens(plan, evaluation), *_massive(evaluation)]
 
 
 def _has_changed(plan: EvalPlan, source: Sequences | SequenceStream) -> list[str]:
@@ -96,14 +96,13 @@ def _which_tokens(plan: EvalPlan, evaluation: Evaluation) -> list[str]:
     return [first] + [f"Training may have seen these tokens: {', '.join(unsure)}."] * bool(unsure)
 
 
-def _outliers(evaluation: Evaluation, plan: EvalPlan) -> list[str]:
-    """A sentence for each hookpoint where a few tokens are most of the variance."""
-    first = "the first token often does that: train and measure with --exclude_positions 0"
-    way_out = "training's log says which: see --exclude_tokens" if 0 in plan.exclude_positions else first
-    shares = {hookpoint: shares["top_1_percent_of_tokens"] for hookpoint, shares in evaluation.variance.items()}
+def _massive(evaluation: Evaluation) -> list[str]:
+    """A sentence if there are massive tokens."""
+    shares = {key[1]: quality.metrics.get("massive_fraction", 0.0) for key, quality in evaluation.qualities.items()}
+    found = [hookpoint for hookpoint, share in shares.items() if share > 0]
+    if not found:
+        return []
     return [
-        f"{hookpoint}: 1 % of the tokens carry {share:.0%} of the variance, so FVU says little about the "
-        f"others; {way_out}."
-        for hookpoint, share in shares.items()
-        if share > 0.5
+        f"Up to {max(shares.values()):.2%} of the tokens are massive (attention sinks and the like) at "
+        f"{', '.join(found)}: fvu is of the others, fvu_with_massive of all."
     ]

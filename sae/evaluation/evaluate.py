@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
@@ -13,15 +14,17 @@ from sae import lm
 from sae.autoencoder import Sae
 from sae.data.activations import check_excluded, counted
 from sae.data.tokens import SampledSequences
-from sae.evaluation.measure import Dictionaries, Measured, means, measure, nothing
+from sae.evaluation.measure import Dictionaries, Measured, Reference, means, measure, nothing
 from sae.evaluation.metrics import Quality, as_json, qualities
 from sae.evaluation.moments import merge, on_cpu, tensors_of
 from sae.evaluation.ranks import ALONE, Batch, Ranks, Share
 from sae.log import Progress
-from sae.losses import VarianceSums
+from sae.losses import EVERYTHING, Ordinary, Spread, spread
 
 TOP = 0.01
 """Which fraction of the tokens and dimensions the shares of the variance are of."""
+RULE_TOKENS = 4096
+"""Tokens, the first that count, that say which are massive."""
 _HIDDEN = partial(Progress, total=0, hidden=True)
 
 
@@ -124,20 +127,24 @@ def evaluate_many(
         return ((tokens, counted(tokens, exclude_tokens, exclude_positions)) for tokens in batches)
 
     with ranks.together(), bar(what="means") as progress:
+        rules = _rules(model, hookpoints, counting())
         share = Share(counting(), ranks, progress.reach)
-        own = means(model, hookpoints, share)
-    variance = _over_ranks({name: VarianceSums.zeros(d_in, "cpu") for name, d_in in widths.items()}, own, ranks)
-    tokens = int(next(iter(variance.values())).tokens) if variance else 0
+        own = means(model, hookpoints, share, rules)
+    spreads = _over_ranks({name: Spread.zeros(d_in, "cpu") for name, d_in in widths.items()}, own, ranks)
+    tokens = int(next(iter(spreads.values())).everything.tokens) if spreads else 0
     if not tokens:
         raise ValueError(
             "the data must have a token to measure on beside those excluded, got none; give more text, or exclude fewer"
         )
-    mean = {hookpoint: sums.first / sums.tokens for hookpoint, sums in variance.items()}
+    references = {
+        hookpoint: Reference(sums.everything.mean(), sums.ordinary.mean(), rules[hookpoint])
+        for hookpoint, sums in spreads.items()
+    }
     measured = Measured({}, {}, {})
     with ranks.together(), bar(what="measuring", total=share.tokens) as progress:
         share = Share(counting(), ranks, progress.reach)
         for batch in share:
-            measured = measured.add(measure(model, batch, dictionaries, mean, on_part=share.part_done))
+            measured = measured.add(measure(model, batch, dictionaries, references, on_part=share.part_done))
     total = nothing(dictionaries, widths, share.ctx_len, has_head=has_head).add(measured.on_cpu())
     ranks.add_up(total.tensors())()
     causal = has_head and lm.is_causal(model)
@@ -158,9 +165,23 @@ def evaluate_many(
     )
 
 
-def _over_ranks(
-    zeros: dict[str, VarianceSums], own: Mapping[str, VarianceSums], ranks: Ranks
-) -> dict[str, VarianceSums]:
+def _rules(model: nn.Module, hookpoints: list[str], batches: Iterable[Batch]) -> dict[str, Ordinary]:
+    """Which tokens are ordinary at each hookpoint, by the first sequences: the same on all ranks, in any batches."""
+    found: dict[str, list[Tensor]] = {hookpoint: [] for hookpoint in hookpoints}
+    left = RULE_TOKENS
+    for tokens, kept in batches:
+        enough = int((kept.sum(1).cumsum(0) < left).sum()) + 1  # sequences
+        tokens, kept = tokens[:enough], kept[:enough]
+        for hookpoint, acts in lm.harvest(model, tokens, hookpoints).items():
+            found[hookpoint].append(acts[kept.to(acts.device)].float())
+        left -= int(kept.sum())
+        if left <= 0:
+            break
+    some = {hookpoint: torch.cat(parts) for hookpoint, parts in found.items() if parts}
+    return {hookpoint: spread(x, x).rule if len(x) else EVERYTHING for hookpoint, x in some.items()}
+
+
+def _over_ranks(zeros: dict[str, Spread], own: Mapping[str, Spread], ranks: Ranks) -> dict[str, Spread]:
     """The sums of all ranks, of what this one found; on the CPU."""
     sums = zeros | {name: merge(zeros[name], on_cpu(found)) for name, found in own.items()}
     ranks.add_up([tensor for each in sums.values() for tensor in tensors_of(each)])()

@@ -6,7 +6,7 @@ from itertools import count
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from sae import lm
@@ -16,7 +16,7 @@ from sae.evaluation.moments import Sums, merge, on_cpu, tensors_of
 from sae.evaluation.predictions import Predictions, compare_predictions
 from sae.evaluation.ranks import Batch
 from sae.evaluation.sums import PREDICTION, ActivationSums, PredictionSums, ReconstructionSums
-from sae.losses import VarianceSums, at_least_float32
+from sae.losses import Ordinary, Spread, VarianceSums, at_least_float32
 
 Dictionaries = Mapping[str, Mapping[str, Sae]]
 """Autoencoders by the label of their checkpoint and by hookpoint."""
@@ -25,6 +25,22 @@ Key = TypeVar("Key")
 
 ALL = "all"
 """In place of a hookpoint: all of a checkpoint's autoencoders grafted at once."""
+
+
+class Reference(NamedTuple):
+    """What the activations at a hookpoint are measured against."""
+
+    mean: Float[Tensor, "d"]
+    """Of all tokens that count."""
+    ordinary_mean: Float[Tensor, "d"]
+    """Of the ordinary ones among them."""
+    rule: Ordinary
+    """Which tokens are ordinary."""
+
+    def to(self, device: torch.device) -> "Reference":
+        """The same on a device."""
+        rule = Ordinary(self.rule.centre.to(device), self.rule.farthest.to(device))
+        return Reference(self.mean.to(device), self.ordinary_mean.to(device), rule)
 
 
 class Measured(NamedTuple):
@@ -82,18 +98,21 @@ def count_runs(dictionaries: Dictionaries, *, has_head: bool) -> int:
     return 1 + has_head * sum(2 + grafts for grafts in groups)
 
 
-def means(model: nn.Module, hookpoints: list[str], batches: Iterable[Batch]) -> dict[str, VarianceSums]:
-    """Sums of the activations at each hookpoint over the tokens that count; their shift is 0.
+def means(
+    model: nn.Module, hookpoints: list[str], batches: Iterable[Batch], rules: Mapping[str, Ordinary]
+) -> dict[str, Spread]:
+    """Sums of the activations at each hookpoint over the tokens that count; `rules` say which of them are ordinary.
 
     Raises NonFiniteError for a NaN or an infinity.
     """
-    sums: dict[str, VarianceSums] = {}
+    sums: dict[str, Spread] = {}
     for tokens, kept in batches:
         found = lm.harvest(model, tokens, hookpoints)
         check_finite(found, "a batch that is measured")
         for name, acts in found.items():
-            part = VarianceSums.of(acts[kept.to(acts.device)].double())
-            sums[name] = sums[name].merge(part) if name in sums else part
+            x = acts[kept.to(acts.device)]
+            part = Spread(VarianceSums.of(x.double()), VarianceSums.of(x.double(), rules[name].counts(x).double()))
+            sums[name] = merge(sums[name], part) if name in sums else part
     return sums
 
 
@@ -102,18 +121,19 @@ def measure(
     model: nn.Module,
     batch: Batch,
     dictionaries: Dictionaries,
-    mean: Mapping[str, Tensor],
+    references: Mapping[str, Reference],
     *,
     on_part: Callable[[float], None] = lambda part: None,
 ) -> Measured:
-    """The sums of one batch. `mean` holds the mean activation of each hookpoint of `dictionaries`, (d_in).
+    """The sums of one batch. `references` are by hookpoint of `dictionaries`.
 
     Tokens that do not count keep their activations, and appear in no sum. `on_part` hears which part of the work is
     done, by the runs of the model.
     """
     tokens, kept = batch
-    seen, clean = _clean_run(model, tokens, list(mean))
-    mean = {hookpoint: value.to(seen[hookpoint].device) for hookpoint, value in mean.items()}
+    seen, clean = _clean_run(model, tokens, list(references))
+    references = {hookpoint: each.to(seen[hookpoint].device) for hookpoint, each in references.items()}
+    mean = {hookpoint: each.mean for hookpoint, each in references.items()}
     runs, number = count_runs(dictionaries, has_head=clean is not None), count(1)
 
     def ran() -> None:
@@ -127,7 +147,7 @@ def measure(
         recons = {}
         for label, saes in dictionaries.items():
             if hookpoint in saes:
-                sums, recons[label] = reconstruct(saes[hookpoint], x, mean[hookpoint], where)
+                sums, recons[label] = reconstruct(saes[hookpoint], x, references[hookpoint], where)
                 measured.reconstructions[label, hookpoint] = sums
         if clean is not None:
             # One hookpoint alone: its input is the clean activation, whose reconstruction is known.
@@ -162,7 +182,7 @@ def _clean_run(model: nn.Module, tokens: Tensor, hookpoints: list[str]) -> tuple
 
 
 def reconstruct(
-    sae: Sae, x: Tensor, mean: Tensor, where: Bool[Tensor, "batch seq"]
+    sae: Sae, x: Tensor, reference: Reference, where: Bool[Tensor, "batch seq"]
 ) -> tuple[ReconstructionSums, Tensor]:
     """The sums of one autoencoder over the tokens `where`, and its reconstruction of all."""
     x = at_least_float32(x.to(sae.device))
@@ -171,7 +191,9 @@ def reconstruct(
     fired = acts > 0
     counts = torch.zeros(sae.num_latents, dtype=torch.int64, device=sae.device)
     counts.index_add_(0, indices.flatten(), (fired & where.unsqueeze(-1)).flatten().long())
-    return ReconstructionSums.of(x, at_least_float32(recon), fired.sum(-1), counts, mean.to(x), where), recon
+    means = reference.mean.to(x), reference.ordinary_mean.to(x)
+    ordinary, kept = reference.rule.counts(x), at_least_float32(recon)
+    return ReconstructionSums.of(x, kept, fired.sum(-1), counts, *means, ordinary, where), recon
 
 
 def _predict(

@@ -19,7 +19,9 @@ def _per(below: str, **above: float) -> Ratio:
 
 
 OF_RECONSTRUCTION: dict[str, Ratio] = {
-    "fvu": _per("variance", squared_error=1),
+    "fvu": _per("ordinary_variance", ordinary_squared_error=1),
+    "fvu_with_massive": _per("variance", squared_error=1),
+    "massive_fraction": _per("tokens", massive=1),
     "explained_variance": _per("variance", variance=1, squared_error=-1),
     "cossim": _per("tokens", cosine=1),
     "l2_ratio": _per("tokens", norm_ratio=1),

@@ -1,37 +1,57 @@
-"""Tokens whose activations are so large that FVU measures them and little else."""
+"""Massive tokens, such as attention sinks: which they are, in words."""
 
+from collections.abc import Mapping
+
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-FRACTION, SHARE = 0.02, 0.5
-"""Warn when this fraction of the tokens carries more than this share of the variance."""
+from sae.losses import spread
 
 
-def outlier_warning(
-    acts: Float[Tensor, "kept d_in"], tokens: Int[Tensor, "batch seq"], kept: Int[Tensor, "kept"]
+def massive_note(
+    activations: Mapping[str, Float[Tensor, "kept d_in"]],
+    tokens: Int[Tensor, "batch seq"],
+    kept: Int[Tensor, "kept"],
+    *,
+    spared: bool,
 ) -> str | None:
-    """A sentence that says which few tokens carry most of the variance and how to leave them out; None if none do.
+    """A sentence that says at which hookpoints tokens are massive, which ones, and what follows; None if none are.
 
-    `acts` belongs to the entries `kept` of the flattened `tokens`. Typical are the first token of each sequence (an
-    attention sink) and special tokens.
+    `activations` belong to the entries `kept` of the flattened `tokens`. `spared`: the recipe leaves them out of the
+    loss's normaliser and of AuxK.
     """
-    distances = (acts.float() - acts.float().mean(0)).square().sum(-1)
-    top = distances.topk(max(1, int(len(acts) * FRACTION)))
-    share = (top.values.sum() / distances.sum()).item()
-    if not share > SHARE:
+    masks = {name: spread(x, x).rule.counts(x).cpu() == 0 for name, x in activations.items()}
+    found = {name: mask for name, mask in masks.items() if mask.any()}
+    if not found:
         return None
-    # Among them, those that matter: the rest of the fixed fraction may be tokens like all others.
-    at = kept[top.indices.cpu()[(top.values > 0.1 * top.values[0]).cpu()]]
+    at = kept[torch.stack(list(found.values())).any(0)]
+    which, way_out = _named(at % tokens.shape[1], tokens.flatten()[at])
+    meant = (
+        "they are reconstructed apart, and the loss's scale and FVU are of the others"
+        if spared
+        else "FVU is of the others"
+    )
+    where = _some(list(found))
     return (
-        f"{len(at)} of {len(acts):,} tokens carry {share:.0%} of the variance, so FVU will look better than it is; "
-        + _advice(at % tokens.shape[1], tokens.flatten()[at])
+        f"{len(at)} of {len(kept):,} tokens are massive at {where} (attention sinks and the like; {which}): "
+        f"{meant}; {way_out}"
     )
 
 
-def _advice(positions: Int[Tensor, "outliers"], ids: Int[Tensor, "outliers"]) -> str:
+def _some(names: list[str]) -> str:
+    return ", ".join(names) if len(names) < 4 else f"{names[0]}, {names[1]} … {names[-1]}"
+
+
+def _named(positions: Int[Tensor, "massive"], ids: Int[Tensor, "massive"]) -> tuple[str, str]:
+    """What most of them have in common, and how to leave them out altogether."""
     for values, what, option in ((positions, "at position", "exclude_positions"), (ids, "token", "exclude_tokens")):
         value = values.mode().values.item()
         count = int((values == value).sum())
         if 2 * count > len(values):
-            return f"{count} of them are {what} {value}: leave it out with --{option} {value}"
-    return f"they are at positions {sorted(set(positions.tolist()))[:5]}: see --exclude_positions and --exclude_tokens"
+            return f"{count} of them {what} {value}", f"--{option} {value} leaves these out altogether"
+    where = sorted(set(positions.tolist()))
+    return (
+        f"at positions {', '.join(map(str, where[:5]))}{' …' * (len(where) > 5)}",
+        "--exclude_positions and --exclude_tokens leave some out altogether",
+    )

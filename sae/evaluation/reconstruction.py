@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sae.autoencoder import Sae
-from sae.losses import VarianceSums, at_least_float32, fvu
+from sae.losses import EVERYTHING, Ordinary, VarianceSums, at_least_float32, fvu
 
 
 class ReconstructionMetrics(NamedTuple):
@@ -15,7 +15,11 @@ class ReconstructionMetrics(NamedTuple):
 
     tokens: int
     fvu: float
-    """Fraction of variance unexplained (`losses.fvu`)."""
+    """Fraction of variance unexplained (`losses.fvu`), over the ordinary tokens."""
+    fvu_with_massive: float
+    """The same over all tokens, with the massive ones (`losses.spread`), which may have nearly all of the variance."""
+    massive_tokens: int
+    """How many of the tokens are massive."""
     l0: float
     """Mean number of latents that fire per token."""
     unused_fraction: float
@@ -25,10 +29,12 @@ class ReconstructionMetrics(NamedTuple):
 class ReconstructionMeter:
     """Sums over tokens for one autoencoder."""
 
-    def __init__(self, sae: Sae) -> None:
-        self._sae = sae
+    def __init__(self, sae: Sae, rule: Ordinary = EVERYTHING) -> None:
+        """`rule` says which tokens are ordinary."""
+        self._sae, self._rule = sae, rule
         self._variance = VarianceSums.zeros(sae.d_in, sae.device)
-        self._squared_error = torch.zeros((), dtype=torch.float64, device=sae.device)
+        self._ordinary_variance = self._variance.clone()
+        self._squared_errors = torch.zeros(2, dtype=torch.float64, device=sae.device)
         self._counts = torch.zeros(sae.num_latents, dtype=torch.int64, device=sae.device)
 
     @torch.no_grad()
@@ -36,9 +42,10 @@ class ReconstructionMeter:
         """Account for the activations x (tokens, d_in)."""
         encoded = self._sae.encode(x)
         x, recon = at_least_float32(x), at_least_float32(self._sae.decode(*encoded))
-        error = (x - recon).flatten()
-        self._squared_error += error.dot(error).double()
+        ordinary, errors = self._rule.counts(x).to(x.dtype), torch.linalg.vector_norm(x - recon, dim=1).square()
+        self._squared_errors += torch.stack([errors.sum(), ordinary.dot(errors)]).double()
         self._variance = self._variance.merge(VarianceSums.of(x))
+        self._ordinary_variance = self._ordinary_variance.merge(VarianceSums.of(x, ordinary))
         fired = (encoded.top_acts > 0).flatten()
         self._counts.index_add_(0, encoded.top_indices.flatten(), fired.long())
 
@@ -47,17 +54,22 @@ class ReconstructionMeter:
         tokens = int(self._variance.tokens)
         return ReconstructionMetrics(
             tokens=tokens,
-            fvu=fvu(self._squared_error, self._variance.total_variance()).item(),
+            fvu=fvu(self._squared_errors[1], self._ordinary_variance.total_variance()).item(),
+            fvu_with_massive=fvu(self._squared_errors[0], self._variance.total_variance()).item(),
+            massive_tokens=tokens - int(self._ordinary_variance.tokens),
             l0=self._counts.sum().item() / max(1, tokens),
             unused_fraction=(self._counts == 0).double().mean().item(),
         )
 
 
 def evaluate_reconstruction(
-    saes: Mapping[str, Sae], batches: Iterable[Mapping[str, Tensor]]
+    saes: Mapping[str, Sae], batches: Iterable[Mapping[str, Tensor]], rules: Mapping[str, Ordinary] | None = None
 ) -> dict[str, ReconstructionMetrics]:
-    """Metrics by hookpoint over `batches` of activations {hookpoint: (tokens, d_in)}; no batch, no metrics."""
-    meters = {name: ReconstructionMeter(sae) for name, sae in saes.items()}
+    """Metrics by hookpoint over `batches` of activations {hookpoint: (tokens, d_in)}; no batch, no metrics.
+
+    `rules` say by hookpoint which tokens are ordinary; without one all are.
+    """
+    meters = {name: ReconstructionMeter(sae, (rules or {}).get(name, EVERYTHING)) for name, sae in saes.items()}
     for batch in batches:
         for name, meter in meters.items():
             meter.add(batch[name])

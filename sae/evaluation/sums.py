@@ -13,6 +13,7 @@ BINS_PER_OCTAVE, LOWEST, HIGHEST = 16, -40, 60
 
 RECONSTRUCTION = (
     "tokens", "squared_error", "variance", "fired", "cosine", "norm_ratio", "recon_energy", "overlap",
+    "massive", "ordinary_squared_error", "ordinary_variance",
 )  # fmt: skip
 """Summed over each sequence's tokens: 1, ‖x − x̂‖², ‖x − mean‖², latents that fired, cos(x, x̂), ‖x̂‖ / ‖x‖, ‖x̂‖², x·x̂."""
 
@@ -83,9 +84,14 @@ class ReconstructionSums(NamedTuple):
         fired: Int[Tensor, "batch seq"],
         counts: Int[Tensor, "latents"],
         mean: Float[Tensor, "d"],
+        ordinary_mean: Float[Tensor, "d"],
+        ordinary: Float[Tensor, "batch seq"],
         kept: Bool[Tensor, "batch seq"],
     ) -> "ReconstructionSums":
-        """The sums of the tokens that are kept. `fired` counts a token's latents, `counts` a latent's kept tokens."""
+        """The sums of the tokens that are kept. `fired` counts a token's latents, `counts` a latent's kept tokens.
+
+        `ordinary` is 1 for an ordinary token and 0 for a massive one.
+        """
         squared_error, variance = (x - recon).square().sum(-1), (x - mean).square().sum(-1)
         overlap = (x * recon).sum(-1)
         norm, recon_norm = x.norm(dim=-1), recon.norm(dim=-1)
@@ -94,6 +100,8 @@ class ReconstructionSums(NamedTuple):
             torch.ones_like(overlap), squared_error, variance, fired.to(x.dtype),
             overlap / (norm * recon_norm).clamp_min(tiny), recon_norm / norm.clamp_min(tiny),
             recon_norm.square(), overlap,
+            1 - ordinary.to(x.dtype), squared_error.where(ordinary > 0, 0),
+            (x - ordinary_mean).square().sum(-1).where(ordinary > 0, 0),
         ], -1).double()  # fmt: skip
         per_token = per_token.where(kept.unsqueeze(-1), 0)
         return cls(Moments.of(per_token.sum(1)), counts, _by_position(per_token[..., :3]))

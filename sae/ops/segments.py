@@ -44,7 +44,22 @@ class SegmentRows:
         return out
 
 
-Rows = Tensor | SegmentRows
+class SummedRows:
+    """The sum of two such matrices, whose rows are computed when they are asked for."""
+
+    def __init__(self, first: "Rows", second: "Rows") -> None:
+        self._first, self._second = first, second
+
+    def index_add_(self, dim: int, index: Int[Tensor, "some"], source: Float[Tensor, "some d"]) -> None:
+        """As of `SegmentRows`."""
+        self._second.index_add_(dim, index, source)
+
+    def __getitem__(self, rows: slice) -> Float[Tensor, "some d"]:
+        """These rows, computed now; the slice has no step."""
+        return self._first[rows] + self._second[rows]
+
+
+Rows = Tensor | SegmentRows | SummedRows
 """A matrix (latents, d) of which some rows can be had at a time."""
 
 

@@ -18,6 +18,7 @@ from sae.report.pictures import draw_all
 
 COLUMNS = {
     "FVU": ("fvu", "{:.4f}"),
+    "with massive": ("fvu_with_massive", "{:.4f}"),
     "cosine": ("cossim", "{:.4f}"),
     "L0": ("l0", "{:.1f}"),
     "unused": ("unused_fraction", "{:.1%}"),
@@ -62,8 +63,10 @@ def _write(evaluation: Evaluation, out: Path, about: Mapping[str, Any]) -> None:
 
 
 def columns(evaluation: Evaluation) -> dict[str, tuple[str, str]]:
-    """Those of COLUMNS that have a number."""
+    """Those of COLUMNS that have a number, and one of their own."""
     found = {metric for quality in evaluation.qualities.values() for metric in quality.metrics}
+    if not any(quality.metrics.get("massive_fraction") for quality in evaluation.qualities.values()):
+        found.discard("fvu_with_massive")
     return {heading: column for heading, column in COLUMNS.items() if column[0] in found}
 
 

@@ -63,12 +63,14 @@ def _print_table(
     held_out = next(iter(results.values())).tokens
     table = Table(title=f"after {tokens:,} tokens; FVU, L0 and unused on {held_out:,} held-out tokens")
     table.add_column("hookpoint", no_wrap=True)
-    for column in ("FVU", "L0", "dead", "unused", "tokens/s"):
+    massive = any(metrics.massive_tokens for metrics in results.values())
+    for column in ("FVU", *["with massive"] * massive, "L0", "dead", "unused", "tokens/s"):
         table.add_column(column, justify="right", no_wrap=True)
     for name, metrics in results.items():
         table.add_row(
             name,
             f"{metrics.fvu:.4f}",
+            *[f"{metrics.fvu_with_massive:.4f}"] * massive,
             f"{metrics.l0:.1f}",
             f"{dead[name]:.1%}",
             f"{metrics.unused_fraction:.1%}",

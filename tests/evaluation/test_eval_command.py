@@ -212,17 +212,14 @@ def test_a_checkpoint_of_nobodys_run_needs_model_and_data_and_takes_a_sample(run
     assert list(numbers("eval-foreign")["results"]["foreign"]) == ["layers.0"]
 
 
-def test_a_few_tokens_that_are_most_of_the_variance_are_told(run: Run, no_pictures: None) -> None:
+def test_massive_tokens_are_told(run: Run, no_pictures: None) -> None:
     weights = load_file("model/model.safetensors")
     ids = lm.load_tokenizer("model")("The quick brown fox")["input_ids"]
     weights["gpt_neox.embed_in.weight"][ids[-1]] *= 1e5
     save_file(weights, "model/model.safetensors", {"format": "pt"})
-    _, _, err = run("runs/k4", "--hookpoints", "layers.0")
-    (line,) = re.findall(r"layers.0: 1 % of the tokens carry (\d+)% of the variance, so FVU says little", err)
-    assert int(line) > 50
-    assert "--exclude_tokens" in err and "--exclude_positions 0" not in err  # which the run had already
-    _, _, err = run("runs/k4", "--hookpoints", "layers.0", "--exclude_positions", "3")
-    assert "the first token often does that: train and measure with --exclude_positions 0" in err
+    _, out, err = run("runs/k4", "--hookpoints", "layers.0")
+    (share,) = re.findall(r"Up to (\d+\.\d+)% of the tokens are massive .* at layers.0: fvu is of the others", err)
+    assert 0 < float(share) < 50 and "with massive" not in out  # the page and eval.json have it
 
 
 def test_configurations_of_one_run_are_measured_side_by_side(run: Run, no_pictures: None) -> None:

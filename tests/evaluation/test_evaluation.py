@@ -16,12 +16,13 @@ from transformers import AutoModelForCausalLM, Gemma2Config
 import sae
 from sae import Sae, graft, lm
 from sae.evaluation.evaluate import Evaluation, evaluate, evaluate_many
-from sae.evaluation.measure import ALL, Measured, means, measure
+from sae.evaluation.measure import ALL, Measured, Reference, means, measure
 from sae.evaluation.metrics import RARE, density_histogram, qualities
 from sae.evaluation.moments import Moments, tensors_of
 from sae.evaluation.sums import ActivationSums, position_bin, position_names
 from sae.lm import harvest, resolve_hookpoints, widths
 from sae.log import Progress
+from sae.losses import EVERYTHING, Ordinary
 
 CTX = 11
 
@@ -76,6 +77,8 @@ def by_hand(model: nn.Module, tokens: Tensor, saes: dict[str, Sae], kept: Tensor
     fvu = ((x - recon).square().sum() / (x - x.mean(0)).square().sum()).item()
     return metrics | {
         "fvu": fvu,
+        "fvu_with_massive": fvu,
+        "massive_fraction": 0.0,
         "explained_variance": 1 - fvu,
         "cossim": nn.functional.cosine_similarity(x, recon).mean().item(),
         "l2_ratio": (recon.norm(dim=-1) / x.norm(dim=-1)).mean().item(),
@@ -150,10 +153,16 @@ def test_a_model_without_a_head_has_its_reconstruction_measured() -> None:
 # Sums
 
 
-def measured(model: nn.Module, batches: list[Tensor], saes: dict[str, Sae], mean: dict[str, Tensor]) -> Measured:
+def all_ordinary(mean: Tensor) -> Reference:
+    return Reference(mean, mean, EVERYTHING)
+
+
+def measured(
+    model: nn.Module, batches: list[Tensor], saes: dict[str, Sae], references: dict[str, Reference]
+) -> Measured:
     total = Measured({}, {}, {})
     for tokens in batches:
-        total = total.add(measure(model, (tokens, torch.ones_like(tokens, dtype=torch.bool)), {"a": saes}, mean))
+        total = total.add(measure(model, (tokens, torch.ones_like(tokens, dtype=torch.bool)), {"a": saes}, references))
     return total
 
 
@@ -162,9 +171,10 @@ def test_sums_merge_exactly_however_the_sequences_are_split(split: list[int]) ->
     model, tokens = tiny_model("llama", causal_lm=True), tiny_tokens(8, CTX)
     saes = dictionaries_for(model, ["layers.0", "layers.2"])
     kept = torch.ones_like(tokens, dtype=torch.bool)
-    mean = {name: sums.first / sums.tokens for name, sums in means(model, list(saes), iter([(tokens, kept)])).items()}
-    whole = measured(model, [tokens], saes, mean)
-    parts = measured(model, list(tokens.split(split)), saes, mean)
+    found = means(model, list(saes), iter([(tokens, kept)]), dict.fromkeys(saes, EVERYTHING))
+    references = {name: all_ordinary(sums.everything.mean()) for name, sums in found.items()}
+    whole = measured(model, [tokens], saes, references)
+    parts = measured(model, list(tokens.split(split)), saes, references)
     for one, other in zip(whole, parts, strict=True):
         assert one.keys() == other.keys()
         for key in one:
@@ -177,9 +187,12 @@ def test_sums_merge_exactly_however_the_sequences_are_split(split: list[int]) ->
 def test_means_are_of_the_tokens_that_count() -> None:
     model, tokens = tiny_model("gpt_neox"), tiny_tokens(4, CTX)
     kept = torch.rand(4, CTX) < 0.5
-    sums = means(model, ["layers.1"], ((t, k) for t, k in zip(tokens.split(1), kept.split(1), strict=True)))
     x = harvest(model, tokens, ["layers.1"])["layers.1"][kept].double()
-    torch.testing.assert_close(sums["layers.1"].first / sums["layers.1"].tokens, x.mean(0))
+    near = Ordinary(x.mean(0), (x - x.mean(0)).norm(dim=1).median())
+    batches = ((t, k) for t, k in zip(tokens.split(1), kept.split(1), strict=True))
+    sums = means(model, ["layers.1"], batches, {"layers.1": near})["layers.1"]
+    torch.testing.assert_close(sums.everything.mean(), x.mean(0))
+    torch.testing.assert_close(sums.ordinary.mean(), x[near.counts(x) > 0].mean(0))
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
@@ -300,11 +313,11 @@ def test_no_tensor_of_the_vocabularys_size_is_larger_than_a_chunk(monkeypatch: p
 def test_what_is_kept_between_batches_does_not_grow_with_the_tokens() -> None:
     model = tiny_model("llama", causal_lm=True)
     saes = dictionaries_for(model, ["layers.0", "layers.1"])
-    mean = {name: torch.zeros(32) for name in saes}
+    references = {name: all_ordinary(torch.zeros(32)) for name in saes}
     tokens = tiny_tokens(12, CTX)
 
     def size(batches: list[Tensor]) -> int:
-        sums = measured(model, batches, saes, mean)
+        sums = measured(model, batches, saes, references)
         return sum(tensor.nbytes for part in sums for each in part.values() for tensor in tensors_of(each))
 
     assert size(list(tokens[:2].split(2))) == size(list(tokens.split(2)))
@@ -320,7 +333,24 @@ def test_batches_are_read_twice_and_never_collected() -> None:
                 yield batch
 
     evaluate_many(model, Batches(), {"": dictionaries_for(model, ["layers.1"])})
-    assert reads == [2] * 6
+    assert reads == [2] * 9  # once more for which tokens are massive: these are fewer than that asks for
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_the_fvu_of_the_ordinary_tokens_is_told_from_that_of_all(batch_size: int) -> None:
+    model, tokens = tiny_model("gpt_neox", causal_lm=True), tiny_tokens(8, CTX)
+    model.base_model.embed_in.weight.data[int(tokens[0, 3])] *= 1e4
+    saes = dictionaries_for(model, ["layers.0"])
+    massive = tokens == tokens[0, 3]
+    x = harvest(model, tokens, ["layers.0"])["layers.0"]
+    error, ordinary = (x - saes["layers.0"](x).recon).square().sum(-1), x[~massive]
+    found = evaluate(model, tokens, saes, batch_size=batch_size)["layers.0"].metrics
+    assert found["massive_fraction"] == pytest.approx(massive.float().mean().item())
+    variance = (ordinary - ordinary.mean(0)).square().sum()
+    assert found["fvu"] == pytest.approx((error[~massive].sum() / variance).item(), rel=1e-4)
+    everything = (x.flatten(0, 1) - x.flatten(0, 1).mean(0)).square().sum()
+    assert found["fvu_with_massive"] == pytest.approx((error.sum() / everything).item(), rel=1e-4)
+    assert found["explained_variance"] == pytest.approx(1 - found["fvu_with_massive"], rel=1e-4, abs=1e-6)
 
 
 def test_the_bar_tells_which_part_of_the_models_runs_is_done(monkeypatch: pytest.MonkeyPatch) -> None:

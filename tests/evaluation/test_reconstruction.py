@@ -1,4 +1,4 @@
-"""Metrics on held-out tokens are exact, however the tokens are split; outliers are found and named."""
+"""Metrics on held-out tokens are exact, however the tokens are split; massive tokens are found and named."""
 
 import math
 
@@ -6,8 +6,9 @@ import pytest
 import torch
 from oracle import make_sae
 
-from sae.evaluation.outliers import outlier_warning
+from sae.evaluation.outliers import massive_note
 from sae.evaluation.reconstruction import evaluate_reconstruction
+from sae.losses import spread
 
 
 @pytest.mark.parametrize("split", [[100], [1, 99], [0, 40, 60]])
@@ -22,29 +23,44 @@ def test_metrics_are_those_of_all_tokens_together(split: list[int]) -> None:
     assert metrics.unused_fraction == pytest.approx((fired == 0).float().mean().item())
 
 
+@pytest.mark.parametrize("split", [[100], [1, 99], [0, 40, 60]])
+def test_massive_tokens_are_left_out_of_one_fvu_and_counted(split: list[int]) -> None:
+    sae, x = make_sae(), torch.randn(100, 48, dtype=torch.float64) + 3
+    x[[5, 77]] *= 1000
+    ordinary = torch.ones(100, dtype=torch.bool)
+    ordinary[[5, 77]] = False
+    rules = {"h": spread(x, x).rule}
+    metrics = evaluate_reconstruction({"h": sae}, ({"h": part} for part in x.split(split)), rules)["h"]
+    assert metrics.massive_tokens == 2
+    for found, part in ((metrics.fvu, x[ordinary]), (metrics.fvu_with_massive, x)):
+        error = (part - sae(part).recon).square().sum()
+        assert found == pytest.approx((error / (part - part.mean(0)).square().sum()).item(), rel=1e-5)
+
+
 def tokens_and_acts() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.arange(10, 10 + 8 * 64).view(8, 64), torch.randn(8 * 64, 32)
 
 
-def test_ordinary_activations_give_no_warning() -> None:
+def test_ordinary_activations_give_no_note() -> None:
     tokens, acts = tokens_and_acts()
-    assert outlier_warning(acts, tokens, torch.arange(len(acts))) is None
+    assert massive_note({"h": acts}, tokens, torch.arange(len(acts)), spared=True) is None
 
 
-def test_a_large_first_position_is_named() -> None:
+def test_a_massive_first_position_is_named() -> None:
     tokens, acts = tokens_and_acts()
     acts.view(8, 64, 32)[:, 0] *= 1000
-    warning = outlier_warning(acts, tokens, torch.arange(len(acts)))
-    assert warning is not None and "--exclude_positions 0" in warning and "of 512 tokens carry" in warning
+    note = massive_note({"h": acts, "other": torch.randn_like(acts)}, tokens, torch.arange(len(acts)), spared=True)
+    assert note is not None and "8 of 512 tokens are massive at h (" in note and "8 of them at position 0" in note
+    assert "--exclude_positions 0 leaves these out" in note and "\n" not in note
 
 
-def test_a_large_token_is_named_also_when_others_are_left_out() -> None:
+def test_a_massive_token_is_named_also_when_others_are_left_out() -> None:
     tokens, acts = tokens_and_acts()
     kept = torch.arange(len(acts))[3:]
     tokens.view(-1)[[70, 201]] = 7
     acts[[70, 201]] *= 1000
-    warning = outlier_warning(acts[3:], tokens, kept)
-    assert warning is not None and "2 of 509 tokens carry" in warning and "--exclude_tokens 7" in warning
+    note = massive_note({"h": acts[3:]}, tokens, kept, spared=False)
+    assert note is not None and "2 of 509 tokens are massive" in note and "--exclude_tokens 7" in note
 
 
 def test_one_token_and_equal_tokens_have_no_fvu_but_an_l0() -> None:
