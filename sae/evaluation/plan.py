@@ -1,6 +1,7 @@
 """What `sae eval` will measure, decided before anything is loaded: which autoencoders, which data, which tokens."""
 
 import fnmatch
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 from sae.config import EvalConfig, TextConfig
 from sae.disk import absolute, check_writable
 from sae.formats import eleuther
-from sae.run import RunRecord
+from sae.run import RunRecord, fingerprints_in
 
 SAMPLE_TOKENS = 65_536
 """Tokens to measure on when there is no held-out set."""
@@ -118,20 +119,20 @@ def _text(cfg: EvalConfig, record: RunRecord | None, context_limit: Any) -> Text
                 "sae eval CHECKPOINT MODEL DATASET"
             )
     model, dataset = cfg.model or recorded["model"], cfg.dataset or recorded["dataset"]
-    if not _same(dataset, recorded.get("dataset")):
+    if not _may_be(dataset, "dataset", record):
         recorded = {name: value for name, value in recorded.items() if name == "ctx_len"}
     defaults = TextConfig()
     values = {name: _given_or(getattr(cfg, name), recorded.get(name, getattr(defaults, name))) for name in _OF_THE_DATA}
     if cfg.ctx_len is None and recorded.get("ctx_len") is None:
         values["ctx_len"] = min(defaults.ctx_len, context_limit(model) or defaults.ctx_len)
     shared = {name: getattr(cfg, name) for name in _OF_THE_MACHINE}
-    if cfg.revision is None and _same(model, recorded.get("model")):
+    if cfg.revision is None and _may_be(model, "model", record):
         shared["revision"] = recorded.get("revision")
     return TextConfig(model=model, dataset=dataset, **shared, **values)
 
 
 def _is_the_runs_data(text: TextConfig, record: RunRecord) -> bool:
-    same = _same(text.dataset, record.options.get("dataset")) and _same(text.model, record.options.get("model"))
+    same = _may_be(text.dataset, "dataset", record) and _may_be(text.model, "model", record)
     as_read = all(getattr(text, name) == record.options.get(name) for name in _OF_THE_DATA)
     return same and as_read and isinstance(record.seed, int)
 
@@ -147,6 +148,15 @@ def _held_these_out(plan: EvalPlan, record: RunRecord | None) -> bool:
     ours, theirs = plan.record.options, record.options
     same = all(theirs.get(name) == ours.get(name) for name in ("dataset", *_OF_THE_DATA))
     return same and record.derived["held_out_sequences"] * plan.text.ctx_len >= plan.max_tokens
+
+
+def _may_be(name: str, option: str, record: RunRecord | None) -> bool:
+    """Whether that is what the run had, or a copy under its name: what it holds decides then, if that is recorded."""
+    recorded = None if record is None else record.options.get(option)
+    if record is None or not isinstance(recorded, str) or _same(name, recorded):
+        return recorded is not None and _same(name, recorded)
+    both_here = os.path.isabs(absolute(name)) and os.path.isabs(absolute(recorded))
+    return both_here and bool(fingerprints_in(record.derived)) and Path(name).name == Path(recorded).name
 
 
 def _same(one: str, other: str | None) -> bool:

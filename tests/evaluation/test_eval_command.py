@@ -62,6 +62,8 @@ def run(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     for name in ("model", "runs"):
         shutil.copytree(files / name, tmp_path / name)
     shutil.copy(files / "text.jsonl", tmp_path)
+    for config in (tmp_path / "runs").rglob("config.json"):  # as if all had been made here
+        config.write_text(config.read_text().replace(str(files), str(tmp_path)))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "120")
 
@@ -113,6 +115,16 @@ def test_a_step_and_one_autoencoder_know_their_run(run: Run, no_pictures: None, 
     status, _, err = run(checkpoint, "model", "text.jsonl", "--max_tokens", "100")
     assert status == 0 and "Measured on 6 of the sequences that runs/k4 held out" in err
     assert "layers.2" in numbers("runs/k4/eval")["results"][checkpoint]
+
+
+def test_a_copy_of_the_data_under_its_name_elsewhere_is_known_by_what_it_holds(run: Run, no_pictures: None) -> None:
+    shutil.copytree("model", "copy/model")
+    shutil.copy("text.jsonl", "copy")
+    few = ["copy/model", "copy/text.jsonl", "--max_tokens", "100"]
+    assert "Measured on 6 of the sequences that runs/k4 held out" in run("runs/k4", *few)[2]
+    text = Path("text.jsonl").read_text()
+    Path("copy/text.jsonl").write_text("".join(reversed(text.splitlines(keepends=True))))
+    assert "Measured on 6 sequences drawn from copy/text.jsonl" in run("runs/k4", *few)[2]
 
 
 def test_a_step_that_was_moved_away_from_its_run_still_knows_what_was_held_out(run: Run, no_pictures: None) -> None:
