@@ -97,6 +97,8 @@ class SaeTrainer:
         }
         self.source, self.end_to_end = self._make_source()
         self.step = self.first_step = 0
+        self._looked = 0.0
+        """Seconds of the first look, which reads the first block of activations; the run's speed counts them."""
         self._position: dict[str, Any] | None = self.source.state_dict()
         """Where the data of the next step begin; None in the middle of an update, when there is no state to save."""
         self.stopped = False
@@ -124,11 +126,13 @@ class SaeTrainer:
         """
         self.fingerprints  # noqa: B018 - processes that do not read the same end here
         with ExitStack() as lock:
+            started = time.perf_counter()
             if self.cfg.resume:
                 self._lock(lock)
                 self.resume()
             if self.step == 0:
                 self.initialise()  # the first look at the data: what is wrong with it shows before anything is written
+            self._looked = time.perf_counter() - started
             if not self.cfg.resume:
                 self._lock(lock)
             return self._fit()
@@ -172,7 +176,7 @@ class SaeTrainer:
         return saved
 
     def _train(self, sinks: list[Sink], progress: Progress) -> None:
-        started, self.first_step = time.perf_counter(), self.step
+        started, self.first_step = time.perf_counter() - self._looked, self.step
         while not self._agree_to_stop() and self.step < self.total_steps and self.train_step():
             progress.advance(self.tokens_per_step)
             if self._every(self.cfg.wandb_log_frequency, self.cfg.eval_every) or self.step == self.total_steps:

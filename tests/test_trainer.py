@@ -3,6 +3,7 @@
 import json
 import math
 import signal
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -95,6 +96,17 @@ def dense_fvu(one: Sae, x: Tensor) -> float:
 
 def parameters(one: Sae) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return one.encoder.weight, one.encoder.bias, one.W_dec, one.b_dec
+
+
+def test_the_speed_of_a_run_counts_the_first_look_which_reads_a_block_of_activations(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, waited = SaeTrainer.initialise, 0.5
+    monkeypatch.setattr(SaeTrainer, "initialise", lambda self: time.sleep(waited) or own(self))
+    trainer = make()
+    trainer.fit()
+    for record in read_records(trainer.folder.path / "metrics.jsonl"):
+        assert record["tokens"] / record["tokens_per_second"] >= waited
 
 
 # Every model, every layer
