@@ -38,6 +38,11 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def ours_first(root: Path) -> dict[str, str]:
+    """The environment in which `import sae` finds the project that lies in `root`."""
+    return os.environ | {"PYTHONPATH": str(root)}
+
+
 def load() -> dict[str, Any]:
     """The load averages of the last 1, 5 and 15 minutes, our own work included."""
     return {"at": time.strftime("%H:%M"), "load_average": [round(value, 2) for value in os.getloadavg()]}

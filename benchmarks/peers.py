@@ -21,10 +21,12 @@ class Peer:
     requirements: tuple[str, ...]
     without_dependencies: tuple[str, ...] = ()
     """Installed with --no-deps: packages whose declared dependencies would bring other things than the peer needs."""
+    as_here: tuple[str, ...] = ()
+    """Packages whose version is to be that of this environment: what runs the language model."""
 
 
 PEERS = {
-    "sparsify": Peer("eai-sparsify", ("eai-sparsify==1.3.3",)),
+    "sparsify": Peer("eai-sparsify", ("eai-sparsify==1.3.3",), as_here=("transformers",)),
     "sae_lens": Peer("sae-lens", ("sae-lens==6.54.12",)),
     # Its nnsight 0.3.7 declares diffusers and torchvision, its circuitsvis and umap-learn are for plots only.
     "dictionary_learning": Peer(
@@ -53,8 +55,8 @@ def python_of(library: str) -> Path:
 def _environment(name: str, peer: Peer) -> Path:
     folder = FOLDER / name
     python = folder / "bin" / "python"
-    torch = f"torch=={metadata.version('torch').split('+')[0]}"
-    stamp = hashlib.sha256(repr((peer, torch, sys.version_info[:2])).encode()).hexdigest()
+    torch, *here = (f"{name}=={metadata.version(name).split('+')[0]}" for name in ("torch", *peer.as_here))
+    stamp = hashlib.sha256(repr((peer, torch, here, sys.version_info[:2])).encode()).hexdigest()
     marker = folder / "made"
     if marker.exists() and marker.read_text() == stamp:
         return python
@@ -63,7 +65,7 @@ def _environment(name: str, peer: Peer) -> Path:
     _run(sys.executable, "-m", "venv", str(folder))
     pip = [str(python), "-m", "pip", "install", "--quiet"]
     # torch is pinned in every command, so that no dependency can replace it (and bring gigabytes of CUDA libraries).
-    _run(*pip, torch, *peer.requirements)
+    _run(*pip, torch, *here, *peer.requirements)
     if peer.without_dependencies:
         _run(*pip, "--no-deps", torch, *peer.without_dependencies)
     marker.write_text(stamp)
