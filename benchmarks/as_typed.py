@@ -156,6 +156,7 @@ class Bench:
             run, saved = ours(self.case.typed(self.tokens)[-1], place, self.threads)
         else:
             run, saved = theirs(self._their_job(), place, self.threads)
+            run.dead = dict(zip(self.case.hookpoints, run.dead.values(), strict=True))
         if turn == 0:
             self.saved[library] = saved
         else:

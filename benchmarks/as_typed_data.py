@@ -26,14 +26,15 @@ def place() -> None:
 
     from sae.lm import load_tokenizer
 
+    PLACE.mkdir(parents=True, exist_ok=True)
+    tokenizer = load_tokenizer(str(inputs._gguf()))
+    model = inputs.model_folder()
+    if not (PLACE / MODEL).exists():
+        (PLACE / MODEL).symlink_to(model)
+    if not (model / "tokenizer.json").exists():
+        tokenizer.save_pretrained(model)
     if (PLACE / HELD_OUT).exists():
         return
-    PLACE.mkdir(parents=True, exist_ok=True)
-    model = PLACE / MODEL
-    if not model.exists():
-        model.symlink_to(inputs.model_folder())
-    tokenizer = load_tokenizer(str(inputs._gguf()))
-    tokenizer.save_pretrained(model)
     found = iter(documents("english"))
     lines = "".join(json.dumps({"text": text}) + "\n" for text in _some(found, CHARACTERS))
     (PLACE / TEXT).write_text(lines, encoding="utf-8")

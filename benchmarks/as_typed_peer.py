@@ -5,6 +5,7 @@ last was done, on the clock of `time.time`.
 """
 
 import json
+import os
 import sys
 import time
 from typing import Any
@@ -40,15 +41,16 @@ class GivenRows(TimedRows):
     def __init__(self, path: str, d_in: int, tokens: int) -> None:
         from engine_sparsify import GivenActivations
 
-        raw = torch.from_numpy(np.memmap(path, dtype=np.int16, mode="c").reshape(-1, d_in))
-        self._values = raw.view(torch.bfloat16)
-        super().__init__(np.zeros((len(raw) // tokens, tokens), dtype=np.int64), 1)
+        self._file, self._d_in = open(path, "rb", buffering=0), d_in  # mapped pages would count as memory
+        super().__init__(np.zeros((os.path.getsize(path) // (2 * d_in * tokens), tokens), dtype=np.int64), 1)
         self.model = GivenActivations(d_in, "cpu")
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         row = super().__getitem__(index)
-        count = len(row["input_ids"])
-        self.model.activations = self._values[index * count : (index + 1) * count].unsqueeze(0)
+        size = len(row["input_ids"]) * self._d_in
+        self._file.seek(2 * size * index)
+        values = torch.from_numpy(np.fromfile(self._file, np.int16, size)).view(torch.bfloat16)
+        self.model.activations = values.view(1, -1, self._d_in)
         return row
 
 
