@@ -130,7 +130,8 @@ class TrainConfig:
     encode_in_8bit: bool | None = None
     """Find candidates for the k largest latents with 8-bit products (int8 on CPUs with AVX512-VNNI, fp8 on GPUs from
     Ada on), and score them exactly in float32; the metric `recall` says which share of the k largest was found. None:
-    on such CPUs, from 8192 latents and 2048 tokens a forward pass on, where it is faster. Never by itself on GPUs."""
+    on such CPUs, from 8192 latents and 2048 tokens a forward pass on, where it is faster, but not with AMX, whose bf16
+    is as fast. Never by itself on GPUs."""
 
     compile_lm: bool = False
     """Compile the language model's blocks with torch.compile when they first run, which takes some seconds and changes

@@ -26,12 +26,15 @@ _ROWS = 1024  # of what is quantised, at a time, so that what lies between stays
 
 MIN_LATENTS, MIN_TOKENS = 8192, 2048
 """From these on the product in int8 is faster than in bf16, quantising and scoring included: 5 % at 2048 tokens and
-9216 latents, 25 % at 8192 and 18,432 (d_in 576, k 32, two cores of a Zen 4)."""
+9216 latents, 25 % at 8192 and 18,432 (d_in 576, k 32, two cores of a Zen 4). A CPU with AMX multiplies bf16 as fast: a
+step of 2048 tokens and 18,432 latents takes 0.55 s of one core's time in int8 and 0.48 in bf16 (an Intel Xeon)."""
 
 
 def pays(num_latents: int, tokens: int, device: torch.device) -> bool:
     """Whether candidates in 8 bits are measured to be faster for so many at a time, and to be the right ones."""
-    return device.type == "cpu" and num_latents >= MIN_LATENTS and tokens >= MIN_TOKENS and not _lacks_product(device)
+    if device.type != "cpu" or num_latents < MIN_LATENTS or tokens < MIN_TOKENS:
+        return False
+    return not (torch.cpu._is_amx_tile_supported() or _lacks_product(device))
 
 
 def check_device(device: torch.device) -> None:

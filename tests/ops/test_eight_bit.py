@@ -105,19 +105,27 @@ def test_training_in_8_bits_is_training_in_float32_to_a_few_latents() -> None:
 
 
 @pytest.mark.parametrize(
-    ("num_latents", "tokens", "device", "has_vnni", "expected"),
+    ("num_latents", "tokens", "device", "has_vnni", "has_amx", "expected"),
     [
-        (8192, 2048, "cpu", True, True),
-        (8191, 2048, "cpu", True, False),
-        (8192, 2047, "cpu", True, False),
-        (10**6, 10**6, "cpu", False, False),
-        (10**6, 10**6, "cuda", True, False),
+        (8192, 2048, "cpu", True, False, True),
+        (8191, 2048, "cpu", True, False, False),
+        (8192, 2047, "cpu", True, False, False),
+        (10**6, 10**6, "cpu", True, True, False),
+        (10**6, 10**6, "cpu", False, False, False),
+        (10**6, 10**6, "cuda", True, False, False),
     ],
 )
 def test_it_is_used_by_itself_where_it_was_measured_to_be_faster(
-    num_latents: int, tokens: int, device: str, has_vnni: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
+    num_latents: int,
+    tokens: int,
+    device: str,
+    has_vnni: bool,
+    has_amx: bool,
+    expected: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: has_vnni)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx)
     assert eight_bit.pays(num_latents, tokens, torch.device(device)) == expected
 
 
