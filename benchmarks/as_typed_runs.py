@@ -9,7 +9,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import Any, NamedTuple
 
 import machine
 import measure
@@ -44,6 +45,8 @@ class Run:
     """Least tokens/s of a window by the median of those after it. The first record does not count."""
     peak_bytes: int = 0
     """The largest resident set of the process, or of one that it started."""
+    peak_until_trained: int = 0
+    """Of the process until the end of the last step, looked at ten times a second."""
     other_cores: float | None = None
     load_before: dict[str, Any] = field(default_factory=dict)
     dead: dict[str, float] = field(default_factory=dict)
@@ -61,7 +64,7 @@ class Run:
 
 def ours(arguments: Sequence[str], folder: Path, threads: int | None) -> tuple[Run, Path]:
     """`sae ARGUMENTS` in `folder`, and the folder of the run that it left."""
-    begun, run = _timed("sae", [sys.executable, "-m", "sae", *arguments], folder, threads)
+    begun, run, memory = _timed("sae", [sys.executable, "-m", "sae", *arguments], folder, threads)
     metrics = max(folder.glob("checkpoints/*/metrics.jsonl"), key=lambda path: path.stat().st_mtime)
     records = [json.loads(line) for line in metrics.read_text().splitlines()]
     last = records[-1]
@@ -72,6 +75,7 @@ def ours(arguments: Sequence[str], folder: Path, threads: int | None) -> tuple[R
     run.start = trained - run.training - begun
     run.first_look = (metrics.parent / "config.json").stat().st_mtime - run.start - begun
     run.saving, run.evaluation = saved - trained, begun + run.total - saved
+    run.peak_until_trained = memory.peak(trained)
     run.slowest_window = slowest_window([(r["tokens"], r["tokens"] / r["tokens_per_second"]) for r in records])
     ending = "/dead_fraction"
     run.dead = {name.removesuffix(ending): value for name, value in last.items() if name.endswith(ending)}
@@ -80,19 +84,20 @@ def ours(arguments: Sequence[str], folder: Path, threads: int | None) -> tuple[R
 
 def prepared(arguments: Sequence[str], folder: Path, threads: int | None) -> float:
     """Seconds of an `sae` command that trains nothing."""
-    return _timed("sae", [sys.executable, "-m", "sae", *arguments], folder, threads)[1].total
+    return _timed("sae", [sys.executable, "-m", "sae", *arguments], folder, threads).run.total
 
 
 def theirs(job: dict[str, Any], folder: Path, threads: int | None) -> tuple[Run, Path]:
     """eai-sparsify's trainer in `folder`, and where it saved."""
     python = str(peers.python_of("sparsify"))
-    begun, run = _timed("sparsify", [python, str(HERE / "as_typed_peer.py"), json.dumps(job)], folder, threads)
+    begun, run, memory = _timed("sparsify", [python, str(HERE / "as_typed_peer.py"), json.dumps(job)], folder, threads)
     times = json.loads((folder / "times.json").read_text())
     batches, size = times["begun"], times["tokens_per_batch"]
     ends = [*batches[1:], times["trained"]]
     run.tokens, run.start = size * len(batches), batches[0] - begun
     run.training, run.saving = times["trained"] - batches[0], begun + run.total - times["trained"]
     run.slowest_window = slowest_window([(size * (n + 1), end - batches[0]) for n, end in enumerate(ends)])
+    run.peak_until_trained = memory.peak(times["trained"])
     run.dead = times["dead"]
     return run, folder / "checkpoints" / "unnamed"
 
@@ -106,13 +111,43 @@ def slowest_window(records: Sequence[tuple[float, float]]) -> float | None:
     return min(ratios, default=None)
 
 
-def _timed(library: str, command: list[str], folder: Path, threads: int | None) -> tuple[float, Run]:
-    """When it began, and what can be seen from outside. Raises RunError with its last words."""
+class Memory:
+    """Looks at the resident set of a process until there is none."""
+
+    def __init__(self, pid: int) -> None:
+        self._seen: list[tuple[float, int]] = []
+        Thread(target=self._look, args=(Path(f"/proc/{pid}/statm"),), daemon=True).start()
+
+    def peak(self, until: float) -> int:
+        """Bytes, at most, until this time."""
+        return max((size for at, size in self._seen if at <= until), default=0)
+
+    def _look(self, statm: Path) -> None:
+        page = os.sysconf("SC_PAGE_SIZE")
+        while True:
+            try:
+                self._seen.append((time.time(), int(statm.read_text().split()[1]) * page))
+            except (OSError, IndexError):
+                return
+            time.sleep(0.1)
+
+
+class Timed(NamedTuple):
+    """When a process began, and what was seen of it."""
+
+    begun: float
+    run: Run
+    memory: Memory
+
+
+def _timed(library: str, command: list[str], folder: Path, threads: int | None) -> Timed:
+    """Run a process. Raises RunError with its last words."""
     folder.mkdir(parents=True, exist_ok=True)
     run = Run(library, load_before=machine.load())
     with (folder / f"{library}.log").open("w+") as log:
         busy, begun = measure.busy_seconds(), time.time()
         process = subprocess.Popen(command, cwd=folder, env=_environment(folder, threads), stdout=log, stderr=log)
+        memory = Memory(process.pid)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         run.total, busy_now = time.time() - begun, measure.busy_seconds()
@@ -124,7 +159,7 @@ def _timed(library: str, command: list[str], folder: Path, threads: int | None) 
     if busy is not None and busy_now is not None:
         own = usage.ru_utime + usage.ru_stime
         run.other_cores = round(max(0.0, (busy_now - busy - own) / run.total), 2)
-    return begun, run
+    return Timed(begun, run, memory)
 
 
 def _environment(folder: Path, threads: int | None) -> dict[str, str]:

@@ -78,7 +78,7 @@ def _times(row: Row, library: str) -> dict[str, str]:
         | {"total s": _spread(runs, "total")}
         | {label: _median(runs, name) for name, label in seconds.items()}
         | {"slowest window": _least(runs, "slowest_window")}
-        | {"peak MB": f"{statistics.median(run['peak_bytes'] for run in runs) / 1e6:,.0f}"}
+        | {"peak MB": _megabytes(runs, "peak_bytes"), "until trained": _megabytes(runs, "peak_until_trained")}
         | {"other cores": " ".join("?" if run["other_cores"] is None else f"{run['other_cores']:.1f}" for run in runs)}
     )
 
@@ -120,6 +120,10 @@ def _of(values: Sequence[float], choose: Callable[[Sequence[float]], float], for
 
 def _median(runs: Sequence[Row], name: str) -> str:
     return _of(_known(runs, name), statistics.median, ",.1f")
+
+
+def _megabytes(runs: Sequence[Row], name: str) -> str:
+    return f"{statistics.median(run[name] for run in runs) / 1e6:,.0f}"
 
 
 def _least(runs: Sequence[Row], name: str) -> str:
