@@ -120,7 +120,8 @@ def evaluate_many(
     each. What checkpoints have in common, such as the clean model and the ablations, is run once.
     """
     hookpoints = list(dict.fromkeys(hookpoint for saes in dictionaries.values() for hookpoint in saes))
-    widths, has_head = lm.widths(model, hookpoints), lm.has_head(model)
+    widths = lm.widths(model, hookpoints, getattr(batches, "ctx_len", None))
+    has_head = lm.has_head(model)
     _check_widths(dictionaries, widths)
 
     def counting() -> Iterator[Batch]:
