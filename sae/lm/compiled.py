@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from .hookpoints import base_model, block_list, locate
+from .wrappers import COMPILED_BY_US
 
 
 def compile_blocks(
@@ -50,4 +51,5 @@ def _compiled(forward: Callable[..., Any], backend: str | Callable[..., Any]) ->
                 "leave out --compile_lm"
             ) from error
 
+    setattr(run, COMPILED_BY_US, True)
     return run

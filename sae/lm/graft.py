@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from .harvest import check_one_stream, first_tensor, vectors
+from .harvest import first_tensor
 from .hookpoints import base_model, locate
-from .layout import like
+from .wrappers import check_hooks_are_alone, eagerly, unwrapped
 
 
 @runtime_checkable
@@ -83,30 +83,34 @@ def graft(
     does, bit for bit. `edit` changes the latents between encoding and decoding. Where `mask` is False the activation
     stays as it is. Reconstructions are rounded to the type of the activation. Gradients flow to the weights of `saes`
     and back into the model. A module that runs several times in one forward is replaced the first time, as `harvest`
-    reads it. The model is as before afterwards, also after an error.
+    reads it. A model that was compiled, or is wrapped (`torch.compile`, PEFT), is grafted inside, and runs uncompiled
+    meanwhile; give the wrapper, if that is what runs. The model is as before afterwards, also after an error.
 
     Raises ValueError for a hookpoint that the model lacks, for `edit` without something to decode, and, when the
     model runs, for an activation or a reconstruction of a wrong shape.
     """
+    check_hooks_are_alone(model)
     base = base_model(model)
     splices = {name: _Splice(name, sae, keep_error=keep_error, edit=edit, mask=mask) for name, sae in saes.items()}
     with ExitStack() as stack:
+        stack.enter_context(eagerly(model))
         for name, splice in splices.items():
             module, side = locate(base, name)
             if side == "input":
                 stack.enter_context(module.register_forward_pre_hook(splice.on_input, with_kwargs=True))
             else:
                 stack.enter_context(module.register_forward_hook(splice.on_output))
-            stack.enter_context(base.register_forward_pre_hook(splice.on_start, with_kwargs=True))
+            for around in _around(unwrapped(model), module):
+                stack.enter_context(around.register_forward_pre_hook(splice.on_start))
+                stack.enter_context(around.register_forward_hook(splice.on_end, always_call=True))
         yield model
 
 
-def _shape_of_tokens(values: tuple[Any, ...]) -> tuple[int, ...] | None:
-    """(batch, seq) of what a forward was given: token ids, or their embeddings; None if it was given neither."""
-    tensors = [each for each in values if isinstance(each, Tensor)]
-    ids = [each for each in tensors if each.ndim == 2 and not each.is_floating_point()]
-    vectors = [each for each in tensors if each.ndim == 3 and each.is_floating_point()]
-    return next((tuple(each.shape[:2]) for each in (*ids, *vectors)), None)
+def _around(model: nn.Module, module: nn.Module) -> list[nn.Module]:
+    """The modules that hold this one, any of which may be what a forward of the model begins with."""
+    path = next(path for path, each in model.named_modules() if each is module)
+    parts = path.split(".")
+    return [model.get_submodule(".".join(parts[:depth])) for depth in range(len(parts))]
 
 
 class _Splice:
@@ -128,14 +132,19 @@ class _Splice:
             )
         self._hookpoint, self._sae, self._keep_error, self._edit, self._mask = hookpoint, sae, keep_error, edit, mask
         self._done = False
-        self._shape: tuple[int, ...] | None = None
+        self._outermost: nn.Module | None = None
 
-    def on_start(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._done, self._shape = False, _shape_of_tokens((*args, *kwargs.values()))
+    def on_start(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """A forward begins, or a part of the one that runs."""
+        if self._outermost is None:
+            self._outermost, self._done = module, False
+
+    def on_end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """A forward ends, or a part of the one that runs; also by an error."""
+        if self._outermost is module:
+            self._outermost = None
 
     def on_output(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        if not self._done:
-            check_one_stream(self._hookpoint, output)
         return self._replace_first(output)
 
     def on_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -150,9 +159,8 @@ class _Splice:
         if self._done:
             return values
         self._done = True
-        x = first_tensor(values)
-        read = vectors(self._hookpoint, values, self._shape if x is not None and x.ndim > 3 else None)
-        new = read if x is None else like(self.replace(read), x)
+        x = first_tensor(self._hookpoint, values)
+        new = self.replace(x)
         if isinstance(values, Tensor):
             return new
         if isinstance(values, dict):  # transformers' ModelOutput
