@@ -117,16 +117,13 @@ class EndToEnd:
         *,
         loss_fn: LossName,
         tokens_per_step: int,
+        ctx_len: int = 64,
     ) -> None:
         """`groups` holds the learners by configuration and hookpoint; `counted` says which tokens are not excluded.
 
-        Raises ValueError for a model without the head that the loss needs.
+        `ctx_len` is how long the sequences will be. Raises ValueError for a model without the head that the loss needs.
         """
-        if not lm.has_head(model) or (loss_fn == "ce" and not lm.is_causal(model)):
-            raise ValueError(
-                f"loss_fn {loss_fn} needs a model with a {'causal ' * (loss_fn == 'ce')}language-modelling head, got "
-                f"{type(model).__name__}; load it with AutoModelForCausalLM, or use --loss_fn fvu"
-            )
+        self._head = _head_for(loss_fn, model, ctx_len)
         self._model, self._groups, self._counted = model, groups, counted
         self._loss_fn, self._tokens_per_step = loss_fn, tokens_per_step
         device = next(model.parameters()).device
@@ -142,18 +139,20 @@ class EndToEnd:
         clean = None
         if self._loss_fn == "kl":
             with torch.no_grad():
-                clean = lm.run_base(self._model, tokens)
+                clean = self._head.run(tokens)
         for learners in self._groups.values():
             self._accumulate_group(learners, tokens, kept, clean)
 
-    def _accumulate_group(self, learners: Mapping[str, SaeLearner], tokens: Tensor, kept: Tensor, clean: Any) -> None:
+    def _accumulate_group(
+        self, learners: Mapping[str, SaeLearner], tokens: Tensor, kept: Tensor, clean: lm.Hidden | None
+    ) -> None:
         passed: dict[str, Passed] = {}
         grafts = {name: _recording(learner.sae, passed, name) for name, learner in learners.items()}
         with torch.enable_grad(), lm.graft(self._model, grafts, mask=kept):
-            output = lm.run_base(self._model, tokens)
-        loss, hidden_gradient = self._loss(tokens, kept, output, clean)
+            hidden = self._head.run(tokens)
+        loss, hidden_gradient = self._loss(tokens, kept, hidden, clean)
         parameters = [p for learner in learners.values() for p in _parameters(learner.sae)]
-        gradients = iter(torch.autograd.grad(output["last_hidden_state"], parameters, hidden_gradient))
+        gradients = iter(torch.autograd.grad(hidden.states, parameters, hidden_gradient))
         for name, learner in learners.items():
             W_enc, b_enc, W_dec, b_dec = (next(gradients).contiguous() for _ in range(4))
             radial = (W_dec * learner.sae.W_dec.detach()).sum(-1)
@@ -162,27 +161,27 @@ class EndToEnd:
             )
 
     def _loss(
-        self, tokens: Tensor, kept: Tensor, output: Any, clean: Any
+        self, tokens: Tensor, kept: Tensor, hidden: lm.Hidden, clean: lm.Hidden | None
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch seq d"]]:
         """The summed loss, and its gradient by the last hidden states, a few positions' logits at a time."""
-        hidden = output["last_hidden_state"].detach().requires_grad_()
-        output = lm.with_hidden(output, hidden)
-        gradient, total = torch.zeros_like(hidden), torch.zeros((), dtype=torch.float64, device=hidden.device)
-        chunk = lm.num_positions_per_chunk(len(tokens), lm.vocab_size(self._model), hidden.device)
+        states = hidden.states.detach().requires_grad_()
+        hidden = hidden._replace(states=states)
+        gradient, total = torch.zeros_like(states), torch.zeros((), dtype=torch.float64, device=states.device)
+        chunk = lm.num_positions_per_chunk(len(tokens), lm.vocab_size(self._model), states.device)
         for start in range(0, tokens.shape[1], chunk):
             part = slice(start, start + chunk)
             with torch.enable_grad():
-                log_q = lm.logits_of(self._model, tokens, output, part).float().log_softmax(-1)
-                if self._loss_fn == "kl":
+                log_q = self._head.logits(tokens, hidden, part).float().log_softmax(-1)
+                if clean is not None:
                     with torch.no_grad():
-                        log_p = lm.logits_of(self._model, tokens, clean, part).float().log_softmax(-1)
-                    losses, counts = (log_p.exp() * (log_p - log_q)).sum(-1), kept[:, part]
+                        log_p = self._head.logits(tokens, clean, part).float().log_softmax(-1)
+                    losses, counts = _divergence(log_p, log_q), kept[:, part]
                 else:
                     targets = tokens.roll(-1, 1)[:, part]
                     losses = -log_q.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
                     counts = _has_next(kept)[:, part]
                 loss = losses.where(counts, 0).sum()
-            gradient += torch.autograd.grad(loss / self._tokens_per_step, hidden)[0]
+            gradient += torch.autograd.grad(loss / self._tokens_per_step, states)[0]
             total += loss.detach()
             self._step_sums += torch.stack([loss.detach().double(), counts.sum().double()])
         return total, gradient
@@ -206,6 +205,30 @@ class EndToEnd:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a `state_dict`."""
         self._sums.copy_(torch.tensor(state["sums"], dtype=torch.float64))
+
+
+def _head_for(loss_fn: LossName, model: nn.Module, ctx_len: int) -> lm.Head:
+    """How the model makes the predictions of which the loss is."""
+    try:
+        head = lm.find_head(model, ctx_len)
+    except lm.NoHeadError as error:
+        raise ValueError(
+            f"loss_fn {loss_fn} needs a model with a language-modelling head, and {error}; or use --loss_fn fvu"
+        ) from error
+    if loss_fn == "ce" and not head.is_causal:
+        raise ValueError(
+            f"loss_fn ce needs a model with a causal language-modelling head, and in {type(model).__name__} a token "
+            "sees those after it; use --loss_fn kl or fvu"
+        )
+    return head
+
+
+def _divergence(
+    log_p: Float[Tensor, "batch seq vocab"], log_q: Float[Tensor, "batch seq vocab"]
+) -> Float[Tensor, "batch seq"]:
+    """KL(p ‖ q). What p never says adds nothing, whatever q thinks of it: a vocabulary may be padded with it."""
+    p = log_p.exp()
+    return (p * (log_p - log_q).masked_fill(p == 0, 0)).sum(-1)
 
 
 def _recording(sae: Sae, passed: dict[str, Passed], name: str) -> Callable[[Tensor], Tensor]:

@@ -84,14 +84,14 @@ class LiveFeed:
 
         Raises ValueError, naming the option, for a choice that does not fit the model or the data.
         """
-        self.model = model
+        self.model = model = lm.unwrapped(model)
         self.model_name, self.data_seed = model_name(dataset, model), cfg.data_seed
         self.device, self.dtype = next(model.parameters()).device, next(model.parameters()).dtype
         hookpoints = lm.resolve_hookpoints(
             model, hookpoints=cfg.hookpoints, layers=cfg.layers, layer_stride=cfg.layer_stride
         )
         self.tokens = token_batches(cfg, dataset, batches_at_once, vocab_size=lm.vocab_size(model), wait=wait)
-        lm.check_ctx_len(self.tokens.ctx_len, model)
+        lm.check_ctx_len(self.tokens.ctx_len, model.config)  # type: ignore[arg-type]
         check_exclusions(cfg, vocab_size=lm.vocab_size(model), ctx_len=self.tokens.ctx_len)
         count_steps(cfg, self.tokens, batches_at_once)
         # What is at hand is read in no time; a stream is fetched and tokenised.
@@ -100,7 +100,7 @@ class LiveFeed:
         self.source = LiveActivations(
             self.batches, self._harvest, exclude_tokens=cfg.exclude_tokens, exclude_positions=cfg.exclude_positions
         )
-        self.widths = lm.widths(model, hookpoints, self.tokens.ctx_len)
+        self.widths = lm.widths(model, hookpoints)
         if cfg.compile_lm:
             lm.compile_blocks(model, hookpoints)
         self.read_with: dict[str, Any] = {}
@@ -190,7 +190,7 @@ def model_name(dataset: Any, model: nn.Module | None) -> str:
         return dataset.model_name
     if isinstance(dataset, ActivationCache):
         return str(dataset.header.options["model"])
-    return "" if model is None else str(getattr(model.config, "_name_or_path", ""))
+    return "" if model is None else str(getattr(lm.unwrapped(model).config, "_name_or_path", ""))
 
 
 def open_feed(

@@ -609,6 +609,7 @@ class SaeTrainer:
             lambda tokens: counted(tokens, cfg.exclude_tokens, cfg.exclude_positions),
             loss_fn=cfg.loss_fn,
             tokens_per_step=self.tokens_per_step,
+            ctx_len=live.ctx_len,
         )
         source = TokenSource(
             live.batches,

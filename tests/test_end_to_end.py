@@ -88,6 +88,34 @@ def test_gradients_are_those_of_the_dense_model_however_the_sequences_are_split(
     assert end_to_end.read_loss() == pytest.approx(100 * loss.item() / number.item(), rel=1e-5)
 
 
+def test_a_vocabulary_that_is_padded_with_minus_infinity_changes_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Padded(nn.Module):
+        """Three more tokens than there are, which are never predicted."""
+
+        def __init__(self, head: nn.Module) -> None:
+            super().__init__()
+            self.head = head
+
+        def forward(self, hidden: Tensor) -> Tensor:
+            return nn.functional.pad(self.head(hidden), (0, 3), value=-torch.inf)
+
+    found = []
+    for padded in (False, True):
+        torch.manual_seed(0)
+        model, learners, end_to_end = setting("kl", monkeypatch)
+        if padded:
+            model.lm_head = Padded(model.lm_head)  # type: ignore[arg-type]
+        end_to_end.accumulate(tiny_tokens(4, CTX))
+        gradients = [learner._grads for learner in learners.values()]
+        assert all(isinstance(each, Gradients) for each in gradients)
+        end_to_end.count_step()
+        found.append([end_to_end.read_loss(), *(each.dense() for each in gradients)])  # type: ignore[union-attr]
+    assert found[0][0] == pytest.approx(found[1][0]) and found[0][0] > 0
+    for one, other in zip(found[0][1:], found[1][1:], strict=True):
+        for mine, theirs in zip(one[:4], other[:4], strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-8)
+
+
 def test_the_meters_see_what_passed_each_autoencoder(monkeypatch: pytest.MonkeyPatch) -> None:
     model, learners, end_to_end = setting("kl", monkeypatch)
     tokens = tiny_tokens(4, CTX)
@@ -180,12 +208,28 @@ def test_measuring_during_training_changes_not_one_bit(tmp_path: Path) -> None:
     assert {"layers.0/eval_fvu", "layers.2/eval_ce_loss_score", "all/eval_top1_agreement"} <= watched[2].keys()
 
 
-@pytest.mark.parametrize(("loss_fn", "family", "head"), [("kl", "llama", False), ("ce", "bert", True)])
+@pytest.mark.parametrize(
+    ("loss_fn", "family", "head", "message"),
+    [
+        (
+            "kl",
+            "llama",
+            False,
+            "kl needs a model with a .*head, and LlamaModel has no .* load it with AutoModelForCausalLM",
+        ),
+        (
+            "ce",
+            "bert",
+            True,
+            "ce needs a model with a causal .*head, and in BertLMHeadModel a token sees those after it",
+        ),
+    ],
+)
 def test_a_model_without_the_head_that_a_loss_needs_is_refused(
-    tmp_path: Path, loss_fn: str, family: str, head: bool
+    tmp_path: Path, loss_fn: str, family: str, head: bool, message: str
 ) -> None:
     cfg = TrainConfig(SaeConfig(k=4), loss_fn=loss_fn, save_dir=str(tmp_path), log_to_wandb=False)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=f"loss_fn {loss_fn} needs a model with a .*head.*AutoModelForCausalLM"):
+    with pytest.raises(ValueError, match=f"loss_fn {message}"):
         SaeTrainer(cfg, tiny_tokens(100, CTX), tiny_model(family, causal_lm=head))
 
 

@@ -50,7 +50,8 @@ def measure_plan(
         exclude_tokens=plan.exclude_tokens, exclude_positions=plan.exclude_positions, ranks=ranks,
         bar=partial(Progress, total=sample.num_tokens, hidden=ranks.rank > 0),
     )  # fmt: skip
-    return evaluation, [*changed, *models, *_which_tokens(plan, evaluation), *_massive(evaluation)]
+    about = [*_which_tokens(plan, evaluation), *_predictions(evaluation), *_massive(evaluation)]
+    return evaluation, [*changed, *models, *about]
 
 
 def _has_changed(plan: EvalPlan, source: Sequences | SequenceStream) -> list[str]:
@@ -94,6 +95,11 @@ def _which_tokens(plan: EvalPlan, evaluation: Evaluation) -> list[str]:
         first = f"Measured on {evaluation.sequences:,} of the sequences that {plan.record.folder} held out."
     unsure = may_have_seen(plan)
     return [first] + [f"Training may have seen these tokens: {', '.join(unsure)}."] * bool(unsure)
+
+
+def _predictions(evaluation: Evaluation) -> list[str]:
+    """A sentence if what the model predicts was not measured."""
+    return [] if evaluation.has_head else [f"No KL and no cross-entropy: {evaluation.why_no_head}."]
 
 
 def _massive(evaluation: Evaluation) -> list[str]:

@@ -14,7 +14,7 @@ from sae import lm
 from sae.autoencoder import Sae
 from sae.data.activations import check_excluded, counted
 from sae.data.tokens import SampledSequences
-from sae.evaluation.measure import Dictionaries, Measured, Reference, means, measure, nothing
+from sae.evaluation.measure import ALL, Dictionaries, Measured, Reference, means, measure, nothing
 from sae.evaluation.metrics import Quality, as_json, qualities
 from sae.evaluation.moments import merge, on_cpu, tensors_of
 from sae.evaluation.ranks import ALONE, Batch, Ranks, Share
@@ -44,15 +44,27 @@ class Evaluation:
     """Whether there were logits, without which there is no KL and no cross-entropy."""
     causal: bool
     """Whether the next token's cross-entropy was measured."""
+    why_no_head: str = ""
+    """A sentence, if there were no logits."""
 
     def __getitem__(self, key: str | tuple[str, str]) -> Quality:
-        """The quality at a hookpoint ("all": all at once), or at (label, hookpoint) when several were measured."""
+        """The quality at a hookpoint ("all": all at once), or at (label, hookpoint) when several were measured.
+
+        Of one autoencoder "all" is that one. Raises KeyError for what was not measured.
+        """
         if isinstance(key, str):
             (label, *others) = self.labels
             if others:
                 raise KeyError(f"{key} was measured for {self.labels}: ask for (label, {key!r})")
             key = (label, key)
-        return self.qualities[key]
+        label, hookpoint = key
+        measured = [name for each, name in self.qualities if each == label]
+        if hookpoint == ALL and len(measured) == 1:
+            hookpoint = measured[0]
+        if (label, hookpoint) not in self.qualities:
+            why = f" ({self.why_no_head})" if hookpoint == ALL and self.why_no_head else ""
+            raise KeyError(f"{hookpoint} was not measured{why}; what was: {', '.join(measured)}")
+        return self.qualities[label, hookpoint]
 
     @property
     def labels(self) -> list[str]:
@@ -120,8 +132,7 @@ def evaluate_many(
     each. What checkpoints have in common, such as the clean model and the ablations, is run once.
     """
     hookpoints = list(dict.fromkeys(hookpoint for saes in dictionaries.values() for hookpoint in saes))
-    widths = lm.widths(model, hookpoints, getattr(batches, "ctx_len", None))
-    has_head = lm.has_head(model)
+    widths = lm.widths(model, hookpoints)
     _check_widths(dictionaries, widths)
 
     def counting() -> Iterator[Batch]:
@@ -141,14 +152,16 @@ def evaluate_many(
         hookpoint: Reference(sums.everything.mean(), sums.ordinary.mean(), rules[hookpoint])
         for hookpoint, sums in spreads.items()
     }
+    with ranks.together():
+        head, why_no_head = _find_head(model, share.ctx_len)
     measured = Measured({}, {}, {})
     with ranks.together(), bar(what="measuring", total=share.tokens) as progress:
         share = Share(counting(), ranks, progress.reach)
         for batch in share:
-            measured = measured.add(measure(model, batch, dictionaries, references, on_part=share.part_done))
-    total = nothing(dictionaries, widths, share.ctx_len, has_head=has_head).add(measured.on_cpu())
+            measured = measured.add(measure(model, batch, dictionaries, references, head=head, on_part=share.part_done))
+    total = nothing(dictionaries, widths, share.ctx_len, has_head=head is not None).add(measured.on_cpu())
     ranks.add_up(total.tensors())()
-    causal = has_head and lm.is_causal(model)
+    causal = head is not None and head.is_causal
     return Evaluation(
         qualities=qualities(total, share.ctx_len, causal=causal),
         variance={
@@ -161,8 +174,9 @@ def evaluate_many(
         tokens=tokens,
         sequences=share.sequences,
         ctx_len=share.ctx_len,
-        has_head=has_head,
+        has_head=head is not None,
         causal=causal,
+        why_no_head=why_no_head,
     )
 
 
@@ -180,6 +194,14 @@ def _rules(model: nn.Module, hookpoints: list[str], batches: Iterable[Batch]) ->
             break
     some = {hookpoint: torch.cat(parts) for hookpoint, parts in found.items() if parts}
     return {hookpoint: spread(x, x).rule if len(x) else EVERYTHING for hookpoint, x in some.items()}
+
+
+def _find_head(model: nn.Module, ctx_len: int) -> tuple[lm.Head | None, str]:
+    """How the model makes predictions of sequences of this length; or None, and why it makes none."""
+    try:
+        return lm.find_head(model, ctx_len), ""
+    except lm.NoHeadError as error:
+        return None, str(error)
 
 
 def _over_ranks(zeros: dict[str, Spread], own: Mapping[str, Spread], ranks: Ranks) -> dict[str, Spread]:

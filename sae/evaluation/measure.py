@@ -123,18 +123,20 @@ def measure(
     dictionaries: Dictionaries,
     references: Mapping[str, Reference],
     *,
+    head: lm.Head | None,
     on_part: Callable[[float], None] = lambda part: None,
 ) -> Measured:
     """The sums of one batch. `references` are by hookpoint of `dictionaries`.
 
-    Tokens that do not count keep their activations, and appear in no sum. `on_part` hears which part of the work is
+    `head` makes the model's logits; without it nothing is grafted, and the forward is cut short. Tokens that do not
+    count keep their activations, and appear in no sum. `on_part` hears which part of the work is
     done, by the runs of the model.
     """
     tokens, kept = batch
-    seen, clean = _clean_run(model, tokens, list(references))
+    seen, clean = _clean_run(model, head, tokens, list(references))
     references = {hookpoint: each.to(seen[hookpoint].device) for hookpoint, each in references.items()}
     mean = {hookpoint: each.mean for hookpoint, each in references.items()}
-    runs, number = count_runs(dictionaries, has_head=clean is not None), count(1)
+    runs, number = count_runs(dictionaries, has_head=head is not None), count(1)
 
     def ran() -> None:
         on_part(next(number) / runs)
@@ -149,23 +151,25 @@ def measure(
             if hookpoint in saes:
                 sums, recons[label] = reconstruct(saes[hookpoint], x, references[hookpoint], where)
                 measured.reconstructions[label, hookpoint] = sums
-        if clean is not None:
+        if head is not None and clean is not None:
             # One hookpoint alone: its input is the clean activation, whose reconstruction is known.
             grafts = {label: {hookpoint: _constant(recon)} for label, recon in recons.items()}
-            predicted = _predict(model, tokens, where, clean, grafts, {hookpoint: mean[hookpoint]}, ran)
+            predicted = _predict(model, head, tokens, where, clean, grafts, {hookpoint: mean[hookpoint]}, ran)
             measured.predictions.update({(label, hookpoint): sums for label, sums in predicted.items()})
-    if clean is not None:
+    if head is not None and clean is not None:
         for group in _same_hookpoints(dictionaries):
             hookpoints = next(iter(group.values()))
             at_once = {hookpoint: mean[hookpoint] for hookpoint in hookpoints}
-            predicted = _predict(model, tokens, where, clean, group, at_once, ran)
+            predicted = _predict(model, head, tokens, where, clean, group, at_once, ran)
             measured.predictions.update({(label, ALL): sums for label, sums in predicted.items()})
     return measured
 
 
-def _clean_run(model: nn.Module, tokens: Tensor, hookpoints: list[str]) -> tuple[dict[str, Tensor], Any]:
-    """The activations, and what the base model returns; None, and the forward cut short, without a head."""
-    if not lm.has_head(model):
+def _clean_run(
+    model: nn.Module, head: lm.Head | None, tokens: Tensor, hookpoints: list[str]
+) -> tuple[dict[str, Tensor], lm.Hidden | None]:
+    """The activations, and the hidden states; None, and the forward cut short, without a head."""
+    if head is None:
         return lm.harvest(model, tokens, hookpoints), None
     seen: dict[str, Tensor] = {}
 
@@ -177,7 +181,7 @@ def _clean_run(model: nn.Module, tokens: Tensor, hookpoints: list[str]) -> tuple
         return record
 
     with lm.graft(model, {hookpoint: recorder(hookpoint) for hookpoint in hookpoints}):
-        clean = lm.run_base(model, tokens)
+        clean = head.run(tokens)
     return {hookpoint: seen[hookpoint] for hookpoint in hookpoints}, clean
 
 
@@ -198,9 +202,10 @@ def reconstruct(
 
 def _predict(
     model: nn.Module,
+    head: lm.Head,
     tokens: Int[Tensor, "batch seq"],
     where: Bool[Tensor, "batch seq"],
-    clean: Any,
+    clean: lm.Hidden,
     grafts: Mapping[str, Mapping[str, Any]],
     mean: Mapping[str, Tensor],
     ran: Callable[[], None],
@@ -214,9 +219,9 @@ def _predict(
     outputs = {}
     for key, replacements in runs.items():
         with lm.graft(model, replacements, mask=where):
-            outputs[key] = lm.run_base(model, tokens)
+            outputs[key] = head.run(tokens)
         ran()
-    found, clean_ce = compare_predictions(model, tokens, clean, outputs)
+    found, clean_ce = compare_predictions(head, tokens, clean, outputs, lm.vocab_size(model))
     zero, by_mean = found["ablation", "zero"], found["ablation", "mean"]
     sums = {}
     for label in grafts:

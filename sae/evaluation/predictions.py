@@ -1,11 +1,11 @@
 """What changes in a model's predictions when its hidden states do, a few positions' logits at a time."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from sae import lm
 
@@ -24,23 +24,23 @@ class Predictions(NamedTuple):
 
 
 def compare_predictions(
-    model: nn.Module, tokens: Int[Tensor, "batch seq"], clean: Any, others: Mapping[Name, Any]
+    head: lm.Head, tokens: Int[Tensor, "batch seq"], clean: lm.Hidden, others: Mapping[Name, lm.Hidden], vocab_size: int
 ) -> tuple[dict[Name, Predictions], Float[Tensor, "batch seq"]]:
-    """Predictions of `others`, outputs of `lm.run_base` by name, beside those of `clean`; and the clean cross-entropy.
+    """Predictions of `others`, what `head.run` made, by name, beside those of `clean`; and the clean cross-entropy.
 
     Logits are float32. Of all that is as large as the vocabulary, one chunk's clean and one other exist at a time.
     """
-    tokens = tokens.to(clean["last_hidden_state"].device)
+    tokens = tokens.to(clean.states.device)
     targets = torch.cat([tokens[:, 1:], tokens[:, :1]], 1)  # the last has none: it is set to 0 below
-    chunk = lm.num_positions_per_chunk(len(tokens), lm.vocab_size(model), tokens.device)
+    chunk = lm.num_positions_per_chunk(len(tokens), vocab_size, tokens.device)
     parts: dict[Name, list[Predictions]] = {name: [] for name in others}
     clean_ce = []
     for start in range(0, tokens.shape[1], chunk):
         part = slice(start, start + chunk)
-        reference = lm.logits_of(model, tokens, clean, part).float().log_softmax(-1)
+        reference = head.logits(tokens, clean, part).float().log_softmax(-1)
         clean_ce.append(_cross_entropy(reference, targets[:, part]))
         for name, output in others.items():
-            changed = lm.logits_of(model, tokens, output, part).float().log_softmax(-1)
+            changed = head.logits(tokens, output, part).float().log_softmax(-1)
             parts[name].append(_compare(reference, changed, targets[:, part]))
             del changed
         del reference

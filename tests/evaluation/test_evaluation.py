@@ -59,7 +59,7 @@ def by_hand(model: nn.Module, tokens: Tensor, saes: dict[str, Sae], kept: Tensor
         "kl_div_score": 1 - kl(grafted) / kl(zero),
         "top1_agreement": (clean.argmax(-1) == grafted.argmax(-1))[kept].double().mean().item(),
     }
-    if lm.is_causal(model):
+    if lm.find_head(model).is_causal:
         metrics |= {
             "ce_loss_without_sae": ce(clean),
             "ce_loss_with_sae": ce(grafted),
@@ -114,9 +114,10 @@ def test_a_model_that_caps_its_logits_is_measured_with_the_cap() -> None:
         num_key_value_heads=2, head_dim=8, max_position_embeddings=64, final_logit_softcapping=0.05,
     )  # fmt: skip
     model, tokens = AutoModelForCausalLM.from_config(config).eval(), tiny_tokens(2, CTX)
-    output = lm.run_base(model, tokens)
+    head = lm.find_head(model)
     whole = model(input_ids=tokens).logits
-    torch.testing.assert_close(lm.logits_of(model, tokens, output, slice(3, 8)), whole[:, 3:8])
+    assert head.halves
+    torch.testing.assert_close(head.logits(tokens, head.run(tokens), slice(3, 8)), whole[:, 3:8])
     assert whole.abs().max() <= 0.05
     assert "forward" not in vars(lm.base_model(model))
 
@@ -162,7 +163,8 @@ def measured(
 ) -> Measured:
     total = Measured({}, {}, {})
     for tokens in batches:
-        total = total.add(measure(model, (tokens, torch.ones_like(tokens, dtype=torch.bool)), {"a": saes}, references))
+        batch = tokens, torch.ones_like(tokens, dtype=torch.bool)
+        total = total.add(measure(model, batch, {"a": saes}, references, head=lm.find_head(model)))
     return total
 
 
@@ -302,7 +304,8 @@ class Largest(TorchDispatchMode):
 
 
 def test_no_tensor_of_the_vocabularys_size_is_larger_than_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sae.lm.num_positions_per_chunk", lambda *sizes: 2)
+    for name in ("sae.lm.num_positions_per_chunk", "sae.lm.logits.num_positions_per_chunk"):
+        monkeypatch.setattr(name, lambda *sizes: 2)
     model, tokens = tiny_model("llama", causal_lm=True), tiny_tokens(6, 32)
     saes = dictionaries_for(model, ["layers.0", "layers.1"])
     with Largest() as largest:
@@ -355,8 +358,8 @@ def test_the_fvu_of_the_ordinary_tokens_is_told_from_that_of_all(batch_size: int
 
 def test_the_bar_tells_which_part_of_the_models_runs_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     model, runs, bars = tiny_model("llama", causal_lm=True), [], []
-    run_base = lm.run_base
-    monkeypatch.setattr("sae.lm.run_base", lambda *arguments: runs.append(1) or run_base(*arguments))
+    run = lm.Head.run
+    monkeypatch.setattr("sae.lm.Head.run", lambda *arguments: runs.append(1) or run(*arguments))
 
     class Seen(Progress):
         def __init__(self, what: str, total: int) -> None:
@@ -365,14 +368,14 @@ def test_the_bar_tells_which_part_of_the_models_runs_is_done(monkeypatch: pytest
             bars.append(self)
 
         def reach(self, tokens: float) -> None:
-            self.heard.append((tokens / self.total, len(runs)))
+            self.heard.append((tokens / self.total, len(runs) - 1))  # one run showed how the model makes logits
 
     many = {"a": dictionaries_for(model, ["layers.0", "layers.1"]), "b": dictionaries_for(model, ["layers.1"])}
     evaluate_many(model, tiny_tokens(6, CTX).split(2), many, bar=partial(Seen, total=6 * CTX))
     means_, measuring = bars
     assert [part for part, _ in means_.heard] == pytest.approx([1 / 3, 2 / 3, 1])
-    assert [part for part, _ in measuring.heard] == pytest.approx([done / len(runs) for _, done in measuring.heard])
-    assert measuring.total == 6 * CTX and len(runs) == 3 * 11 and measuring.heard[-1] == (1, len(runs))
+    assert [part for part, _ in measuring.heard] == pytest.approx([done / 33 for _, done in measuring.heard])
+    assert measuring.total == 6 * CTX and len(runs) == 1 + 3 * 11 and measuring.heard[-1] == (1, 33)
 
 
 # What it is told
