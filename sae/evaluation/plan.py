@@ -92,7 +92,7 @@ def _find(name: str, path: Path, hookpoints: Sequence[str]) -> dict[str, dict[st
 
 def _locate(name: str, hookpoints: Sequence[str]) -> Path:
     """The folder of that name; of a hub repository only the hookpoints that are named, if all are without globs."""
-    if Path(name).is_dir() or not hookpoints or any(_is_pattern(hookpoint) for hookpoint in hookpoints):
+    if eleuther.local(name) or not hookpoints or any(_is_pattern(hookpoint) for hookpoint in hookpoints):
         return eleuther.locate(name)
     return [eleuther.download(name, hookpoint) for hookpoint in hookpoints][-1]
 
@@ -105,7 +105,7 @@ def _name_of(path: Path, hookpoints: Sequence[str]) -> str:
     """The hookpoint of an autoencoder that was named itself: its folder's name, or the one that the user says."""
     if len(hookpoints) == 1 and not _is_pattern(hookpoints[0]):
         return hookpoints[0]
-    return path.absolute().name
+    return eleuther.hookpoint_of(path)
 
 
 def _text(cfg: EvalConfig, record: RunRecord | None, context_limit: Any) -> TextConfig:

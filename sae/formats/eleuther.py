@@ -19,6 +19,9 @@ from sae.disk import is_inside, read_json, short
 
 CFG, WEIGHTS, BEST = "cfg.json", "sae.safetensors", "best.json"
 _MAX_HEADER_BYTES = 2**20
+_SEED = re.compile(r"seed\d+")
+_INPUT_OF_BLOCK = re.compile(r"(?:.+\.)?(\d+)\.input")
+_OF_OTHERS = {"sae_weights.safetensors": "SAELens", "params.npz": "Gemma Scope", "ae.pt": "dictionary_learning"}
 _READ = ("expansion_factor", "normalize_decoder", "num_latents", "k")
 
 
@@ -51,6 +54,8 @@ def save(folder: Path, file: SaeFile) -> None:
 
 def load(folder: Path) -> SaeFile:
     """Read the autoencoder in `folder`. Raises ValueError naming the file and the rule it breaks."""
+    if not (folder / WEIGHTS).exists():
+        _check_not_of_others(folder)
     cfg, d_in = _read_cfg(folder / CFG)
     num_latents = cfg.latents_for(d_in)
     shapes = {
@@ -59,7 +64,17 @@ def load(folder: Path) -> SaeFile:
         "W_dec": [num_latents, d_in],
         "b_dec": [d_in],
     }
-    return SaeFile(cfg, d_in, _of_one_float_type(folder / WEIGHTS, read_tensors(folder / WEIGHTS, shapes)))
+    tensors = read_tensors(folder / WEIGHTS, shapes, others_too=False)
+    return SaeFile(cfg, d_in, _of_one_float_type(folder / WEIGHTS, tensors))
+
+
+def _check_not_of_others(folder: Path) -> None:
+    for name, library in _OF_OTHERS.items():
+        if (folder / name).exists():
+            raise ValueError(
+                f"{folder} must hold {CFG} and {WEIGHTS}, EleutherAI's format, but holds {name}, {library}'s, which is "
+                "not read yet; load it with that library"
+            )
 
 
 def _read_cfg(path: Path) -> tuple[SaeConfig, int]:
@@ -73,7 +88,7 @@ def _read_cfg(path: Path) -> tuple[SaeConfig, int]:
     _check_supported(path, raw)
     fields = {name: raw[name] for name in ("d_in", *_READ) if raw.get(name) is not None}
     for name, wanted in {"d_in": int, **dict.fromkeys(_READ, int), "normalize_decoder": bool}.items():
-        if type(fields.get(name, wanted())) is not wanted or "d_in" not in fields:
+        if type(fields.get(name, wanted())) is not wanted or (name in ("d_in", "k") and name not in fields):
             raise ValueError(f"{path}: {name} must be {wanted.__name__}, got {short(fields.get(name))}")
     d_in = int(fields.pop("d_in"))
     try:
@@ -109,10 +124,10 @@ def _check_link(path: Path) -> None:
         raise ValueError(f"{path} leads out of its folder; put the file itself there")
 
 
-def read_tensors(path: Path, shapes: dict[str, list[int]]) -> dict[str, Tensor]:
+def read_tensors(path: Path, shapes: dict[str, list[int]], *, others_too: bool = True) -> dict[str, Tensor]:
     """The tensors of these names and shapes in a safetensors file, which are checked before memory is taken.
 
-    Raises ValueError naming the file and the rule it breaks.
+    `others_too`: the file may hold more than these. Raises ValueError naming the file and the rule it breaks.
     """
     if not path.is_file():
         raise ValueError(f"{path} must hold the weights, but there is no such file; is the download complete?")
@@ -123,6 +138,11 @@ def read_tensors(path: Path, shapes: dict[str, list[int]]) -> dict[str, Tensor]:
         raise ValueError(f"{path} must be a safetensors file, but it is damaged (a header of {header_bytes} bytes)")
     try:
         with safe_open(path, framework="pt") as file:
+            if not others_too and (unknown := sorted(set(file.keys()) - set(shapes))):
+                raise ValueError(
+                    f"{path} must hold {', '.join(shapes)} and nothing else, but holds {short(unknown)}, without which "
+                    f"the autoencoder is another; {CFG} must say what they are for"
+                )
             for name, shape in shapes.items():
                 if name not in file.keys():
                     raise ValueError(f"{path} must hold the tensor {name}, but holds {sorted(file.keys())[:8]}")
@@ -145,30 +165,85 @@ def _of_one_float_type(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tens
 def find(folder: Path, names: Iterable[str] | None = None, pattern: str | None = None) -> dict[str, Path]:
     """The folders of autoencoders below `folder`, by hookpoint, in natural order.
 
-    A run's folder stands for its newest checkpoint. A name may be longer or shorter by the module that the text model
-    lies in, as another class of the model calls it. Raises ValueError if there is none, or a named one is missing.
+    A run's folder stands for its newest checkpoint, and one autoencoder's for that alone. Of several configurations or
+    seeds each is `<group>/<hookpoint>`. A name may leave out the group if there is one of that hookpoint, may be longer
+    or shorter by the module that the text model lies in, as another class of the model calls it, and is the key of what
+    it found. Raises ValueError if there is none, or a named one is missing or one of several.
     """
-    folder = _newest_step(folder)
-    found = {path.parent.relative_to(folder).as_posix(): path.parent for path in folder.rglob(CFG)}
-    found = {name: path for name, path in found.items() if name != "."}
-    wanted = list(names) if names is not None else [n for n in found if fnmatch.fnmatchcase(n, pattern or "*")]
-    found |= {name: found[other] for name in wanted if name not in found and (other := _longer_or_shorter(name, found))}
-    missing = [name for name in wanted if name not in found]
-    if missing or not wanted:
+    found = _found_in(folder)
+    if names is None:
+        chosen = {name: [name] for name in found if pattern is None or fnmatch.fnmatchcase(name, pattern)}
+    else:
+        chosen = {name: _meant(name, found) for name in names}
+    missing = [name for name, meant in chosen.items() if not meant]
+    if missing or not chosen:
+        _check_not_of_others(folder)
         raise ValueError(
             f"{folder} must hold {missing or pattern or 'autoencoders'}, "
             f"but holds {sorted(found, key=_natural)[:20] or 'none'}"
         )
-    return {name: found[name] for name in sorted(wanted, key=_natural)}
+    for name, meant in chosen.items():
+        if len(meant) > 1:
+            several = sorted(meant, key=_natural)[:20]
+            raise ValueError(
+                f"{folder} must hold one autoencoder of {name}, but holds {', '.join(several)}; "
+                f"name one group, such as {folder / several[0].rpartition('/')[0]}"
+            )
+    return {name: found[chosen[name][0]] for name in sorted(chosen, key=_natural)}
 
 
-def _longer_or_shorter(name: str, found: Iterable[str]) -> str | None:
-    """The only name of those found that is the same but for what wraps it: `language_model.layers.3` for `layers.3`."""
-    near = [other for other in found if _is_wrapped(name, other) or _is_wrapped(other, name)]
-    return near[0] if len(near) == 1 else None
+def _meant(name: str, found: Iterable[str]) -> list[str]:
+    """Which of `found` a name stands for."""
+    if (canonical := _canonical(name)) in found:
+        return [canonical]
+    block = _INPUT_OF_BLOCK.fullmatch(name)
+    also = [name] if block is None else [name, f"layer_{block[1]}", f"layer_{block[1]}.pt"]
+    same = [each for each in found if each.rpartition("/")[2] in also]
+    near = [each for each in found if _is_wrapped(name, each) or _is_wrapped(each, name)]
+    return same or (near if len(near) == 1 else [])
+
+
+def _found_in(folder: Path) -> dict[str, Path]:
+    """All autoencoders below `folder`, by group and hookpoint."""
+    if _is_a_seed(folder):
+        seed, every = f"{folder.name}/", _found_in(folder.parent)
+        return {name.replace(seed, "", 1): path for name, path in every.items() if f"/{seed}" in f"/{name}"}
+    folder = _newest_step(folder)
+    places = {path.parent.relative_to(folder).as_posix(): path.parent for path in folder.rglob(CFG)}
+    below = {place: path for place, path in places.items() if place != "."}
+    if not below:
+        return {hookpoint_of(path): path for path in places.values()}
+    # What eai-sparsify puts into `best` is an earlier state of what lies beside it.
+    newest = {place: path for place, path in below.items() if not place.startswith("best/")}
+    return {_canonical(place.removeprefix("best/")): path for place, path in (newest or below).items()}
+
+
+def _is_a_seed(folder: Path) -> bool:
+    """Whether `<run>/seed<n>` is no folder, but one seed of each `<run>/<hookpoint>/seed<n>`."""
+    return _SEED.fullmatch(folder.name) is not None and not folder.exists() and folder.parent.is_dir()
+
+
+def _canonical(place: str) -> str:
+    """`<group>/<hookpoint>` of a folder. eai-sparsify writes `<hookpoint>/seed<n>`, and either twice in `best`."""
+    parts = place.split("/")
+    for length in (1, 2):
+        if parts[-length:] == parts[-2 * length : -length]:
+            parts = parts[:-length]
+    if len(parts) > 1 and _SEED.fullmatch(parts[-1]):
+        parts[-2:] = reversed(parts[-2:])
+    return "/".join(parts)
+
+
+def hookpoint_of(folder: Path) -> str:
+    """The hookpoint of an autoencoder by the name of its folder; the repository's name if it is all that is there."""
+    folder = folder.absolute()
+    if folder.parent.name == "snapshots":
+        return folder.parent.parent.name.rpartition("--")[2]
+    return _canonical("/".join(folder.parts[-4:])).rpartition("/")[2]
 
 
 def _is_wrapped(name: str, longer: str) -> bool:
+    """Whether `longer` is `name` below the module that a text model lies in, as in `language_model.layers.3`."""
     wrapper = longer.removesuffix(f".{name}")
     return "." in name and wrapper != longer and not any(map(str.isdigit, wrapper))
 
@@ -179,15 +254,21 @@ def _newest_step(folder: Path) -> Path:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in name.replace("/", ".").split(".")]
+    parts = re.findall(r"\d+|\D+", name.replace("/", "."))
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
-def locate(name: str | Path) -> Path:
-    """The folder `name`; for `<run>/best` the run's best checkpoint; else the local copy of the hub repository."""
+def local(name: str | Path) -> Path | None:
+    """The folder `name`; for `<run>/best` the run's best checkpoint; None if nothing of that name is on this disk."""
     path = Path(name)
     if path.name == "best" and path.with_name(BEST).is_file() and not path.exists():
         return _best(path.with_name(BEST))
-    return path if path.is_dir() else download(str(name), None)
+    return path if path.is_dir() or _is_a_seed(path) else None
+
+
+def locate(name: str | Path) -> Path:
+    """The local folder `name`, else the local copy of the hub repository."""
+    return local(name) or download(str(name), None)
 
 
 def _best(path: Path) -> Path:

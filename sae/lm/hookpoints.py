@@ -2,7 +2,8 @@
 
 A hookpoint is a module path under the base model (the model without its head) and means that module's output:
 `layers.10` is the residual stream after block 10. `layers.10.input` is what block 10 receives, and `layers.10.output`
-another way to write `layers.10`. A module that really has such a name (BERT's `encoder.layer.2.output`) wins.
+another way to write `layers.10`. A module that really has such a name (BERT's `encoder.layer.2.output`) wins. The first
+version of EleutherAI's library counted hidden states: its `layer_10.pt` is what block 10 receives.
 
 A model that reads more than text holds a text model. Paths of that part start there, so that a block has one name
 whichever class holds the weights: `layers.10`, also where it is `language_model.layers.10`, which means the same.
@@ -23,6 +24,7 @@ from .wrappers import unwrapped
 SIDES = ("input", "output")
 WRAPPERS = ("model", "language_model", "text_model")
 """What classes that hold a text model call it: leading parts of a path that a class without the wrapper lacks."""
+_HIDDEN_STATE = re.compile(r"layer_(\d+)(\.pt)?")
 
 
 def base_model(model: nn.Module) -> nn.Module:
@@ -92,6 +94,8 @@ def locate(model: nn.Module, hookpoint: str) -> tuple[nn.Module, str]:
     Raises ValueError if there is no such module.
     """
     base = base_model(model)
+    if (hidden_state := _HIDDEN_STATE.fullmatch(hookpoint)) and _submodule(base, hookpoint) is None:
+        hookpoint = f"{block_list(model)[0]}.{hidden_state[1]}.input"
     for name in _spellings(base, hookpoint):
         parent, _, last = name.rpartition(".")
         for path, side in ((name, "output"), (parent, last)):

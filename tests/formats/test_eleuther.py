@@ -1,6 +1,8 @@
 """EleutherAI's layout: files written by others load and mean what the published formula says; bad ones say why."""
 
 import json
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +103,89 @@ def test_the_seeds_layout_of_layer_folders_loads(tmp_path: Path) -> None:
     assert list(Sae.load_many(tmp_path)) == ["layer_11.pt"]
 
 
+SEEDS = {"seed0/layers.0": "layers.0/seed0", "seed0/layers.1.mlp": "layers.1.mlp/seed0",
+         "seed1/layers.0": "layers.0/seed1", "seed1/layers.1.mlp": "layers.1.mlp/seed1"}  # fmt: skip
+
+
+def write_each(folder: Path, places: Iterable[str]) -> None:
+    for number, place in enumerate(places):
+        write(folder / place, b_dec=torch.full((D,), float(number)))
+
+
+def test_several_seeds_of_eai_sparsify_are_told_apart_and_each_loads_as_a_whole(tmp_path: Path) -> None:
+    write_each(tmp_path, SEEDS.values())
+    saes = Sae.load_many(tmp_path)
+    assert list(saes) == list(SEEDS)
+    assert [int(sae.b_dec[0]) for sae in saes.values()] == [0, 1, 2, 3]
+    one = Sae.load_many(tmp_path / "seed1")
+    assert {name: int(sae.b_dec[0]) for name, sae in one.items()} == {"layers.0": 2, "layers.1.mlp": 3}
+    assert list(Sae.load_many(tmp_path, ["layers.0/seed1", "seed0/layers.0"])) == ["layers.0/seed1", "seed0/layers.0"]
+    with pytest.raises(
+        ValueError, match=f"one autoencoder of layers.0, but holds .*; name one group, such as {tmp_path}/seed0"
+    ):
+        Sae.load_many(tmp_path, ["layers.0"])
+    with pytest.raises(ValueError, match="seed7 must hold autoencoders, but holds none"):
+        Sae.load_many(tmp_path / "seed7")
+
+
+@pytest.mark.parametrize("places", [["layers.0", "layers.1.mlp"], list(SEEDS.values())], ids=["one", "seeds"])
+def test_the_best_of_eai_sparsify_is_a_checkpoint_of_its_own_beside_the_newest(
+    tmp_path: Path, places: list[str]
+) -> None:
+    write_each(tmp_path / "run", places)
+    names = list(Sae.load_many(tmp_path / "run"))
+    write_each(tmp_path / "run" / "best", reversed([f"{place}/{place}" for place in places]))
+    last = len(places) - 1
+    for folder, numbers in (("run", range(last + 1)), ("run/best", range(last, -1, -1))):
+        saes = Sae.load_many(tmp_path / folder)
+        assert list(saes) == names
+        by_place = {eleuther._canonical(place): number for place, number in zip(places, numbers, strict=True)}
+        assert {name: int(sae.b_dec[0]) for name, sae in saes.items()} == by_place
+    shutil.move(tmp_path / "run" / "best", tmp_path / "best-alone" / "best")
+    assert list(Sae.load_many(tmp_path / "best-alone")) == names
+
+
+def test_the_first_version_counted_hidden_states_so_its_layer_is_what_that_block_receives(tmp_path: Path) -> None:
+    write_each(tmp_path, ["layer_0.pt", "layer_5.pt", "layer_10.pt"])
+    assert list(Sae.load_many(tmp_path)) == ["layer_0.pt", "layer_5.pt", "layer_10.pt"]
+    (sae,) = Sae.load_many(tmp_path, ["h.5.input"]).values()
+    assert sae.b_dec[0] == 1
+    with pytest.raises(ValueError, match=r"must hold \['layers.5'\], but holds \['layer_0.pt', 'layer_5.pt'"):
+        Sae.load_many(tmp_path, ["layers.5"])
+
+
+def test_the_folder_of_one_autoencoder_is_loaded_by_its_name(tmp_path: Path) -> None:
+    write(tmp_path / "step_3" / "layers.3")
+    for folder in (tmp_path / "step_3" / "layers.3", tmp_path / "step_3", tmp_path):
+        assert list(Sae.load_many(folder)) == ["layers.3"]
+    assert list(Sae.load_many(tmp_path / "step_3" / "layers.3", ["layers.3"])) == ["layers.3"]
+    write(tmp_path / "layers.0" / "seed1")
+    assert list(Sae.load_many(tmp_path / "layers.0" / "seed1")) == ["layers.0"]
+    with pytest.raises(ValueError, match=r"must hold \['layers.4'\], but holds \['layers.3'\]"):
+        Sae.load_many(tmp_path / "step_3" / "layers.3", ["layers.4"])
+    snapshot = tmp_path / "models--owner--one-sae" / "snapshots" / "0123abc"
+    write(snapshot)
+    assert list(Sae.load_many(snapshot)) == ["one-sae"]
+
+
+@pytest.mark.parametrize(
+    ("name", "library"),
+    [("sae_weights.safetensors", "SAELens"), ("ae.pt", "dictionary_learning"), ("params.npz", "Gemma Scope")],
+)
+def test_the_folder_of_another_library_is_named_as_that(tmp_path: Path, name: str, library: str) -> None:
+    folder = tmp_path / "all" / "blocks.3"
+    folder.mkdir(parents=True)
+    (folder / name).write_bytes(b"")
+    for cfg in (None, {"d_in": D, "d_sae": M, "k": K, "architecture": "topk"}):
+        if cfg is not None:
+            (folder / "cfg.json").write_text(json.dumps(cfg))
+        for load in (Sae.load_from_disk, Sae.load_many):
+            with pytest.raises(ValueError, match=f"holds {name}, {library}'s, which is not read yet"):
+                load(folder)
+    with pytest.raises(ValueError, match=f"holds {name}, {library}'s, which is not read yet"):
+        Sae.load_many(tmp_path / "all")
+
+
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-9])
 
@@ -113,6 +198,8 @@ BAD = {
     "not json": (lambda f: write(f, "{"), "must be JSON"),
     "deep json": (lambda f: write(f, "[" * 100_000), "must be JSON"),
     "a list": (lambda f: write(f, "[]"), "JSON object"),
+    "no k": (lambda f: write(f, {name: value for name, value in CFG_133.items() if name != "k"}), "k must be int"),
+    "skip without flag": (lambda f: write(f, W_skip=torch.zeros(D, D)), "and nothing else, but holds .*W_skip"),
     "no d_in": (lambda f: write(f, {"k": 3}), "d_in must be int"),
     "k as text": (lambda f: write(f, CFG_133 | {"k": "3"}), "k must be int, got '3'"),
     "k true": (lambda f: write(f, CFG_133 | {"k": True}), "k must be int"),

@@ -224,3 +224,10 @@ def test_modules_beside_the_text_model_keep_their_full_paths() -> None:
     assert resolve_hookpoints(model) == [f"layers.{layer}" for layer in range(3)]
     with pytest.raises(ValueError, match="'vision.layers.0' matches nothing"):
         locate(model, "vision.layers.0")
+
+
+def test_the_first_versions_layer_is_a_hidden_state_which_is_what_the_block_receives(llama: nn.Module) -> None:
+    for name in ("layer_2.pt", "layer_2"):
+        assert locate(llama, name) == locate(llama, "layers.2.input")
+    with pytest.raises(ValueError, match="'layers.3.input' matches nothing"):
+        locate(llama, "layer_3.pt")
