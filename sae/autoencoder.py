@@ -1,6 +1,7 @@
 """One sparse autoencoder: parameters, encode, decode, forward, and where they come from and go to."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,9 @@ from sae.ops.autograd import Decode, Encode
 from sae.ops.momentum import settle_
 from sae.peers import Peers
 from sae.select import selection
+
+_UNIT = 1e-3
+"""How far lengths may be from 1 by the rounding of a file in half precision."""
 
 
 class Encoded(NamedTuple):
@@ -123,6 +127,23 @@ class Sae(nn.Module):
         """Scale every row of W_dec to unit length."""
         settle_(self.W_dec, unit_rows=True)
 
+    @torch.no_grad()
+    def to_continue(self) -> "Sae":
+        """The same function in float32, to train on: with rows of W_dec of unit length if it has such a form.
+
+        A length that all rows share goes into W_enc and b_enc. Lengths that differ cannot go there, since other latents
+        would be the k largest: such rows stay as they are and are trained freely, without `normalize_decoder`.
+        """
+        sae = self.to(torch.float32)
+        lengths = torch.linalg.vector_norm(sae.W_dec, dim=1)
+        if not sae.cfg.normalize_decoder or (lengths - 1).abs().max() < _UNIT:
+            return sae
+        length = lengths.mean()
+        if not (length > 0 and (lengths / length - 1).abs().max() < _UNIT):
+            return Sae.of_tensors(replace(sae.cfg, normalize_decoder=False), sae.state_dict())
+        folded = {"encoder.weight": sae.encoder.weight * length, "encoder.bias": sae.encoder.bias * length}
+        return Sae.of_tensors(sae.cfg, sae.state_dict() | folded | {"W_dec": sae.W_dec / length})
+
     def save_to_disk(self, path: Path | str) -> None:
         """Write cfg.json and sae.safetensors into the folder `path`, in EleutherAI's format."""
         eleuther.save(Path(path), eleuther.SaeFile(self.cfg, self.d_in, dict(self.state_dict())))
@@ -155,7 +176,8 @@ class Sae(nn.Module):
     ) -> dict[str, "Sae"]:
         """Load the autoencoders of a folder or hub repository, by hookpoint.
 
-        `layers` names hookpoints; `pattern` is a glob on them. A run's folder stands for its newest checkpoint.
+        `layers` names hookpoints; `pattern` is a glob on them. A run's folder stands for its newest checkpoint, and the
+        folder of one autoencoder for that one. Of several configurations or seeds each is `<group>/<hookpoint>`.
         `local=None` means the folder if there is one of that name, else the hub.
         """
         folder = eleuther.locate(name) if local is None else Path(name) if local else eleuther.download(str(name), None)

@@ -582,7 +582,10 @@ class SaeTrainer:
                 f"finetune: {name} in {source} must be {self.feed.widths[name]} wide, as the model is, "
                 f"got {sae.d_in}; is it of another model?"
             )
-        return self._copy(sae.to(torch.float32))
+        start = sae.to_continue()
+        if start.cfg != sae.cfg:
+            self._note(f"{name}: the rows of W_dec in {source} differ in length, so that they are trained freely")
+        return self._copy(start)
 
     def _by_sae(self, activations: Activations) -> Activations:
         """What each autoencoder reads, by its name."""

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -613,6 +614,40 @@ def test_finetuning_starts_from_the_given_weights_and_keeps_b_dec(make: Make, tm
             assert all(torch.equal(t, expected[key]) for key, t in one.state_dict().items())
     fine = trainer.fit()
     assert evaluation(fine.parent)["layers.0"]["fvu"] < 1.05 * evaluation(saved.parent)["layers.0"]["fvu"]
+
+
+@pytest.mark.parametrize(("lengths", "stays_unit"), [("one", True), ("several", False)])
+def test_finetuning_starts_from_the_function_that_was_loaded_whatever_the_rows_lengths(
+    make: Make, tmp_path: Path, lengths: str, stays_unit: bool, float32: None
+) -> None:
+    source = make(run_name="first", layers=[1]).saes["layers.1"]
+    with torch.no_grad():
+        source.encoder.bias.add_(0.1 * torch.randn(source.num_latents))
+        scale = torch.full((128, 1), 3.0) if lengths == "one" else 0.5 + torch.rand(128, 1)
+        source.W_dec.mul_(scale)
+    source.save_to_disk(tmp_path / "foreign" / "layers.1")
+    trainer = make(finetune=str(tmp_path / "foreign"), layers=[1], lr=1e-12, auxk_alpha=0.0)
+    x = trainer.source.peek()["layers.1"]
+    expected = source(x).recon
+    torch.testing.assert_close(trainer.saes["layers.1"](x).recon, expected)
+    trainer.initialise()
+    assert trainer.train_step()
+    torch.testing.assert_close(trainer.saes["layers.1"](x).recon, expected, rtol=1e-4, atol=1e-5)
+    saved = Sae.load_from_disk(trainer.save() / "layers.1")
+    assert saved.cfg.normalize_decoder == stays_unit
+    torch.testing.assert_close(saved(x).recon, expected, rtol=1e-4, atol=1e-5)
+    if stays_unit:
+        torch.testing.assert_close(saved.W_dec.norm(dim=1), torch.ones(128))
+
+
+def test_finetuning_takes_one_seed_and_the_first_versions_layers(make: Make, tmp_path: Path) -> None:
+    saved = make(layers=[1], run_name="first").fit() / "layers.1"
+    for place in ("seeds/layers.1/seed0", "seeds/layers.1/seed1", "2024/layer_1.pt"):
+        shutil.copytree(saved, tmp_path / place)
+    assert list(make(finetune=str(tmp_path / "seeds" / "seed1"), layers=[1]).saes) == ["layers.1"]
+    assert list(make(finetune=str(tmp_path / "2024"), hookpoints=["layers.1.input"]).saes) == ["layers.1.input"]
+    with pytest.raises(ValueError, match="must hold one autoencoder of layers.1, but holds seed0/layers.1, seed1/"):
+        make(finetune=str(tmp_path / "seeds"), layers=[1])
 
 
 def test_finetuning_from_what_does_not_fit_is_refused(make: Make) -> None:
