@@ -4,6 +4,7 @@ import json
 import math
 import os
 import platform
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -26,6 +27,7 @@ _SOURCES = {"model": "model", "held_out": "dataset", "activations": "activations
 """The option that names what each fingerprint is of."""
 _PLACES = ("model", "dataset", "finetune", "activations")
 """Options that may name a file or a folder."""
+_STEP = re.compile(r"step_\d+")
 _SIZES_OF_A_STEP = ("batches_per_step", "steps_per_batch")
 _FREE_TO_CHANGE = (
     "resume", "resume_changed", "run_name", "save_dir", "save_every", "keep_last", "save_best", "eval_every",
@@ -292,20 +294,72 @@ class RunRecord(NamedTuple):
         """The record of the run that this folder of a run, of a step or of one autoencoder belongs to, if there is one.
 
         Other tools write a config.json too: it is a record only if it says what we write. That of a step is a copy, and
-        counts where the run is not around it.
+        counts where the run is not around it. Raises ValueError naming what a record says in a way that we do not.
         """
-        folders = [checkpoint.absolute(), *checkpoint.absolute().parents[:3]]
-        for folder in sorted(folders, key=lambda folder: (folder / MANIFEST).exists()):
+        for folder in _folders_of_run(checkpoint.absolute()):
             try:
-                document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-                options, derived = document["options"], document["derived"]
-                options = _from_here(_located(options | derived.get("read_with", {}), folder, document))
-            except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                document = read_json(folder / "config.json")
+            except (OSError, ValueError):
                 continue
-            if isinstance(options, dict) and isinstance(derived, dict) and isinstance(derived.get(_HELD_OUT), int):
+            options, derived = document.get("options"), document.get("derived")
+            if isinstance(options, dict) and isinstance(derived, dict) and _HELD_OUT in derived:
+                read_with = derived.get("read_with", {})
+                _check_record(folder / "config.json", options, derived, read_with)
                 here = Path.cwd()
+                options = _from_here(_located(options | read_with, folder, document))
                 return cls(folder.relative_to(here) if folder.is_relative_to(here) else folder, options, derived)
         return None
+
+
+def _folders_of_run(checkpoint: Path) -> list[Path]:
+    """Where config.json may be: the run that the checkpoint lies in, itself, and its step, in this order."""
+    steps = [at for at in (checkpoint, *checkpoint.parents[:2]) if _STEP.fullmatch(at.name) or (at / MANIFEST).exists()]
+    runs = [step.parent for step in steps if _STEP.fullmatch(step.name)]
+    return list(dict.fromkeys([*runs, *({checkpoint} - set(steps)), *steps]))
+
+
+def _check_record(path: Path, options: dict[str, Any], derived: dict[str, Any], read_with: Any) -> None:
+    """Raise ValueError unless what the evaluation of a run follows is of the types that a run writes."""
+    if not isinstance(read_with, dict):
+        raise ValueError(f"{path}: read_with must be an object, got {short(read_with)}; is it the file of the run?")
+    for source, rules in ((derived, _DERIVED), (options, _TYPES), (read_with, _TYPES)):
+        for name, (what, holds) in rules.items():
+            if name in source and not holds(source[name]):
+                raise ValueError(
+                    f"{path}: {name} must be {what}, got {short(source[name])}; is it the file of the run?"
+                )
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**40
+
+
+def _are_counts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_count, value))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and len(value.splitlines()) <= 1 and "\0" not in value
+
+
+_COUNT = ("a whole number, at least 0 and below 2**40", _is_count)
+_LENGTH = ("a whole number, at least 1", lambda value: _is_count(value) and value > 0)
+_TEXT = ("a line of text", _is_text)
+_TEXT_OR_NONE = ("a line of text or null", lambda value: value is None or _is_text(value))
+_COUNTS = ("a list of whole numbers", _are_counts)
+_DERIVED: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    _HELD_OUT: _COUNT,
+    "num_sequences": ("a whole number or null", lambda value: value is None or _is_count(value)),
+    "data_seed": ("a whole number", lambda value: type(value) is int),
+    "ctx_len": _LENGTH,
+}
+_TYPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(("model", "dataset", "split", "text_column", "save_dir"), _TEXT),
+    **dict.fromkeys(("revision", "finetune", "activations", "run_name"), _TEXT_OR_NONE),
+    "streaming": ("true or false", lambda value: isinstance(value, bool)),
+    "ctx_len": _LENGTH,
+    **dict.fromkeys(("exclude_tokens", "exclude_positions"), _COUNTS),
+}
 
 
 def versions() -> dict[str, str]:

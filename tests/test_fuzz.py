@@ -23,6 +23,7 @@ from torch import Tensor
 
 from sae import Sae, TrainConfig, checkpoint
 from sae.checkpoint import MANIFEST, STATE, TRAINER
+from sae.config import EvalConfig
 from sae.data import MemmapTokens, TokenBatches
 from sae.data.activations import LiveActivations
 from sae.data.cache_format import CacheHeader
@@ -30,6 +31,7 @@ from sae.data.cache_read import ActivationCache, CachedActivations, held_out_bat
 from sae.data.cache_write import write_cache
 from sae.data.shuffle import ShuffleBuffer
 from sae.disk import sha256_of
+from sae.evaluation.plan import plan_evaluation
 from sae.log import JsonLines, read_records
 from sae.run import RunFolder
 
@@ -288,6 +290,21 @@ def test_any_config_json_of_a_run_that_is_resumed(run: Path) -> None:
 
     fuzz(documents(path.read_bytes()), 1000, replaced(path, resume))
     assert {path.name for path in run.iterdir()} == {"config.json", "step_3"}
+
+
+def test_any_config_json_of_a_run_that_is_evaluated(run: Path) -> None:
+    path = run / "config.json"
+    document = json.loads(path.read_bytes())
+    document["options"] |= {"model": "m", "dataset": "d", "exclude_tokens": [3], "ctx_len": 8, "split": "train"}
+    document["derived"] |= {"held_out_sequences": 4, "num_sequences": 9, "data_seed": 42, "read_with": {"model": "m"}}
+
+    def plan() -> None:
+        planned = plan_evaluation(EvalConfig(checkpoint=str(run)), context_limit=lambda model: None)
+        assert 0 <= planned.max_tokens < 2**80 and planned.text.ctx_len > 0 and planned.out.parent in (run, Path())
+
+    path.write_bytes(dumps(document))
+    assert check_error(plan)
+    fuzz(documents(dumps(document)), 1000, replaced(path, plan))
 
 
 def test_any_metrics(run: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from test_checkpoint import make_checkpoint
 from sae import Sae, TrainConfig, checkpoint
 from sae.checkpoint import MANIFEST
 from sae.disk import is_inside, read_json, sha256_of, write_json
-from sae.run import RunFolder
+from sae.run import RunFolder, RunRecord
 
 
 @pytest.fixture
@@ -123,3 +124,43 @@ def test_a_hookpoint_of_the_hub_stays_in_its_repository(hookpoint: str) -> None:
 
     with pytest.raises(ValueError, match="hookpoint must be a module path"):
         eleuther.download("owner/name", hookpoint)
+
+
+RECORD: dict[str, Any] = {"options": {"model": "m", "dataset": "d", "seed": 1}, "derived": {"held_out_sequences": 4}}
+
+
+def test_the_record_of_a_run_is_that_of_the_run_around_a_checkpoint_and_no_other(tmp_path: Path) -> None:
+    one = tmp_path / "run" / "step_3" / "k16" / "layers.0"
+    one.mkdir(parents=True)
+    write_json(tmp_path / "run" / "config.json", RECORD)
+    for place in (one, one.parent, one.parent.parent, tmp_path / "run"):
+        record = RunRecord.of(place)
+        assert record is not None and record.folder == tmp_path / "run"
+    write_json(tmp_path / "config.json", RECORD)
+    foreign = tmp_path / "downloads" / "layers.0"
+    foreign.mkdir(parents=True)
+    for place in (foreign, foreign.parent, one / "deeper" / "still"):
+        assert RunRecord.of(place) is None
+
+
+@pytest.mark.parametrize("content", ["[", "[]", '{"a": 1, "a": 2}', '{"options": {}}', " " * 2**20 + "{}"])
+def test_a_config_json_of_another_tool_is_no_record(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    assert RunRecord.of(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "value"),
+    [
+        ("derived", "held_out_sequences", True), ("derived", "held_out_sequences", 2**62), ("derived", "ctx_len", 0),
+        ("derived", "read_with", []), ("derived", "data_seed", "7"), ("options", "dataset", 7),
+        ("options", "model", "a\nb"), ("options", "streaming", "no"), ("options", "exclude_tokens", [None]),
+        ("options", "exclude_positions", 3), ("options", "revision", {}),
+    ],
+)  # fmt: skip
+def test_a_record_of_other_types_than_a_run_writes_is_refused(
+    tmp_path: Path, where: str, name: str, value: Any
+) -> None:
+    write_json(tmp_path / "config.json", RECORD | {where: RECORD[where] | {name: value}})
+    with pytest.raises(ValueError, match=f"config.json: {name} must be .*, got .*; is it the file of the run"):
+        RunRecord.of(tmp_path)
