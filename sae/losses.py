@@ -16,6 +16,8 @@ _CONSTANT = 1e-12
 """Variance per energy that float32 sums cannot tell from 0: tokens that differ by less than a millionth."""
 _SINGLE_PASS = 2**14
 """Tokens that are looked at together."""
+_ROUNDS = 2
+"""How often the rough set of ordinary tokens is made better by its own mean and variance."""
 _MEDIAN_STEPS = 5
 """Steps of Weiszfeld's iteration: enough for one massive token in sixteen, 200 times as far away as the others."""
 
@@ -152,15 +154,14 @@ def spread(
 
     Massive tokens (Sun et al. 2024, arXiv:2402.17762), attention sinks mostly, are so long that one outweighs hundreds
     of others. The geometric median of `few` (Weiszfeld 1937) and the geometric mean of the squared distances from it,
-    which no massive token moves far, find the rough set of ordinary tokens; mean and variance of those the final one.
+    which no massive token moves far, find the rough set of ordinary tokens, and mean and variance of those the set.
     `add_up` adds to sums over tokens, in place, those over tokens that others have. Raises ValueError for no tokens.
     """
     rule = _rough(few, add_up)
-    everything = _sums_of(x, Ordinary(rule.centre, torch.full_like(rule.farthest, torch.inf)), add_up)
-    for _ in range(3):
-        found = Spread(everything, _sums_of(x, rule, add_up))
-        rule = found.rule
-    return found if found.ordinary.tokens < everything.tokens else Spread(everything, everything)
+    for _ in range(_ROUNDS):
+        rule = _sums_of(few, rule, add_up).rule
+    found = _sums_of(x, rule, add_up)
+    return found if found.ordinary.tokens < found.everything.tokens else Spread(found.everything, found.everything)
 
 
 def _rough(few: Float[Tensor, "some d"], add_up: Callable[[list[Tensor]], None]) -> Ordinary:
@@ -182,15 +183,19 @@ def _rough(few: Float[Tensor, "some d"], add_up: Callable[[list[Tensor]], None])
     return Ordinary(centre, (MASSIVE * (logarithm / count).exp()).sqrt())
 
 
-def _sums_of(x: Float[Tensor, "tokens d"], rule: Ordinary, add_up: Callable[[list[Tensor]], None]) -> VarianceSums:
-    """The sums over the tokens of x that are ordinary."""
-    total = VarianceSums.zeros(x.shape[1], x.device)
+def _sums_of(x: Float[Tensor, "tokens d"], rule: Ordinary, add_up: Callable[[list[Tensor]], None]) -> Spread:
+    """The sums over the tokens of x, in one pass."""
+    near, far = (VarianceSums.zeros(x.shape[1], x.device) for _ in range(2))
     centre = rule.centre.float()
     for part in x.split(_SINGLE_PASS):
-        total = total.merge(VarianceSums.near_mean(part[rule.counts(part) > 0].float() - centre))
-    total = total.shifted_by(centre)
-    add_up(list(total))
-    return total
+        is_near = rule.counts(part) > 0
+        if is_near.all():
+            near = near.merge(VarianceSums.near_mean(part.float() - centre))
+        else:
+            near = near.merge(VarianceSums.near_mean(part[is_near].float() - centre))
+            far = far.merge(VarianceSums.near_mean(part[~is_near].float() - centre))
+    add_up([*near, *far])
+    return Spread(near.merge(far).shifted_by(centre), near.shifted_by(centre))
 
 
 def fvu(squared_error: Float[Tensor, ""], total_variance: Float[Tensor, ""]) -> Float[Tensor, ""]:

@@ -241,7 +241,7 @@ def test_the_bytes_of_averaged_gradients_are_those_of_the_formula_however_much_i
 ) -> None:
     """docs/scaling.md, "Traffic": d_in 32, 128 latents; and, end to end, the loss and its tokens."""
     sent, loss = sent_by(rank, two / name), 16 if name == "ce" else 0
-    replicas, first = 8 * 32 * 128 + 12 * 128 + 16 * 32 + 52, 56 * 32 + 100
+    replicas, first = 8 * 32 * 128 + 12 * 128 + 16 * 32 + 52, 72 * 32 + 132
     steps = sent.pop("steps")
     assert steps >= 3 and sent == {"replicas": autoencoders * (steps * replicas + first) + steps * loss}
 
@@ -249,7 +249,7 @@ def test_the_bytes_of_averaged_gradients_are_those_of_the_formula_however_much_i
 @pytest.mark.parametrize("rank", range(4))
 def test_the_bytes_of_averaged_gradients_of_a_part_are_those_of_the_formula(four: Path, rank: int) -> None:
     sent, half = sent_by(rank, four / "mesh"), 128 // 2
-    replicas, first = 8 * 32 * half + 12 * half + 16 * 32 + 52, 56 * 32 + 100
+    replicas, first = 8 * 32 * half + 12 * half + 16 * 32 + 52, 72 * 32 + 132
     assert sent["replicas"] == 2 * (sent["steps"] * replicas + first)
 
 

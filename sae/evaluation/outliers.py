@@ -48,7 +48,7 @@ def _named(positions: Int[Tensor, "massive"], ids: Int[Tensor, "massive"]) -> tu
     for values, what, option in ((positions, "at position", "exclude_positions"), (ids, "token", "exclude_tokens")):
         value = values.mode().values.item()
         count = int((values == value).sum())
-        if 2 * count > len(values):
+        if count > 1 and 2 * count > len(values):
             return f"{count} of them {what} {value}", f"--{option} {value} leaves these out altogether"
     where = sorted(set(positions.tolist()))
     return (

@@ -75,3 +75,10 @@ def test_a_dictionary_in_half_precision_is_measured_in_float32(dtype: torch.dtyp
     sae, x = make_sae(dtype=torch.float32).to(dtype), 300 * torch.randn(500, 48) + 50
     metrics = evaluate_reconstruction({"h": sae}, [{"h": x[:200]}, {"h": x[200:]}])["h"]
     assert metrics.fvu == pytest.approx(sae(x).fvu.item(), rel=1e-5)
+
+
+def test_a_single_massive_token_is_no_reason_to_leave_its_position_out() -> None:
+    tokens, acts = tokens_and_acts()
+    acts[70] *= 1000
+    note = massive_note({"h": acts}, tokens, torch.arange(len(acts)), spared=True)
+    assert note is not None and "at positions 6)" in note and "--exclude_positions 6" not in note
