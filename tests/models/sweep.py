@@ -46,8 +46,10 @@ REFUSED = {
 }
 """Types that are refused, and the words in which."""
 UNBUILT = (
-    "align bridgetower chameleon csm dbrx deepseek_ocr2 diffusion_gemma dots3_note dots3_note_text emu3 ernie4_5_vl_moe evolla fast_vlm florence2 fun_asr_nano gemma3n granite4_vision inkling_mm_model "
-    "janus layoutlmv2 molmo2 muse_spark musicgen musicgen_melody neomme pe_audio_video pe_video perception_lm qwen4_exp qwen4_exp_text t5gemma2_encoder tvp vibevoice vibevoice_asr zamba"
+    "align bridgetower chameleon csm dbrx deepseek_ocr2 diffusion_gemma dots3_note dots3_note_text emu3 "
+    "ernie4_5_vl_moe evolla fast_vlm florence2 fun_asr_nano gemma3n granite4_vision inkling_mm_model janus "
+    "layoutlmv2 molmo2 muse_spark musicgen musicgen_melody neomme pe_audio_video pe_video perception_lm "
+    "qwen4_exp qwen4_exp_text t5gemma2_encoder tvp vibevoice vibevoice_asr zamba"
 ).split()
 """Types of which no tiny model could be made; what they lack is in docs/models.md."""
 SEQ = 16
