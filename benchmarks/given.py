@@ -51,7 +51,7 @@ class GivenRows:
 class GivenFeed:
     """`sae.feed.Feed` of the rows of one hookpoint, (tokens, d_in); a batch is one sequence of `tokens`."""
 
-    model_name, data_seed, held_out = "given activations", 0, 1
+    model_name, data_seed, held_out, held_out_by = "given activations", 0, 1, "sequences"
     dtype = torch.float32
 
     def __init__(self, rows: Tensor, tokens: int, num_batches: int, device: torch.device) -> None:
@@ -65,6 +65,10 @@ class GivenFeed:
     def batch_index(self) -> int:
         """How many batches were read."""
         return int(self.source.state_dict()["index"])
+
+    def about_held_out(self) -> list[str]:
+        """Nothing is known of what text they are."""
+        return []
 
     def held_out_batches(self) -> Iterator[Batch]:
         """The first rows, which the trainer looks at before it begins; the benchmark evaluates by itself."""

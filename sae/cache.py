@@ -75,9 +75,11 @@ def _header(cfg: CacheConfig, feed: LiveFeed, model: nn.Module, num_shards: int)
         path, count = lm.block_list(model)
     except ValueError:  # some architectures have no list of blocks
         path, count = "", 0
+    options = {name: getattr(cfg, name) for name in KEPT_OPTIONS}
+    options |= {"model": absolute(cfg.model), "dataset": absolute(cfg.dataset), "ctx_len": feed.ctx_len}
+    by_document = {"held_out_by": feed.held_out_by} if feed.held_out_by == "documents" else {}
     return CacheHeader(
-        options={name: getattr(cfg, name) for name in KEPT_OPTIONS}
-        | {"model": absolute(cfg.model), "dataset": absolute(cfg.dataset), "ctx_len": feed.ctx_len},
+        options=options | by_document,
         hookpoints=feed.widths,
         blocks=[f"{path}.{index}" for index in range(count)],
         dtype=cfg.dtype,

@@ -61,11 +61,18 @@ class Feed(Extent, Protocol):
     def batch_index(self) -> int:
         """How many batches of it were read."""
 
+    @property
+    def held_out_by(self) -> str:
+        """What is held out: whole `documents`, or `sequences`."""
+
     def held_out_batches(self) -> Iterator[Batch]:
         """The held-out tokens and their activations."""
 
     def fingerprints(self) -> dict[str, str]:
         """What tells the weights of the `model` and the `held_out` sequences from others; and a cache from others."""
+
+    def about_held_out(self) -> list[str]:
+        """Sentences on how far the held-out tokens are of text that is trained on too."""
 
 
 class LiveFeed:
@@ -78,9 +85,10 @@ class LiveFeed:
         model: nn.Module,
         batches_at_once: int | None = None,
         *,
+        whole_documents: bool = True,
         wait: Wait = time.sleep,
     ) -> None:
-        """`wait` passes the time until data that failed are tried again.
+        """`wait` passes the time until data that failed are tried again; `whole_documents` is TokenBatches'.
 
         Raises ValueError, naming the option, for a choice that does not fit the model or the data.
         """
@@ -90,7 +98,9 @@ class LiveFeed:
         hookpoints = lm.resolve_hookpoints(
             model, hookpoints=cfg.hookpoints, layers=cfg.layers, layer_stride=cfg.layer_stride
         )
-        self.tokens = token_batches(cfg, dataset, batches_at_once, vocab_size=lm.vocab_size(model), wait=wait)
+        self.tokens = token_batches(
+            cfg, dataset, batches_at_once, vocab_size=lm.vocab_size(model), whole_documents=whole_documents, wait=wait
+        )
         lm.check_ctx_len(self.tokens.ctx_len, model.config)  # type: ignore[arg-type]
         check_exclusions(cfg, vocab_size=lm.vocab_size(model), ctx_len=self.tokens.ctx_len)
         count_steps(cfg, self.tokens, batches_at_once)
@@ -138,6 +148,15 @@ class LiveFeed:
         """What tells the weights of the `model` and the `held_out` sequences from others."""
         return {"model": lm.fingerprint(self.model), "held_out": self.tokens.fingerprint()}
 
+    @property
+    def held_out_by(self) -> str:
+        """What is held out: whole `documents`, or `sequences`."""
+        return self.tokens.held_out_by
+
+    def about_held_out(self) -> list[str]:
+        """Sentences on how far the held-out tokens are of text that is trained on too."""
+        return self.tokens.about_held_out()
+
     def _harvest(self, tokens: Tensor) -> Activations:
         found = lm.harvest(self.model, tokens.to(self.device, non_blocking=True), list(self.widths))
         # a model that is laid over several devices leaves each where its layer is
@@ -164,6 +183,7 @@ class CachedFeed:
         max_batches = cfg.max_tokens and cfg.max_tokens // (cfg.batch_size * header.ctx_len)
         self.source = CachedActivations(cache, hookpoints, cfg.batch_size, max_batches=max_batches)
         self.held_out = len(cache.held_out_tokens())
+        self.held_out_by = str(header.options.get("held_out_by", "sequences"))
 
     @property
     def num_batches(self) -> int:
@@ -183,6 +203,10 @@ class CachedFeed:
         """Those with which the cache was written, and of all of it, the `activations`."""
         return {**self._cache.header.fingerprints, "activations": self._cache.fingerprint}
 
+    def about_held_out(self) -> list[str]:
+        """Nothing: the tokens that are trained on are not in a cache."""
+        return []
+
 
 def model_name(dataset: Any, model: nn.Module | None) -> str:
     """The language model's name, or of the one that a cache or a feed is of; empty if nobody knows."""
@@ -199,6 +223,7 @@ def open_feed(
     model: nn.Module | None,
     batches_at_once: int | None = None,
     *,
+    whole_documents: bool = True,
     wait: Wait = time.sleep,
 ) -> Feed:
     """The activations of `model` on `dataset`, or of the cache that `dataset` is; a `Feed` is what it is.
@@ -213,11 +238,17 @@ def open_feed(
         return CachedFeed(cfg, dataset)
     if model is None:
         raise ValueError(f"model must be given unless the data are an ActivationCache, got {type(dataset).__name__}")
-    return LiveFeed(cfg, dataset, model, batches_at_once, wait=wait)
+    return LiveFeed(cfg, dataset, model, batches_at_once, whole_documents=whole_documents, wait=wait)
 
 
 def token_batches(
-    cfg: TrainConfig, dataset: Any, batches_at_once: int | None = None, *, vocab_size: int, wait: Wait = time.sleep
+    cfg: TrainConfig,
+    dataset: Any,
+    batches_at_once: int | None = None,
+    *,
+    vocab_size: int,
+    whole_documents: bool = True,
+    wait: Wait = time.sleep,
 ) -> TokenBatches:
     """The batches of a run, in its order, with the held-out sequences set aside.
 
@@ -233,6 +264,7 @@ def token_batches(
         vocab_size=vocab_size,
         # By the step, so that two batches of 4 leave the data that one of 8 leaves.
         held_out=held_out_count(length, cfg.batch_size * (batches_at_once or cfg.grad_acc_steps), sequences.ctx_len),
+        whole_documents=whole_documents,
         max_batches=cfg.max_tokens and cfg.max_tokens // (cfg.batch_size * sequences.ctx_len),
         wait=wait,
     )

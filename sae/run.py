@@ -289,6 +289,11 @@ class RunRecord(NamedTuple):
         """Of the order of the data, whose beginning is held out."""
         return self.derived.get("data_seed", self.options.get("seed"))
 
+    @property
+    def held_out_by(self) -> str:
+        """What was held out: whole `documents`, or `sequences`, as earlier versions did."""
+        return "documents" if self.derived.get("held_out_by") == "documents" else "sequences"
+
     @classmethod
     def of(cls, checkpoint: Path) -> "RunRecord | None":
         """The record of the run that this folder of a run, of a step or of one autoencoder belongs to, if there is one.

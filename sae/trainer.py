@@ -65,7 +65,8 @@ class SaeTrainer:
         self.batches_at_once = before.get("batches_per_step", cfg.grad_acc_steps * world.size)
         """Forward passes, over all processes, whose tokens make `steps_per_batch` steps."""
         self.stop = StopRequests()
-        self.feed = open_feed(cfg, dataset, model, self.batches_at_once, wait=self.stop.wait)
+        whole = not before or before.get("held_out_by") == "documents"  # runs of earlier versions go on as they began
+        self.feed = open_feed(cfg, dataset, model, self.batches_at_once, whole_documents=whole, wait=self.stop.wait)
         self.device = self.feed.device
         tokens = cfg.batch_size * self.feed.ctx_len * self.batches_at_once
         batches = count_steps(cfg, self.feed, self.batches_at_once)
@@ -226,6 +227,7 @@ class SaeTrainer:
         """Set every b_dec to the mean of the first activations, and every loss's normaliser to their variance."""
         with self.world.together():
             first, held_out = self.source.peek(), next(self.feed.held_out_batches())
+            about = self.feed.about_held_out() if self.world.is_main else []
         if not self.world.any(len(next(iter(first.values()))) > 0) or not len(held_out.kept):
             raise ValueError(
                 "--exclude_tokens and --exclude_positions must leave some tokens to train on and to hold out, got none "
@@ -248,6 +250,8 @@ class SaeTrainer:
         spared = self.cfg.recipe == "default"
         if found := massive_note(held_out.activations, held_out.tokens, held_out.kept, spared=spared):
             self._note(found)
+        for sentence in about:
+            self._note(sentence)
 
     def _add_up(self, sums: list[Tensor]) -> None:
         self.world.add_up(sums)()
@@ -390,6 +394,7 @@ class SaeTrainer:
             "tokens_per_step": self.tokens_per_step,
             "data_seed": self.feed.data_seed,
             "held_out_sequences": self.feed.held_out,
+            "held_out_by": self.feed.held_out_by,
             "num_sequences": self.feed.num_sequences,
             "ctx_len": self.feed.ctx_len,
             "read_with": self.feed.read_with,

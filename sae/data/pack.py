@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 DOCUMENTS_PER_BATCH = 256  # bounds the memory of one step of packing; the result does not depend on it
 STREAMED_DOCUMENTS_PER_BATCH = 64
 
+FIRST, LAST = "first_document", "last_document"
+"""Columns of packed rows: the numbers of the documents with which a row begins and ends."""
+
 Row = dict[str, Any]
 
 
@@ -26,7 +29,7 @@ class ChunkLayout:
     prefix: tuple[int, ...] = ()
     suffix: tuple[int, ...] = ()
     # part of the key under which `datasets` caches packed rows: raise it when the same input must give other rows
-    version: int = 1
+    version: int = 2
 
     def __post_init__(self) -> None:
         if self.body_size < 1:
@@ -60,16 +63,19 @@ def pack_dataset(
     """Rows of `layout.size` tokens from the rows of `documents`, whose one column is `input_ids` (any lengths).
 
     Runs in one process, in order, so that nothing is lost between batches: only the tokens after the last whole chunk
-    are dropped, or with `keep_partial` become a last, shorter row.
+    are dropped, or with `keep_partial` become a last, shorter row. The columns FIRST and LAST tell which documents a
+    row is of.
     """
-    from datasets import Features, List
+    from datasets import Features, List, Value
 
     return documents.with_format("arrow").map(
         _Packer(layout, num_documents=len(documents), keep_partial=keep_partial),
         batched=True,
         batch_size=DOCUMENTS_PER_BATCH,
         with_indices=True,
-        features=Features({"input_ids": List(documents.features["input_ids"].feature)}),
+        features=Features(
+            {"input_ids": List(documents.features["input_ids"].feature), FIRST: Value("int64"), LAST: Value("int64")}
+        ),
         load_from_cache_file=use_cache,
         desc="Packing",
     )
@@ -83,18 +89,33 @@ class _Packer:
         self.num_documents = num_documents
         self.keep_partial = keep_partial
         self.rest: list[int] = []
+        self.owners: list[int] = []
+        """The document of each token of the rest."""
 
     def __call__(self, table: "pyarrow.Table", indices: list[int]) -> "pyarrow.Table":
         import pyarrow as pa
+        import pyarrow.compute as pc
 
         column = table["input_ids"]
         tokens = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        owners = np.repeat(indices, pc.list_value_length(column).fill_null(0).to_numpy())
         chunks, rest = self.layout.cut(np.concatenate([np.asarray(self.rest, tokens.dtype), tokens]))
-        self.rest = rest.tolist()
+        starts, ends, rest_owners = self._documents(np.concatenate([np.asarray(self.owners, np.int64), owners]))
+        self.rest, self.owners = rest.tolist(), rest_owners.tolist()
         rows = list(chunks)
         if self.keep_partial and len(rest) and indices[-1] == self.num_documents - 1:
             rows.append(self.layout.wrap(rest[None])[0])
-        return pa.table({"input_ids": pa.array(rows, type=pa.list_(column.type.value_type))})
+            starts, ends = np.append(starts, rest_owners[0]), np.append(ends, rest_owners[-1])
+        ids = pa.array(rows, type=pa.list_(column.type.value_type))
+        return pa.table({"input_ids": ids, FIRST: pa.array(starts, pa.int64()), LAST: pa.array(ends, pa.int64())})
+
+    def _documents(
+        self, owners: Integer[np.ndarray, " tokens"]
+    ) -> tuple[Integer[np.ndarray, " chunks"], Integer[np.ndarray, " chunks"], Integer[np.ndarray, " rest"]]:
+        """The first and last document of each whole chunk, and those of the tokens after it."""
+        used = len(owners) // self.layout.body_size * self.layout.body_size
+        of_chunks = owners[:used].reshape(-1, self.layout.body_size)
+        return of_chunks[:, 0], of_chunks[:, -1], owners[used:]
 
 
 class PackedStream:
@@ -141,25 +162,38 @@ class PackedStream:
         for place, rows in self._batches():
             for num_rows, row in enumerate(rows[skip:], start=skip + 1):
                 self._place = place | {"num_rows": num_rows}
-                yield {"input_ids": self._convert(row)}
+                yield row | {"input_ids": self._convert(row["input_ids"])}
             skip = 0
 
-    def _batches(self) -> Iterator[tuple[dict[str, Any], list[np.ndarray]]]:
+    def _batches(self) -> Iterator[tuple[dict[str, Any], list[Row]]]:
         """The rows that each batch of documents completes, with the place before that batch."""
-        rest = self._start["rest"]
+        rest, owners, num_documents = self._start["rest"], np.full(len(self._start["rest"]), -1), 0
         documents_state = self._start["documents"]
         self._documents.load_state_dict(documents_state)
         documents = iter(self._documents)
         while True:
             batch = list(islice(documents, STREAMED_DOCUMENTS_PER_BATCH))
-            tokens = [np.asarray(ids, np.int64) for ids in [rest, *self._tokens_of(batch)]]
-            chunks, tail = self._layout.cut(np.concatenate(tokens))
+            texts = [np.asarray(ids, np.int64) for ids in self._tokens_of(batch)]
+            tokens = np.concatenate([np.asarray(rest, np.int64), *texts])
+            owners = np.concatenate([owners, np.repeat(num_documents + np.arange(len(texts)), list(map(len, texts)))])
+            num_documents += len(texts)
+            chunks, tail = self._layout.cut(tokens)
             is_last = len(batch) < STREAMED_DOCUMENTS_PER_BATCH
             last_row = [self._layout.wrap(tail[None])[0]] if is_last and self._keep_partial and len(tail) else []
-            yield {"documents": documents_state, "rest": rest}, [*chunks, *last_row]
+            yield {"documents": documents_state, "rest": rest}, self._rows([*chunks, *last_row], owners)
             if is_last:
                 return
-            rest, documents_state = tail.tolist(), self._documents.state_dict()
+            rest, owners = tail.tolist(), owners[len(owners) - len(tail) :]
+            documents_state = self._documents.state_dict()
+
+    def _rows(self, chunks: list[np.ndarray], owners: Integer[np.ndarray, " tokens"]) -> list[Row]:
+        """Chunks with the documents that they are of; their numbers count from where reading began."""
+        size = self._layout.body_size
+        ends = [(index * size, min((index + 1) * size, len(owners)) - 1) for index in range(len(chunks))]
+        return [
+            {"input_ids": chunk, FIRST: int(owners[first]), LAST: int(owners[last])}
+            for chunk, (first, last) in zip(chunks, ends, strict=True)
+        ]
 
 
 def own_view(stream: Any) -> Any:

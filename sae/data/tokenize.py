@@ -59,9 +59,11 @@ def chunk_and_tokenize(
                 f"data must have at least one chunk of {layout.size} tokens, got fewer in {len(data)} documents; "
                 "pass more text or lower max_seq_len (--ctx_len)"
             )
-        return rows.with_format(format, columns=["input_ids"])
+        return rows.with_format(format, columns=["input_ids"])  # the documents' numbers are there, not in the rows
     if isinstance(data, DatasetDict):
-        return DatasetDict({name: rows_of(split).with_format(format) for name, split in data.items()})
+        return DatasetDict(
+            {name: rows_of(split).with_format(format, columns=["input_ids"]) for name, split in data.items()}
+        )
     if isinstance(data, IterableDataset):
         return stream_of(data)
     if isinstance(data, IterableDatasetDict):

@@ -16,14 +16,18 @@ from torch import Tensor
 
 from sae.disk import short
 
+from .hold_out import NGRAM, Documents, Split, sharing_text, split
 from .ids import as_ids, has_padding, ids_column, joined_without_padding, row_ids
-from .pack import keeps_its_place, own_view
+from .pack import FIRST, LAST, keeps_its_place, own_view
 from .place import whole
 from .read import IDS, MASK
 from .retry import Wait, patiently
 
 HELD_OUT_TOKENS = 65536
 HELD_OUT_TOKENS_STREAM = 16384
+TOKENS_TO_COMPARE = 1 << 20
+SHUFFLED, WHOLE_DOCUMENTS, STREAM = "shuffled", "shuffled, whole documents held out", "stream"
+"""Kinds of saved places."""
 
 
 @runtime_checkable
@@ -71,9 +75,15 @@ class RowSequences:
         first, last = (as_ids(self._fetch([index])[0]) for index in (0, len(rows) - 1))
         self.ctx_len = len(first)
         self._num_rows = len(rows) - (len(last) < len(first))
+        self._documents = _document_reader(rows)
 
     def __len__(self) -> int:
         return self._num_rows
+
+    @cached_property
+    def documents(self) -> Documents | None:
+        """Which documents each row holds; None if the rows do not say it."""
+        return self._documents and Documents(*(ends[: self._num_rows] for ends in self._documents()))
 
     def take(self, indices: Sequence[int]) -> Int64[Tensor, "n ctx_len"]:
         if not len(indices):
@@ -118,6 +128,8 @@ class SequenceStream:
         self._iterator: Iterator[Any] | None = None
         """The rows from `_place` on; None until they are read, and after an error."""
         self._num_opened = 0
+        self._last_document: int | None = None
+        """With which the last sequence that was read ended, if the rows say it; not part of the place."""
 
     @property
     def num_read(self) -> int:
@@ -141,8 +153,9 @@ class SequenceStream:
         ctx_len = self.ctx_len
         iterator, self._iterator = self._iterator or self._open(), None
         sequences: list[Tensor] = []
+        last_document = self._last_document
         for row in islice(iterator, count):
-            ids = row_ids(row)
+            ids, last_document = row_ids(row), row.get(LAST)
             # a shorter row is the stream's last (`return_final_batch`), or else an error
             if len(ids) < ctx_len and next(iterator, None) is None:
                 break
@@ -150,8 +163,21 @@ class SequenceStream:
             sequences.append(torch.from_numpy(ids))
         if sequences:
             self._place = {"num_read": self.num_read + len(sequences), "rows": self._rows_state()}
+            self._last_document = last_document
         self._iterator = iterator
         return sequences
+
+    def skip_document(self, most: int) -> None:
+        """Pass over sequences that hold some of the document with which the last one ended, `most` of them."""
+        iterator, self._iterator = self._iterator or self._open(), None
+        for _ in range(most if self._last_document is not None else 0):
+            if (row := next(iterator, None)) is None:
+                break
+            if row[FIRST] > self._last_document:
+                iterator = chain([row], iterator)
+                break
+            self._place = {"num_read": self.num_read + 1, "rows": self._rows_state()}
+        self._iterator = iterator
 
     def state_dict(self) -> dict[str, Any]:
         """The place after the last sequence that was read."""
@@ -244,9 +270,10 @@ class TokenBatches:
     """Iterates over batches (batch_size, ctx_len) of int64 token ids, once, from a place that can be saved.
 
     Random access sources are read in an order drawn from `seed`, streams in their own; neither depends on the batch
-    size. The first `held_out` sequences of that order are never trained on: `held_out_batches()` gives them. An
-    incomplete last batch is dropped. `max_batches` counts from the start of the data, resumed or not. A source that
-    fails for a while is tried again (`retry.patiently`), with `wait` in between.
+    size. `held_out` sequences are never trained on: `held_out_batches()` gives them. With `whole_documents` nothing is
+    trained on of their documents, as far as that is possible, if it is known which document a sequence is of; else they
+    are the first of that order. An incomplete last batch is dropped. `max_batches` counts from the start of the data,
+    resumed or not. A source that fails for a while is tried again (`retry.patiently`), with `wait` in between.
 
     Raises ValueError if the data is less than one batch, and, when such a batch comes up, if a token is outside
     [0, vocab_size).
@@ -260,6 +287,7 @@ class TokenBatches:
         seed: int,
         vocab_size: int | None = None,
         held_out: int = 0,
+        whole_documents: bool = True,
         max_batches: int | None = None,
         wait: Wait = time.sleep,
     ) -> None:
@@ -269,7 +297,7 @@ class TokenBatches:
         self.vocab_size = vocab_size
         self.max_batches = max_batches
         self._wait = wait
-        self._order = _order_of(sequences, held_out, seed)
+        self._order = _order_of(sequences, held_out, seed, whole_documents=whole_documents)
         if self._order.num_sequences is not None and self._order.num_sequences < batch_size:
             raise self._too_few(self._order.num_sequences)
 
@@ -285,7 +313,12 @@ class TokenBatches:
     @property
     def num_sequences(self) -> int | None:
         """Sequences of the data, with those held out; None for a stream."""
-        return None if self._order.num_sequences is None else self._order.num_sequences + self._order.held_out
+        return self._order.num_in_all
+
+    @property
+    def held_out_by(self) -> str:
+        """What is held out: `documents`, or `sequences` whatever documents they are of."""
+        return self._order.held_out_by
 
     @property
     def num_batches(self) -> int | None:
@@ -304,6 +337,23 @@ class TokenBatches:
     def fingerprint(self) -> str:
         """What tells the held-out sequences from others."""
         return fingerprint(self.held_out_batches())
+
+    def about_held_out(self) -> list[str]:
+        """Sentences on how far the held-out sequences are of text that is trained on too. Reads a million tokens."""
+        order = self._order
+        if isinstance(order, _StreamOrder) or not order.held_out:
+            return []
+        told = [
+            f"{order.num_shared} of the {order.held_out} held-out sequences are of documents that are trained on too, "
+            "which are long for so little data"
+        ] * bool(order.num_shared)
+        count = min(order.num_sequences, max(1, TOKENS_TO_COMPARE // self.ctx_len))
+        alike = sharing_text(order.read_held_out(0, order.held_out)[0], order.look_ahead(count, self.batch_size))
+        among = "sequences" if count == order.num_sequences else f"first {count:,} sequences"
+        return told + [
+            f"{alike} of the {order.held_out} held-out sequences share {NGRAM} tokens in a row with the {among} "
+            "that are trained on: the data repeats itself, and measures on them are better than on new text"
+        ] * bool(alike)
 
     def __iter__(self) -> "TokenBatches":
         return self
@@ -328,6 +378,11 @@ class TokenBatches:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to a saved place. Raises ValueError unless data, seed and held-out set are those it was saved with."""
         own = self.state_dict()
+        if state.get("kind") == SHUFFLED and own["kind"] == WHOLE_DOCUMENTS:
+            raise ValueError(
+                "the token batches hold out whole documents, and when the state was saved an earlier version held out "
+                "single sequences; begin anew, or continue with whole_documents=False"
+            )
         for name in ("kind", "num_sequences", "ctx_len", "held_out", "seed"):
             if state.get(name) != own[name]:
                 raise ValueError(
@@ -346,11 +401,19 @@ class TokenBatches:
 class SampledSequences:
     """Some sequences of the data in batches (batch_size, ctx_len), the last as small as it comes; as often as wanted.
 
-    They are those that training with this seed holds out, or would, if it held out so many; of a stream the first.
+    They are those that training with this seed holds out, or would, if it held out so many; of a stream the first. Of
+    a run that held out documents, `of_documents` says how many sequences those were.
     """
 
     def __init__(
-        self, sequences: Any, max_tokens: int | None, batch_size: int, *, seed: int, vocab_size: int | None = None
+        self,
+        sequences: Any,
+        max_tokens: int | None,
+        batch_size: int,
+        *,
+        seed: int,
+        vocab_size: int | None = None,
+        of_documents: int | None = None,
     ) -> None:
         """`max_tokens` None takes all of the data. Raises ValueError for less than one sequence."""
         source = as_sequences(sequences)
@@ -362,17 +425,18 @@ class SampledSequences:
                 f"max_tokens must be at least one sequence of ctx_len={source.ctx_len} tokens, got {max_tokens}; "
                 "raise --max_tokens or lower --ctx_len"
             )
-        self._order = _order_of(source, count, seed)
+        self._order = _order_of(source, of_documents or count, seed, whole_documents=of_documents is not None)
+        self._count = min(count, self._order.held_out)
 
     @property
     def num_tokens(self) -> int:
         """How many there are; of a stream at most."""
-        return self._order.held_out * self.ctx_len
+        return self._count * self.ctx_len
 
     def __iter__(self) -> Iterator[Int64[Tensor, "batch ctx_len"]]:
         """Raises ValueError for a token outside [0, vocab_size)."""
-        for start in range(0, self._order.held_out, self._batch_size):
-            tokens, indices = self._order.read_held_out(start, self._batch_size)
+        for start in range(0, self._count, self._batch_size):
+            tokens, indices = self._order.read_held_out(start, min(self._batch_size, self._count - start))
             if not indices:
                 return
             yield check_tokens(tokens, indices, self._vocab_size)
@@ -386,10 +450,14 @@ def fingerprint(batches: Iterable[Int64[Tensor, "batch ctx_len"]]) -> str:
     return f"tokens-{digest.hexdigest()[:32]}"
 
 
-def held_out_fingerprint(source: "Sequences | SequenceStream", held_out: int, seed: int) -> str:
+def held_out_fingerprint(
+    source: "Sequences | SequenceStream", held_out: int, seed: int, *, whole_documents: bool
+) -> str:
     """That of the sequences that a run with this seed holds out, if it holds out so many. A stream is rewound."""
     place = source.state_dict() if isinstance(source, SequenceStream) else None
-    found = fingerprint(SampledSequences(source, held_out * source.ctx_len, batch_size=64, seed=seed))
+    of_documents = held_out if whole_documents else None
+    sample = SampledSequences(source, held_out * source.ctx_len, batch_size=64, seed=seed, of_documents=of_documents)
+    found = fingerprint(sample)
     if isinstance(source, SequenceStream) and place is not None:
         source.load_state_dict(place)
     return found
@@ -411,44 +479,48 @@ def check_tokens(
     return tokens
 
 
-def _order_of(sequences: Any, held_out: int, seed: int) -> "_ShuffledOrder | _StreamOrder":
+def _order_of(sequences: Any, held_out: int, seed: int, *, whole_documents: bool) -> "_ShuffledOrder | _StreamOrder":
     source = as_sequences(sequences)
     if isinstance(source, SequenceStream):
-        return _StreamOrder(source, held_out)
-    return _ShuffledOrder(source, held_out, seed)
+        return _StreamOrder(source, held_out, whole_documents=whole_documents)
+    documents = getattr(source, "documents", None) if whole_documents else None
+    return _ShuffledOrder(source, split(len(source), held_out, seed, documents), seed)
 
 
 class _ShuffledOrder:
-    """A permutation of all sequences; the held-out ones are its beginning."""
+    """A permutation of the sequences that are trained on, and one of those that are held out."""
 
-    def __init__(self, source: Sequences, held_out: int, seed: int) -> None:
-        self._source = source
-        self._seed = seed
-        self._permutation = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))
+    def __init__(self, source: Sequences, parts: Split, seed: int) -> None:
+        self._source, self._seed, self._parts = source, seed, parts
         self.ctx_len = source.ctx_len
-        self.held_out = min(held_out, len(source))
-        self.num_sequences: int | None = len(source) - self.held_out
+        self.held_out, self.held_out_by, self.num_shared = len(parts.held_out), parts.by, parts.num_shared
+        self.num_sequences: int = len(parts.trained)
+        self.num_in_all: int | None = len(source)
+        """With those held out, and those that are left unused for their documents' sake."""
         self.position = 0
 
     def read_held_out(self, start: int, count: int) -> tuple[Tensor, list[int]]:
-        return self._take(start, min(start + count, self.held_out))
+        return self._take(self._parts.held_out[start : start + count])
 
     def read(self, count: int) -> tuple[Tensor, list[int]]:
-        start = self.held_out + self.position
-        return self._take(start, start + count)
+        return self._take(self._parts.trained[self.position : self.position + count])
+
+    def look_ahead(self, count: int, at_once: int) -> Iterator[Tensor]:
+        """The first `count` sequences that are trained on, in batches."""
+        return (self._take(part)[0] for part in self._parts.trained[:count].split(at_once))
 
     def advance(self, count: int) -> None:
         self.position += count
 
-    def _take(self, start: int, end: int) -> tuple[Tensor, list[int]]:
-        indices = self._permutation[start:end].tolist()
+    def _take(self, chosen: Int64[Tensor, " n"]) -> tuple[Tensor, list[int]]:
+        indices = chosen.tolist()
         return self._source.take(indices), indices
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "kind": "shuffled",
+            "kind": WHOLE_DOCUMENTS if self.held_out_by == "documents" else SHUFFLED,
             "seed": self._seed,
-            "num_sequences": len(self._permutation),
+            "num_sequences": self.num_in_all,
             "ctx_len": self.ctx_len,
             "held_out": self.held_out,
             "position": self.position,
@@ -459,12 +531,17 @@ class _ShuffledOrder:
 
 
 class _StreamOrder:
-    """The stream as it comes; the held-out sequences are its beginning, kept in memory."""
+    """The stream as it comes; the held-out sequences are its beginning, kept in memory.
+
+    What follows of the document with which they end is passed over, as far as they reach.
+    """
 
     num_sequences: int | None = None
+    num_in_all: int | None = None
 
-    def __init__(self, source: SequenceStream, held_out: int) -> None:
-        self._source = source
+    def __init__(self, source: SequenceStream, held_out: int, *, whole_documents: bool) -> None:
+        self._source, self._whole_documents = source, whole_documents
+        self.held_out_by = "documents" if whole_documents else "sequences"
         self.held_out = held_out
         self.position = 0
 
@@ -476,6 +553,8 @@ class _StreamOrder:
     def _held_out_rows(self) -> list[Tensor]:
         """The stream's beginning, read before anything else is."""
         rows = self._source.read(self.held_out)
+        if self._whole_documents and rows:
+            self._source.skip_document(self.held_out)
         self._place = self._source.state_dict()
         return rows
 
@@ -484,7 +563,8 @@ class _StreamOrder:
         return self._stack(rows), list(range(start, start + len(rows)))
 
     def read(self, count: int) -> tuple[Tensor, list[int]]:
-        first = len(self._held_out_rows) + self.position
+        self._held_out_rows  # noqa: B018 - they come before
+        first = self._source.num_read
         rows = self._source.read(count)
         return self._stack(rows), list(range(first, first + len(rows)))
 
@@ -498,7 +578,7 @@ class _StreamOrder:
     def state_dict(self) -> dict[str, Any]:
         num_held_out = len(self._held_out_rows)
         return {
-            "kind": "stream",
+            "kind": STREAM,
             "seed": None,
             "num_sequences": None,
             "ctx_len": self.ctx_len,
@@ -510,6 +590,14 @@ class _StreamOrder:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._source.load_state_dict(state["place"])
         self.position, self._place = whole(state, "position"), state["place"]
+
+
+def _document_reader(rows: Any) -> Callable[[], list[np.ndarray]] | None:
+    """A function to the documents with which rows begin and end; None if they do not say it."""
+    if not {FIRST, LAST} <= set(getattr(rows, "column_names", None) or ()):
+        return None
+    view = rows.with_format("numpy", columns=[FIRST, LAST])
+    return lambda: [np.asarray(view[:][name], np.int64) for name in (FIRST, LAST)]
 
 
 def _row_fetcher(rows: Any) -> Callable[[list[int]], Sequence[Any]]:

@@ -43,8 +43,9 @@ def measure_plan(
     plan = plan._replace(record=None if changed else plan.record, records=plan.records | dict.fromkeys(others))
     share = -(-plan.max_tokens // (source.ctx_len * ranks.size))
     sample = SampledSequences(
-        source, plan.max_tokens, min(batch_size, max(1, share)), seed=plan.seed, vocab_size=lm.vocab_size(model)
-    )
+        source, plan.max_tokens, min(batch_size, max(1, share)), seed=plan.seed, vocab_size=lm.vocab_size(model),
+        of_documents=_held_out_documents(plan),
+    )  # fmt: skip
     evaluation = evaluate_many(
         model, sample, dictionaries,
         exclude_tokens=plan.exclude_tokens, exclude_positions=plan.exclude_positions, ranks=ranks,
@@ -52,6 +53,13 @@ def measure_plan(
     )  # fmt: skip
     about = [*_which_tokens(plan, evaluation), *_predictions(evaluation), *_massive(evaluation)]
     return evaluation, [*changed, *models, *about]
+
+
+def _held_out_documents(plan: EvalPlan) -> int | None:
+    """How many sequences the run held out, if it held out whole documents."""
+    if plan.record is None or plan.record.held_out_by == "sequences":
+        return None
+    return int(plan.record.derived["held_out_sequences"])
 
 
 def _has_changed(plan: EvalPlan, source: Sequences | SequenceStream) -> list[str]:
@@ -74,7 +82,10 @@ def _holds_out_the_same(record: RunRecord, source: Sequences | SequenceStream) -
     recorded, held_out = fingerprints_in(record.derived).get("held_out", ""), record.derived["held_out_sequences"]
     if not recorded or not isinstance(record.seed, int):
         return True
-    return held_out > 0 and recorded == held_out_fingerprint(source, held_out, record.seed)
+    whole_documents = record.held_out_by == "documents"
+    return held_out > 0 and recorded == held_out_fingerprint(
+        source, held_out, record.seed, whole_documents=whole_documents
+    )
 
 
 def _other_models(plan: EvalPlan, model: nn.Module) -> list[str]:

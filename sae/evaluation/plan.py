@@ -147,7 +147,10 @@ def _held_these_out(plan: EvalPlan, record: RunRecord | None) -> bool:
         return False
     ours, theirs = plan.record.options, record.options
     same = all(theirs.get(name) == ours.get(name) for name in ("dataset", *_OF_THE_DATA))
-    return same and record.derived["held_out_sequences"] * plan.text.ctx_len >= plan.max_tokens
+    counts = [one.derived["held_out_sequences"] for one in (record, plan.record)]
+    if record.held_out_by != plan.record.held_out_by or (record.held_out_by == "documents" and counts[0] != counts[1]):
+        return False  # other ones, then
+    return same and counts[0] * plan.text.ctx_len >= plan.max_tokens
 
 
 def _may_be(name: str, option: str, record: RunRecord | None) -> bool:

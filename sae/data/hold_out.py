@@ -1,0 +1,119 @@
+"""Which sequences are never trained on: whole documents, where it is known which sequences hold which."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+RUN = 4  # sequences that are held out side by side: their documents are shared with the two beside them alone
+UNUSED = 20  # at most one in so many sequences is neither trained on nor held out, for its documents' sake
+TRIES = 10  # places that are tried for each one that is needed, before documents count as too long
+NGRAM = 50  # tokens in a row that two texts do not share by chance
+DISTINCT = 10  # of them; rulers and empty lines repeat in any text
+
+
+class Documents(NamedTuple):
+    """Which documents sequences hold: those from `first` to `last`, by number."""
+
+    first: Int64[np.ndarray, " sequences"]
+    last: Int64[np.ndarray, " sequences"]
+
+    @property
+    def are_in_order(self) -> bool:
+        """Whether sequences follow one another as their documents do, as after packing."""
+        return bool((np.diff(self.first) >= 0).all() and (np.diff(self.last) >= 0).all())
+
+
+class Split(NamedTuple):
+    """Sequences that are held out and those that are trained on, in an order that a seed draws."""
+
+    held_out: Int64[Tensor, " held_out"]
+    trained: Int64[Tensor, " trained"]
+    num_shared: int | None
+    """How many of those held out have documents that are trained on too; None if nothing is known of documents."""
+
+    @property
+    def by(self) -> str:
+        """What is held out: documents, or else sequences."""
+        return "documents" if self.num_shared is not None and self.num_shared < len(self.held_out) else "sequences"
+
+
+def split(num_sequences: int, count: int, seed: int, documents: Documents | None) -> Split:
+    """Hold out `count` sequences at random, of whole documents as far as a twentieth of the data suffices for it.
+
+    What shares a document with a held-out sequence, and is not held out, is left unused. Sequences of documents that
+    are too long for that are held out one by one.
+    """
+    order = torch.randperm(num_sequences, generator=torch.Generator().manual_seed(seed))
+    known = documents is not None and len(documents.first) == num_sequences and documents.are_in_order
+    if not known or not 0 < count < num_sequences:
+        return Split(order[:count], order[count:], None)
+    assert documents is not None
+    held, touched = _whole_documents(order.numpy(), count, documents)
+    is_held, is_free = torch.from_numpy(held)[order], torch.from_numpy(~touched)[order]
+    missing = count - int(is_held.sum())
+    free = order[is_free]
+    return Split(torch.cat([order[is_held], free[:missing]]), free[missing:], missing)
+
+
+def _whole_documents(
+    order: Int64[np.ndarray, " sequences"], count: int, documents: Documents
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which sequences are held out, and which of them or of their documents, both (sequences,) bool."""
+    num_sequences, room = len(order), count + len(order) // UNUSED
+    held, touched = np.zeros(num_sequences, bool), np.zeros(num_sequences, bool)
+    num_held = num_touched = 0
+    for place in order[: TRIES * count].tolist():
+        if num_held == count:
+            break
+        first, end, inside, inside_end = _stretch(place, min(RUN, count - num_held), documents)
+        fitting = (room - num_touched) // (end - first)
+        if not fitting or inside == inside_end or touched[first:end].any():
+            continue
+        # of long documents a share, so that there are several of them
+        take = min(inside_end - inside, count - num_held, max(RUN, -(-(count - num_held) // fitting)))
+        held[inside : inside + take] = touched[first:end] = True
+        num_held, num_touched = num_held + take, num_touched + end - first
+    return held, touched
+
+
+def _stretch(place: int, size: int, documents: Documents) -> tuple[int, int, int, int]:
+    """Sequences around `place`: from, to those that touch some documents, and from, to those that hold nothing else."""
+    first = documents.last[place]
+    last = documents.last[min(place + size, len(documents.last) - 1)]
+    touching = np.searchsorted(documents.last, first), np.searchsorted(documents.first, last, "right")
+    inside = np.searchsorted(documents.first, first), np.searchsorted(documents.last, last, "right")
+    return int(touching[0]), int(touching[1]), int(inside[0]), max(int(inside[0]), int(inside[1]))
+
+
+def sharing_text(held_out: Int64[Tensor, "n ctx_len"], trained: Iterable[Int64[Tensor, "m ctx_len"]]) -> int:
+    """How many of the held-out sequences share NGRAM tokens in a row with one that is trained on."""
+    if held_out.shape[1] < NGRAM:
+        return 0
+    ours = _ngrams(held_out)
+    wanted = np.unique(ours[_says_something(held_out)])
+    found = [np.intersect1d(wanted, _ngrams(batch)) for batch in trained]
+    return int(np.isin(ours, np.concatenate([wanted[:0], *found])).any(1).sum())
+
+
+def _ngrams(tokens: Int64[Tensor, "n ctx_len"]) -> np.ndarray:
+    """A number for each NGRAM tokens in a row (n, ctx_len - NGRAM + 1), equal where they are equal."""
+    ids = tokens.numpy().astype(np.uint64)
+    windows = np.zeros((len(ids), ids.shape[1] - NGRAM + 1), np.uint64)
+    for offset in range(NGRAM):  # a polynomial modulo 2**64, of mixed tokens
+        windows = windows * np.uint64(0x9E3779B97F4A7C15) + _mixed(ids[:, offset : offset + windows.shape[1]])
+    return windows
+
+
+def _mixed(ids: np.ndarray) -> np.ndarray:
+    mixed = (ids + np.uint64(1)) * np.uint64(0xBF58476D1CE4E5B9)
+    return (mixed ^ (mixed >> np.uint64(31))) * np.uint64(0x94D049BB133111EB)
+
+
+def _says_something(tokens: Int64[Tensor, "n ctx_len"]) -> np.ndarray:
+    """Which NGRAM tokens in a row hold at least DISTINCT different ones."""
+    windows = tokens.unfold(1, NGRAM, 1).sort(-1).values
+    return ((windows.diff(dim=-1) != 0).sum(-1) + 1 >= DISTINCT).numpy()
