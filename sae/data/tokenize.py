@@ -1,16 +1,19 @@
 """Text to rows of token ids of one length."""
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .pack import DOCUMENTS_PER_BATCH, ChunkLayout, PackedStream, Row, pack_dataset
+from .read import CHAT
 
 if TYPE_CHECKING:
     import datasets
     import transformers
 
+CLOSING = 3  # tokens at the end of a chat among which its last turn is closed; a line break may follow
 DOCUMENTS_PER_PROCESS = 1000  # below this, starting a process takes longer than tokenising
 
 
@@ -30,7 +33,9 @@ def chunk_and_tokenize(
     Each document is tokenised alone, without special tokens; the stream of tokens is `eos doc eos doc …` (with `sep`,
     else `cls`, else nothing for a tokenizer that has no eos). It is cut into chunks of
     min(tokenizer.model_max_length, max_seq_len) tokens, and each chunk carries the special tokens that the tokenizer
-    puts around a text (BOS; [CLS] and [SEP]), which count. Empty texts and None are skipped.
+    puts around a text (BOS; [CLS] and [SEP]), which count. Empty texts and None are skipped. A separator that a text
+    carries at an end itself is not doubled. A column of chats (lists of turns with a role, as `messages`) becomes text
+    by the tokenizer's chat template; where that closes a chat with the separator, no other is added.
 
     The result does not depend on `num_proc` (default: half of the CPUs, one for small data). Every token is kept except
     those after the last whole chunk of each split; with `return_final_batch` these are a last, shorter row.
@@ -42,15 +47,21 @@ def chunk_and_tokenize(
     from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
     layout = chunk_layout(tokenizer, max_seq_len)
-    tokenize = Tokenize(tokenizer, text_key, separator_id(tokenizer))
+
+    def tokenize_of(split: "datasets.Dataset | datasets.IterableDataset") -> Tokenize:
+        is_chat = holds_chats(split.features, text_key)
+        check_text_column(split.column_names, None if is_chat else split.features, text_key)
+        if is_chat:
+            check_chat_template(tokenizer, text_key)
+        return Tokenize(tokenizer, text_key, separator_id(tokenizer), is_chat=is_chat)
 
     def rows_of(split: "datasets.Dataset") -> "datasets.Dataset":
+        tokenize = tokenize_of(split)
         documents = _tokenize_dataset(split, tokenize, num_proc=num_proc, use_cache=load_from_cache_file)
         return pack_dataset(documents, layout, keep_partial=return_final_batch, use_cache=load_from_cache_file)
 
     def stream_of(split: "datasets.IterableDataset") -> PackedStream:
-        check_text_column(split.column_names, split.features, text_key)
-        return PackedStream(split, tokenize.rows, layout, format=format, keep_partial=return_final_batch)
+        return PackedStream(split, tokenize_of(split).rows, layout, format=format, keep_partial=return_final_batch)
 
     if isinstance(data, Dataset):
         rows = rows_of(data)
@@ -79,14 +90,26 @@ class Tokenize:
     text_key: str
     separator: int | None
     # part of the key under which `datasets` caches tokens: raise it when the same text must give other tokens
-    version: int = 1
+    version: int = 2
+    is_chat: bool = False
+    """Whether rows are chats, which the tokenizer's template makes text."""
 
     def __call__(self, batch: Mapping[str, list[Any]]) -> dict[str, list[list[int]]]:
         texts = self._texts(batch)
         if not texts:
             return {"input_ids": []}
         ids = self._ids(texts)
-        return {"input_ids": ids if self.separator is None else [[self.separator, *document] for document in ids]}
+        return {"input_ids": [self._separated(document) for document in ids]}
+
+    def _separated(self, ids: list[int]) -> list[int]:
+        """A document with the separator before it, which is not doubled where the text carries it at an end.
+
+        A rendered chat that closes its last turn with it needs no other.
+        """
+        if self.separator is None or (self.is_chat and self.separator in ids[-CLOSING:]):
+            return ids
+        inside = [place for place, token in enumerate(ids) if token != self.separator]
+        return [self.separator, *(ids[inside[0] : inside[-1] + 1] if inside else [])]
 
     def rows(self, rows: list[Row]) -> list[list[int]]:
         """The same for a batch of rows; a row without the column is an error that lists the columns."""
@@ -111,11 +134,44 @@ class Tokenize:
             ) from error
 
     def _texts(self, batch: Mapping[str, list[Any]]) -> list[str]:
-        texts = [text for text in batch[self.text_key] if text is not None and text != ""]
+        texts = [text for text in batch[self.text_key] if text is not None and text != "" and text != []]
+        if self.is_chat:
+            return [self._rendered(chat) for chat in texts]
         wrong = next((text for text in texts if not isinstance(text, str)), None)
         if wrong is not None:
             raise _not_text(self.text_key, type(wrong).__name__)
         return texts
+
+    def _rendered(self, chat: Any) -> str:
+        try:
+            turns = json.loads(chat) if isinstance(chat, str) else chat
+            if not isinstance(turns, list):
+                raise TypeError("it is no list of turns")
+            # a table of turns gives every turn the fields of all
+            turns = [{name: value for name, value in turn.items() if value is not None} for turn in turns]
+            return str(self.tokenizer.apply_chat_template(turns, tokenize=False))
+        except Exception as error:  # templates raise what they like
+            raise ValueError(
+                f"column {self.text_key!r} must hold chats that the tokenizer's chat template can render, got one of "
+                f"which it says: {type(error).__name__}: {str(error).strip()[:200]}; make them text, in another column"
+            ) from error
+
+
+def holds_chats(features: Any, text_key: str) -> bool:
+    """Whether the column is one of chats: lists of turns with a role, or text of JSON of them, called `messages`."""
+    feature = (features or {}).get(text_key)
+    turn = getattr(feature, "feature", None)
+    of_json = type(feature).__name__ == "Json" or getattr(feature, "dtype", "string") == "string"
+    return (isinstance(turn, Mapping) and "role" in turn) or (text_key == CHAT and of_json)
+
+
+def check_chat_template(tokenizer: "transformers.PreTrainedTokenizerBase", text_key: str) -> None:
+    """Raise ValueError if there is no template to make text of chats."""
+    if not getattr(tokenizer, "chat_template", None):
+        raise ValueError(
+            f"the tokenizer must have a chat template for the chats in column {text_key!r}, got none; take an "
+            "instructed model, or name a column of text with text_key (--text_column)"
+        )
 
 
 def check_text_column(column_names: list[str] | None, features: Any, text_key: str) -> None:
@@ -203,7 +259,6 @@ def _tokenize_dataset(
     """One row of token ids per document. Cached on its own, so that another chunk length costs no tokenising."""
     from datasets import Features, List, Value
 
-    check_text_column(data.column_names, data.features, tokenize.text_key)
     if num_proc is not None and num_proc < 1:
         raise ValueError(
             f"num_proc must be at least 1, got {num_proc}; leave it out to derive it (--data_preprocessing_num_proc)"

@@ -59,14 +59,10 @@ def test_sequences_of_short_documents_are_held_out_a_few_side_by_side():
 @pytest.mark.parametrize("lengths", [[100 * CTX_LEN], [50 * CTX_LEN] * 2, [1] * 9 * CTX_LEN])
 def test_where_documents_are_too_few_single_sequences_are_held_out_as_ever(lengths):
     documents, owners = documents_of(lengths)
-    parts, order = (
-        split(len(owners), 1, 5, documents),
-        torch.randperm(len(owners), generator=torch.Generator().manual_seed(5)),
-    )
-    if parts.by == "sequences":
-        assert parts.num_shared == 1
-        assert torch.equal(parts.held_out, order[:1]) and torch.equal(parts.trained, order[1:])
-    assert len(lengths) > 2 or parts.by == "sequences"
+    parts = split(len(owners), 1, 5, documents)
+    order = torch.randperm(len(owners), generator=torch.Generator().manual_seed(5))
+    assert parts.by == "sequences" and parts.num_shared == 1
+    assert torch.equal(parts.held_out, order[:1]) and torch.equal(parts.trained, order[1:])
 
 
 def test_documents_that_are_not_in_order_are_not_known():

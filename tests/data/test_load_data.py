@@ -337,6 +337,16 @@ def test_what_is_no_whole_number_is_refused_in_one_line(load, name, wrong, strea
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("name", ["chats.jsonl", "chats.parquet", "chats"])
+def test_a_chat_data_set_is_read_without_being_told(load, make_tokenizer, name, streaming):
+    turns = [[{"role": "user", "content": f"w{i}"}, {"role": "assistant", "content": "w1"}] for i in range(20)]
+    tokenizer = make_tokenizer(chat_template="{% for m in messages %}{{ m['content'] }} {% endfor %}")
+    source = padded(name, {"id": list(range(20)), "messages": turns})
+    found = everything(load(source, tokenizer=tokenizer, ctx_len=3, streaming=streaming))
+    assert found.tolist() == [[1, 5 + i, 6] for i in range(20)]
+
+
 def test_text_of_arrows_newest_kind_is_text(load, texts, expected):
     import pyarrow as pa
     import pyarrow.parquet as pq

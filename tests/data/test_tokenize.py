@@ -133,6 +133,58 @@ def test_empty_texts_and_none_are_skipped(make_tokenizer, texts):
     assert first == second
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("written", ["{}", "<eos>{}", "{}<eos>", "<eos> {} <eos>"])
+def test_a_separator_that_a_text_carries_is_not_doubled(make_tokenizer, texts, written, streaming):
+    plain, carrying = (Dataset.from_dict({"text": [form.format(text) for text in texts]}) for form in ("{}", written))
+    if streaming:
+        plain, carrying = plain.to_iterable_dataset(), carrying.to_iterable_dataset()
+    first, second = (rows(chunk_and_tokenize(data, make_tokenizer(), max_seq_len=16)) for data in (plain, carrying))
+    assert first == second
+
+
+CHATS = [
+    [{"role": "user", "content": f"w{i}"}, {"role": "assistant", "content": f"w{i + 1}"}][: i % 3 + 1]
+    for i in range(40)
+]
+CLOSED = "{% for m in messages %}<bos> {{ m['content'] }} <eos> {% endfor %}"
+OPEN = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("template", [CLOSED, OPEN])
+@pytest.mark.parametrize("as_json", [False, True])
+def test_chats_become_text_by_the_tokenizers_template(make_tokenizer, template, streaming, as_json):
+    chats = [json.dumps(chat) for chat in CHATS] if as_json else CHATS
+    data = Dataset.from_dict({"messages": chats, "id": range(len(CHATS))})
+    tokenizer = make_tokenizer(chat_template=template)
+    found = chunk_and_tokenize(
+        data.to_iterable_dataset() if streaming else data, tokenizer, max_seq_len=7, text_key="messages"
+    )
+    eos, bos, first = 1, 2, 5
+    turns = [[int(turn["content"][1:]) + first for turn in chat] for chat in CHATS]
+    closed = [token for chat in turns for word in chat for token in (bos, word, eos)]
+    left_open = [token for chat in turns for token in (eos, *chat)]
+    expected = closed if template == CLOSED else left_open
+    assert [token for row in rows(found) for token in row] == expected[: len(expected) // 7 * 7]
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (None, r"must have a chat template for the chats in column 'messages', got none; .*--text_column"),
+        (
+            "{{ raise_exception('roles must alternate') }}",
+            "must hold chats .* can render.*: roles must alternate; make",
+        ),
+    ],
+)
+def test_chats_that_cannot_become_text_are_an_error(make_tokenizer, template, message):
+    tokenizer = make_tokenizer(chat_template=template)
+    with pytest.raises(ValueError, match=message):
+        chunk_and_tokenize(Dataset.from_dict({"messages": CHATS}), tokenizer, max_seq_len=7, text_key="messages")
+
+
 def test_a_row_is_no_longer_than_the_tokenizers_model_allows(make_tokenizer, texts):
     tokenized = chunk_and_tokenize(Dataset.from_dict({"text": texts}), make_tokenizer(model_max_length=12))
     assert {len(row) for row in rows(tokenized)} == {12}
