@@ -1,5 +1,6 @@
 """The hub, as far as it can be had on a loopback port: what loads, and what is said about the rest."""
 
+import gzip
 import io
 import json
 import os
@@ -39,6 +40,10 @@ def parquet(token, num_rows=3):
     return file.getvalue()
 
 
+def lines(token, num_rows, **more):
+    return (json.dumps({"input_ids": [token] * 4, **more}) + "\n").encode() * num_rows
+
+
 REPOS = {
     "a/plain": {"main": {"data/train-00000-of-00001.parquet": parquet(1), "README.md": b"words"}},
     "a/configs": {"main": {"README.md": CARD.encode(), "en.parquet": parquet(2), "de.parquet": parquet(3)}},
@@ -47,6 +52,10 @@ REPOS = {
         "refs/convert/parquet": {"default/partial-train/0.parquet": parquet(4), "default/test/0.parquet": parquet(5)},
     },
     "a/old": {"main": {"old.py": b"", "README.md": b"words"}},
+    "a/lines": {
+        "main": {"data/train-0.jsonl": lines(6, 2), "data/train-1.jsonl.gz": gzip.compress(lines(6, 1, n="x"))}
+    },
+    "a/private": {"main": {"train.txt": b"one\ntwo\n"}},
     "a/other": {"main": {"weights.bin": b"", "README.md": b"words"}},
 }
 
@@ -65,10 +74,29 @@ CASES = [
     ("a/script", STREAM, 4),
     ("a/script", {"split": "validation"}, "split must be one of train, test, got validation"),
     ("a/old", {}, "must not need a loading script, got 'a/old', which has one and no parquet conversion"),
+    ("a/lines", {}, 6),
+    ("a/lines", STREAM, 6),
+    ("a/private", {}, "tokenizer must be given for text (column 'text')"),
     ("a/other", {}, "must hold data files"),
     ("a/gated", {}, "got 'a/gated', which the hub refuses; ask for access on its page, then pass --hf_token"),
     ("a/nothing", {}, "got 'a/nothing', which is neither here nor on the hub; check the spelling"),
 ]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_text_of_a_hub_is_one_text_as_it_is_here(tmp_path, streaming):
+    program = (
+        "from sae.data.hub import open_repository; import json; options = dict(config=None, split='train',"
+        f" revision=None, token='x', num_proc=None, text_column='text', streaming={streaming});"
+        "print(json.dumps([row['text'] for row in open_repository('a/private', **options)]))"
+    )
+    with fake_hub(REPOS, gated="a/gated") as endpoint:
+        environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+        environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=300
+        )
+    assert done.stdout.splitlines()[-1:] == ['["one\\ntwo\\n"]'], done.stderr
 
 
 def test_data_sets_of_a_hub_load_or_say_why_not(tmp_path):
@@ -77,7 +105,12 @@ def test_data_sets_of_a_hub_load_or_say_why_not(tmp_path):
         environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
         environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
         done = subprocess.run(
-            [sys.executable, "-c", PROGRAM], input=requests, env=environment, capture_output=True, text=True, timeout=60
+            [sys.executable, "-c", PROGRAM],
+            input=requests,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
         )
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(answers) == len(CASES), done.stderr
