@@ -31,8 +31,11 @@ def alone_in(folder: Path, *, tell: Callable[[str], None] = lambda sentence: Non
     finally:
         if descriptor is not None:
             _held.discard(descriptor)
-            (folder / LOCK).unlink(missing_ok=True)  # while it is ours
-            os.close(descriptor)
+            try:
+                with suppress(OSError):
+                    (folder / LOCK).unlink()  # while it is ours
+            finally:
+                os.close(descriptor)
 
 
 def check_unlocked(folder: Path) -> None:
@@ -43,6 +46,13 @@ def check_unlocked(folder: Path) -> None:
             _try_to_lock(descriptor, folder)
         finally:
             os.close(descriptor)
+
+
+def remove_left_lock(folder: Path) -> None:
+    """Remove the lock that a dead process has left in a folder that is complete."""
+    if (folder / LOCK).exists():
+        with suppress(ValueError, OSError), alone_in(folder):
+            pass
 
 
 def holds_nothing(folder: Path) -> bool:

@@ -21,7 +21,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from sae.disk import MANIFEST, absolute, sha256_of, write_whole
-from sae.lock import alone_in, holds_nothing
+from sae.lock import alone_in, holds_nothing, remove_left_lock
 
 from .activations import Batch, LiveActivations
 from .cache_format import (
@@ -337,6 +337,7 @@ def _tidy(folder: Path) -> None:
     """Take away what only writing needs; the manifest is there."""
     for name in (PROGRESS, FINISHED):
         (folder / name).unlink(missing_ok=True)
+    remove_left_lock(folder)
 
 
 def _check_same(folder: Path, found: dict[str, Any], header: CacheHeader) -> None:
