@@ -30,7 +30,7 @@ TRAIN_GROUPS = {
         "wandb_log_frequency",
     ),
     "machine": (
-        "device", "device_map", "load_in_8bit", "attn_implementation", "compile_lm", "encode_in_8bit",
+        "device", "device_map", "dtype", "load_in_8bit", "attn_implementation", "compile_lm", "encode_in_8bit",
         "distribute_layers", "shard_latents", "revision", "hf_token",
     ),
 }  # fmt: skip
@@ -43,7 +43,7 @@ EVAL_GROUPS = {
         "data_preprocessing_num_proc",
     ),
     "output": ("out",),
-    "machine": ("batch_size", "device", "load_in_8bit", "attn_implementation", "revision", "hf_token"),
+    "machine": ("batch_size", "device", "dtype", "load_in_8bit", "attn_implementation", "revision", "hf_token"),
 }  # fmt: skip
 
 CACHE_GROUPS = {
@@ -181,9 +181,9 @@ def evaluate(cfg: EvalConfig) -> int:
     world = World.from_environment()
     access = {"revision": cfg.revision, "token": cfg.hf_token}
     (device, *_) = world.local_devices(lm.check_device(cfg.device))
-    plan = plan_evaluation(cfg, context_limit=lambda model: lm.context_limit(lm.load_config(model, **access)))
+    plan = plan_evaluation(cfg, context_limit=lambda model: lm.context_limit(lm.load_skeleton(model, **access)))
     skeleton = lm.load_skeleton(plan.text.model, revision=plan.text.revision, token=cfg.hf_token)
-    lm.check_ctx_len(plan.text.ctx_len, skeleton.config)
+    lm.check_ctx_len(plan.text.ctx_len, skeleton)
     check_excluded(
         cfg.exclude_tokens or [],
         cfg.exclude_positions or [],
@@ -234,8 +234,8 @@ def check_model(cfg: RunConfig) -> tuple[Any, list[str]]:
     from sae.feed import check_exclusions
 
     access = {"revision": cfg.revision, "token": cfg.hf_token}
-    lm.check_ctx_len(cfg.ctx_len, lm.load_config(cfg.model, **access))
     skeleton = lm.load_skeleton(cfg.model, **access)
+    lm.check_ctx_len(cfg.ctx_len, skeleton)
     check_exclusions(cfg, vocab_size=lm.vocab_size(skeleton), ctx_len=cfg.ctx_len)
     return skeleton, lm.resolve_hookpoints(
         skeleton, hookpoints=cfg.hookpoints, layers=cfg.layers, layer_stride=cfg.layer_stride
@@ -255,29 +255,42 @@ def load_checked_text(cfg: RunConfig, skeleton: Any) -> Any:
 def load_text(cfg: TextConfig, skeleton: Any) -> Any:
     """The data that the command line names, as token sequences for the model whose `skeleton` is given."""
     from sae import lm
-    from sae.data import load_data
+    from sae.data import TokenizerNeededError, load_data
 
-    return load_data(
-        cfg.dataset,
-        split=cfg.split,
-        streaming=cfg.streaming,
-        text_column=cfg.text_column,
-        token=cfg.hf_token,
-        tokenizer=lm.load_tokenizer(cfg.model, revision=cfg.revision, token=cfg.hf_token),
-        ctx_len=cfg.ctx_len,
-        num_proc=cfg.data_preprocessing_num_proc,
-        vocab_size=lm.vocab_size(skeleton),
-    )
+    try:
+        tokenizer, why_none = lm.load_tokenizer(cfg.model, revision=cfg.revision, token=cfg.hf_token), None
+    except ValueError as error:  # not needed where the data is tokens
+        tokenizer, why_none = None, error
+    try:
+        return load_data(
+            cfg.dataset,
+            split=cfg.split,
+            streaming=cfg.streaming,
+            text_column=cfg.text_column,
+            token=cfg.hf_token,
+            tokenizer=tokenizer,
+            ctx_len=cfg.ctx_len,
+            num_proc=cfg.data_preprocessing_num_proc,
+            vocab_size=lm.vocab_size(skeleton),
+        )
+    except TokenizerNeededError:
+        raise why_none or AssertionError("a tokenizer was given") from None
 
 
 def load_language_model(cfg: SourceConfig, device: Any, devices: Sequence[Any] = (), *, head: bool = False) -> Any:
-    """The model that the command line names, with its weights, on `device`, or over all `devices` if it says so."""
-    from sae import lm
+    """The model that the command line names, with its weights, on `device`, or over all `devices` if it says so.
 
-    return lm.load_model(
+    It computes in what --dtype says, or else in what is fastest here; in float32 if it cannot.
+    """
+    import torch
+
+    from sae import lm
+    from sae.log import note
+
+    load = partial(
+        lm.load_model,
         cfg.model,
         device=device,
-        dtype=lm.compute_dtype(device),
         attn_implementation=cfg.attn_implementation,
         load_in_8bit=cfg.load_in_8bit,
         head=head,
@@ -286,6 +299,15 @@ def load_language_model(cfg: SourceConfig, device: Any, devices: Sequence[Any] =
         revision=cfg.revision,
         token=cfg.hf_token,
     )
+    if cfg.lm_dtype is not None:
+        return load(dtype=getattr(torch, cfg.lm_dtype))
+    dtype = lm.compute_dtype(device)
+    model = load(dtype=dtype)
+    if dtype == torch.float32 or not (reason := lm.cannot_compute(model)):
+        return model
+    note(f"the language model cannot compute in {str(dtype).removeprefix('torch.')} ({reason}); it runs in float32")
+    del model
+    return load(dtype=torch.float32)
 
 
 DEFAULT = "train"

@@ -271,6 +271,10 @@ class SourceConfig:
     attn_implementation: str | None = None
     """Attention of the language model: eager, sdpa, flash_attention_2, ... None: what transformers chooses."""
 
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """What the language model computes in. auto: bfloat16 where the hardware multiplies it and the model can, else
+    float32."""
+
     data_preprocessing_num_proc: int | None = None
     """Processes that tokenise. None: half of the cores."""
 
@@ -290,6 +294,11 @@ class SourceConfig:
             )
         if self.data_preprocessing_num_proc is not None:
             _check_positive(self, "data_preprocessing_num_proc")
+
+    @property
+    def lm_dtype(self) -> str | None:
+        """What the language model is told to compute in; None: to be found out."""
+        return None if self.dtype == "auto" else self.dtype
 
 
 @dataclass
@@ -399,9 +408,14 @@ class CacheConfig(RunConfig):
     activations: str | None = None
     """Folder to write. None: activations/ and the names of model and data."""
 
-    dtype: Literal["bfloat16", "float16", "float32", "int8"] = "bfloat16"
+    dtype: Literal["bfloat16", "float16", "float32", "int8"] = "bfloat16"  # type: ignore[assignment]
     """How a number is stored. int8 halves the size: one scale a token, the largest of its activations / 127."""
 
     shuffle: bool = True
     """Mix the tokens of the whole data set. Otherwise they stay in the order of a training run with these options, and
     training on them repeats that run bit for bit, if dtype is the model's."""
+
+    @property
+    def lm_dtype(self) -> None:
+        """To be found out: dtype is how a number is stored."""
+        return None

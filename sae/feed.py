@@ -101,7 +101,7 @@ class LiveFeed:
         self.tokens = token_batches(
             cfg, dataset, batches_at_once, vocab_size=lm.vocab_size(model), whole_documents=whole_documents, wait=wait
         )
-        lm.check_ctx_len(self.tokens.ctx_len, model.config)  # type: ignore[arg-type]
+        lm.check_ctx_len(self.tokens.ctx_len, model)
         check_exclusions(cfg, vocab_size=lm.vocab_size(model), ctx_len=self.tokens.ctx_len)
         count_steps(cfg, self.tokens, batches_at_once)
         # What is at hand is read in no time; a stream is fetched and tokenised.
@@ -110,7 +110,7 @@ class LiveFeed:
         self.source = LiveActivations(
             self.batches, self._harvest, exclude_tokens=cfg.exclude_tokens, exclude_positions=cfg.exclude_positions
         )
-        self.widths = lm.widths(model, hookpoints)
+        self.widths = lm.widths(model, hookpoints, self.tokens.ctx_len)
         if cfg.compile_lm:
             lm.compile_blocks(model, hookpoints)
         self.read_with: dict[str, Any] = {}

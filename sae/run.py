@@ -35,7 +35,7 @@ _FREE_TO_CHANGE = (
     "data_preprocessing_num_proc",
 )  # fmt: skip
 _MAY_CHANGE = (
-    "model", "dataset", "revision", "device", "attn_implementation", "compile_lm", "load_in_8bit", "finetune",
+    "model", "dataset", "revision", "device", "attn_implementation", "compile_lm", "load_in_8bit", "dtype", "finetune",
     "max_tokens", "lr", "lr_warmup_steps", "auxk_alpha", "dead_feature_threshold", "micro_acc_steps", "exclude_tokens",
     "exclude_positions", "activations",
 )  # fmt: skip

@@ -43,7 +43,7 @@ OPTIONS = {
     "save_dir", "run_name", "resume", "resume_changed", "save_every", "keep_last", "save_best",
     "eval_every", "log_to_wandb",
     "wandb_log_frequency",
-    "device", "device_map", "load_in_8bit", "attn_implementation", "compile_lm", "encode_in_8bit",
+    "device", "device_map", "dtype", "load_in_8bit", "attn_implementation", "compile_lm", "encode_in_8bit",
     "distribute_layers", "shard_latents", "revision", "hf_token",
 }  # fmt: skip
 """All there are. A new one needs a reason: what can be derived is derived."""
@@ -186,6 +186,30 @@ def test_a_token_file_and_a_stream_train(run: Run, no_picture: None, monkeypatch
     assert run("model", "tokens.bin", *SMALL, *FIXED, "--run_name", "bin").status == 0
     assert run("model", "text.jsonl", "--streaming", *SMALL, *FIXED, "--run_name", "stream").status == 0
     assert Path("runs/bin/step_8/manifest.json").exists() and Path("runs/stream/step_8/manifest.json").exists()
+
+
+def test_a_model_without_a_tokenizer_trains_on_tokens_and_is_refused_on_text(
+    run: Run, files: Path, no_picture: None
+) -> None:
+    Path("bare").mkdir()
+    for file in ("config.json", "model.safetensors"):
+        Path("bare", file).symlink_to(files / "model" / file)
+    assert run("bare", "tokens.bin", *SMALL, *FIXED).status == 0
+    result = run("bare", "text.jsonl", *SMALL, *FIXED)
+    assert result.status == 2 and "must come with a tokenizer" in result.errors[-1]
+
+
+def test_the_language_model_computes_in_what_it_is_told_or_else_in_what_it_can(
+    run: Run, no_picture: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sae.lm.compute_dtype", lambda device: torch.bfloat16)
+    for name, options in {"auto": (), "half": ("--dtype", "bfloat16"), "whole": ("--dtype", "float32")}.items():
+        assert run("model", "text.jsonl", *SMALL, *FIXED, "--run_name", name, *options).status == 0
+    monkeypatch.setattr("sae.lm.cannot_compute", lambda model: "" if model.dtype == torch.float32 else "no bf16")
+    result = run("model", "text.jsonl", *SMALL, *FIXED, "--run_name", "fallback")
+    assert "cannot compute in bfloat16 (no bf16); it runs in float32" in result.err
+    fvu = {name: Path("runs", name, "evaluation.json").read_text() for name in ("auto", "half", "whole", "fallback")}
+    assert fvu["auto"] == fvu["half"] != fvu["whole"] == fvu["fallback"]
 
 
 def test_with_the_model_in_8_bits_a_run_trains_on_nearly_the_same_activations(run: Run, no_picture: None) -> None:

@@ -71,7 +71,7 @@ def tiny_options(cls: type[PreTrainedConfig]) -> dict[str, Any]:
 def tiny_value(name: str, value: float) -> float:
     """A smaller number for the option of that name."""
     if re.fullmatch(OFF, name):
-        return 0.0
+        return type(value)(0)
     if isinstance(value, float):
         return value
     if re.fullmatch(r".*_token_id|.*_token_index|.*_index", name) and value >= VOCAB_SIZE:
@@ -96,31 +96,68 @@ def tiny_rope(rope: dict[str, Any]) -> dict[str, Any]:
     return rope | changes
 
 
+def _mrope(*sections: int, **more: Any) -> dict[str, Any]:
+    return {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": list(sections)} | more}
+
+
 OVERRIDES: dict[str, dict[str, Any]] = {
-    "bamba": {"mamba_n_heads": 4, "mamba_d_head": 16},
-    "granitemoehybrid": {"mamba_n_heads": 4, "mamba_d_head": 16},
+    "bamba": {"mamba_n_heads": 4, "mamba_d_head": 16, "attn_layer_indices": [1]},
+    "granitemoehybrid": {"mamba_n_heads": 4, "mamba_d_head": 16, "layer_types": ["mamba", "attention"]},
     "mamba2": {"num_heads": 4, "head_dim": 16, "n_groups": 1},
     "reformer": {
         "axial_pos_embds_dim": [16, 16], "axial_pos_shape": [8, 8], "attn_layers": ["local", "local"],
-        "attention_head_size": 8, "local_attn_chunk_length": 4, "is_decoder": True,
+        "attention_head_size": 8, "local_attn_chunk_length": 4,
     },
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
-    "funnel": {"block_sizes": [1, 1]},
+    "funnel": {"block_sizes": [1, 1], "block_repeats": [1, 1]},
     "xlnet": {"d_head": 8},
-    "mpt": {"attn_pdrop": 0},
     "xmod": {"default_language": "en_XX"},
     "mobilebert": {"embedding_size": 32, "hidden_size": 32, "intra_bottleneck_size": 32, "true_hidden_size": 32},
-    "nemotron": {"head_dim": 8},
-    "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
+    "nemotron": {"head_dim": 8, "num_key_value_heads": 4},
+    "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "n_shared_experts": 1},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
-    "zamba": {"layers_block_type": ["mamba", "hybrid"], "layer_types": None},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1},
     "recurrent_gemma": {"block_types": ["recurrent", "attention"]},
-    "longcat_flash": {"qk_head_dim": None},
     "deepseek_v2": {"num_experts_per_tok": 2},
-    "hrm_text": {},
-    "lilt": {"hidden_size": 36, "num_attention_heads": 4},
     "layoutlmv3": {"coordinate_size": 6, "shape_size": 4},
-    "diffusion_gemma": {},
+    "longformer": {"attention_window": 4},
+    "led": {"attention_window": 4, "max_encoder_position_embeddings": 64, "max_decoder_position_embeddings": 64},
+    "esm": {"vocab_size": 99, "mask_token_id": 4, "pad_token_id": 1},
+    "glm4v_text": _mrope(2, 1, 1),
+    "glm4v_moe_text": _mrope(1, 1, 0),
+    "glm_image_text": _mrope(2, 1, 1),
+    "glm_ocr_text": _mrope(2, 1, 1),
+    "qwen2_vl_text": _mrope(2, 1, 1),
+    "qwen2_5_vl_text": _mrope(2, 1, 1),
+    "qwen2_5_omni_text": _mrope(2, 1, 1),
+    "paddleocr_vl_text": _mrope(2, 1, 1),
+    "gemma3n_text": {
+        "num_hidden_layers": 4, "num_kv_shared_layers": 2, "hidden_size_per_layer_input": 8, "laurel_rank": 8,
+        "layer_types": ["sliding_attention", "full_attention"] * 2, "activation_sparsity_pattern": [0.0] * 4,
+        "vocab_size_per_layer_input": 99,
+    },
+    "xlstm": {"hidden_size": 64, "embedding_dim": 64, "num_heads": 2, "num_blocks": 2, "chunk_size": 16},
+    "qwen4_exp_text": {
+        "ngram_vocab_size_base": 64, "ple_embed_dim": 32, "hc_lowrank": 8, "split_ngram_parts": 1,
+        "linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+    },
+    "cohere_compass_text": {
+        "layer_types": ["sliding_attention", "full_attention"],
+        "rope_parameters": {
+            kind: {"rope_type": "default", "rope_theta": 1e4} for kind in ("sliding_attention", "full_attention")
+        },
+    },
+    "mistral4": {"qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "head_dim": 8},
+    "axk1": {"n_group": 1, "topk_group": 1},
+    "dbrx": {"attn_config": {"kv_n_heads": 2}, "ffn_config": {"hidden_size": 32, "ffn_hidden_size": 48}},
+    "esmc": {"vocab_size": 99},
+    "hrm_text": {"num_layers_per_stack": 2, "num_hidden_layers": 16},
+    "zamba": {"layers_block_type": ["mamba", "hybrid"] * 2, "num_hidden_layers": 4},
+    "zamba2": {
+        "layers_block_type": ["linear_attention", "hybrid"] * 2, "num_hidden_layers": 4, "hybrid_layer_ids": [1, 3],
+        "n_mamba_heads": 8, "mamba_headdim": 8, "attention_hidden_size": 64, "attention_head_dim": 16, "kv_channels": 8,
+        "num_query_groups": 4,
+    },
+    "hunyuan_vl_text": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "xdrope_section": [1, 1, 1, 1]}},
 }  # fmt: skip
 """What a type needs besides: sizes that depend on each other, or that have other names."""

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+class TokenizerNeededError(ValueError):
+    """Text, and no tokenizer to make tokens of it."""
+
+
 def load_data(
     dataset: str,
     *,
@@ -142,7 +146,9 @@ def _tokenize(
     num_proc: int | None,
 ) -> Sequences | SequenceStream:
     if tokenizer is None:
-        raise ValueError(f"tokenizer must be given for text (column {text_column!r}), got None; pass the model's")
+        raise TokenizerNeededError(
+            f"tokenizer must be given for text (column {text_column!r}), got None; pass the model's"
+        )
     packed: Any = chunk_and_tokenize(
         rows, tokenizer, format="numpy", num_proc=num_proc, text_key=text_column, max_seq_len=ctx_len
     )

@@ -132,7 +132,7 @@ def evaluate_many(
     each. What checkpoints have in common, such as the clean model and the ablations, is run once.
     """
     hookpoints = list(dict.fromkeys(hookpoint for saes in dictionaries.values() for hookpoint in saes))
-    widths = lm.widths(model, hookpoints)
+    widths = lm.widths(model, hookpoints, getattr(batches, "ctx_len", None))
     _check_widths(dictionaries, widths)
 
     def counting() -> Iterator[Batch]:

@@ -16,7 +16,7 @@ SAMPLE_TOKENS = 65_536
 """Tokens to measure on when there is no held-out set."""
 
 _OF_THE_MACHINE = (
-    "revision", "hf_token", "load_in_8bit", "attn_implementation", "data_preprocessing_num_proc", "device",
+    "revision", "hf_token", "load_in_8bit", "attn_implementation", "data_preprocessing_num_proc", "device", "dtype",
 )  # fmt: skip
 _OF_THE_DATA = ("split", "text_column", "streaming", "ctx_len")
 

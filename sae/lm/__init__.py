@@ -1,15 +1,14 @@
 """All that touches the language model: load it, name places in it (hookpoints), read or replace what passes there."""
 
 from .compiled import compile_blocks
+from .context import check_ctx_len, context_limit
 from .graft import Latents, graft
-from .harvest import harvest, widths
+from .harvest import cannot_compute, harvest, widths
 from .hookpoints import base_model, block_list, fits, locate, resolve_hookpoints
 from .identity import fingerprint
 from .load import (
-    check_ctx_len,
     check_device,
     compute_dtype,
-    context_limit,
     load_config,
     load_model,
     load_skeleton,
@@ -26,6 +25,7 @@ __all__ = [
     "NoHeadError",
     "base_model",
     "block_list",
+    "cannot_compute",
     "check_ctx_len",
     "check_device",
     "compile_blocks",

@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from .harvest import first_tensor
+from .harvest import check_one_stream, first_tensor, vectors
 from .hookpoints import base_model, locate
+from .layout import like
 from .wrappers import check_hooks_are_alone, eagerly, unwrapped
 
 
@@ -101,7 +102,7 @@ def graft(
             else:
                 stack.enter_context(module.register_forward_hook(splice.on_output))
             for around in _around(unwrapped(model), module):
-                stack.enter_context(around.register_forward_pre_hook(splice.on_start))
+                stack.enter_context(around.register_forward_pre_hook(splice.on_start, with_kwargs=True))
                 stack.enter_context(around.register_forward_hook(splice.on_end, always_call=True))
         yield model
 
@@ -111,6 +112,14 @@ def _around(model: nn.Module, module: nn.Module) -> list[nn.Module]:
     path = next(path for path, each in model.named_modules() if each is module)
     parts = path.split(".")
     return [model.get_submodule(".".join(parts[:depth])) for depth in range(len(parts))]
+
+
+def _shape_of_tokens(values: tuple[Any, ...]) -> tuple[int, ...] | None:
+    """(batch, seq) of what a forward was given: token ids, or their embeddings; None if it was given neither."""
+    tensors = [each for each in values if isinstance(each, Tensor)]
+    ids = [each for each in tensors if each.ndim == 2 and not each.is_floating_point()]
+    vectors = [each for each in tensors if each.ndim == 3 and each.is_floating_point()]
+    return next((tuple(each.shape[:2]) for each in (*ids, *vectors)), None)
 
 
 class _Splice:
@@ -132,12 +141,14 @@ class _Splice:
             )
         self._hookpoint, self._sae, self._keep_error, self._edit, self._mask = hookpoint, sae, keep_error, edit, mask
         self._done = False
+        self._shape: tuple[int, ...] | None = None
         self._outermost: nn.Module | None = None
 
-    def on_start(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+    def on_start(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A forward begins, or a part of the one that runs."""
         if self._outermost is None:
             self._outermost, self._done = module, False
+            self._shape = _shape_of_tokens((*args, *kwargs.values()))
 
     def on_end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """A forward ends, or a part of the one that runs; also by an error."""
@@ -145,6 +156,8 @@ class _Splice:
             self._outermost = None
 
     def on_output(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if not self._done:
+            check_one_stream(self._hookpoint, output)
         return self._replace_first(output)
 
     def on_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -159,8 +172,9 @@ class _Splice:
         if self._done:
             return values
         self._done = True
-        x = first_tensor(self._hookpoint, values)
-        new = self.replace(x)
+        x = first_tensor(values)
+        read = vectors(self._hookpoint, values, self._shape if x is not None and x.ndim > 3 else None)
+        new = read if x is None else like(self.replace(read), x)
         if isinstance(values, Tensor):
             return new
         if isinstance(values, dict):  # transformers' ModelOutput

@@ -10,9 +10,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from .context import context_limit
+from .explain import one_line
 from .hookpoints import base_model, locate
+from .layout import as_tokens, found_instead
 from .load import vocab_size
 from .wrappers import eagerly
+
+
+class HookpointError(ValueError):
+    """A hookpoint that a forward does not pass, or that does not carry one vector for each token."""
 
 
 def harvest(
@@ -29,22 +36,89 @@ def harvest(
     with eagerly(base), _hooked(base, capture), evaluating(base), torch.no_grad(), suppress(_Stop):
         base(tokens.to(device_of(base)), **without_cache(base))
     if capture.missing:
-        raise ValueError(
+        raise HookpointError(
             f"--hookpoints must name modules that the forward of {type(base).__name__} runs, and "
             f"{', '.join(capture.missing)} was not reached; name a module inside or around it"
         )
     return {hookpoint: capture.found[hookpoint] for hookpoint in hookpoints}
 
 
-def widths(model: nn.Module, hookpoints: Sequence[str]) -> dict[str, int]:
+def widths(model: nn.Module, hookpoints: Sequence[str], ctx_len: int | None = None) -> dict[str, int]:
     """d_in of each hookpoint, from a forward of 2 x 3 tokens (sizes that a wrong shape does not have by chance).
 
-    Raises ValueError as `harvest` does. Needs the weights: a forward of transformers does not run on the meta device.
+    With `ctx_len`, the length of the sequences to come, a model that pads shorter ones is asked at that length, and one
+    whose positions end about there is tried at it. Raises ValueError as `harvest` does, and for a length that the model
+    cannot read. Needs the weights: a forward of transformers does not run on the meta device.
     """
+    base = base_model(model)
+    for hookpoint in hookpoints:
+        locate(base, hookpoint)
+    errors: list[Exception] = []
+    for length in dict.fromkeys([3, ctx_len or 3]):
+        try:
+            found = _probe(base, hookpoints, (2, length))
+            break
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever a forward of any architecture may raise
+            errors.append(error)
+    else:
+        raise _told(base, errors[0])
+    limit = context_limit(base)
+    if ctx_len is not None and limit is not None and ctx_len > limit - POSITIONS_IN_DOUBT:
+        _try_length(model, hookpoints, ctx_len)
+    return found
+
+
+POSITIONS_IN_DOUBT = 8
+"""So many tokens below what seems to be its limit, a model is tried before it is trusted."""
+
+
+def _told(base: nn.Module, error: Exception) -> ValueError:
+    """The error for the person who named the model."""
+    if isinstance(error, HookpointError):
+        return error
+    text = f"{type(base).__name__} must run on token ids alone, and its forward ends in an error ({one_line(error)})"
+    dtype = next((weight.dtype for weight in base.parameters()), torch.float32)
+    other = "" if dtype == torch.float32 else "; or try --dtype float32"
+    told = ValueError(f"{text}; a model that needs images, sound or more cannot be used{other}")
+    told.__cause__ = error
+    return told
+
+
+def cannot_compute(model: nn.Module) -> str:
+    """Why the model cannot run in the type of its weights, in one line; "" if it can."""
+    base = base_model(model)
+    try:
+        with as_before(base), evaluating(base), torch.no_grad():
+            base(_tokens(base, (2, 3)), **without_cache(base))
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        return one_line(error)
+    except Exception:  # whatever else it lacks is told when it is run in earnest
+        return ""
+    return ""
+
+
+def _tokens(base: nn.Module, shape: tuple[int, int]) -> Tensor:
     # not 0 or 1, which are often padding
-    tokens = torch.full((2, 3), min(3, vocab_size(base_model(model)) - 1))
-    with as_before(base_model(model)):
-        return {hookpoint: value.shape[-1] for hookpoint, value in harvest(model, tokens, hookpoints).items()}
+    return torch.full(shape, min(3, vocab_size(base) - 1), device=device_of(base))
+
+
+def _probe(model: nn.Module, hookpoints: Sequence[str], shape: tuple[int, int]) -> dict[str, int]:
+    base = base_model(model)
+    with as_before(base):
+        found = harvest(model, _tokens(base, shape), hookpoints)
+    return {hookpoint: value.shape[-1] for hookpoint, value in found.items()}
+
+
+def _try_length(model: nn.Module, hookpoints: Sequence[str], ctx_len: int) -> None:
+    try:
+        _probe(model, hookpoints, (1, ctx_len))
+    except (IndexError, RuntimeError) as error:
+        raise ValueError(
+            f"--ctx_len must be what {type(base_model(model)).__name__} can read, and {ctx_len} tokens end in an error "
+            f"({one_line(error)}); lower --ctx_len"
+        ) from error
 
 
 class Capture:
@@ -56,6 +130,8 @@ class Capture:
         self.found: dict[str, Tensor] = {}
 
     def on_output(self, hookpoint: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if hookpoint in self.missing:
+            check_one_stream(hookpoint, output, self.shape)
         self.take(hookpoint, output)
 
     def on_input(self, hookpoint: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -65,7 +141,7 @@ class Capture:
         """Keep what a module received or returned. Raises _Stop when nothing is missing any more."""
         if hookpoint not in self.missing:
             return
-        value = first_tensor(hookpoint, values, self.shape)
+        value = vectors(hookpoint, values, self.shape)
         del self.missing[hookpoint]
         if not self.missing:
             self.found[hookpoint] = value
@@ -91,21 +167,42 @@ def _hooked(base: nn.Module, capture: Capture) -> Iterator[None]:
         yield
 
 
-def first_tensor(hookpoint: str, values: Any, shape: tuple[int, ...] | None = None) -> Tensor:
-    """The value itself, or the first tensor of several; checked to be one vector for each token of `shape`."""
+def first_tensor(values: Any) -> Tensor | None:
+    """The value itself, or the first tensor of several."""
     if isinstance(values, dict):  # transformers' ModelOutput
         values = tuple(values.values())
     several = values if isinstance(values, tuple | list) else (values,)
-    value = next((each for each in several if isinstance(each, Tensor)), None)
-    fits = value is not None and value.ndim == 3 and value.is_floating_point()
-    if value is None or not fits or (shape is not None and value.shape[:2] != shape):
-        found = "no tensor" if value is None else f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
-        expected = "(batch, seq, d_in)" + (f" with (batch, seq) = {shape}" if shape is not None else "")
-        raise ValueError(
-            f"hookpoint {hookpoint} must carry one vector per token, {expected}, "
-            f"got {found}; name another module, e.g. the block that holds it"
+    return next((each for each in several if isinstance(each, Tensor)), None)
+
+
+def check_one_stream(hookpoint: str, output: Any, shape: tuple[int, ...] | None = None) -> None:
+    """Raises ValueError for a module that returns two streams of vectors for the tokens, the first of which is half."""
+    several = tuple(output.values()) if isinstance(output, dict) else output
+    first = first_tensor(output)
+    if not isinstance(several, tuple | list) or first is None or first.ndim != 3:
+        return
+    if shape is not None and first.shape[:2] != shape:  # not a vector for each token at all
+        return
+    alike = {id(each) for each in several if isinstance(each, Tensor) and each.shape == first.shape}
+    if len(alike) > 1:
+        raise HookpointError(
+            f"hookpoint {hookpoint} must return one vector per token, and returns {len(alike)} of shape "
+            f"{tuple(first.shape)}, of which none is the whole; name a module inside it, or another"
         )
-    return value
+
+
+def vectors(hookpoint: str, values: Any, shape: tuple[int, ...] | None = None) -> Float[Tensor, "batch seq d_in"]:
+    """What passes a hookpoint, one vector for each token of `shape`. Raises ValueError if it is nothing of the kind."""
+    value = first_tensor(values)
+    # A caller that does not know the tokens sees three axes alone: (batch, seq, d_in).
+    known = value.shape[:2] if shape is None and value is not None and value.ndim == 3 else shape
+    found = None if value is None or known is None else as_tokens(value, known)
+    if found is None:
+        expected = "(batch, seq, d_in)" + (f" with (batch, seq) = {shape}" if shape is not None else "")
+        raise HookpointError(
+            f"hookpoint {hookpoint} must carry one vector per token, {expected}, got {found_instead(value, shape)}"
+        )
+    return found
 
 
 @contextmanager

@@ -53,7 +53,7 @@ def block_list(model: nn.Module) -> tuple[str, int]:
         )
     if depth is None and hasattr(base, "config"):
         _check_one_stack(base, fitting)
-    embedding = _embedding_path(base)
+    embedding = embedding_path(base)
 
     def rank(path: str) -> tuple[int, int, bool, int, int]:
         size = sum(parameter.numel() for parameter in fitting[path].parameters())
@@ -177,7 +177,7 @@ def _text_path(base: nn.Module) -> str:
     It is the outermost module above the token embedding with the config of the text, and of that the part that has no
     head.
     """
-    config, embedding = getattr(base, "config", None), _embedding_path(base).split(".")
+    config, embedding = getattr(base, "config", None), embedding_path(base).split(".")
     if config is None or getattr(config, "is_encoder_decoder", False):
         return ""
     above = [".".join(embedding[:depth]) for depth in range(len(embedding))]
@@ -202,7 +202,7 @@ def _num_hidden_layers(base: nn.Module) -> int | None:
     return None if config is None else getattr(config.get_text_config(), "num_hidden_layers", None)
 
 
-def _embedding_path(base: nn.Module) -> str:
+def embedding_path(base: nn.Module) -> str:
     """Path of the token embedding, "" if the model does not say which it is."""
     try:
         embedding = base.get_input_embeddings()  # type: ignore[operator]

@@ -7,6 +7,8 @@ import copy
 import functools
 import importlib.util
 import logging
+import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,16 +18,13 @@ import torch
 from torch import nn
 
 from .explain import Access, explained
+from .hookpoints import base_model
 from .wrappers import unwrapped
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 else:  # they take seconds to import, and the tests' shape checks look annotations up at run time
     PreTrainedConfig = PreTrainedModel = PreTrainedTokenizerBase = Any
-
-CONTEXT_LIMITS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length")
-# Position numbers of these start after the padding token's, so that they read fewer tokens than they have positions.
-OFFSET_POSITIONS = {"camembert", "longformer", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl"}
 
 
 def load_config(name: str, *, revision: str | None = None, token: str | None = None) -> PreTrainedConfig:
@@ -80,10 +79,11 @@ def load_model(
 ) -> PreTrainedModel:
     """The base model, frozen: no head, eval mode, no gradients, dense weights in `dtype` on `device`.
 
-    With `head` it ends in its language-modelling head, where the architecture has one. With `device_map`, one of
-    accelerate's words for it, the layers are laid over all `devices` that are GPUs, within the memory that is free
-    there. With `load_in_8bit` bitsandbytes keeps the linear weights in int8. Raises ValueError, one line, for whatever
-    is wrong with the name, the access, the files, or an installation that lacks what they need.
+    With `head` it ends in its language-modelling head, where the architecture and the files have one. A class whose
+    weights the files lack gives way to the one that wrote them, and that to the model without a head. With
+    `device_map`, one of accelerate's words for it, the layers are laid over all `devices` that are GPUs, within the
+    memory that is free there. With `load_in_8bit` bitsandbytes keeps the linear weights in int8. Raises ValueError, one
+    line, for whatever is wrong with the name, the access, the files, or an installation that lacks what they need.
     """
     place, access = _place(name), Access(name, revision, token)
     options = _quantization(place, load_in_8bit)
@@ -92,17 +92,43 @@ def load_model(
     if device_map is not None and (room := _free_memory(devices)):
         options |= {"max_memory": room}
     config = load_config(name, revision=revision, token=token)
-    with _loading(place, access):
-        model, info = _auto_class(config, head).from_pretrained(
-            **_source(place, access),
-            config=config,
-            dtype=dtype,
-            device_map=device_map or {"": torch.device(device)},
-            output_loading_info=True,
-            **options,
-        )
-    _check_complete(name, model, info["missing_keys"])
-    return model.eval().requires_grad_(False)
+    incomplete: list[ValueError] = []
+    for cls in _classes(config, head):
+        try:
+            with _loading(place, access):
+                model, info = cls.from_pretrained(
+                    **_source(place, access),
+                    config=copy.deepcopy(config),
+                    dtype=dtype,
+                    device_map=device_map or {"": torch.device(device)},
+                    output_loading_info=True,
+                    **options,
+                )
+            _check_complete(name, model, info["missing_keys"])
+        except IncompleteError as error:
+            incomplete.append(error)
+            continue
+        except ValueError:
+            if not incomplete:
+                raise
+            continue
+        if "fp8" in str(getattr(config, "quantization_config", "")):
+            _cast_evenly(model, dtype)
+        whole: Any = model if head else base_model(model)
+        return whole.eval().requires_grad_(False)
+    raise incomplete[0]
+
+
+def _classes(config: PreTrainedConfig, head: bool) -> list[Any]:
+    """The classes that may hold the weights, first choice first: an automatic one, and the one that wrote them.
+
+    A folder of a translation model lacks the embedding of its class that is a decoder alone, and is whole all the same.
+    """
+    import transformers
+
+    written_by = [getattr(transformers, name, None) for name in getattr(config, "architectures", None) or []]
+    theirs = [cls for cls in written_by if getattr(cls, "config_class", None) is type(config)]
+    return list(dict.fromkeys([_auto_class(config, head), *theirs, transformers.AutoModel]))
 
 
 def _auto_class(config: PreTrainedConfig, head: bool) -> Any:
@@ -173,31 +199,14 @@ def compute_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cpu" and _cpu_has_bf16() else torch.float32
 
 
-def context_limit(config: PreTrainedConfig) -> int | None:
-    """How many tokens the model reads at once; None if its config sets no limit."""
-    text = config.get_text_config()
-    limit = next((n for key in CONTEXT_LIMITS if isinstance(n := getattr(text, key, None), int) and n > 0), None)
-    if limit is not None and text.model_type in OFFSET_POSITIONS:
-        return limit - text.pad_token_id - 1
-    return limit
-
-
-def check_ctx_len(ctx_len: int, config: PreTrainedConfig) -> None:
-    """Raises ValueError if the model cannot read `ctx_len` tokens at once."""
-    limit = context_limit(config)
-    if ctx_len < 1:
-        raise ValueError(f"--ctx_len must be at least 1 token, got {ctx_len}; use --ctx_len {min(limit or 2048, 2048)}")
-    if limit is not None and ctx_len > limit:
-        raise ValueError(f"--ctx_len must be at most the model's limit={limit}, got {ctx_len}; use --ctx_len {limit}")
-
-
 def vocab_size(model: nn.Module | PreTrainedConfig) -> int:
     """How many token ids the model has: rows of its embedding, or what its config says when that is all there is.
 
-    Raises ValueError for a model that tells neither.
+    A model without a vocabulary, such as CANINE, reads code points of Unicode. Raises ValueError for what is no model
+    of transformers.
     """
     if not isinstance(model, nn.Module):
-        return model.get_text_config().vocab_size
+        return getattr(model.get_text_config(), "vocab_size", sys.maxunicode + 1)
     model = unwrapped(model)
     try:
         return model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
@@ -208,7 +217,7 @@ def vocab_size(model: nn.Module | PreTrainedConfig) -> int:
             f"the model must be one of transformers, which says how many tokens it knows, got {type(model).__name__}; "
             "give the model that it was made of (of a TransformerBridge: its original_model)"
         )
-    return config.get_text_config().vocab_size
+    return vocab_size(config)
 
 
 class Place(NamedTuple):
@@ -315,11 +324,28 @@ def _quiet() -> Iterator[None]:
         messages.set_verbosity(verbosity)
 
 
+def _cast_evenly(model: nn.Module, dtype: torch.dtype) -> None:
+    """Give all weights `dtype`, where those in 8-bit floats were unpacked: the others come in the type of the file."""
+    weights = dict(model.named_parameters())
+    if any(weight.dtype.itemsize == 1 for weight in weights.values()):  # not unpacked: a GPU multiplies them
+        return
+    kept = re.compile("|".join(getattr(model, "_keep_in_fp32_modules", None) or ["$^"]))
+    for name, weight in weights.items():
+        if not kept.search(name):
+            weight.data = weight.data.to(dtype)
+
+
+class IncompleteError(ValueError):
+    """Files that lack weights of the class that was to hold them."""
+
+
 def _check_complete(name: str, model: nn.Module, missing: set[str]) -> None:
-    """A weight that the files lack is random, and SAEs trained behind it are worthless. Only a pooler may be."""
-    absent = sorted(key for key in missing if "pooler" not in key.split("."))
+    """A weight that the files lack is random, and SAEs trained behind it are worthless. Only a pooler may be, or a
+    table that is computed and never learned."""
+    computed = {key for key, weight in model.named_parameters() if not weight.requires_grad}
+    absent = sorted(key for key in missing - computed if "pooler" not in key.split("."))
     if absent:
-        raise ValueError(
+        raise IncompleteError(
             f"model {name} must have all weights of {type(model).__name__}, and its files lack {len(absent)} of "
             f"{len(model.state_dict())} ({absent[0]} …); check that config.json and weights belong together"
         )

@@ -28,7 +28,7 @@ SMALL = ["--expansion_factor", "4", "--batch_size", "4", "--ctx_len", "16", "--m
 OPTIONS = {
     "checkpoint", "model", "dataset", "compare", "hookpoints", "split", "text_column", "streaming", "ctx_len",
     "max_tokens", "exclude_tokens", "exclude_positions", "data_preprocessing_num_proc", "out", "batch_size", "device",
-    "load_in_8bit", "attn_implementation", "revision", "hf_token",
+    "dtype", "load_in_8bit", "attn_implementation", "revision", "hf_token",
 }  # fmt: skip
 
 

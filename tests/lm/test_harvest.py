@@ -8,10 +8,12 @@ import pytest
 import torch
 from accelerate import disk_offload
 from tiny_models import FAMILIES, VOCAB_SIZE, tiny_model, tiny_tokens
+from tiny_types import tiny_config as any_config
 from torch import Tensor, nn
-from transformers import AutoModel, T5Config
+from transformers import AutoModel, AutoModelForCausalLM, T5Config
 
-from sae.lm import base_model, block_list, harvest, locate, resolve_hookpoints, widths
+from sae.lm import base_model, block_list, graft, harvest, locate, resolve_hookpoints, widths
+from sae.lm.layout import as_tokens
 
 # Besides the blocks: a wider layer inside, attention (which returns a tuple), inputs (by position and by keyword).
 INSIDE = {
@@ -240,3 +242,61 @@ def test_a_model_whose_layers_accelerate_brings_when_they_are_needed_is_harveste
     for _ in range(2):  # the first was stopped in the middle
         found = harvest(laid_out, tokens, hookpoints)
         assert all(torch.equal(found[name], expected[name]) for name in hookpoints)
+
+
+@pytest.mark.parametrize(("model_type", "streams", "first"), [("deepseek_v4", 4, False), ("gemma3n_text", 4, True)])
+def test_several_streams_of_a_token_are_one_vector_and_are_grafted_in_their_own_shape(
+    model_type: str, streams: int, first: bool
+) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(any_config(model_type)).eval()
+    tokens, name = torch.randint(4, 90, (2, 6)), "layers.1"
+    seen: list[Tensor] = []
+    handle = (
+        base_model(model)
+        .layers[1]
+        .register_forward_hook(lambda m, a, output: seen.append(output if isinstance(output, Tensor) else output[0]))
+    )
+    with torch.no_grad():
+        clean = model(tokens).logits
+    handle.remove()
+    assert seen[0].shape == ((streams, 2, 6, 32) if first else (2, 6, streams, 32))
+    expected = torch.cat(list(seen[0] if first else seen[0].unbind(2)), -1)
+    assert torch.equal(harvest(model, tokens, [name])[name], expected)
+    assert widths(model, [name]) == {name: streams * 32}
+    with torch.no_grad():
+        with graft(model, {name: lambda x: x}):
+            assert torch.equal(model(tokens).logits, clean)
+        with graft(model, {name: lambda x: x.cumsum(-1)}):
+            assert not torch.equal(model(tokens).logits, clean)
+
+
+def test_a_value_whose_token_axis_is_not_certain_is_refused_with_its_shape() -> None:
+    value = torch.randn(4, 2, 3, 5)
+    assert torch.equal(as_tokens(value, (2, 3)), torch.cat(list(value), -1))
+    assert torch.equal(as_tokens(value, (4, 2)), value.reshape(4, 2, 15))
+    assert as_tokens(value, (3, 2)) is None and as_tokens(torch.randn(2, 2, 2, 5), (2, 2)) is None
+    with pytest.raises(ValueError, match=r"float32 \(3, 2, 32\), whose first axis are the positions"):
+        widths(AutoModel.from_config(any_config("xlnet")).eval(), ["layer.0"])
+    with pytest.raises(ValueError, match=r"encoder.layers.0 must return one vector per token, and returns 2 of shape"):
+        widths(AutoModel.from_config(any_config("reformer")).eval(), ["encoder.layers.0"], 8)
+
+
+@pytest.mark.parametrize("model_type", ["longformer", "led"])
+def test_a_model_that_pads_to_its_window_is_read_at_multiples_of_it(model_type: str) -> None:
+    config = any_config(model_type)
+    model = AutoModel.from_config(config).eval()
+    hookpoints, tokens = resolve_hookpoints(model), torch.randint(4, 90, (2, 8))
+    assert set(widths(model, hookpoints, 8).values()) == {32}
+    assert_equal(harvest(model, tokens, hookpoints), run_whole(model, tokens, hookpoints))
+    with pytest.raises(ValueError, match=r"4 positions for 3 tokens; if the model pads, a --ctx_len of 4 fits it"):
+        widths(model, hookpoints, 7)
+
+
+def test_a_model_that_needs_more_than_tokens_is_refused_in_one_line() -> None:
+    model = AutoModel.from_config(any_config("clip")).eval()
+    with pytest.raises(
+        ValueError, match=r"CLIPModel must run on token ids alone, .*; a model that needs images"
+    ) as told:
+        widths(model, resolve_hookpoints(model))
+    assert "\n" not in str(told.value)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import errors
+from safetensors.torch import load_file, save_file
 from tiny_models import (
     CTX_LEN,
     FAMILIES,
@@ -23,12 +24,22 @@ from tiny_models import (
     tiny_tokenizer,
     tiny_tokens,
 )
-from transformers import AutoConfig, OPTConfig, PreTrainedModel, RobertaConfig
+from tiny_types import tiny_config as any_config
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForSeq2SeqLM,
+    OPTConfig,
+    PreTrainedModel,
+)
 from transformers.utils import logging
 
 import sae.lm.load
 from sae.lm import (
     base_model,
+    cannot_compute,
     check_ctx_len,
     check_device,
     compute_dtype,
@@ -40,6 +51,7 @@ from sae.lm import (
     load_tokenizer,
     resolve_hookpoints,
     vocab_size,
+    widths,
 )
 
 try:
@@ -376,10 +388,89 @@ def test_limits_are_those_of_the_text_model(family: str) -> None:
     assert vocab_size(model) == VOCAB_SIZE + 8
 
 
-def test_roberta_reads_two_tokens_fewer_than_it_has_positions() -> None:
-    assert context_limit(RobertaConfig(max_position_embeddings=514, pad_token_id=1)) == 512
+TABLES = {  # models with a vector for each position, and how many tokens they read of CTX_LEN positions
+    "bert": 64, "gpt2": 64, "opt": 64, "bart": 64, "openai-gpt": 64, "led": 64, "mpt": 64, "roberta": 62,
+    "camembert": 62, "data2vec-text": 62, "ibert": 62, "luke": 62, "markuplm": 63, "mpnet": 62, "xlm-roberta-xl": 62,
+    "xmod": 62,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("model_type", TABLES)
+def test_the_limit_is_the_length_at_which_the_last_position_works_and_the_next_fails(model_type: str) -> None:
+    model = AutoModel.from_config(any_config(model_type)).eval()
+    limit, hookpoints = context_limit(model), resolve_hookpoints(model)
+    assert limit == TABLES[model_type]
+    widths(model, hookpoints, limit)
+    if model_type not in ("led", "mpt"):  # one pads to its window, the other's positions are slopes
+        with pytest.raises(ValueError, match=rf"--ctx_len must be what .* can read, and {limit + 1} tokens end in"):
+            widths(model, hookpoints, limit + 1)
+
+
+def test_a_config_alone_tells_the_limit_that_it_names() -> None:
     assert context_limit(OPTConfig(max_position_embeddings=2048)) == 2048
+    assert context_limit(AutoConfig.for_model("mpt")) == 2048
     assert context_limit(AutoConfig.for_model("bloom")) is None
+
+
+@pytest.mark.parametrize("model_type", ["pegasus", "marian", "plbart", "lighton_ocr"])
+def test_a_whole_folder_loads_with_and_without_its_head_as_the_class_that_wrote_it(
+    tmp_path: Path, model_type: str
+) -> None:
+    config = any_config(model_type)
+    kind = AutoModelForImageTextToText if model_type == "lighton_ocr" else AutoModelForSeq2SeqLM
+    torch.manual_seed(0)
+    whole = kind.from_config(config).eval()
+    whole.save_pretrained(tmp_path)
+    tokens, hookpoints = torch.randint(4, 90, (2, 7)), resolve_hookpoints(whole)
+    expected = harvest(whole, tokens, hookpoints)
+    for head in (False, True):
+        model = load_model(str(tmp_path), device="cpu", dtype=torch.float32, head=head)
+        assert resolve_hookpoints(model) == hookpoints
+        found = harvest(model, tokens, hookpoints)
+        assert all(torch.equal(found[name], expected[name]) for name in hookpoints)
+
+
+def test_a_folder_without_the_head_that_is_asked_for_gives_the_model_without_it(tmp_path: Path) -> None:
+    base = AutoModel.from_config(any_config("llama"))
+    base.save_pretrained(tmp_path)
+    assert base.config.tie_word_embeddings is False
+    assert type(load_model(str(tmp_path), device="cpu", dtype=torch.float32, head=True)) is type(base)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_in_8_bit_floats_are_unpacked_to_the_type_that_is_asked_for(tmp_path: Path, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(any_config("llama")).eval()
+    model.save_pretrained(tmp_path)
+    weights, packed = load_file(tmp_path / "model.safetensors"), {}
+    for name, weight in weights.items():
+        if "proj" not in name:
+            packed[name] = weight
+            continue
+        rows, columns = weight.shape
+        scale = weight.reshape(rows // 16, 16, columns // 16, 16).abs().amax((1, 3)) / 448  # the largest such number
+        whole = scale.repeat_interleave(16, 0).repeat_interleave(16, 1)
+        packed[name] = (weight / whole).to(torch.float8_e4m3fn)
+        packed[name.replace("weight", "weight_scale_inv")] = scale
+        weights[name] = packed[name].float() * whole
+    save_file(packed, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((tmp_path / "config.json").read_text())
+    packing = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [16, 16]}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": packing}))
+    model.load_state_dict(weights)
+    expected = harvest(model, tiny_tokens() % 90, ["layers.1"])["layers.1"]
+    loaded = load_model(str(tmp_path), device="cpu", dtype=dtype)
+    assert_frozen_base(loaded, dtype)
+    found = harvest(loaded, tiny_tokens() % 90, ["layers.1"])["layers.1"]
+    assert (found.float() - expected).norm() <= (0 if dtype == torch.float32 else 0.02) * expected.norm()
+
+
+@pytest.mark.parametrize("model_type", ["fnet", "mra"])
+def test_a_model_that_cannot_compute_in_bfloat16_says_why_and_can_in_float32(model_type: str) -> None:
+    model = AutoModel.from_config(any_config(model_type)).eval()
+    assert cannot_compute(model) == ""
+    reason = cannot_compute(model.to(torch.bfloat16))
+    assert "BF" in reason and "\n" not in reason
 
 
 def test_a_context_longer_than_the_model_reads_is_refused() -> None:
