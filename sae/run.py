@@ -110,8 +110,10 @@ class RunFolder(NamedTuple):
             document["options"] |= {name: now for name, (_, now) in changed.items()}
             document["derived"] = derived | {"keep_last": self.keep_last}
             document["changes"] = [*document.get("changes", []), changed]
-        replaced = document["derived"].get(_FINGERPRINTS) != derived[_FINGERPRINTS]
-        document["derived"][_FINGERPRINTS] = derived[_FINGERPRINTS]
+        recorded, now = document.get("derived"), derived.get(_FINGERPRINTS)
+        replaced = isinstance(recorded, dict) and now is not None and recorded.get(_FINGERPRINTS) != now
+        if isinstance(recorded, dict) and replaced:
+            recorded[_FINGERPRINTS] = now
         if changed or replaced:
             write_json(path, document)
 
