@@ -57,7 +57,7 @@ def tokens(file: Path, arguments: Sequence[str]) -> None:
     """The sequences that `sae ARGUMENTS` trains on, in its order, for a peer that gets them ready-made."""
     from sae import lm
     from sae.__main__ import check_model, load_text, read
-    from sae.feed import token_batches
+    from sae.activations.feed import token_batches
 
     _, cfg = read(arguments)
     skeleton, _ = check_model(cfg)
@@ -67,8 +67,8 @@ def tokens(file: Path, arguments: Sequence[str]) -> None:
 
 def activations(cache: str, file: Path) -> None:
     """The activations of a cache of one hookpoint, in its order: raw rows in bf16."""
+    from sae.activations.cache.read import CachedActivations
     from sae.data import ActivationCache
-    from sae.data.cache_read import CachedActivations
 
     opened = ActivationCache(cache)
     source = CachedActivations(opened, list(opened.header.hookpoints), 1)

@@ -15,8 +15,7 @@ import numpy as np
 import torch
 
 from sae import SaeConfig, SaeTrainer, TrainConfig
-from sae.data import ActivationCache
-from sae.data.cache_format import (
+from sae.activations.cache.format import (
     CacheManifest,
     decode_rows,
     encode_rows,
@@ -24,9 +23,10 @@ from sae.data.cache_format import (
     read_manifest,
     row_bytes,
 )
-from sae.data.cache_read import CachedActivations, held_out_batches
-from sae.disk import MANIFEST, sha256_of
+from sae.activations.cache.read import CachedActivations, held_out_batches
+from sae.data import ActivationCache
 from sae.evaluation.reconstruction import evaluate_reconstruction
+from sae.storage.files import MANIFEST, sha256_of
 
 
 def read(folder: Path) -> None:

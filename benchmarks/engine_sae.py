@@ -9,9 +9,9 @@ from given import HOOKPOINT, GivenFeed
 from worker import Batches, Job
 
 from sae import lm
-from sae.autoencoder import Sae
 from sae.config import SaeConfig, TrainConfig
-from sae.trainer import SaeTrainer
+from sae.dictionary.autoencoder import Sae
+from sae.training.trainer import SaeTrainer
 
 
 class GivenRate(SaeTrainer):

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sae.data.activations import Activations, Batch
+from sae.activations.source import Activations, Batch
 
 HOOKPOINT = "given"
 SHOWN = 4096
@@ -49,7 +49,7 @@ class GivenRows:
 
 
 class GivenFeed:
-    """`sae.feed.Feed` of the rows of one hookpoint, (tokens, d_in); a batch is one sequence of `tokens`."""
+    """`sae.activations.feed.Feed` of the rows of one hookpoint, (tokens, d_in); a batch is one sequence of `tokens`."""
 
     model_name, data_seed, held_out, held_out_by = "given activations", 0, 1, "sequences"
     dtype = torch.float32

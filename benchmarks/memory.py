@@ -11,7 +11,7 @@ import measure
 import torch
 from worker import Job
 
-from sae.data.shuffle import STEPS, batches_per_block
+from sae.activations.shuffle import STEPS, batches_per_block
 from sae.ops.encode import CHUNK_BYTES
 
 

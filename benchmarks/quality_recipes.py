@@ -19,14 +19,14 @@ from quality_data import LAYERS, TEXTS, Source
 from torch import Tensor
 
 from sae import lm, ops
-from sae.autoencoder import Sae
-from sae.capped import CappedAdam
 from sae.config import SaeConfig
-from sae.dead import DeadLatents
-from sae.gradients import Gradients, Reconstruction, Weights, add_auxk_gradients_, reconstruction_gradients
-from sae.losses import VarianceSums
-from sae.massive import MassiveTokens
-from sae.select import selection
+from sae.dictionary.autoencoder import Sae
+from sae.dictionary.gradients import Gradients, Reconstruction, Weights, add_auxk_gradients_, reconstruction_gradients
+from sae.dictionary.losses import VarianceSums
+from sae.dictionary.selection import selection
+from sae.training.capped_adam import CappedAdam
+from sae.training.dead_latents import DeadLatents
+from sae.training.massive_tokens import MassiveTokens
 
 
 @dataclass

@@ -16,11 +16,11 @@ from quality_data import LAYERS, TEXTS, Source
 from torch import Tensor
 
 from sae import ops
-from sae.autoencoder import Sae
 from sae.config import SaeConfig
-from sae.learner import SaeLearner
+from sae.dictionary.autoencoder import Sae
 from sae.ops import eight_bit
-from sae.optim import Recipe, firings, peak_lr, schedule, warmup_steps
+from sae.training.learner import SaeLearner
+from sae.training.optim import Recipe, firings, peak_lr, schedule, warmup_steps
 
 TOKENS = 2048
 

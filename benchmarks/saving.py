@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 
-from sae import checkpoint
-from sae.autoencoder import Sae
-from sae.checkpoint import Checkpoint
 from sae.config import SaeConfig
-from sae.learner import SaeLearner
-from sae.saver import Saver
+from sae.dictionary.autoencoder import Sae
+from sae.runs import checkpoint
+from sae.runs.background_save import Saver
+from sae.runs.checkpoint import Checkpoint
+from sae.training.learner import SaeLearner
 
 D_IN, NUM_LATENTS, COUNT, REPEATS = 576, 18432, 3, 5
 

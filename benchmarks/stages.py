@@ -15,11 +15,11 @@ from torch import Tensor
 
 import sae.ops.naive as naive
 from sae import lm, ops
-from sae.autoencoder import Sae
 from sae.config import SaeConfig
-from sae.learner import SaeLearner
+from sae.dictionary.autoencoder import Sae
 from sae.ops.encode import chunk_tokens
-from sae.optim import Recipe
+from sae.training.learner import SaeLearner
+from sae.training.optim import Recipe
 
 ADAM_BYTES = 28
 """Adam in fp32, in one pass, reads and writes this much for each parameter."""

@@ -4,11 +4,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sae.autoencoder import Encoded, Sae, SaeOutput
     from sae.config import RunConfig, SaeConfig, TrainConfig
+    from sae.dictionary.autoencoder import Encoded, Sae, SaeOutput
     from sae.evaluation.evaluate import Evaluation, evaluate
     from sae.lm.graft import Latents, graft
-    from sae.trainer import SaeTrainer
+    from sae.training.trainer import SaeTrainer
 
 __all__ = [
     "Encoded", "Evaluation", "Latents", "RunConfig", "Sae", "SaeConfig", "SaeOutput", "SaeTrainer", "TrainConfig",
@@ -16,9 +16,9 @@ __all__ = [
 ]  # fmt: skip
 
 _HOMES = {
-    "Encoded": "autoencoder", "Sae": "autoencoder", "SaeOutput": "autoencoder",
+    "Encoded": "dictionary.autoencoder", "Sae": "dictionary.autoencoder", "SaeOutput": "dictionary.autoencoder",
     "RunConfig": "config", "SaeConfig": "config", "TrainConfig": "config",
-    "SaeTrainer": "trainer",
+    "SaeTrainer": "training.trainer",
     "Evaluation": "evaluation.evaluate", "evaluate": "evaluation.evaluate",
     "Latents": "lm.graft", "graft": "lm.graft",
 }  # fmt: skip

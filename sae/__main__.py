@@ -7,11 +7,11 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sae.cli import Groups, parse
+from sae.commands.parser import Groups, parse
 from sae.config import CacheConfig, EvalConfig, RunConfig, SourceConfig, TextConfig
 
 if TYPE_CHECKING:
-    from sae.trainer import SaeTrainer
+    from sae.training.trainer import SaeTrainer
 
 TRAIN_GROUPS = {
     "data": (
@@ -94,7 +94,7 @@ def _speaker(error: Exception) -> str:
     """Nothing, or which of several processes ends with this error."""
     if "RANK" not in os.environ:
         return ""
-    from sae.distributed import tell_launcher
+    from sae.parallel.world import tell_launcher
 
     return tell_launcher(error)
 
@@ -124,15 +124,15 @@ def _list_of_commands() -> str:
 def train(cfg: RunConfig) -> int:
     """Load model and data, train, report. The cheap checks come first, each before the work that it would spoil."""
     from sae import lm
-    from sae.data import ActivationCache
-    from sae.distributed import World
-    from sae.feed import adopted
+    from sae.activations.cache.read import ActivationCache
+    from sae.activations.feed import adopted
     from sae.formats import eleuther
-    from sae.log import note
     from sae.ops import eight_bit
-    from sae.run import RunFolder, continue_after_restart
-    from sae.sweep import plan_saes
-    from sae.trainer import SaeTrainer, check_processes
+    from sae.parallel.world import World
+    from sae.runs.folder import RunFolder, continue_after_restart
+    from sae.runs.log import note
+    from sae.training.run_plan import plan_saes
+    from sae.training.trainer import SaeTrainer, check_processes
 
     world = World.from_environment(shard_latents=cfg.shard_latents)
     check_processes(cfg, world.size)
@@ -170,13 +170,13 @@ def fit(trainer: "SaeTrainer") -> int:
 def evaluate(cfg: EvalConfig) -> int:
     """Load autoencoders, data and model, measure, report. The cheap checks come first."""
     from sae import lm
-    from sae.data.activations import check_excluded
-    from sae.distributed import World
+    from sae.activations.source import check_excluded
     from sae.evaluation.command import load_dictionaries, measure_plan
     from sae.evaluation.plan import plan_evaluation
-    from sae.log import note
+    from sae.parallel.world import World
     from sae.report.evaluation import report_evaluation
-    from sae.run import command, versions
+    from sae.runs.folder import command, versions
+    from sae.runs.log import note
 
     world = World.from_environment()
     access = {"revision": cfg.revision, "token": cfg.hf_token}
@@ -211,8 +211,8 @@ def evaluate(cfg: EvalConfig) -> int:
 def cache(cfg: CacheConfig) -> int:
     """Write activations to the disk."""
     from sae import lm
-    from sae.cache import cache_activations, check_folder
-    from sae.distributed import check_alone
+    from sae.commands.cache import cache_activations, check_folder
+    from sae.parallel.world import check_alone
 
     check_alone("sae cache")
     check_folder(cfg)
@@ -231,7 +231,7 @@ def cache(cfg: CacheConfig) -> int:
 def check_model(cfg: RunConfig) -> tuple[Any, list[str]]:
     """The model's skeleton, and the hookpoints that are chosen in it."""
     from sae import lm
-    from sae.feed import check_exclusions
+    from sae.activations.feed import check_exclusions
 
     access = {"revision": cfg.revision, "token": cfg.hf_token}
     skeleton = lm.load_skeleton(cfg.model, **access)
@@ -245,7 +245,7 @@ def check_model(cfg: RunConfig) -> tuple[Any, list[str]]:
 def load_checked_text(cfg: RunConfig, skeleton: Any) -> Any:
     """The data, of which there is enough for a step."""
     from sae import lm
-    from sae.feed import count_steps, token_batches
+    from sae.activations.feed import count_steps, token_batches
 
     dataset = load_text(cfg, skeleton)
     count_steps(cfg, token_batches(cfg, dataset, vocab_size=lm.vocab_size(skeleton)))
@@ -285,7 +285,7 @@ def load_language_model(cfg: SourceConfig, device: Any, devices: Sequence[Any] =
     import torch
 
     from sae import lm
-    from sae.log import note
+    from sae.runs.log import note
 
     load = partial(
         lm.load_model,

@@ -17,13 +17,17 @@ from tiny_models import VOCAB_SIZE, tiny_model
 import sae.__main__
 import sae.lm
 import sae.report.training
-from sae import Sae, SaeConfig, SaeTrainer, TrainConfig, checkpoint, distributed, evaluate, losses
-from sae.cache import cache_activations
+from sae import Sae, SaeConfig, SaeTrainer, TrainConfig, evaluate
+from sae.activations import shuffle
+from sae.commands.cache import cache_activations
 from sae.config import CacheConfig
-from sae.data import ActivationCache, shuffle
+from sae.data import ActivationCache
 from sae.data import tokens as data_tokens
-from sae.distributed import World
-from sae.log import note
+from sae.dictionary import losses
+from sae.parallel import world as distributed
+from sae.parallel.world import World
+from sae.runs import checkpoint
+from sae.runs.log import note
 
 SEQ = 8
 WIDTHS = ["layers.0", "layers.1.mlp.dense_h_to_4h", "layers.2", "layers.1.mlp"]

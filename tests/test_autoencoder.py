@@ -5,7 +5,7 @@ import torch
 from oracle import dense_code, make_sae
 
 from sae import Sae, SaeConfig
-from sae.losses import VarianceSums, fvu
+from sae.dictionary.losses import VarianceSums, fvu
 
 SHAPES = [(48,), (1, 48), (37, 48), (2, 5, 48), (2, 3, 4, 48), (0, 48), (3, 0, 48)]
 

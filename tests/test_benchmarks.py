@@ -181,8 +181,8 @@ def test_the_engine_takes_the_trainers_own_steps_and_nothing_else(monkeypatch, t
     import numpy as np
     from worker import Job
 
-    from sae.learner import SaeLearner
-    from sae.trainer import SaeTrainer
+    from sae.training.learner import SaeLearner
+    from sae.training.trainer import SaeTrainer
 
     inside, steps, calls = [False], [], []
     own_step, accumulate, update = SaeTrainer.train_step, SaeLearner.accumulate, SaeLearner.update

@@ -21,7 +21,7 @@ from tiny_models import VOCAB_SIZE, save_tiny, tiny_model
 import sae.__main__
 import sae.lm
 from sae import Sae, SaeConfig, SaeTrainer, TrainConfig, evaluate
-from sae.cache import cache_activations
+from sae.commands.cache import cache_activations
 from sae.config import CacheConfig
 from sae.data import ActivationCache
 
@@ -207,7 +207,7 @@ def test_a_model_or_data_that_was_replaced_is_not_cached_together_with_the_one_b
             text(tmp_path)
             shutil.rmtree("c")
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("sae.data.cache_write._Writer.finish", die)
+                patch.setattr("sae.activations.cache.write._Writer.finish", die)
                 with pytest.raises(RuntimeError):
                     sae.__main__.main(command)
         if what == "model":
@@ -313,7 +313,7 @@ def test_several_processes_do_not_write_one_cache(
 @pytest.mark.slow
 def test_killed_at_random_moments_the_command_ends_with_the_same_files(tmp_path: Path) -> None:
     model, tokens = text(tmp_path)
-    patch = "import sae.data.cache_write as w; w.SHARD_BYTES = 2**14; w.BUFFER_BYTES = 2**13; w.APPEND_BYTES = 1"
+    patch = "import sae.activations.cache.write as w; w.SHARD_BYTES = 2**14; w.BUFFER_BYTES = 2**13; w.APPEND_BYTES = 1"
     code = f"{patch}; import sys, sae.__main__; sys.exit(sae.__main__.main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "cache", model, tokens, *READING, "--activations"]
     environment = os.environ | {"PYTHONPATH": str(Path(sae.__main__.__file__).parents[1]), "HF_HUB_OFFLINE": "1"}

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae import optim
-from sae.capped import RANK, CappedAdam, cholesky_qr
-from sae.peers import Alone
+from sae.dictionary.shards import Alone
+from sae.training import optim
+from sae.training.capped_adam import RANK, CappedAdam, cholesky_qr
 
 NO = torch.zeros(())
 

@@ -11,9 +11,10 @@ from oracle import make_sae
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sae import Sae, checkpoint
-from sae.checkpoint import MANIFEST, STATE, TRAINER, Checkpoint
-from sae.learner import SaeLearner
+from sae import Sae
+from sae.runs import checkpoint
+from sae.runs.checkpoint import MANIFEST, STATE, TRAINER, Checkpoint
+from sae.training.learner import SaeLearner
 
 NAMES = ["layers.0", "layers.10.mlp", "h.2.input"]
 

@@ -23,10 +23,11 @@ from safetensors.torch import load_file, save_file
 from tiny_models import VOCAB_SIZE, save_tiny, tiny_tokenizer
 
 import sae.__main__
-from sae import Sae, SaeTrainer, checkpoint
-from sae.cli import field_docs
+from sae import Sae, SaeTrainer
+from sae.commands.parser import field_docs
 from sae.config import RunConfig, SaeConfig
 from sae.data import MemmapTokens
+from sae.runs import checkpoint
 
 ROOT = Path(sae.__main__.__file__).parents[1]
 TRAIN = sae.__main__.COMMANDS["train"]
@@ -487,7 +488,7 @@ def test_ctrl_c_saves_says_where_and_ends_with_130(run: Run, no_picture: None, m
 
 @pytest.mark.parametrize(("where", "words"), [
     ("sae.lm.load_skeleton", "nothing was written"),
-    ("sae.trainer.evaluate_reconstruction", "what was saved before is in runs/model-text"),
+    ("sae.training.trainer.evaluate_reconstruction", "what was saved before is in runs/model-text"),
 ])  # fmt: skip
 def test_ctrl_c_outside_training_says_the_truth_about_what_is_on_disk(
     run: Run, monkeypatch: pytest.MonkeyPatch, where: str, words: str

@@ -10,13 +10,14 @@ from oracle import dense_gradients, make_sae
 from test_resume import stop_after
 from tiny_models import VOCAB_SIZE, tiny_model
 
-from sae import Sae, SaeConfig, SaeTrainer, TrainConfig, graphs, ops
-from sae.gradients import Weights, add_auxk_gradients_, reconstruction_gradients
-from sae.learner import SaeLearner
-from sae.losses import auxk_scale
+from sae import Sae, SaeConfig, SaeTrainer, TrainConfig, ops
+from sae.dictionary.gradients import Weights, add_auxk_gradients_, reconstruction_gradients
+from sae.dictionary.losses import auxk_scale
+from sae.dictionary.selection import selection
 from sae.ops import eight_bit, naive
-from sae.optim import Recipe, firings
-from sae.select import selection
+from sae.training import cuda_graphs as graphs
+from sae.training.learner import SaeLearner
+from sae.training.optim import Recipe, firings
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

@@ -15,11 +15,12 @@ from several import Launcher, launcher
 from test_cache import text
 
 import sae.__main__
-from sae import Sae, TrainConfig, checkpoint
-from sae.distributed import World
-from sae.log import read_records
-from sae.placement import place
-from sae.trainer import check_processes
+from sae import Sae, TrainConfig
+from sae.parallel.placement import place
+from sae.parallel.world import World
+from sae.runs import checkpoint
+from sae.runs.log import read_records
+from sae.training.trainer import check_processes
 
 
 @pytest.fixture(scope="module")

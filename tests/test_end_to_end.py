@@ -11,9 +11,9 @@ from tiny_models import tiny_model, tiny_tokens
 from torch import Tensor, nn
 
 from sae import Sae, SaeConfig, SaeTrainer, TrainConfig, graft, lm
-from sae.end_to_end import EndToEnd
-from sae.gradients import Gradients
-from sae.learner import SaeLearner
+from sae.dictionary.gradients import Gradients
+from sae.training.end_to_end import EndToEnd
+from sae.training.learner import SaeLearner
 
 CTX, NAMES = 9, ("layers.0", "layers.1.mlp.input")
 LOSSES = ("ce", "kl")

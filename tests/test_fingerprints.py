@@ -17,9 +17,10 @@ from several import launcher
 from tiny_models import VOCAB_SIZE, tiny_model
 from torch.nn import functional as F
 
+import sae.lm.load
 import sae.report.training
 from sae import SaeConfig, SaeTrainer, TrainConfig
-from sae.cache import cache_activations
+from sae.commands.cache import cache_activations
 from sae.config import CacheConfig
 from sae.data import ActivationCache
 
@@ -100,6 +101,7 @@ def test_a_run_ends_with_the_weights_that_are_on_record(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sae.report.training, "draw_curves", lambda records, path: None)
+    monkeypatch.setattr(sae.lm, "compute_dtype", sae.lm.load.compute_dtype)  # other tests replace it
     recorded = json.loads(RECORD.read_text() if RECORD.is_file() else "{}").get(arithmetic())
     if recorded is None:
         pytest.skip("no record for this machine's arithmetic; make one with `python tests/test_fingerprints.py`")

@@ -21,19 +21,20 @@ from oracle import make_sae
 from test_checkpoint import make_checkpoint
 from torch import Tensor
 
-from sae import Sae, TrainConfig, checkpoint
-from sae.checkpoint import MANIFEST, STATE, TRAINER
+from sae import Sae, TrainConfig
+from sae.activations.cache.format import CacheHeader
+from sae.activations.cache.read import ActivationCache, CachedActivations, held_out_batches
+from sae.activations.cache.write import write_cache
+from sae.activations.shuffle import ShuffleBuffer
+from sae.activations.source import LiveActivations
 from sae.config import EvalConfig
 from sae.data import MemmapTokens, TokenBatches
-from sae.data.activations import LiveActivations
-from sae.data.cache_format import CacheHeader
-from sae.data.cache_read import ActivationCache, CachedActivations, held_out_batches
-from sae.data.cache_write import write_cache
-from sae.data.shuffle import ShuffleBuffer
-from sae.disk import sha256_of
 from sae.evaluation.plan import plan_evaluation
-from sae.log import JsonLines, read_records
-from sae.run import RunFolder
+from sae.runs import checkpoint
+from sae.runs.checkpoint import MANIFEST, STATE, TRAINER
+from sae.runs.folder import RunFolder
+from sae.runs.log import JsonLines, read_records
+from sae.storage.files import sha256_of
 
 pytestmark = pytest.mark.slow
 

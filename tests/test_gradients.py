@@ -5,9 +5,9 @@ import torch
 from oracle import dense_gradients, make_sae
 
 from sae import Sae
-from sae.gradients import Gradients, Weights, add_auxk_gradients_, reconstruction_gradients, token_shares
-from sae.losses import auxk_scale
-from sae.select import selection
+from sae.dictionary.gradients import Gradients, Weights, add_auxk_gradients_, reconstruction_gradients, token_shares
+from sae.dictionary.losses import auxk_scale
+from sae.dictionary.selection import selection
 
 NAMES = ("W_enc", "b_enc", "W_dec", "b_dec")
 

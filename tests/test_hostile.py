@@ -11,10 +11,11 @@ import torch
 from oracle import make_sae
 from test_checkpoint import make_checkpoint
 
-from sae import Sae, TrainConfig, checkpoint
-from sae.checkpoint import MANIFEST
-from sae.disk import is_inside, read_json, sha256_of, write_json
-from sae.run import RunFolder, RunRecord
+from sae import Sae, TrainConfig
+from sae.runs import checkpoint
+from sae.runs.checkpoint import MANIFEST
+from sae.runs.folder import RunFolder, RunRecord
+from sae.storage.files import is_inside, read_json, sha256_of, write_json
 
 
 @pytest.fixture

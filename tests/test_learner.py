@@ -11,11 +11,12 @@ import pytest
 import torch
 from oracle import dense_gradients, make_sae
 
-from sae import Sae, SaeConfig, optim
-from sae.dead import DeadLatents
-from sae.learner import SaeLearner, best_encoder_scale
+from sae import Sae, SaeConfig
 from sae.ops import eight_bit
-from sae.optim import Adam, Recipe, firings, k_at, peak_lr, schedule, steps_per_batch, warmup_steps
+from sae.training import optim
+from sae.training.dead_latents import DeadLatents
+from sae.training.learner import SaeLearner, best_encoder_scale
+from sae.training.optim import Adam, Recipe, firings, k_at, peak_lr, schedule, steps_per_batch, warmup_steps
 
 N = 64
 
@@ -554,7 +555,7 @@ class TestOptim:
     def test_a_step_does_not_import_torch_optim_which_takes_seconds_and_memory(self) -> None:
         program = """
 import sys, torch, sae
-from sae.learner import SaeLearner
+from sae.training.learner import SaeLearner
 learner = SaeLearner(sae.Sae(8, sae.SaeConfig(num_latents=16, k=2)), tokens_per_step=4, auxk_alpha=0.0,
                      dead_feature_threshold=10, compute_dtype=torch.float32)
 learner.accumulate(torch.randn(4, 8))
@@ -597,8 +598,8 @@ def test_a_step_goes_through_its_recording_where_there_is_one(monkeypatch: pytes
 
     plain = run()
     assert not calls
-    monkeypatch.setattr("sae.learner.kernels", SimpleNamespace(usable=lambda *_: True))
-    monkeypatch.setattr("sae.learner.Recorded", Played)
+    monkeypatch.setattr("sae.training.learner.kernels", SimpleNamespace(usable=lambda *_: True))
+    monkeypatch.setattr("sae.training.learner.Recorded", Played)
     recorded = run()
     assert calls == ["differentiate", "descend"] * 4 and len(made) == 2
     assert recorded[1] == plain[1]

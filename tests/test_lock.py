@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from sae.lock import LOCK, alone_in, check_unlocked, holds_nothing
+from sae.storage.lock import LOCK, alone_in, check_unlocked, holds_nothing
 
 WRITER = """
 import os, sys, time
 from pathlib import Path
-from sae.lock import alone_in
+from sae.storage.lock import alone_in
 with alone_in(Path(sys.argv[1])):
     if "child" in sys.argv and os.fork() == 0:
         os.setsid()

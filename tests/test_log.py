@@ -17,10 +17,11 @@ import torch
 from matplotlib.image import imread
 from tiny_models import VOCAB_SIZE, tiny_model
 
-from sae import SaeConfig, SaeTrainer, TrainConfig, log
+from sae import SaeConfig, SaeTrainer, TrainConfig
 from sae.evaluation.reconstruction import ReconstructionMetrics
-from sae.log import Detached, JsonLines, Progress, Sink, Stopwatch, WandbSink, note, why_no_wandb
 from sae.report.training import draw_curves, read_records, report
+from sae.runs import log
+from sae.runs.log import Detached, JsonLines, Progress, Sink, Stopwatch, WandbSink, note, why_no_wandb
 
 
 def make_records(names: list[str], count: int) -> list[dict[str, float]]:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from sae.losses import VarianceSums, auxk_scale, fvu
+from sae.dictionary.losses import VarianceSums, auxk_scale, fvu
 
 
 @pytest.mark.parametrize("split", [1, 5, 36])

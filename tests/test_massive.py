@@ -8,13 +8,13 @@ import torch
 from oracle import make_sae
 from torch.nn import functional as F
 
-from sae.autoencoder import Sae
-from sae.gradients import Weights
-from sae.learner import SaeLearner
-from sae.losses import Spread, spread
-from sae.massive import MassiveTokens
-from sae.optim import Recipe
-from sae.select import selection
+from sae.dictionary.autoencoder import Sae
+from sae.dictionary.gradients import Weights
+from sae.dictionary.losses import Spread, spread
+from sae.dictionary.selection import selection
+from sae.training.learner import SaeLearner
+from sae.training.massive_tokens import MassiveTokens
+from sae.training.optim import Recipe
 
 D, N = 48, 64
 MASSIVE = Recipe(token_limit=1.0, spare_massive=True)

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from sae.placement import Placement, place
+from sae.parallel.placement import Placement, place
 
 
 @pytest.mark.parametrize("shards", [1, 2])

@@ -21,8 +21,10 @@ import torch
 from safetensors.torch import load_file
 from tiny_models import VOCAB_SIZE, tiny_model
 
-from sae import SaeConfig, SaeTrainer, TrainConfig, checkpoint, learner
-from sae.log import read_records
+from sae import SaeConfig, SaeTrainer, TrainConfig
+from sae.runs import checkpoint
+from sae.runs.log import read_records
+from sae.training import learner
 
 STEPS = 12
 

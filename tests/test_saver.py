@@ -11,12 +11,13 @@ import pytest
 import torch
 from test_checkpoint import files_in, make_checkpoint
 
-from sae import Sae, checkpoint
-from sae.checkpoint import MANIFEST, Checkpoint
+from sae import Sae
 from sae.config import TrainConfig
 from sae.formats.eleuther import BEST
-from sae.run import RunFolder, checkpoints_to_keep
-from sae.saver import Saver
+from sae.runs import checkpoint
+from sae.runs.background_save import Saver
+from sae.runs.checkpoint import MANIFEST, Checkpoint
+from sae.runs.folder import RunFolder, checkpoints_to_keep
 
 
 def state_of(step: int, fvu: float | None = None) -> Checkpoint:
@@ -262,7 +263,7 @@ def test_a_resumed_run_keeps_what_it_had_decided_unless_told_otherwise(
 ) -> None:
     options: dict[str, Any] = {"save_dir": str(tmp_path), "run_name": "run", "save_every": 10}
     free = {"bytes": 10**12}
-    monkeypatch.setattr("sae.run._free_bytes", lambda folder: free["bytes"])
+    monkeypatch.setattr("sae.runs.folder._free_bytes", lambda folder: free["bytes"])
     first = RunFolder.plan(TrainConfig(**options), checkpoint_bytes=100, total_steps=1000)
     first.claim(TrainConfig(**options), {})
     free["bytes"] = 1000

@@ -13,12 +13,12 @@ from oracle import make_sae
 from tiny_models import tiny_tokenizer
 from torch import Tensor
 
+from sae.activations.shuffle import ShuffleBuffer
+from sae.activations.source import LiveActivations
 from sae.data import MemmapTokens, TokenBatches, chunk_and_tokenize
-from sae.data.activations import LiveActivations
-from sae.data.shuffle import ShuffleBuffer
-from sae.dead import DeadLatents
-from sae.learner import GAO2024, SaeLearner
-from sae.optim import Adam, Recipe
+from sae.training.dead_latents import DeadLatents
+from sae.training.learner import GAO2024, SaeLearner
+from sae.training.optim import Adam, Recipe
 
 TOKENS = torch.randint(0, 300, (50, 8), generator=torch.Generator().manual_seed(2))
 TEXTS = [f"number {number} of {number**2} texts about {number**3}" for number in range(90)]

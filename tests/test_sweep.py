@@ -12,13 +12,13 @@ from test_trainer import evaluation, losses, make_tokens, weights, weights_only
 from tiny_models import tiny_model
 
 import sae.__main__
-import sae.trainer
+import sae.training.trainer
 from sae import Sae, SaeConfig, SaeTrainer, TrainConfig
-from sae.cache import cache_activations
+from sae.commands.cache import cache_activations
 from sae.config import CacheConfig
 from sae.data import ActivationCache
 from sae.report.frontier import frontier
-from sae.sweep import check_memory, plan_saes, training_bytes
+from sae.training.run_plan import check_memory, plan_saes, training_bytes
 
 LAYERS = ["layers.0", "layers.2"]
 CONFIGS = [SaeConfig(expansion_factor=x, k=k) for x in (2, 4) for k in (2, 5)]
@@ -133,7 +133,7 @@ def test_memory_is_announced_and_what_does_not_fit_is_named(tmp_path: Path, monk
     with pytest.raises(ValueError, match="GB are free; drop k8_x64, or train fewer") as error:
         check_memory(plans, widths, "gao2024", total - 1)
     assert "k4_x64" not in str(error.value)
-    monkeypatch.setattr(sae.trainer, "free_memory", lambda device: 1000)
+    monkeypatch.setattr(sae.training.trainer, "free_memory", lambda device: 1000)
     with pytest.raises(ValueError, match="drop k2_x2, k5_x2, k2_x4, k5_x4"):
         make(tmp_path, CONFIGS)
 

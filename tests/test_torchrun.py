@@ -13,8 +13,8 @@ from several import free_port
 from test_distributed import assert_same_result
 from tiny_models import save_tiny
 
-from sae import checkpoint
-from sae.distributed import ring_bytes
+from sae.parallel.world import ring_bytes
+from sae.runs import checkpoint
 
 pytestmark = pytest.mark.slow
 JOB = Path(__file__).with_name("torchrun_job.py")

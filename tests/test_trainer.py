@@ -21,16 +21,17 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 
 import sae.lm
-from sae import Sae, SaeConfig, SaeTrainer, TrainConfig, checkpoint
+from sae import Sae, SaeConfig, SaeTrainer, TrainConfig
+from sae.activations.feed import LiveFeed
 from sae.data import MemmapTokens
-from sae.data.ahead import ReadAhead
+from sae.data.prefetch import ReadAhead
+from sae.dictionary.gradients import Gradients
 from sae.evaluation.reconstruction import ReconstructionMetrics
-from sae.feed import LiveFeed
-from sae.gradients import Gradients
 from sae.ops import eight_bit
 from sae.ops.segments import SegmentRows
 from sae.report.training import read_records
-from sae.trainer import report_dead_after
+from sae.runs import checkpoint
+from sae.training.trainer import report_dead_after
 
 SEQ = 8
 LAYERS = {"gpt_neox": "layers", "gpt2": "h", "llama": "layers", "gemma3": "layers", "bert": "encoder.layer"}
@@ -191,7 +192,7 @@ def test_accumulating_gradients_equals_larger_batches(
     make: Make, float32: None, monkeypatch: pytest.MonkeyPatch, fitting: int
 ) -> None:
     """Also when no more than 3 batches of 4 sequences fit into a block of the shuffle."""
-    monkeypatch.setattr("sae.data.shuffle.BYTES", 2 * fitting * 4 * SEQ * 3 * 32 * 4)
+    monkeypatch.setattr("sae.activations.shuffle.BYTES", 2 * fitting * 4 * SEQ * 3 * 32 * 4)
     once = make(make_tokens(204), batch_size=8, run_name="once").fit()
     twice = make(make_tokens(204), batch_size=4, grad_acc_steps=2, run_name="twice").fit()
     assert once.name == twice.name == "step_24"
@@ -255,7 +256,7 @@ def test_a_stream_trains_to_the_same_bit_whether_read_ahead_or_not(make: Make, m
     monkeypatch.setattr("sae.data.tokens.HELD_OUT_TOKENS_STREAM", 4 * SEQ)
     ahead = make(stream_of(make_tokens()), run_name="ahead", max_tokens=40 * SEQ)
     assert isinstance(ahead.feed, LiveFeed) and isinstance(ahead.feed.batches, ReadAhead)
-    monkeypatch.setattr("sae.feed.ReadAhead", lambda batches: batches)
+    monkeypatch.setattr("sae.activations.feed.ReadAhead", lambda batches: batches)
     assert weights(make(stream_of(make_tokens()), run_name="now", max_tokens=40 * SEQ).fit()) == weights(ahead.fit())
 
 
@@ -304,10 +305,10 @@ def test_a_run_that_is_resumed_while_k_grows_ends_as_one_that_did_not_stop(make:
 def test_a_short_run_makes_several_steps_of_a_batch_and_a_long_one_one(
     make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("sae.optim.FEWEST_TOKENS", 8)
+    monkeypatch.setattr("sae.training.optim.FEWEST_TOKENS", 8)
 
     def steps(name: str, enough: int = 1000, **options: Any) -> tuple[int, int]:
-        monkeypatch.setattr("sae.optim.ENOUGH_STEPS", enough)
+        monkeypatch.setattr("sae.training.optim.ENOUGH_STEPS", enough)
         trainer = make(run_name=name, layers=[1], **options)
         records = losses(trainer.fit().parent / "metrics.jsonl")
         derived = json.loads((trainer.folder.path / "config.json").read_text())["derived"]
@@ -321,7 +322,9 @@ def test_a_short_run_makes_several_steps_of_a_batch_and_a_long_one_one(
     assert steps("chosen", steps_per_batch=16) == (16, 160)
     assert steps("as_asked", steps_per_batch=1) == steps("paper", recipe="gao2024") == (1, 10)
     assert steps("whole", model=tiny_model("gpt_neox", causal_lm=True), loss_fn="kl") == (1, 10)
-    monkeypatch.setattr("sae.data.shuffle.BYTES", 2 * 4 * SEQ * 32 * 4)  # of two batches no more than one is mixed
+    monkeypatch.setattr(
+        "sae.activations.shuffle.BYTES", 2 * 4 * SEQ * 32 * 4
+    )  # of two batches no more than one is mixed
     assert steps("large", grad_acc_steps=2) == (1, 5)
 
 
@@ -335,7 +338,7 @@ def test_a_short_run_makes_several_steps_of_a_batch_and_a_long_one_one(
 def test_a_number_of_steps_that_a_batch_cannot_be_divided_into_is_refused(
     make: Make, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], message: str
 ) -> None:
-    monkeypatch.setattr("sae.data.shuffle.BYTES", 2 * 4 * SEQ * 3 * 32 * 4)
+    monkeypatch.setattr("sae.activations.shuffle.BYTES", 2 * 4 * SEQ * 3 * 32 * 4)
     with pytest.raises(ValueError, match=message):
         make(**options)
 
@@ -356,8 +359,8 @@ def test_a_run_that_is_resumed_within_a_batch_ends_as_one_that_did_not_stop(make
 
 
 def test_a_run_that_goes_on_for_longer_keeps_the_size_of_its_steps(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sae.optim.FEWEST_TOKENS", 8)
-    monkeypatch.setattr("sae.optim.ENOUGH_STEPS", 20)
+    monkeypatch.setattr("sae.training.optim.FEWEST_TOKENS", 8)
+    monkeypatch.setattr("sae.training.optim.ENOUGH_STEPS", 20)
     options: dict[str, Any] = {"run_name": "run", "layers": [1]}
     assert make(max_tokens=5 * 32, **options).fit().name == "step_20"
     longer = make(resume=True, resume_changed=["max_tokens"], max_tokens=10 * 32, **options)
@@ -919,7 +922,7 @@ def test_with_one_process_no_gradient_of_a_step_is_ever_a_whole_matrix(
     getitem = SegmentRows.__getitem__
     monkeypatch.setattr(Gradients, "dense", dense)
     monkeypatch.setattr(SegmentRows, "__getitem__", some_rows)
-    monkeypatch.setattr("sae.optim._ROWS_BYTES", {"cpu": 2048, "cuda": 2048})
+    monkeypatch.setattr("sae.training.optim._ROWS_BYTES", {"cpu": 2048, "cuda": 2048})
     trainer = make(sae=SaeConfig(k=4, num_latents=512), micro_acc_steps=micro_acc_steps)
     trainer.initialise()
     before = {name: one.W_dec.detach().clone() for name, one in trainer.saes.items()}

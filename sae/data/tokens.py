@@ -14,12 +14,12 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from sae.disk import short
+from sae.storage.files import short
 
 from .hold_out import NGRAM, Documents, Split, sharing_text, split
 from .ids import as_ids, has_padding, ids_column, joined_without_padding, row_ids
 from .pack import FIRST, LAST, keeps_its_place, own_view
-from .place import whole
+from .position import whole
 from .read import IDS, MASK
 from .retry import Wait, patiently
 

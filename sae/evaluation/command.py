@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 from sae import lm
-from sae.autoencoder import Sae
 from sae.data.tokens import SampledSequences, Sequences, SequenceStream, as_sequences, held_out_fingerprint
+from sae.dictionary.autoencoder import Sae
 from sae.evaluation.evaluate import Evaluation, evaluate_many
 from sae.evaluation.plan import EvalPlan, may_have_seen
 from sae.evaluation.ranks import ALONE, Ranks
-from sae.log import Progress
-from sae.run import RunRecord, fingerprints_in, may_be_same
+from sae.runs.folder import RunRecord, fingerprints_in, may_be_same
+from sae.runs.log import Progress
 
 
 def load_dictionaries(plan: EvalPlan, device: torch.device) -> dict[str, dict[str, Sae]]:

@@ -11,15 +11,15 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from sae import lm
-from sae.autoencoder import Sae
-from sae.data.activations import check_excluded, counted
+from sae.activations.source import check_excluded, counted
 from sae.data.tokens import SampledSequences
+from sae.dictionary.autoencoder import Sae
+from sae.dictionary.losses import EVERYTHING, Ordinary, Spread, spread
 from sae.evaluation.measure import ALL, Dictionaries, Measured, Reference, means, measure, nothing
 from sae.evaluation.metrics import Quality, as_json, qualities
 from sae.evaluation.moments import merge, on_cpu, tensors_of
 from sae.evaluation.ranks import ALONE, Batch, Ranks, Share
-from sae.log import Progress
-from sae.losses import EVERYTHING, Ordinary, Spread, spread
+from sae.runs.log import Progress
 
 TOP = 0.01
 """Which fraction of the tokens and dimensions the shares of the variance are of."""
@@ -104,7 +104,7 @@ def evaluate(
     `dataset` is as for `SaeTrainer`, and should be data that they were not trained on; `max_tokens` of it are drawn
     with `seed`. A `model` without a language-modelling head has its reconstructions measured, and no predictions.
     Excluded tokens count in nothing and keep their activations. Under torchrun all processes call it, with the same
-    arguments and `ranks=sae.distributed.World.from_environment()`: each measures a share, and all return the whole.
+    arguments and `ranks=sae.parallel.world.World.from_environment()`: each measures a share, and all return the whole.
     Raises ValueError for an autoencoder that does not fit the model, for an excluded token or position
     that there is not, and if no token counts.
     """

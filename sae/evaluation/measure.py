@@ -10,13 +10,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from sae import lm
-from sae.autoencoder import Sae
-from sae.data.activations import check_finite
+from sae.activations.source import check_finite
+from sae.dictionary.autoencoder import Sae
+from sae.dictionary.losses import Ordinary, Spread, VarianceSums, at_least_float32
 from sae.evaluation.moments import Sums, merge, on_cpu, tensors_of
 from sae.evaluation.predictions import Predictions, compare_predictions
 from sae.evaluation.ranks import Batch
 from sae.evaluation.sums import PREDICTION, ActivationSums, PredictionSums, ReconstructionSums
-from sae.losses import Ordinary, Spread, VarianceSums, at_least_float32
 
 Dictionaries = Mapping[str, Mapping[str, Sae]]
 """Autoencoders by the label of their checkpoint and by hookpoint."""

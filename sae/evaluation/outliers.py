@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae.losses import spread
+from sae.dictionary.losses import spread
 
 
 def massive_note(

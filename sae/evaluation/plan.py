@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sae.config import EvalConfig, TextConfig
-from sae.disk import absolute, check_writable
 from sae.formats import eleuther
-from sae.run import RunRecord, fingerprints_in
+from sae.runs.folder import RunRecord, fingerprints_in
+from sae.storage.files import absolute, check_writable
 
 SAMPLE_TOKENS = 65_536
 """Tokens to measure on when there is no held-out set."""

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sae.autoencoder import Sae
-from sae.losses import EVERYTHING, Ordinary, VarianceSums, at_least_float32, fvu
+from sae.dictionary.autoencoder import Sae
+from sae.dictionary.losses import EVERYTHING, Ordinary, VarianceSums, at_least_float32, fvu
 
 
 class ReconstructionMetrics(NamedTuple):

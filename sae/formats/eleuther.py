@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sae.config import SaeConfig
-from sae.disk import is_inside, read_json, short
+from sae.storage.files import is_inside, read_json, short
 
 CFG, WEIGHTS, BEST = "cfg.json", "sae.safetensors", "best.json"
 _MAX_HEADER_BYTES = 2**20

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from sae.evaluation.metrics import as_json
 from sae.evaluation.reconstruction import ReconstructionMetrics
-from sae.log import Record, read_records
 from sae.report.frontier import draw_frontier
+from sae.runs.log import Record, read_records
 
 _PANELS = {
     "fvu": "FVU (fraction of variance unexplained)",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sae.data import TokenBatches
-from sae.data.ahead import BATCHES_AHEAD, ReadAhead
+from sae.data.prefetch import BATCHES_AHEAD, ReadAhead
 
 PATIENCE = 30  # seconds
 
@@ -111,7 +111,7 @@ def test_a_source_that_hangs_does_not_keep_the_process() -> None:
     program = """
 import time
 from test_ahead import Numbers
-from sae.data.ahead import ReadAhead
+from sae.data.prefetch import ReadAhead
 
 class Hanging(Numbers):
     def __next__(self):

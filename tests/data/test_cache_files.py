@@ -14,13 +14,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae import disk
-from sae.data import cache_format, cache_write
-from sae.data.activations import Activations, ActivationSource, LiveActivations
-from sae.data.cache_format import TRAIN, CacheHeader, decode_rows, encode_rows, row_bytes
-from sae.data.cache_read import AHEAD, ActivationCache, CachedActivations, held_out_batches
-from sae.data.cache_write import cache_size, check_space, write_cache
+from sae.activations.cache import format as cache_format
+from sae.activations.cache import write as cache_write
+from sae.activations.cache.format import TRAIN, CacheHeader, decode_rows, encode_rows, row_bytes
+from sae.activations.cache.read import AHEAD, ActivationCache, CachedActivations, held_out_batches
+from sae.activations.cache.write import cache_size, check_space, write_cache
+from sae.activations.source import Activations, ActivationSource, LiveActivations
 from sae.data.tokens import TokenBatches
+from sae.storage import files as disk
 
 SEQ, COUNT, BATCH = 8, 45, 4
 WIDTHS = {"wide": 6, "narrow": 4}
@@ -328,7 +329,9 @@ def test_the_next_shard_is_verified_while_one_is_read_and_none_twice(
 ) -> None:
     cache, hashed = write(tmp_path / "c"), []
     sha256_of = disk.sha256_of
-    monkeypatch.setattr("sae.data.cache_read.sha256_of", lambda path: hashed.append(path.name) or sha256_of(path))
+    monkeypatch.setattr(
+        "sae.activations.cache.read.sha256_of", lambda path: hashed.append(path.name) or sha256_of(path)
+    )
     rows, bounds = cache.rows(TRAIN, "wide"), [0, *itertools.accumulate(cache._manifest.shards[TRAIN])]
     for shard, (start, stop) in enumerate(itertools.pairwise(bounds)):
         rows.read(start, stop - 1), rows.read(stop - 1, stop)

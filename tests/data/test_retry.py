@@ -17,9 +17,10 @@ from datasets import Dataset, Features, IterableDataset, List, Value
 from tiny_models import VOCAB_SIZE, tiny_model, tiny_tokenizer
 from torch import Tensor
 
-from sae import SaeConfig, SaeTrainer, TrainConfig, checkpoint
+from sae import SaeConfig, SaeTrainer, TrainConfig
 from sae.data import TokenBatches, chunk_and_tokenize
 from sae.data.retry import PAUSES, SourceError, patiently
+from sae.runs import checkpoint
 
 try:
     import httpx2 as httpx  # what huggingface_hub 2 speaks with
@@ -112,7 +113,7 @@ def few_are_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
 def waited(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The pauses that were asked for; none is made."""
     pauses: list[float] = []
-    monkeypatch.setattr("sae.interrupt.StopRequests.wait", lambda self, seconds: pauses.append(seconds))
+    monkeypatch.setattr("sae.runs.stop_signals.StopRequests.wait", lambda self, seconds: pauses.append(seconds))
     return pauses
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from sae.data.activations import Activations, LiveActivations, NonFiniteError
-from sae.data.shuffle import ShuffleBuffer, batches_per_block
+from sae.activations.shuffle import ShuffleBuffer, batches_per_block
+from sae.activations.source import Activations, LiveActivations, NonFiniteError
 
 
 class Counting:

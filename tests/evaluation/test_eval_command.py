@@ -16,12 +16,12 @@ from tiny_models import save_tiny
 
 import sae.__main__
 from sae import Sae, SaeConfig, evaluate, lm
-from sae.cli import field_docs
+from sae.activations.feed import token_batches
+from sae.commands.parser import field_docs
 from sae.config import EvalConfig
 from sae.data import load_data
 from sae.evaluation.evaluate import Evaluation
 from sae.evaluation.metrics import Quality
-from sae.feed import token_batches
 from sae.report.evaluation import columns, page, report_evaluation
 
 SMALL = ["--expansion_factor", "4", "--batch_size", "4", "--ctx_len", "16", "--max_tokens", "1024"]

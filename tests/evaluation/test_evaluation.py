@@ -15,14 +15,14 @@ from transformers import AutoModelForCausalLM, Gemma2Config
 
 import sae
 from sae import Sae, graft, lm
+from sae.dictionary.losses import EVERYTHING, Ordinary
 from sae.evaluation.evaluate import Evaluation, evaluate, evaluate_many
 from sae.evaluation.measure import ALL, Measured, Reference, means, measure
 from sae.evaluation.metrics import RARE, density_histogram, qualities
 from sae.evaluation.moments import Moments, tensors_of
 from sae.evaluation.sums import ActivationSums, position_bin, position_names
 from sae.lm import harvest, resolve_hookpoints, widths
-from sae.log import Progress
-from sae.losses import EVERYTHING, Ordinary
+from sae.runs.log import Progress
 
 CTX = 11
 

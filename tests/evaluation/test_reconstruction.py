@@ -6,9 +6,9 @@ import pytest
 import torch
 from oracle import make_sae
 
+from sae.dictionary.losses import spread
 from sae.evaluation.outliers import massive_note
 from sae.evaluation.reconstruction import evaluate_reconstruction
-from sae.losses import spread
 
 
 @pytest.mark.parametrize("split", [[100], [1, 99], [0, 40, 60]])

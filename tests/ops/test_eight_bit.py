@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sae import Sae, SaeConfig, ops
-from sae.learner import SaeLearner
 from sae.ops import eight_bit, naive
+from sae.training.learner import SaeLearner
 
 PRODUCTS = {"int8": eight_bit.Int8Product, "fp8": eight_bit.Fp8Product}
 

@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sae.data.place import whole
+from sae.data.position import whole
+from sae.data.source import TokenSource
 
 Activations = dict[str, Tensor]
 """{hookpoint: (tokens, d_in)}; the same tokens at every hookpoint."""
@@ -36,20 +37,6 @@ class ActivationSource(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue at the position of a `state_dict`."""
-
-
-@runtime_checkable
-class TokenSource(Protocol):
-    """Batches of token ids; `tokens.TokenBatches` is one."""
-
-    @property
-    def num_batches(self) -> int | None: ...
-
-    def __next__(self) -> Tensor: ...
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 class Batch(NamedTuple):

@@ -13,18 +13,18 @@ from torch import Tensor
 
 import sae.ops.kernels as kernels
 from sae import ops
-from sae.autoencoder import Sae
-from sae.capped import CappedAdam
-from sae.dead import DeadLatents
-from sae.gradients import Gradients, Reconstruction, Weights, add_auxk_gradients_, reconstruction_gradients
-from sae.graphs import Recorded
-from sae.losses import Ordinary, VarianceSums, fvu, spread
-from sae.massive import MassiveTokens
+from sae.dictionary.autoencoder import Sae
+from sae.dictionary.gradients import Gradients, Reconstruction, Weights, add_auxk_gradients_, reconstruction_gradients
+from sae.dictionary.losses import Ordinary, VarianceSums, fvu, spread
+from sae.dictionary.selection import selection
+from sae.dictionary.shards import ALONE, Peers
 from sae.ops import eight_bit
 from sae.ops.encode import Encode
-from sae.optim import Adam, Gradient, Recipe, Tangent, firings, k_at
-from sae.peers import ALONE, Peers
-from sae.select import selection
+from sae.training.capped_adam import CappedAdam
+from sae.training.cuda_graphs import Recorded
+from sae.training.dead_latents import DeadLatents
+from sae.training.massive_tokens import MassiveTokens
+from sae.training.optim import Adam, Gradient, Recipe, Tangent, firings, k_at
 
 GAO2024 = Recipe()
 FIRST_TOKENS = 4096

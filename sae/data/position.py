@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sae.disk import short
+from sae.storage.files import short
 
 
 def whole(state: dict[str, Any], name: str, most: int = 2**62) -> int:

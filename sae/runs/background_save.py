@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sae import checkpoint
-from sae.autoencoder import Sae
-from sae.checkpoint import Checkpoint
+from sae.dictionary.autoencoder import Sae
 from sae.formats.eleuther import SaeFile
+from sae.runs import checkpoint
+from sae.runs.checkpoint import Checkpoint
 
 
 class Saver:

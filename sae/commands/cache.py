@@ -6,14 +6,14 @@ from typing import Any
 from torch import nn
 
 from sae import lm
+from sae.activations.cache.format import CacheHeader
+from sae.activations.cache.write import CacheSize, cache_size, check_space, write_cache
+from sae.activations.feed import LiveFeed
 from sae.config import CacheConfig
-from sae.data.cache_format import CacheHeader
-from sae.data.cache_write import CacheSize, cache_size, check_space, write_cache
-from sae.disk import MANIFEST, absolute, check_writable
-from sae.feed import LiveFeed
-from sae.lock import check_unlocked
-from sae.log import Progress, note
-from sae.run import derived_name
+from sae.runs.folder import derived_name
+from sae.runs.log import Progress, note
+from sae.storage.files import MANIFEST, absolute, check_writable
+from sae.storage.lock import check_unlocked
 
 KEPT_OPTIONS = (
     "model", "dataset", "split", "text_column", "streaming", "ctx_len", "exclude_tokens", "exclude_positions",

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from sae.data.activations import Activations, ActivationSource
-from sae.data.place import whole
+from sae.activations.source import Activations, ActivationSource
+from sae.data.position import whole
 
 STEPS, BYTES = 8, 2**31
 """A block spans this many steps, and the two blocks that exist at a time take at most this much memory."""

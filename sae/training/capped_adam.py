@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sae.dictionary.shards import ALONE, Peers
 from sae.ops.momentum import descend_, momentum_
-from sae.optim import EPSILON, Adam, Gradient, Tangent, slices
-from sae.peers import ALONE, Peers
+from sae.training.optim import EPSILON, Adam, Gradient, Tangent, slices
 
 RANK = 128
 """Directions of a matrix that are followed; a quarter of d_in where that is less."""

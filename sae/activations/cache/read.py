@@ -12,10 +12,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from sae.disk import MANIFEST, sha256_of, short
-
-from .activations import Activations, Batch, counted
-from .cache_format import (
+from sae.activations.cache.format import (
     DTYPES,
     HELD_OUT,
     KEPT,
@@ -27,7 +24,9 @@ from .cache_format import (
     row_bytes,
     rows_path,
 )
-from .place import whole
+from sae.activations.source import Activations, Batch, counted
+from sae.data.position import whole
+from sae.storage.files import MANIFEST, sha256_of, short
 
 AHEAD, READERS = 2, 8
 """Batches that are read ahead, and threads that read: hookpoints are read side by side."""

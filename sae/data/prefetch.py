@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from sae.data.activations import TokenSource
+from sae.data.source import TokenSource
 
 BATCHES_AHEAD = 8
 SECONDS_TO_END = 2.0

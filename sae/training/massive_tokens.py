@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sae import ops
-from sae.gradients import Weights
+from sae.dictionary.gradients import Weights
+from sae.dictionary.shards import ALONE, Peers
 from sae.ops.encode import Select
-from sae.peers import ALONE, Peers
 
 _KEPT = 0.9
 """What a step with massive tokens leaves of the weight of those before."""

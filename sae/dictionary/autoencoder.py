@@ -10,12 +10,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sae.config import SaeConfig
+from sae.dictionary.losses import VarianceSums, at_least_float32, fvu
+from sae.dictionary.selection import selection
+from sae.dictionary.shards import Peers
 from sae.formats import eleuther
-from sae.losses import VarianceSums, at_least_float32, fvu
 from sae.ops.autograd import Decode, Encode
 from sae.ops.momentum import settle_
-from sae.peers import Peers
-from sae.select import selection
 
 _UNIT = 1e-3
 """How far lengths may be from 1 by the rounding of a file in half precision."""

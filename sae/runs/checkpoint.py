@@ -24,9 +24,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sae.autoencoder import Sae
-from sae.disk import MANIFEST, is_inside, link_that_leaves, read_json, sha256_of, sync, write_json
+from sae.dictionary.autoencoder import Sae
 from sae.formats.eleuther import BEST, read_tensors
+from sae.storage.files import MANIFEST, is_inside, link_that_leaves, read_json, sha256_of, sync, write_json
 
 TRAINER, STATE, CONFIG = "trainer.json", "state.safetensors", "config.json"
 _MAX_JSON_BYTES = 2**26

@@ -17,11 +17,11 @@ from torch.nn import functional as F
 
 import sae.ops.kernels as kernels
 from sae import ops
-from sae.autoencoder import Sae
-from sae.losses import VarianceSums, auxk_scale
+from sae.dictionary.autoencoder import Sae
+from sae.dictionary.losses import VarianceSums, auxk_scale
+from sae.dictionary.shards import ALONE, Peers
 from sae.ops.encode import Encode, Select, chunk_tokens
 from sae.ops.segments import Rows, SummedRows
-from sae.peers import ALONE, Peers
 
 
 class Gradients(NamedTuple):

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from sae.disk import MANIFEST, is_inside, read_json
+from sae.storage.files import MANIFEST, is_inside, read_json
 
 PROGRESS, FINISHED = "progress.json", "finished.txt"
 TRAIN, HELD_OUT = "train", "held_out"

@@ -16,8 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-from sae.peers import ALONE, Peers
-from sae.placement import Placement
+from sae.dictionary.shards import ALONE, Peers
+from sae.parallel.placement import Placement
 
 TIMEOUT = timedelta(minutes=20)
 """How long a rank waits for the others in training: longer than one tries to read data that fail (`data.retry`). One

@@ -14,28 +14,30 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from sae import checkpoint, lm
-from sae.autoencoder import Sae, SaePart
+from sae import lm
+from sae.activations.feed import LiveFeed, count_steps, model_name, open_feed
+from sae.activations.sequences import SequenceSource
+from sae.activations.shuffle import ShuffleBuffer, batches_per_block
+from sae.activations.source import Activations, counted
 from sae.config import SaeConfig, TrainConfig
-from sae.data.activations import Activations, counted
-from sae.data.place import whole
-from sae.data.shuffle import ShuffleBuffer, batches_per_block
-from sae.distributed import World
-from sae.end_to_end import EndToEnd, TokenSource
+from sae.data.position import whole
+from sae.dictionary.autoencoder import Sae, SaePart
 from sae.evaluation.evaluate import evaluate_many
 from sae.evaluation.outliers import massive_note
 from sae.evaluation.reconstruction import ReconstructionMetrics, evaluate_reconstruction
-from sae.feed import LiveFeed, count_steps, model_name, open_feed
-from sae.interrupt import StopRequests
-from sae.learner import FIRST_TOKENS, SaeLearner, is_per_latent
-from sae.log import Detached, JsonLines, Progress, Record, Sink, Stopwatch, WandbSink, note, why_no_wandb
-from sae.memory import free_memory
-from sae.optim import Recipe, firings, peak_lr, schedule, steps_per_batch, warmup_steps
-from sae.placement import Placement, place
+from sae.parallel.placement import Placement, place
+from sae.parallel.world import World
 from sae.report.training import report
-from sae.run import RunFolder, check_sources, continue_after_restart, derived_before
-from sae.saver import Saver
-from sae.sweep import SaePlan, check_memory, plan_saes
+from sae.runs import checkpoint
+from sae.runs.background_save import Saver
+from sae.runs.folder import RunFolder, check_sources, continue_after_restart, derived_before
+from sae.runs.log import Detached, JsonLines, Progress, Record, Sink, Stopwatch, WandbSink, note, why_no_wandb
+from sae.runs.stop_signals import StopRequests
+from sae.training.end_to_end import EndToEnd
+from sae.training.learner import FIRST_TOKENS, SaeLearner, is_per_latent
+from sae.training.memory import free_memory
+from sae.training.optim import Recipe, firings, peak_lr, schedule, steps_per_batch, warmup_steps
+from sae.training.run_plan import SaePlan, check_memory, plan_saes
 
 T = TypeVar("T")
 
@@ -619,7 +621,7 @@ class SaeTrainer:
             tokens_per_step=self.tokens_per_step,
             ctx_len=live.ctx_len,
         )
-        source = TokenSource(
+        source = SequenceSource(
             live.batches,
             live.source.read,
             step=self.batches_at_once,

@@ -1,94 +1,18 @@
 """Training end to end: the autoencoders sit inside the model's forward, and its predictions are the loss."""
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from sae import lm
-from sae.autoencoder import Sae
-from sae.gradients import Gradients, Reconstruction, described
-from sae.learner import SaeLearner
+from sae.dictionary.autoencoder import Sae
+from sae.dictionary.gradients import Gradients, Reconstruction, described
+from sae.training.learner import SaeLearner
 
 LossName = Literal["ce", "kl"]
-
-
-@runtime_checkable
-class Tokens(Protocol):
-    """Batches of token ids; `data.TokenBatches` is one."""
-
-    def __next__(self) -> Tensor: ...
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-
-class TokenSource:
-    """Batches of tokens in the place of batches of activations: the loss needs sequences, which cannot be mixed.
-
-    Of several `ranks` each is handed its own of `ranks` batches at a time. All read all of them: they are at the same
-    place, and end together.
-    """
-
-    def __init__(
-        self,
-        batches: Tokens,
-        read: Callable[[Tensor], dict[str, Tensor]],
-        *,
-        step: int = 1,
-        rank: int = 0,
-        ranks: int = 1,
-    ) -> None:
-        """`read` makes activations of a batch; `step` is the number of batches of an optimizer step."""
-        self._batches, self._read, self._step = batches, read, step
-        self._rank, self._ranks = rank, ranks
-        self._handed_out_of_step = 0
-        self._peeked: tuple[Tensor, dict[str, Any]] | None = None
-
-    def peek(self) -> dict[str, Tensor]:
-        """The activations of the first batch, which is handed out all the same; none of them where it is not."""
-        if self._peeked is None:
-            place = self._batches.state_dict()
-            self._peeked = next(self._batches), place
-        activations = self._read(self._peeked[0])
-        return activations if self._rank == 0 else {name: acts[:0] for name, acts in activations.items()}
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return self
-
-    def __next__(self) -> Int[Tensor, "batch seq"]:
-        """This rank's of the step's next batches; without a sequence if they are fewer than the ranks."""
-        count = min(self._ranks, self._step - self._handed_out_of_step)
-        batches = [self._next_batch() for _ in range(count)]
-        self._handed_out_of_step = (self._handed_out_of_step + count) % self._step
-        return batches[self._rank] if self._rank < count else batches[0][:0]
-
-    def _next_batch(self) -> Tensor:
-        if self._peeked is None:
-            return next(self._batches)
-        (tokens, _), self._peeked = self._peeked, None
-        return tokens
-
-    @property
-    def at_end_of_step(self) -> bool:
-        """Whether what was handed out last completed a step."""
-        return self._handed_out_of_step == 0
-
-    def own_of_first(self, tokens: int) -> int:
-        """How many of the first so many tokens that `peek` shows are of this rank: all."""
-        return tokens
-
-    def state_dict(self) -> dict[str, Any]:
-        """The position in the data."""
-        return self._batches.state_dict() if self._peeked is None else self._peeked[1]
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue at the position of a `state_dict`."""
-        self._peeked, self._handed_out_of_step = None, 0
-        self._batches.load_state_dict(state)
 
 
 class Passed(NamedTuple):

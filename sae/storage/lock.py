@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-from sae.disk import short
+from sae.storage.files import short
 
 LOCK = ".lock"
 """Name of the file that is locked. One that a dead process left behind is locked by nobody."""

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from sae import lm
+from sae.activations.cache.read import ActivationCache, CachedActivations, held_out_batches
+from sae.activations.source import Activations, ActivationSource, Batch, LiveActivations, check_excluded
 from sae.config import TrainConfig
-from sae.data.activations import Activations, ActivationSource, Batch, LiveActivations, TokenSource, check_excluded
-from sae.data.ahead import ReadAhead
-from sae.data.cache_read import ActivationCache, CachedActivations, held_out_batches
+from sae.data.prefetch import ReadAhead
 from sae.data.retry import Wait, patiently
+from sae.data.source import TokenSource
 from sae.data.tokens import TokenBatches, as_sequences, held_out_count
-from sae.disk import absolute
+from sae.storage.files import absolute
 
 
 @runtime_checkable

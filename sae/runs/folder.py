@@ -15,8 +15,17 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from sae.config import RunConfig, TrainConfig
-from sae.disk import MANIFEST, absolute, check_writable, is_here, link_that_leaves, read_json, short, write_json
-from sae.lock import alone_in, check_unlocked, holds_nothing
+from sae.storage.files import (
+    MANIFEST,
+    absolute,
+    check_writable,
+    is_here,
+    link_that_leaves,
+    read_json,
+    short,
+    write_json,
+)
+from sae.storage.lock import alone_in, check_unlocked, holds_nothing
 
 _PACKAGES = ("sae", "torch", "transformers", "datasets", "tokenizers", "safetensors", "numpy")
 Cfg = TypeVar("Cfg", bound=TrainConfig)

@@ -20,11 +20,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from sae.disk import MANIFEST, absolute, sha256_of, write_whole
-from sae.lock import alone_in, holds_nothing, remove_left_lock
-
-from .activations import Batch, LiveActivations
-from .cache_format import (
+from sae.activations.cache.format import (
     FINISHED,
     HELD_OUT,
     KEPT,
@@ -40,6 +36,9 @@ from .cache_format import (
     row_bytes,
     rows_path,
 )
+from sae.activations.source import Batch, LiveActivations
+from sae.storage.files import MANIFEST, absolute, sha256_of, write_whole
+from sae.storage.lock import alone_in, holds_nothing, remove_left_lock
 
 BUFFER_BYTES, APPEND_BYTES = 2**26, 2**16
 """Rows are collected up to the larger of 64 MiB and 64 KiB for each file that they are dealt to."""

@@ -1,0 +1,1 @@
+"""Activations on the disk: their format, a reader and a writer."""

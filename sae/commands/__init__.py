@@ -1,0 +1,1 @@
+"""What a person types: arguments to options, and a body for each command."""

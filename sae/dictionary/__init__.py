@@ -1,0 +1,1 @@
+"""What is learned: tensors in, tensors out. It knows no run, no rank and no file."""

@@ -1,0 +1,1 @@
+"""Several processes: who holds what, and what they send each other."""
