@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae.dictionary.shards import Alone
+from sae.dictionary.shards import Unsharded
 from sae.training import optim
 from sae.training.capped_adam import RANK, CappedAdam, cholesky_qr
 
@@ -162,7 +162,7 @@ def test_directions_from_a_cholesky_factor_are_those_of_a_qr(rank_of_gradient: i
         torch.testing.assert_close(found, before, atol=1e-5, rtol=0)
 
 
-class Halves(Alone):
+class Halves(Unsharded):
     """Two holders in one process: what one adds up waits for the other, as in lockstep."""
 
     def __init__(self, other: list[Tensor]) -> None:
@@ -185,13 +185,13 @@ def test_the_sums_over_rows_that_others_hold_make_their_step_that_of_the_whole()
     CappedAdam(whole, beta1=0.7, beta2=0.9).step({"w": grad}, 1e-2, skip=NO)
     sums: list[list[Tensor]] = [[], []]
     for _ in range(3):  # each knows the other's sums one exchange further than the time before
-        halves, peers = [], [Halves(sums[1]), Halves(sums[0])]
-        for half, each in enumerate(peers):
+        halves, shards = [], [Halves(sums[1]), Halves(sums[0])]
+        for half, each in enumerate(shards):
             rows = slice(32 * half, 32 * half + 32)
             part = {"w": start[rows].clone()}
-            CappedAdam(part, beta1=0.7, beta2=0.9, peers=each).step({"w": grad[rows]}, 1e-2, skip=NO)
+            CappedAdam(part, beta1=0.7, beta2=0.9, shards=each).step({"w": grad[rows]}, 1e-2, skip=NO)
             halves.append(part["w"])
-        sums = [each.mine for each in peers]
+        sums = [each.mine for each in shards]
     assert [len(each) for each in sums] == [2, 2]
     torch.testing.assert_close(torch.cat(halves), whole["w"], atol=1e-6, rtol=1e-5)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sae.config import SaeConfig
 from sae.dictionary.losses import VarianceSums, at_least_float32, fvu
 from sae.dictionary.selection import selection
-from sae.dictionary.shards import Peers
+from sae.dictionary.shards import LatentShards
 from sae.formats import eleuther
 from sae.ops.autograd import Decode, Encode
 from sae.ops.momentum import settle_
@@ -200,18 +200,20 @@ class Sae(nn.Module):
 
 
 class SaePart(Sae):
-    """Some of an autoencoder's latents, while `peers` hold the others: all call it together, on the same tokens."""
+    """Some of an autoencoder's latents, while `shards` hold the others: all call it together, on the same tokens."""
 
-    def __init__(self, d_in: int, cfg: SaeConfig, *, peers: Peers, part: int, parts: int, **options: Any) -> None:
+    def __init__(
+        self, d_in: int, cfg: SaeConfig, *, shards: LatentShards, part: int, parts: int, **options: Any
+    ) -> None:
         """`part` of `parts` equal parts; see `Sae`."""
         super().__init__(d_in, cfg, part=part, parts=parts, **options)
-        self._peers = peers
+        self._shards = shards
 
     @torch.no_grad()
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Encoded:
         """Of the k largest of all latents, those that are here; `top_indices` counts them from the first here."""
         encoded = super().encode(x)
-        acts, indices = self._peers.keep_best(*(t.flatten(0, -2) for t in encoded))
+        acts, indices = self._shards.keep_best(*(t.flatten(0, -2) for t in encoded))
         return Encoded(*(t.view(*x.shape[:-1], t.shape[1]) for t in (acts, indices)))
 
     @torch.no_grad()
@@ -219,7 +221,7 @@ class SaePart(Sae):
         self, top_acts: Float[Tensor, "*batch k"], top_indices: Int[Tensor, "*batch k"]
     ) -> Float[Tensor, "*batch d_in"]:
         """The reconstruction from the latents of all parts."""
-        return self._peers.sum_(super().decode(top_acts, top_indices) - self.b_dec) + self.b_dec
+        return self._shards.sum_(super().decode(top_acts, top_indices) - self.b_dec) + self.b_dec
 
 
 def _check_parts(cfg: SaeConfig, d_in: int, parts: int) -> None:

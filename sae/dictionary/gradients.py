@@ -19,7 +19,7 @@ import sae.ops.kernels as kernels
 from sae import ops
 from sae.dictionary.autoencoder import Sae
 from sae.dictionary.losses import VarianceSums, auxk_scale
-from sae.dictionary.shards import ALONE, Peers
+from sae.dictionary.shards import WHOLE, LatentShards
 from sae.ops.encode import Encode, Select, chunk_tokens
 from sae.ops.segments import Rows, SummedRows
 
@@ -126,21 +126,21 @@ def reconstruction_gradients(
     limit: float | Tensor | None = None,
     longest: Float[Tensor, ""] | None = None,
     encode: Encode = ops.encode,
-    peers: Peers = ALONE,
+    shards: LatentShards = WHOLE,
 ) -> tuple[Gradients, Reconstruction]:
     """The gradient of scale · Σ ‖x̂ − x‖², for which a caller chooses scale = 1 / (N v). `encode` may be 8-bit.
 
     Of each token it takes the share that `limit` leaves (`token_shares`; None: the whole). What is reported leaves out
-    massive tokens, those with ‖x − b_dec‖ above `longest` (None: there are none). Where `peers` hold other latents, the
-    code and the gradients are those of one's own; b_dec's is the whole.
+    massive tokens, those with ‖x − b_dec‖ above `longest` (None: there are none). Where `shards` hold other latents,
+    the code and the gradients are those of one's own; b_dec's is the whole.
     """
     centred = x.to(weights.b_dec.dtype) - weights.b_dec
     W, W_dec = weights.W_enc_compute, weights.W_dec_compute
     low = centred.to(W.dtype)
-    compute_acts, top_indices = peers.keep_best(*encode(low, W, weights.b_enc.to(W.dtype), select))
+    compute_acts, top_indices = shards.keep_best(*encode(low, W, weights.b_enc.to(W.dtype), select))
     top_acts = compute_acts.to(centred.dtype)
     fired = top_acts > 0
-    residual = peers.sum_(ops.decode(top_acts, top_indices, W_dec)).sub_(centred)
+    residual = shards.sum_(ops.decode(top_acts, top_indices, W_dec)).sub_(centred)
     recon = described(centred, residual, fired, top_indices, longest)
 
     slope = 2 * scale  # of the loss, by the reconstruction: slope · pull, which needs no memory beside pull's
@@ -153,7 +153,7 @@ def reconstruction_gradients(
         b_enc=sums.weights_b,
         W_dec=sums.a,
         # b_dec is added to x̂ and subtracted from x: the latter reaches it through every pre-activation that fired.
-        b_dec=pull.sum(0) * slope - peers.sum_(sums.weights_b @ weights.W_enc),
+        b_dec=pull.sum(0) * slope - shards.sum_(sums.weights_b @ weights.W_enc),
         radial=sums.products / slope,
     )
     return grads, recon
@@ -197,7 +197,7 @@ def add_auxk_gradients_(
     scale: float | Tensor,
     spare_massive: bool = False,
     dtype: torch.dtype | None = None,
-    peers: Peers = ALONE,
+    shards: LatentShards = WHOLE,
     num_dead: int | None = None,
 ) -> Float[Tensor, ""]:
     """Add the gradient of scale · min(num_dead / k_aux, 1) · Σ ‖ê − e‖² to `grads`.
@@ -207,7 +207,7 @@ def add_auxk_gradients_(
 
     e = x − x̂ is held constant; ê decodes, without b_dec, the k_aux = d_in / 2 largest ReLU'd pre-activations among
     the `dead` latents. Their rows are gathered once, so the cost follows the number of dead latents. Of `num_dead` in
-    all, `peers` hold the others.
+    all, `shards` hold the others.
     Source: Gao et al. 2024, arXiv:2406.04093, sec. 2.4 and app. A.2.
     """
     k_aux = max(1, recon.centred.shape[1] // 2)
@@ -225,8 +225,8 @@ def add_auxk_gradients_(
     for centred, residual, ordinary in zip(*(tensor.split(chunk) for tensor in tensors), strict=True):
         low = centred.to(dtype)
         pre_acts = torch.addmm(b_enc, low, W_enc.T)
-        acts = pre_acts.relu() if num_dead <= k_aux else _dense_topk(pre_acts, k_aux, peers)
-        error = peers.sum_((acts @ W_dec).to(residual.dtype)).add_(residual)  # ê − e, with e = −residual
+        acts = pre_acts.relu() if num_dead <= k_aux else _dense_topk(pre_acts, k_aux, shards)
+        error = shards.sum_((acts @ W_dec).to(residual.dtype)).add_(residual)  # ê − e, with e = −residual
         total = total + ordinary.dot(torch.linalg.vector_norm(error, dim=1).square())
         if spare_massive:
             error.mul_(ordinary.unsqueeze(1))
@@ -240,14 +240,14 @@ def add_auxk_gradients_(
     added = {"W_enc": grad_W_enc, "b_enc": grad_b_enc, "W_dec": grad_W_dec, "radial": radial}
     for name, rows in added.items():
         getattr(grads, name).index_add_(0, dead, rows)
-    grads.b_dec.sub_(peers.sum_(grad_b_enc @ weights.W_enc[dead]))
+    grads.b_dec.sub_(shards.sum_(grad_b_enc @ weights.W_enc[dead]))
     return total
 
 
-def _dense_topk(pre_acts: Float[Tensor, "tokens dead"], k: int, peers: Peers) -> Float[Tensor, "tokens dead"]:
-    """Those of each row, ReLU'd, that are among the k largest of one's own and the peers' rows; 0 elsewhere."""
+def _dense_topk(pre_acts: Float[Tensor, "tokens dead"], k: int, shards: LatentShards) -> Float[Tensor, "tokens dead"]:
+    """Those of each row, ReLU'd, that are among the k largest of one's own and the shards' rows; 0 elsewhere."""
     values, indices = pre_acts.topk(min(k, pre_acts.shape[1]), dim=-1, sorted=False)
     missing = k - values.shape[1]  # as many candidates from everybody: zeros, which change nothing
-    values, indices = peers.keep_best(F.pad(values.relu(), (0, missing)), F.pad(indices, (0, missing)))
+    values, indices = shards.keep_best(F.pad(values.relu(), (0, missing)), F.pad(indices, (0, missing)))
     dense = torch.zeros_like(pre_acts)
     return dense.scatter_add_(1, indices, values) if pre_acts.shape[1] else dense

@@ -1,4 +1,4 @@
-"""Whoever else holds latents of the same autoencoder, when it is too wide for one device. Here: nobody."""
+"""Ranks that hold the other latents of a sharded autoencoder (`--shard_latents`). `WHOLE`: it is not sharded."""
 
 from typing import Protocol, runtime_checkable
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 @runtime_checkable
-class Peers(Protocol):
+class LatentShards(Protocol):
     """The holders of the equal parts into which an autoencoder's latents are split. All of them see the same tokens."""
 
     def total(self, number: int) -> int:
@@ -25,8 +25,8 @@ class Peers(Protocol):
         """
 
 
-class Alone:
-    """The peers of whoever holds the whole."""
+class Unsharded:
+    """The holder of all latents."""
 
     def total(self, number: int) -> int:
         return number
@@ -41,4 +41,4 @@ class Alone:
         return values, indices
 
 
-ALONE = Alone()
+WHOLE = Unsharded()

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-from sae.dictionary.shards import ALONE, Peers
+from sae.dictionary.shards import WHOLE, LatentShards
 from sae.parallel.placement import Placement
 
 TIMEOUT = timedelta(minutes=20)
@@ -311,10 +311,10 @@ class World:
                 dist.recv(t, source)
         return found
 
-    def peers(self) -> Peers:
+    def latent_shards(self) -> LatentShards:
         """The ranks that hold the other latents of this rank's autoencoders."""
         if self.placement.shards == 1:
-            return ALONE
+            return WHOLE
         group = self._group_of(self.placement.members)
         return ShardGroup(group, self.placement.part(self.rank), self.placement.shards, self.sent)
 
@@ -325,7 +325,7 @@ class World:
 
 
 class ShardGroup:
-    """The ranks that hold parts of the latents of the same autoencoders: `Peers` of more than one."""
+    """The ranks that hold parts of the latents of the same autoencoders: `LatentShards` of more than one."""
 
     def __init__(self, group: Any, index: int, size: int, sent: Counter[str]) -> None:
         """`index` is this rank's part; `sent` counts its bytes."""

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae.dictionary.shards import ALONE, Peers
+from sae.dictionary.shards import WHOLE, LatentShards
 from sae.ops.momentum import descend_, momentum_
 from sae.training.optim import EPSILON, Adam, Gradient, Tangent, slices
 
@@ -50,9 +50,9 @@ class CappedAdam(Adam):
         beta2: float,
         unit_rows: Collection[str] = (),
         product_dtype: torch.dtype = torch.float32,
-        peers: Peers = ALONE,
+        shards: LatentShards = WHOLE,
     ) -> None:
-        """`parameters` as of `Adam`; U is held and multiplied in `product_dtype`. `peers` hold other rows of them."""
+        """`parameters` as of `Adam`; U is held and multiplied in `product_dtype`. `shards` hold other rows of them."""
         super().__init__(parameters, beta1=beta1, beta2=beta2, unit_rows=unit_rows)
         self.followers: dict[str, tuple[str, float]] = {}
         """Of the matrices that it names, another whose rows take so many times each of their steps, beside their own.
@@ -60,12 +60,12 @@ class CappedAdam(Adam):
         self.log_lengths: dict[str, str] = {}
         """Of the matrices that it names, the parameter (latents,) whose steps are those of the logarithm of their rows'
         length, at most 1 each, beside what their own steps change of it. It comes earlier, and is 0 between steps."""
-        self._product_dtype, self._peers = product_dtype, peers
+        self._product_dtype, self._shards = product_dtype, shards
         matrices = {name: p for name, p in self._parameters.items() if p.dim() == 2}
         self.exp_avg_sq |= {name: p.new_zeros(len(p)) for name, p in matrices.items()}
         self.basis = {name: _first_basis(p) for name, p in matrices.items()}
         """(d_in, rank) of each matrix: the directions qⱼ."""
-        self._entries = {name: peers.total(self._parameters[name].numel()) for name in self.basis}
+        self._entries = {name: shards.total(self._parameters[name].numel()) for name in self.basis}
 
     def _update(self, name: str, grad: Gradient, lr: float | Tensor, skip: Float[Tensor, ""]) -> None:
         if name not in self.basis:
@@ -75,7 +75,7 @@ class CappedAdam(Adam):
         step, along = _workspace(parameter, basis.shape[1], dtype)
         total = self._momentum(name, grad, skip, out=step)
         torch.mm(step, basis.to(dtype), out=along)
-        basis = _orthonormal(self._peers.sum_((along.T @ step).float()).T, basis)
+        basis = _orthonormal(self._shards.sum_((along.T @ step).float()).T, basis)
         torch.mm(step, basis.to(dtype), out=along)
         kept, energy = self._cap(along, total, others=basis.shape[0] - basis.shape[1])
         length = rate * math.sqrt(self._entries[name]) / energy.sqrt()
@@ -127,7 +127,7 @@ class CappedAdam(Adam):
     ) -> tuple[Float[Tensor, "rank"], Float[Tensor, ""]]:
         """(min(1, τ / σ), Σ U² after the cap) from U q of all q, Σ U² before, and the number of other directions."""
         energies = torch.stack([along[some].float().square().sum(0) for some in slices(along)]).sum(0)
-        sums = self._peers.sum_(torch.cat([energies, total.unsqueeze(0)]))
+        sums = self._shards.sum_(torch.cat([energies, total.unsqueeze(0)]))
         energies, total = sums[:-1], sums[-1]
         tiny = torch.finfo(torch.float32).tiny
         outside = (total - energies.sum()).clamp_min(0)

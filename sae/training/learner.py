@@ -17,7 +17,7 @@ from sae.dictionary.autoencoder import Sae
 from sae.dictionary.gradients import Gradients, Reconstruction, Weights, add_auxk_gradients_, reconstruction_gradients
 from sae.dictionary.losses import Ordinary, VarianceSums, fvu, spread
 from sae.dictionary.selection import selection
-from sae.dictionary.shards import ALONE, Peers
+from sae.dictionary.shards import WHOLE, LatentShards
 from sae.ops import eight_bit
 from sae.ops.encode import Encode
 from sae.training.capped_adam import CappedAdam
@@ -74,7 +74,7 @@ class SaeLearner:
         recipe: Recipe = GAO2024,
         encode_in_8bit: bool | None = False,
         tokens_per_pass: int = 0,
-        peers: Peers = ALONE,
+        shards: LatentShards = WHOLE,
     ) -> None:
         """`tokens_per_step` is nominal: it scales the loss, so that the loss is linear in the tokens.
 
@@ -83,11 +83,11 @@ class SaeLearner:
 
         The encoder product runs in `compute_dtype`, or finds candidates in 8 bits, whose scores are then float32; None:
         where that is known to be faster for `tokens_per_pass`, the tokens that `accumulate` is usually given. `sae`
-        holds all latents, or a part of them while learners among the `peers` hold the others. Raises ValueError for 8
+        holds all latents, or a part of them while learners among the `shards` hold the others. Raises ValueError for 8
         bits on a device that has no such product.
         """
-        self.sae, self._peers = sae, peers
-        self._all_latents = peers.total(sae.num_latents)
+        self.sae, self._shards = sae, shards
+        self._all_latents = shards.total(sae.num_latents)
         self.dead = DeadLatents(sae.num_latents, dead_feature_threshold, sae.device)
         self._report_dead_after = dead_feature_threshold if report_dead_after is None else report_dead_after
         if encode_in_8bit is None:
@@ -102,7 +102,7 @@ class SaeLearner:
         self._set_k(sae.cfg.k)
         self._grads: Gradients | None = None
         self._recipe = recipe
-        self._optimizer = _optimizer(sae, recipe, compute_dtype, peers)
+        self._optimizer = _optimizer(sae, recipe, compute_dtype, shards)
         self._set_weights()
         self._firing_rate = torch.ones(sae.num_latents, device=sae.device)
         self._fired = torch.zeros(sae.num_latents, dtype=torch.int32, device=sae.device)
@@ -211,10 +211,10 @@ class SaeLearner:
     def _recorded_for(self, x: Float[Tensor, "tokens d_in"]) -> RecordedStep | None:
         """The recording of steps that begin with so many tokens.
 
-        None without our kernels, where peers are waited for, for later parts of a step, and for other numbers of tokens
+        None without our kernels, where latents are sharded, for later parts of a step, and for other numbers of tokens
         than that of the first step.
         """
-        if not kernels.usable(self._weights.W_dec) or self._peers is not ALONE or self._grads is not None:
+        if not kernels.usable(self._weights.W_dec) or self._shards is not WHOLE or self._grads is not None:
             return None
         if self._recorded is None:
             into, me = torch.empty_like(x), weakref.proxy(self)  # so that only its users keep the learner
@@ -233,7 +233,7 @@ class SaeLearner:
             limit=None if token_limit is None else (token_limit * self._variance).to(self.sae.dtype),
             longest=self._longest,
             encode=self._encode,
-            peers=self._peers,
+            shards=self._shards,
         )
         if self._recipe.spare_massive:
             assert recon.ordinary is not None
@@ -250,13 +250,13 @@ class SaeLearner:
         """Add these tokens to the step's sums, as if AuxK had left all of the error."""
         self._fired.index_add_(0, recon.top_indices.flatten(), recon.fired.flatten().int())
         self._step_variance_sums.add_(recon.variance.shifted_by(self.sae.b_dec.detach() - self._mean))
-        fired = self._peers.sum_(recon.fired.sum().double())
+        fired = self._shards.sum_(recon.fired.sum().double())
         squared_error = recon.squared_error.double()
         self._step_sums += torch.stack([squared_error, squared_error, fired])
 
     def _collect(self, grads: Gradients, recon: Reconstruction) -> None:
         """Add AuxK's gradients, and these to the step's."""
-        if self._auxk_alpha and (num_dead := self._peers.total(len(self.dead.indices))):
+        if self._auxk_alpha and (num_dead := self._shards.total(len(self.dead.indices))):
             auxk_error = add_auxk_gradients_(
                 grads,
                 self._weights,
@@ -265,7 +265,7 @@ class SaeLearner:
                 scale=self._scale() * self._auxk_alpha,
                 spare_massive=self._recipe.spare_massive,
                 dtype=self._product_dtype,
-                peers=self._peers,
+                shards=self._shards,
                 num_dead=num_dead,
             )
             self._step_sums[1] += auxk_error.double() - recon.squared_error.double()
@@ -339,15 +339,15 @@ class SaeLearner:
             self._optimizer.row_rates = dict.fromkeys(("encoder.weight", "encoder.bias", _LOG_LENGTH), rates)
 
     def _reconstruct_massive(self) -> None:
-        """Let the step's massive tokens count, and reconstruct their mean, if the step was finite for all peers.
+        """Let the step's massive tokens count, and reconstruct their mean, if the step was finite for all shards.
 
         They see the same tokens, but a gradient may overflow for one of them alone, who would then be waited for.
         """
-        count = self._massive.some() and not self._peers.total(int(not self._sums.isfinite().all()))
+        count = self._massive.some() and not self._shards.total(int(not self._sums.isfinite().all()))
         self._massive.end_step(count=count)
         if count:
             unit_norm = self.sae.cfg.normalize_decoder
-            self._massive.reconstruct_(self._weights, self._select, unit_norm=unit_norm, peers=self._peers)
+            self._massive.reconstruct_(self._weights, self._select, unit_norm=unit_norm, shards=self._shards)
 
     # Meters
 
@@ -373,7 +373,7 @@ class SaeLearner:
             fvu=fvu(sums[0], variance.total_variance()).item(),
             l0=fired / max(1.0, variance.tokens.item()),
             auxk=auxk_error / max(squared_error, sys.float_info.min),
-            dead_fraction=self._peers.total(self.dead.silent_for(self._report_dead_after)) / self._all_latents,
+            dead_fraction=self._shards.total(self.dead.silent_for(self._report_dead_after)) / self._all_latents,
         )
 
     def read_recall(self) -> float | None:
@@ -418,7 +418,7 @@ class SaeLearner:
         self._set_weights()
 
 
-def _optimizer(sae: Sae, recipe: Recipe, product_dtype: torch.dtype, peers: Peers) -> Adam:
+def _optimizer(sae: Sae, recipe: Recipe, product_dtype: torch.dtype, shards: LatentShards) -> Adam:
     parameters: dict[str, Tensor] = dict(sae.named_parameters())
     betas = {"beta1": recipe.beta1, "beta2": recipe.beta2}
     unit_rows = {"W_dec"} if sae.cfg.normalize_decoder else set()
@@ -427,7 +427,7 @@ def _optimizer(sae: Sae, recipe: Recipe, product_dtype: torch.dtype, peers: Peer
     first = {"W_dec": parameters.pop("W_dec")}  # W_enc's step comes after those that move it
     if recipe.length_rate is not None:
         first[_LOG_LENGTH] = torch.zeros(sae.num_latents, dtype=sae.dtype, device=sae.device)
-    capped = CappedAdam(first | parameters, **betas, unit_rows=unit_rows, product_dtype=product_dtype, peers=peers)
+    capped = CappedAdam(first | parameters, **betas, unit_rows=unit_rows, product_dtype=product_dtype, shards=shards)
     if recipe.following:
         capped.followers["W_dec"] = "encoder.weight", recipe.following
     if recipe.length_rate is not None:

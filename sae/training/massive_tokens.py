@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from sae import ops
 from sae.dictionary.gradients import Weights
-from sae.dictionary.shards import ALONE, Peers
+from sae.dictionary.shards import WHOLE, LatentShards
 from sae.ops.encode import Select
 
 _KEPT = 0.9
@@ -60,7 +60,7 @@ class MassiveTokens:
             self.total.mul_(_KEPT).add_(self.step_total)
         self.step_total.zero_()
 
-    def reconstruct_(self, weights: Weights, select: Select, *, unit_norm: bool, peers: Peers = ALONE) -> None:
+    def reconstruct_(self, weights: Weights, select: Select, *, unit_norm: bool, shards: LatentShards = WHOLE) -> None:
         """Move the rows of W_dec that their mean uses to where they add up to it: dᵢ += aᵢ r / Σ a², r = x − x̂.
 
         Rows that have `unit_norm` keep their length; what that leaves of r, the code's length makes good, for which the
@@ -68,25 +68,25 @@ class MassiveTokens:
         """
         centred = (self.total[:-1] / self.total[-1]).to(weights.b_dec.dtype).sub(weights.b_dec).unsqueeze(0)
         for _ in range(_ROUNDS):
-            acts, used = _code(weights, centred, select, peers)
-            residual = centred - peers.sum_(ops.decode(acts, used.unsqueeze(0), weights.W_dec))
-            energy = peers.sum_(acts.square().sum()).clamp_min(torch.finfo(acts.dtype).tiny)
+            acts, used = _code(weights, centred, select, shards)
+            residual = centred - shards.sum_(ops.decode(acts, used.unsqueeze(0), weights.W_dec))
+            energy = shards.sum_(acts.square().sum()).clamp_min(torch.finfo(acts.dtype).tiny)
             weights.W_dec.index_add_(0, used, (acts / energy).T * residual)
             if unit_norm:
                 weights.W_dec[used] = F.normalize(weights.W_dec[used], dim=1)
-                _recode_(weights, centred, acts, used, peers)
+                _recode_(weights, centred, acts, used, shards)
             weights.follow_(used)
 
 
 def _code(
-    weights: Weights, centred: Float[Tensor, "1 d_in"], select: Select, peers: Peers
+    weights: Weights, centred: Float[Tensor, "1 d_in"], select: Select, shards: LatentShards
 ) -> tuple[Float[Tensor, "1 used"], Int[Tensor, "used"]]:
     """The code of one token, whose other latents it first makes less active than all that are used, by `_MARGIN`."""
     W = weights.W_enc_compute
     pre_acts = torch.addmm(weights.b_enc.to(W.dtype), centred.to(W.dtype), W.T)
-    acts, indices = peers.keep_best(*select(pre_acts))
+    acts, indices = shards.keep_best(*select(pre_acts))
     acts, used = acts.to(centred.dtype), indices[0]
-    least = peers.least_(torch.where(acts > 0, acts, torch.inf).amin())
+    least = shards.least_(torch.where(acts > 0, acts, torch.inf).amin())
     over = (pre_acts[0].to(acts.dtype) - (1 - _MARGIN) * least).clamp_min(0)
     over[used] *= acts[0] == 0
     near = over.nonzero().flatten()
@@ -103,15 +103,15 @@ def _move_encoder_(
     weights.follow_(rows)
 
 
-def _recode_(weights: Weights, centred: Tensor, acts: Tensor, used: Tensor, peers: Peers) -> None:
+def _recode_(weights: Weights, centred: Tensor, acts: Tensor, used: Tensor, shards: LatentShards) -> None:
     """One step of steepest descent of ‖r‖² by the code, which the rows of W_enc take, each along x − b_dec.
 
     Δ = W_dec r where the code is positive, a ← a + Δ ‖Δ‖² / ‖W_decᵀ Δ‖². Together the rows move by ‖Δa‖ / ‖x − b_dec‖.
     """
     tiny = torch.finfo(acts.dtype).tiny
     rows = weights.W_dec[used]
-    residual = centred - peers.sum_(acts @ rows)
+    residual = centred - shards.sum_(acts @ rows)
     change = (residual @ rows.T).mul_(acts > 0)
-    energy, moved = peers.sum_(change.square().sum()), peers.sum_(change @ rows)
+    energy, moved = shards.sum_(change.square().sum()), shards.sum_(change @ rows)
     change = change * (energy / moved.square().sum().clamp_min(tiny))
     _move_encoder_(weights, used, change[0], centred)

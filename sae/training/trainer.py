@@ -94,7 +94,7 @@ class SaeTrainer:
                 recipe=self._recipe(name),
                 encode_in_8bit=cfg.encode_in_8bit if cfg.loss_fn == "fvu" else False,
                 tokens_per_pass=cfg.batch_size * self.feed.ctx_len // self.steps_per_batch // cfg.micro_acc_steps,
-                peers=world.peers(),
+                shards=world.latent_shards(),
             )
             for name, sae in self.saes.items()
         }
@@ -362,7 +362,7 @@ class SaeTrainer:
 
     def _of_all_parts(self, metrics: ReconstructionMetrics) -> ReconstructionMetrics:
         shares = torch.tensor([metrics.l0, metrics.unused_fraction], dtype=torch.float64)
-        l0, unused = self.world.peers().sum_(shares).tolist()
+        l0, unused = self.world.latent_shards().sum_(shares).tolist()
         return metrics._replace(l0=l0, unused_fraction=unused / self.cfg.shard_latents)
 
     def evaluate_grafted(self) -> Record:
@@ -561,7 +561,7 @@ class SaeTrainer:
         if place.shards == 1:
             return Sae(d_in, cfg, **options)
         part = place.part(self.world.rank)
-        return SaePart(d_in, cfg, peers=self.world.peers(), part=part, parts=place.shards, **options)
+        return SaePart(d_in, cfg, shards=self.world.latent_shards(), part=part, parts=place.shards, **options)
 
     def _copy(self, whole: Sae) -> Sae:
         tensors = {key: t.clone() for key, t in self._own_part(whole.state_dict()).items()}
