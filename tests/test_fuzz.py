@@ -348,6 +348,112 @@ def test_any_manifest_of_a_cache(room: Path) -> None:
     fuzz(documents(path.read_bytes()), 1000, replaced(path, read))
 
 
+class Killed(BaseException):
+    """A process that ends."""
+
+
+@pytest.fixture
+def begun(room: Path) -> Callable[[Path, bool], None]:
+    """Writes a cache, or ends at one of two moments: in the middle of either pass."""
+    batches = TokenBatches(torch.arange(30 * 8).reshape(30, 8), 2, seed=0, held_out=4)
+    start = LiveActivations(batches, dict).state_dict()
+    options = {"model": "m", "exclude_tokens": [], "exclude_positions": []}
+    header = CacheHeader(options, {"a": 1}, ["a"], "float32", True, 0, 8, 30, 2)
+
+    def write(folder: Path, on_batch: Callable[[int], None] = lambda index: None) -> None:
+        live = LiveActivations(batches, lambda ids: {"a": ids.float().unsqueeze(-1)})
+        live.load_state_dict(start)
+        write_cache(folder, header, live, (live.batch(part) for part in batches.held_out_batches()), on_batch=on_batch)
+
+    return write
+
+
+def kill(index: int) -> None:
+    raise Killed
+
+
+def copied(begun: Path, path: Path, action: Callable[[], Any]) -> Callable[[bytes], None]:
+    """`action` on a fresh copy of a folder with one file replaced."""
+
+    def check(content: bytes) -> None:
+        shutil.rmtree(path.parent, ignore_errors=True)
+        shutil.copytree(begun, path.parent)
+        path.write_bytes(content)
+        check_error(action)
+
+    return check
+
+
+def test_any_progress_of_a_cache_that_is_continued(room: Path, begun: Callable[..., None]) -> None:
+    folder = room / "c"
+    with pytest.raises(Killed):
+        begun(room / "begun", kill)
+    original = (room / "begun" / "progress.json").read_bytes()
+    check = copied(room / "begun", folder / "progress.json", lambda: begun(folder))
+    check(original)
+    assert (folder / "manifest.json").exists()
+    fuzz(documents(original), 400, check)
+
+
+def test_any_list_of_what_the_second_pass_has_finished(
+    room: Path, begun: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = room / "c"
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("sae.activations.cache.write.sha256_of", lambda path: kill(0))
+        begun(room / "begun")
+    original = (room / "begun" / "finished.txt").read_bytes()
+    assert b".rows" in original
+
+    def write() -> None:
+        begun(folder)
+        ActivationCache(folder)
+
+    check = copied(room / "begun", folder / "finished.txt", write)
+    check(original)
+    assert (folder / "manifest.json").exists()
+    fuzz(broken(original), 400, check)
+
+
+def test_any_file_of_rows_of_a_cache_that_is_continued(room: Path, begun: Callable[..., None]) -> None:
+    folder = room / "c"
+    with pytest.raises(Killed):
+        begun(room / "begun", lambda index: kill(index) if index == 7 else None)
+    path = "held_out/a/00000.rows"
+    original = (room / "begun" / path).read_bytes()
+
+    def check(content: bytes) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(room / "begun", folder)
+        (folder / path).write_bytes(content)
+        if check_error(lambda: begun(folder)):
+            assert len(content) == len(original)
+            ActivationCache(folder)
+
+    fuzz(broken(original), 200, check)
+
+
+def test_any_npy_file(room: Path) -> None:
+    path = room / "tokens.npy"
+
+    def read() -> None:
+        assert all(len(row) == 8 for row in MemmapTokens(path, 8, 320).take([0]))
+
+    np.save(path, np.arange(200, dtype=np.uint16))
+    original = path.read_bytes()
+    assert check_error(read)
+    fuzz(broken(original) | st.sampled_from(headers(original)), 1000, replaced(path, read))
+
+
+def headers(original: bytes) -> list[bytes]:
+    """The array with other headers: of other types, absurd shapes, and what is no header."""
+    described = ("|O", "<i8", "<f4", "<u2", "<U9", "m8", [["a", "<u2"]], 7, None)
+    shapes = ((200,), (-1,), (2**62,), (2**40, 2**40), (), (0,), "200", ((1,),), None)
+    texts = [repr({"descr": d, "fortran_order": False, "shape": shape}) for d in described for shape in shapes]
+    texts += ["(" * 5000, "[" * 90, "{", "1" * 6000, "__import__('os')"]
+    return [original[:8] + len(text).to_bytes(2, "little") + text.encode() + original[-400:] for text in texts]
+
+
 def test_any_token_file(room: Path) -> None:
     path = room / "tokens.bin"
 

@@ -50,9 +50,12 @@ def _npy_tokens(path: str) -> np.ndarray:
     """The whole numbers of an array, row after row."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # numpy lets through whatever its parser of a header raises
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:80]
         raise ValueError(
-            f"a .npy file must hold an array of token ids, got {path!r}: {error}; write it again"
+            f"a .npy file must hold an array of token ids, got {path!r} ({reason}); write it again"
         ) from None
     if not isinstance(array, np.ndarray) or not np.issubdtype(array.dtype, np.integer):
         found = getattr(array, "dtype", type(array).__name__)

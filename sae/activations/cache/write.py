@@ -10,8 +10,10 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,11 +39,14 @@ from sae.activations.cache.format import (
     rows_path,
 )
 from sae.activations.source import Batch, LiveActivations
-from sae.storage.files import MANIFEST, absolute, sha256_of, write_whole
+from sae.storage.files import MANIFEST, absolute, read_json, sha256_of, write_whole
 from sae.storage.lock import alone_in, holds_nothing, remove_left_lock
 
 BUFFER_BYTES, APPEND_BYTES = 2**26, 2**16
 """Rows are collected up to the larger of 64 MiB and 64 KiB for each file that they are dealt to."""
+_MAX_PROGRESS_BYTES = _MAX_FINISHED_BYTES = 2**26
+"""A place in a stream holds the tokens that wait; finished.txt has a line for every shard."""
+_IS_SHA256 = re.compile("[0-9a-f]{64}").fullmatch
 DEALT = ".dealt"
 """Ending of a shard whose rows are not yet permuted."""
 
@@ -171,7 +176,8 @@ def _first_pass(
         writer.write_held_out(held_out)
         writer.commit(source.state_dict())
     else:
-        source.load_state_dict(writer.place)
+        with _understood(writer.folder):
+            source.load_state_dict(writer.place)
     while batch := source.next_batch():
         writer.add(batch, source.batch_index)
         if writer.is_full:
@@ -194,7 +200,7 @@ class _Writer:
     """The files of a cache that is being written."""
 
     def __init__(self, folder: Path, header: CacheHeader) -> None:
-        self._folder, self._header = folder, header
+        self.folder, self._header = folder, header
         self._widths = {name: row_bytes(d_in, header.dtype) for name, d_in in header.hookpoints.items()}
         self._lengths = {TRAIN: [0] * header.num_shards, HELD_OUT: [0]}
         self._sequences = 0
@@ -215,16 +221,19 @@ class _Writer:
         self._save_progress()
 
     def _continue(self) -> None:
-        saved = json.loads((self._folder / PROGRESS).read_text())
-        _check_same(self._folder, saved["header"], self._header)
+        saved = read_json(self.folder / PROGRESS, max_bytes=_MAX_PROGRESS_BYTES)
+        with _understood(self.folder):
+            _check_same(self.folder, saved["header"], self._header)
+            if not _is_progress(saved, self._lengths):
+                raise _not_progress(self.folder)
         self.place, self.finishing = saved["place"], saved["finishing"]
         self._lengths, self._sequences = saved["lengths"], saved["sequences"]
         if self.finishing:
             return
         # what was written after the last progress
-        _cut_off(self._folder / TRAIN / KEPT, 4 * self._sequences)
+        _cut_off(self.folder / TRAIN / KEPT, 4 * self._sequences)
         if self.place is None:
-            shutil.rmtree(self._folder / HELD_OUT, ignore_errors=True)
+            shutil.rmtree(self.folder / HELD_OUT, ignore_errors=True)
         for hookpoint, width in self._widths.items():
             for shard, tokens in enumerate(self._lengths[TRAIN]):
                 _cut_off(self._path(TRAIN, hookpoint, shard), tokens * width)
@@ -232,12 +241,12 @@ class _Writer:
     def _save_progress(self) -> None:
         state: dict[str, Any] = {"header": self._header._asdict(), "place": self.place, "finishing": self.finishing}
         state |= {"lengths": self._lengths, "sequences": self._sequences}
-        write_whole(self._folder / PROGRESS, json.dumps(state).encode())
+        write_whole(self.folder / PROGRESS, json.dumps(state).encode())
 
     def _path(self, section: str, hookpoint: str, shard: int) -> Path:
         """Where the first pass writes."""
         dealt = DEALT if self._header.shuffled and section == TRAIN else ""
-        return self._folder / (rows_path(section, hookpoint, shard) + dealt)
+        return self.folder / (rows_path(section, hookpoint, shard) + dealt)
 
     # The first pass
 
@@ -246,8 +255,8 @@ class _Writer:
         for batch in batches:
             one = self._encode(batch, 0)
             self._append(HELD_OUT, one.rows, torch.zeros(len(batch.kept), dtype=torch.int64))
-            _append(self._folder / HELD_OUT / TOKENS, batch.tokens.int())
-            _append(self._folder / HELD_OUT / KEPT, one.kept.int())
+            _append(self.folder / HELD_OUT / TOKENS, batch.tokens.int())
+            _append(self.folder / HELD_OUT / KEPT, one.kept.int())
 
     def add(self, batch: Batch, number: int) -> None:
         """Take the batch with this number."""
@@ -265,7 +274,7 @@ class _Writer:
             rows = {name: torch.cat([one.rows[name] for one in self._buffer]) for name in self._widths}
             self._append(TRAIN, rows, self._dealt())
             if not self._header.shuffled:
-                _append(self._folder / TRAIN / KEPT, torch.cat([one.kept for one in self._buffer]).int())
+                _append(self.folder / TRAIN / KEPT, torch.cat([one.kept for one in self._buffer]).int())
             self._sequences += sum(len(one.kept) for one in self._buffer) * (not self._header.shuffled)
             self._buffer = []
         os.sync()
@@ -303,27 +312,31 @@ class _Writer:
 
     def finish(self) -> CacheManifest:
         """Permute what was dealt, and write the manifest."""
-        hashes = _read_finished(self._folder)
+        finished, hashes = _read_finished(self.folder), dict[str, str]()
         for section, lengths in self._lengths.items():
             for hookpoint in self._widths:
                 for shard, tokens in enumerate(lengths):
                     name = rows_path(section, hookpoint, shard)
-                    if tokens and name not in hashes:
-                        hashes[name] = self._complete(section, hookpoint, shard)
-                        with (self._folder / FINISHED).open("a") as file:
+                    if tokens and name in finished:
+                        hashes[name] = finished[name]
+                    elif tokens:
+                        hashes[name] = self._complete(section, hookpoint, shard, tokens)
+                        with (self.folder / FINISHED).open("a") as file:
                             file.write(f"{hashes[name]}  {name}\n")
         for name in (f"{HELD_OUT}/{TOKENS}", f"{HELD_OUT}/{KEPT}", *[f"{TRAIN}/{KEPT}"] * (not self._header.shuffled)):
-            hashes[name] = sha256_of(self._folder / name)
-        files = {name: ((self._folder / name).stat().st_size, sha256) for name, sha256 in sorted(hashes.items())}
+            hashes[name] = sha256_of(self.folder / name)
+        files = {name: ((self.folder / name).stat().st_size, sha256) for name, sha256 in sorted(hashes.items())}
         manifest = CacheManifest(self._header, self._lengths, files)
-        write_whole(self._folder / MANIFEST, manifest_to_json(manifest).encode())
-        _tidy(self._folder)
+        write_whole(self.folder / MANIFEST, manifest_to_json(manifest).encode())
+        _tidy(self.folder)
         return manifest
 
-    def _complete(self, section: str, hookpoint: str, shard: int) -> str:
-        """Bring one shard into its final order, unless it is; its SHA-256."""
-        dealt, final = self._path(section, hookpoint, shard), self._folder / rows_path(section, hookpoint, shard)
-        if dealt == final or not dealt.exists():
+    def _complete(self, section: str, hookpoint: str, shard: int, tokens: int) -> str:
+        """Bring one shard of so many tokens into its final order, unless it is; its SHA-256."""
+        dealt, final = self._path(section, hookpoint, shard), self.folder / rows_path(section, hookpoint, shard)
+        is_done = dealt == final or not dealt.exists()
+        _check_size(final if is_done else dealt, tokens * self._widths[hookpoint])
+        if is_done:
             return sha256_of(final)
         rows = np.fromfile(dealt, np.uint8).reshape(-1, self._widths[hookpoint])
         rows = rows[_random(self._header.seed, 1, shard).permutation(len(rows))]
@@ -350,11 +363,13 @@ def _check_same(folder: Path, found: dict[str, Any], header: CacheHeader) -> Non
     if None in (before["sequences"], given["sequences"]):
         del given["sequences"]
     changed = replaced + [
-        f"{name} was {before.get(name)!r} and is {given[name]!r}" for name in given if before.get(name) != given[name]
+        f"{name} was {before.get(name)!r:.200} and is {given[name]!r:.200}"
+        for name in given
+        if before.get(name) != given[name]
     ]
     if changed:
         raise ValueError(
-            f"the cache in {folder} must be continued as it was begun, but {', '.join(changed)}; "
+            f"the cache in {folder} must be continued as it was begun, but {', '.join(changed[:3])}; "
             "repeat the command that began it, or choose another --activations"
         )
 
@@ -375,6 +390,45 @@ def _append(path: Path, rows: Tensor) -> None:
         file.write(rows.contiguous().numpy().data)
 
 
+@contextmanager
+def _understood(folder: Path) -> Iterator[None]:
+    """Whatever a progress.json leads to that its reader did not expect is a ValueError of one line."""
+    try:
+        yield
+    except (ValueError, OSError):
+        raise
+    except Exception as error:
+        raise _not_progress(folder) from error
+
+
+def _not_progress(folder: Path) -> ValueError:
+    return ValueError(
+        f"{folder / PROGRESS} must say how far the cache is, and does not; delete the folder and write it again"
+    )
+
+
+def _is_progress(saved: dict[str, Any], lengths: dict[str, list[int]]) -> bool:
+    """Whether a progress.json has what a writer with these sections and shards saves."""
+    found = saved["lengths"]
+    shards = {section: len(tokens) for section, tokens in found.items()}
+    counts = [saved["sequences"], *(count for tokens in found.values() for count in tokens)]
+    return (
+        shards == {section: len(tokens) for section, tokens in lengths.items()}
+        and all(type(count) is int and 0 <= count < 2**48 for count in counts)
+        and type(saved["finishing"]) is bool
+        and isinstance(saved["place"], dict | None)
+    )
+
+
+def _check_size(path: Path, size: int) -> None:
+    found = path.stat().st_size if path.exists() else 0
+    if found != size:
+        raise ValueError(
+            f"{path} must have the {size} bytes that {PROGRESS} says, got {found}: the cache is damaged; delete it and "
+            "write it again"
+        )
+
+
 def _cut_off(path: Path, size: int) -> None:
     if (path.stat().st_size if path.exists() else 0) < size:
         raise ValueError(f"{path} is shorter than {PROGRESS} says: the cache is damaged; delete it and write it again")
@@ -385,6 +439,10 @@ def _cut_off(path: Path, size: int) -> None:
 def _read_finished(folder: Path) -> dict[str, str]:
     """{path: SHA-256} of the files that the second pass is done with; a last line that was cut off does not count."""
     path = folder / FINISHED
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    pairs = [line[:-1].split("  ", 1) for line in lines if line.endswith("\n")]
-    return {name: sha256 for sha256, name in pairs}
+    if not path.exists():
+        return {}
+    if (size := path.stat().st_size) > _MAX_FINISHED_BYTES:
+        raise ValueError(f"{path} must be at most {_MAX_FINISHED_BYTES} bytes, got {size}; delete it, and repeat")
+    lines = path.read_bytes().decode(errors="replace").split("\n")[:-1]
+    pairs = [line.partition("  ") for line in lines]
+    return {name: sha256 for sha256, _, name in pairs if _IS_SHA256(sha256)}
