@@ -39,7 +39,7 @@ TEST_END = BLOCK_SEQUENCES * (CTX_LEN - 1)
 
 def default_lr(c: Contestant, cell: Cell) -> float:
     """The peak learning rate that the library would choose."""
-    from sae.training.optim import firings, peak_lr, steps_per_batch
+    from sae.training.recipe import firings, peak_lr, steps_per_batch
 
     scale = (cell.num_latents / 2**14) ** -0.5
     if c.library == "sae":

@@ -20,7 +20,7 @@ from sae.config import SaeConfig
 from sae.dictionary.autoencoder import Sae
 from sae.ops import eight_bit
 from sae.training.learner import SaeLearner
-from sae.training.optim import Recipe, firings, peak_lr, schedule, warmup_steps
+from sae.training.recipe import Recipe, firings, peak_lr, schedule, warmup_steps
 
 TOKENS = 2048
 

@@ -19,7 +19,7 @@ from sae.config import SaeConfig
 from sae.dictionary.autoencoder import Sae
 from sae.ops.encode import chunk_tokens
 from sae.training.learner import SaeLearner
-from sae.training.optim import Recipe
+from sae.training.recipe import Recipe
 
 ADAM_BYTES = 28
 """Adam in fp32, in one pass, reads and writes this much for each parameter."""

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from sae.dictionary.shards import Unsharded
-from sae.training import optim
+from sae.training import adam
 from sae.training.capped_adam import RANK, CappedAdam, cholesky_qr
 
 NO = torch.zeros(())
@@ -25,7 +25,7 @@ def oracle(start: Tensor, grads: list[Tensor], lr: float, rates: Tensor, *, beta
     basis = CappedAdam({"w": start.clone()}, beta1=beta1, beta2=beta2).basis["w"].double()
     for grad in grads:
         m, v = beta1 * m + (1 - beta1) * grad, beta2 * v + (1 - beta2) * grad.double().square().mean(1, keepdim=True)
-        U = m / (v.sqrt() + optim.EPSILON).sqrt() * rates.double()[:, None]
+        U = m / (v.sqrt() + adam.EPSILON).sqrt() * rates.double()[:, None]
         basis = torch.linalg.qr(U.T @ U @ basis).Q
         outside = U - U @ basis @ basis.T
         mean = outside.square().sum() / (basis.shape[0] - basis.shape[1])
@@ -39,7 +39,7 @@ def oracle(start: Tensor, grads: list[Tensor], lr: float, rates: Tensor, *, beta
 @pytest.mark.parametrize("rows_bytes", [2**20, 200])
 @pytest.mark.parametrize(("latents", "d_in"), [(37, 48), (96, 12), (15, 40)])
 def test_a_step_is_the_formula(latents: int, d_in: int, rows_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(optim._ROWS_BYTES, "cpu", rows_bytes)
+    monkeypatch.setitem(adam._ROWS_BYTES, "cpu", rows_bytes)
     grads, start = gradients(latents, d_in, 5, common=3.0), torch.randn(latents, d_in)
     rates = torch.linspace(0.1, 1, latents)
     weights = {"w": start.clone()}
@@ -71,7 +71,7 @@ def test_vectors_are_adams_and_a_matrix_narrower_than_four_is_only_normalised() 
         start, grad = torch.randn(shape), torch.randn(shape)
         mine, adams = {"p": start.clone()}, {"p": start.clone()}
         CappedAdam(mine, beta1=0.7, beta2=0.9).step({"p": grad}, 1e-2, skip=NO)
-        optim.Adam(adams, beta1=0.7, beta2=0.9).step({"p": grad}, 1e-2, skip=NO)
+        adam.Adam(adams, beta1=0.7, beta2=0.9).step({"p": grad}, 1e-2, skip=NO)
         if len(shape) == 1:
             assert torch.equal(mine["p"], adams["p"])
         else:
@@ -94,7 +94,7 @@ def test_a_skipped_step_changes_nothing_whatever_the_gradient(bad: float) -> Non
 
 @pytest.mark.parametrize("rows_bytes", [2**20, 200])
 def test_a_follower_takes_its_share_of_a_step_beside_its_own(rows_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(optim._ROWS_BYTES, "cpu", rows_bytes)
+    monkeypatch.setitem(adam._ROWS_BYTES, "cpu", rows_bytes)
     start, (first, second) = torch.randn(37, 48), gradients(37, 48, 2)
     found = {}
     for share in (0.0, 0.3):
@@ -112,7 +112,7 @@ def test_a_follower_takes_its_share_of_a_step_beside_its_own(rows_bytes: int, mo
 
 @pytest.mark.parametrize("rows_bytes", [2**20, 200])
 def test_the_length_of_rows_has_a_step_of_its_own(rows_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(optim._ROWS_BYTES, "cpu", rows_bytes)
+    monkeypatch.setitem(adam._ROWS_BYTES, "cpu", rows_bytes)
     start, signs = torch.randn(37, 48), torch.randn(37).sign()
     weights = {"length": torch.zeros(37), "w": start.clone()}
     optimizer = CappedAdam(weights, beta1=0.7, beta2=0.9)

@@ -17,7 +17,7 @@ from sae.dictionary.selection import selection
 from sae.ops import eight_bit, naive
 from sae.training import cuda_graphs as graphs
 from sae.training.learner import SaeLearner
-from sae.training.optim import Recipe, firings
+from sae.training.recipe import Recipe, firings
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

@@ -13,10 +13,11 @@ from oracle import dense_gradients, make_sae
 
 from sae import Sae, SaeConfig
 from sae.ops import eight_bit
-from sae.training import optim
+from sae.training import adam
+from sae.training.adam import Adam
 from sae.training.dead_latents import DeadLatents
 from sae.training.learner import SaeLearner, best_encoder_scale
-from sae.training.optim import Adam, Recipe, firings, k_at, peak_lr, schedule, steps_per_batch, warmup_steps
+from sae.training.recipe import Recipe, firings, k_at, peak_lr, schedule, steps_per_batch, warmup_steps
 
 N = 64
 
@@ -532,7 +533,7 @@ class TestOptim:
     def test_a_rows_rate_scales_its_step_and_nothing_else(
         self, rows_bytes: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setitem(optim._ROWS_BYTES, "cpu", rows_bytes)
+        monkeypatch.setitem(adam._ROWS_BYTES, "cpu", rows_bytes)
         torch.manual_seed(0)
         plain = {"a": torch.randn(5, 3), "b": torch.randn(5), "c": torch.randn(2)}
         slowed = {name: t.clone() for name, t in plain.items()}

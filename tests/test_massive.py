@@ -14,7 +14,7 @@ from sae.dictionary.losses import Spread, spread
 from sae.dictionary.selection import selection
 from sae.training.learner import SaeLearner
 from sae.training.massive_tokens import MassiveTokens
-from sae.training.optim import Recipe
+from sae.training.recipe import Recipe
 
 D, N = 48, 64
 MASSIVE = Recipe(token_limit=1.0, spare_massive=True)

@@ -16,9 +16,10 @@ from torch import Tensor
 from sae.activations.shuffle import ShuffleBuffer
 from sae.activations.source import LiveActivations
 from sae.data import MemmapTokens, TokenBatches, chunk_and_tokenize
+from sae.training.adam import Adam
 from sae.training.dead_latents import DeadLatents
 from sae.training.learner import GAO2024, SaeLearner
-from sae.training.optim import Adam, Recipe
+from sae.training.recipe import Recipe
 
 TOKENS = torch.randint(0, 300, (50, 8), generator=torch.Generator().manual_seed(2))
 TEXTS = [f"number {number} of {number**2} texts about {number**3}" for number in range(90)]

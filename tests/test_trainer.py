@@ -305,10 +305,10 @@ def test_a_run_that_is_resumed_while_k_grows_ends_as_one_that_did_not_stop(make:
 def test_a_short_run_makes_several_steps_of_a_batch_and_a_long_one_one(
     make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("sae.training.optim.FEWEST_TOKENS", 8)
+    monkeypatch.setattr("sae.training.recipe.FEWEST_TOKENS", 8)
 
     def steps(name: str, enough: int = 1000, **options: Any) -> tuple[int, int]:
-        monkeypatch.setattr("sae.training.optim.ENOUGH_STEPS", enough)
+        monkeypatch.setattr("sae.training.recipe.ENOUGH_STEPS", enough)
         trainer = make(run_name=name, layers=[1], **options)
         records = losses(trainer.fit().parent / "metrics.jsonl")
         derived = json.loads((trainer.folder.path / "config.json").read_text())["derived"]
@@ -359,8 +359,8 @@ def test_a_run_that_is_resumed_within_a_batch_ends_as_one_that_did_not_stop(make
 
 
 def test_a_run_that_goes_on_for_longer_keeps_the_size_of_its_steps(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sae.training.optim.FEWEST_TOKENS", 8)
-    monkeypatch.setattr("sae.training.optim.ENOUGH_STEPS", 20)
+    monkeypatch.setattr("sae.training.recipe.FEWEST_TOKENS", 8)
+    monkeypatch.setattr("sae.training.recipe.ENOUGH_STEPS", 20)
     options: dict[str, Any] = {"run_name": "run", "layers": [1]}
     assert make(max_tokens=5 * 32, **options).fit().name == "step_20"
     longer = make(resume=True, resume_changed=["max_tokens"], max_tokens=10 * 32, **options)
@@ -922,7 +922,7 @@ def test_with_one_process_no_gradient_of_a_step_is_ever_a_whole_matrix(
     getitem = SegmentRows.__getitem__
     monkeypatch.setattr(Gradients, "dense", dense)
     monkeypatch.setattr(SegmentRows, "__getitem__", some_rows)
-    monkeypatch.setattr("sae.training.optim._ROWS_BYTES", {"cpu": 2048, "cuda": 2048})
+    monkeypatch.setattr("sae.training.adam._ROWS_BYTES", {"cpu": 2048, "cuda": 2048})
     trainer = make(sae=SaeConfig(k=4, num_latents=512), micro_acc_steps=micro_acc_steps)
     trainer.initialise()
     before = {name: one.W_dec.detach().clone() for name, one in trainer.saes.items()}

@@ -278,7 +278,7 @@ def check_exclusions(cfg: TrainConfig, *, vocab_size: int, ctx_len: int) -> None
 
 
 def count_steps(cfg: TrainConfig, data: Extent, batches_at_once: int | None = None) -> int:
-    """How often a run reads `batches_at_once` batches, for an optimizer step, or several (`optim.steps_per_batch`).
+    """How often a run reads `batches_at_once` batches, for an optimizer step, or several (`recipe.steps_per_batch`).
 
     Raises ValueError for a stream without max_tokens, and for less data than one step.
     """

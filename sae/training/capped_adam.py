@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sae.dictionary.shards import WHOLE, LatentShards
 from sae.ops.momentum import descend_, momentum_
-from sae.training.optim import EPSILON, Adam, Gradient, Tangent, slices
+from sae.training.adam import EPSILON, Adam, Gradient, Tangent, slices
 
 RANK = 128
 """Directions of a matrix that are followed; a quarter of d_in where that is less."""

@@ -20,11 +20,12 @@ from sae.dictionary.selection import selection
 from sae.dictionary.shards import WHOLE, LatentShards
 from sae.ops import eight_bit
 from sae.ops.encode import Encode
+from sae.training.adam import Adam, Gradient, Tangent
 from sae.training.capped_adam import CappedAdam
 from sae.training.cuda_graphs import Recorded
 from sae.training.dead_latents import DeadLatents
 from sae.training.massive_tokens import MassiveTokens
-from sae.training.optim import Adam, Gradient, Recipe, Tangent, firings, k_at
+from sae.training.recipe import Recipe, firings, k_at
 
 GAO2024 = Recipe()
 FIRST_TOKENS = 4096

@@ -36,7 +36,7 @@ from sae.runs.stop_signals import StopRequests
 from sae.training.end_to_end import EndToEnd
 from sae.training.learner import FIRST_TOKENS, SaeLearner, is_per_latent
 from sae.training.memory import free_memory
-from sae.training.optim import Recipe, firings, peak_lr, schedule, steps_per_batch, warmup_steps
+from sae.training.recipe import Recipe, firings, peak_lr, schedule, steps_per_batch, warmup_steps
 from sae.training.run_plan import SaePlan, check_memory, plan_saes
 
 T = TypeVar("T")

@@ -1,19 +1,8 @@
-"""The optimizer, its learning-rate laws and its schedule."""
+"""The recipe of a run: its options, the laws of its learning rate, and the schedules of the rate and of k."""
 
 import math
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
-from functools import partial
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
-from sae.ops.momentum import settle_, without_radial
-
-EPSILON = 6.25e-10
-"""Adam's ε, from Gao et al. 2024, arXiv:2406.04093, app. A."""
 ENOUGH_STEPS, FEWEST_TOKENS = 1000, 2048
 """A run makes up to so many steps, as long as each of them has so many tokens: `steps_per_batch`."""
 
@@ -76,115 +65,6 @@ class Recipe(NamedTuple):
             k_growth=0.2,
             spare_massive=True,
         )
-
-
-_ROWS_BYTES = {"cpu": 2 * 2**20, "cuda": 256 * 2**20}
-"""How much of a parameter is stepped at a time: its gradient may be computed for it, and what it was before is kept if
-it has `row_rates`, on a CPU in the cache."""
-
-
-@runtime_checkable
-class Gradient(Protocol):
-    """The gradient of a parameter, of which some rows can be had at a time. A tensor is one."""
-
-    def __getitem__(self, rows: slice, /) -> Tensor: ...
-
-
-@dataclass(frozen=True)
-class Tangent:
-    """The gradient of a matrix whose rows keep their unit length: without the part along each row."""
-
-    gradient: Gradient
-    along: Float[Tensor, "latents"]
-    """⟨gradient, matrix⟩ of each row."""
-    matrix: Float[Tensor, "latents d_in"]
-
-    def __getitem__(self, rows: slice) -> Float[Tensor, "some d_in"]:
-        """These rows."""
-        return without_radial(self.gradient[rows], self.along[rows], self.matrix[rows])
-
-
-class Adam:
-    """Adam with the ε of Gao et al. 2024 (`EPSILON`); theirs are β₁ 0.9 and β₂ 0.999.
-
-    PyTorch's own fused kernel, one pass over the memory, without `torch.optim`, whose import alone takes three seconds
-    and 150 MB. The moments are made at once, all 0, so that they have a place in a state dict before the first step.
-    """
-
-    def __init__(
-        self, parameters: Mapping[str, Tensor], *, beta1: float = 0.9, beta2: float, unit_rows: Collection[str] = ()
-    ) -> None:
-        """`parameters` by name, all on one device; they are updated in place. Rows of `unit_rows` keep unit length."""
-        self._betas, self._unit_rows = (beta1, beta2), unit_rows
-        self.copies: dict[str, Tensor] = {}
-        """Of the parameters that it names, copies in another type, which follow every step."""
-        self.rates: dict[str, float] = {}
-        """What the learning rate is multiplied by, for the parameters that it names."""
-        self.row_rates: dict[str, Tensor] = {}
-        """What the steps of each row, (rows,), are multiplied by, for the parameters that it names."""
-        self._parameters = {name: parameter.detach() for name, parameter in parameters.items()}
-        self.step_count = torch.zeros((), device=next(iter(self._parameters.values())).device)
-        self.exp_avg = {name: torch.zeros_like(parameter) for name, parameter in self._parameters.items()}
-        self.exp_avg_sq = {name: torch.zeros_like(parameter) for name, parameter in self._parameters.items()}
-
-    def step(self, grads: Mapping[str, Gradient], lr: float | Tensor, *, skip: Float[Tensor, ""]) -> None:
-        """One step down `grads`, by name. `skip` is 1 to change nothing, else 0; neither it nor `lr` is waited for."""
-        if skip.is_cpu and skip:
-            return
-        self.step_count += 1 - skip
-        for name in self._parameters:
-            self._update(name, grads[name], lr, skip)
-
-    def _update(self, name: str, grad: Gradient, lr: float | Tensor, skip: Float[Tensor, ""]) -> None:
-        """One step of one parameter."""
-        parameter, rates = self._parameters[name], self.row_rates.get(name)
-        step = partial(self._step, lr=lr * self.rates.get(name, 1.0), skip=skip)
-        for some in slices(parameter):
-            part = parameter[some]
-            before = part.clone() if rates is not None else part
-            step(part, grad[some], self.exp_avg[name][some], self.exp_avg_sq[name][some])
-            if rates is not None:
-                torch.lerp(before, part, rates[some].view(-1, *(1 for _ in part.shape[1:])), out=part)
-            settle_(part, unit_rows=name in self._unit_rows, copy=self._copy(name, some))
-
-    def _copy(self, name: str, some: slice) -> Tensor | None:
-        """These rows of a parameter's copy, if it has one."""
-        return self.copies[name][some] if name in self.copies else None
-
-    def _step(
-        self, parameter: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, *, lr: float | Tensor, skip: Tensor
-    ) -> None:
-        torch._fused_adam_(
-            [parameter],
-            [grad],
-            [exp_avg],
-            [exp_avg_sq],
-            [],
-            [self.step_count],
-            lr=lr,
-            beta1=self._betas[0],
-            beta2=self._betas[1],
-            weight_decay=0.0,
-            eps=EPSILON,
-            amsgrad=False,
-            maximize=False,
-            found_inf=skip,
-        )
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """What survives a restart: the moments of each parameter, and the number of steps."""
-        state = {"step": self.step_count}
-        for name in self._parameters:
-            state |= {f"{name}.exp_avg": self.exp_avg[name], f"{name}.exp_avg_sq": self.exp_avg_sq[name]}
-        return state
-
-
-def slices(parameter: Tensor) -> Iterator[slice]:
-    """Its rows, so many at a time that they are about as large as wanted."""
-    wanted = _ROWS_BYTES.get(parameter.device.type, _ROWS_BYTES["cuda"])
-    rows = max(1, wanted * len(parameter) // max(1, parameter.nbytes))
-    for first in range(0, len(parameter), rows):
-        yield slice(first, first + rows)
 
 
 def steps_per_batch(batches: int, tokens: int) -> int:
