@@ -18,6 +18,7 @@ from tiny_models import VOCAB_SIZE, tiny_model
 from torch.nn import functional as F
 
 import sae.lm.load
+import sae.ops.native as native
 import sae.report.training
 from sae import SaeConfig, SaeTrainer, TrainConfig
 from sae.commands.cache import cache_activations
@@ -85,10 +86,10 @@ def fingerprint(checkpoint: Path) -> str:
 
 
 def arithmetic() -> str:
-    """Hash of how this machine and this PyTorch round: processors differ in the order of their sums."""
+    """Hash of how this machine, its compiler and PyTorch round: processors differ in the order of their sums."""
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(37, 48, generator=generator) for _ in range(2))
-    found = hashlib.sha256(torch.__version__.encode())
+    found = hashlib.sha256((torch.__version__ + native.version()).encode())
     low = (a.bfloat16() @ b.bfloat16().T).float()
     summed = F.embedding_bag(torch.arange(37).view(1, 37), a, mode="sum")
     for result in (a @ b.T, low, summed, a.sum(0), torch.linalg.vector_norm(a, dim=1), a.exp(), a.softmax(1)):

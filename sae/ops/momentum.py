@@ -5,12 +5,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 import sae.ops.kernels as kernels
+import sae.ops.native as native
+from sae.ops.segments import Segments
 
 
 def momentum_(
     exp_avg: Float[Tensor, "rows d"],
     exp_avg_sq: Float[Tensor, "rows"],
-    gradient: Float[Tensor, "rows d"],
+    gradient: Float[Tensor, "rows d"] | Segments,
     *,
     tangent: tuple[Float[Tensor, "rows"], Float[Tensor, "rows d"]] | None = None,
     rates: Float[Tensor, "rows"] | None = None,
@@ -23,8 +25,25 @@ def momentum_(
     """m ← β₁ m + (1 − β₁) g, v ← β₂ v + (1 − β₂) mean g² of each row, out = rates · m / √(√v + ε); returns Σ out².
 
     `tangent` is (along, matrix): g is then gradient − along · matrix, row by row. `skip` is 1 to leave m and v as they
-    are, whatever the gradient. `out` may have another type; the sum is of what it had before rounding.
+    are, whatever the gradient. `out` may have another type; the sum is of what it had before rounding. The gradient may
+    be `Segments` where `native.usable`.
     """
+    if native.usable(exp_avg, exp_avg_sq) and not skip:
+        import sae.ops.native.momentum as compiled
+
+        if compiled.covers(gradient, out):
+            return compiled.momentum_(
+                exp_avg,
+                exp_avg_sq,
+                gradient,
+                tangent=tangent,
+                rates=rates,
+                beta1=beta1,
+                beta2=beta2,
+                epsilon=epsilon,
+                out=out,
+            )
+    assert isinstance(gradient, Tensor)
     if _kernels_cover(exp_avg, gradient):
         import sae.ops.kernels.momentum as fast
 
@@ -69,11 +88,23 @@ def descend_(
     skip: Float[Tensor, ""],
     unit_rows: bool = False,
     copy: Float[Tensor, "rows d"] | None = None,
+    factors: Float[Tensor, "rows"] | None = None,
+    follower: tuple[Float[Tensor, "rows d"], Float[Tensor, ""]] | None = None,
 ) -> None:
-    """parameter ← parameter − length · step, its rows then of unit length if wanted, and the same in `copy`.
+    """parameter ← factors · parameter − length · step, its rows then of unit length if wanted, and the same in `copy`.
 
-    `skip` is 1 to change nothing.
+    `follower` is another matrix and its length of the same step. `skip` is 1 to change nothing but by `factors`.
     """
+    if native.usable(parameter) and not skip:
+        import sae.ops.native.momentum as compiled
+
+        return compiled.descend_(
+            parameter, step, length, unit_rows=unit_rows, copy=copy, factors=factors, follower=follower
+        )
+    if factors is not None:
+        parameter.mul_(factors.unsqueeze(1))
+    if follower is not None:
+        descend_(follower[0], step, follower[1], skip=skip)
     if _kernels_cover(parameter, step):
         import sae.ops.kernels.momentum as fast
 

@@ -10,6 +10,15 @@ from torch.nn import functional as F
 import sae.ops.kernels as kernels
 
 
+class Segments(NamedTuple):
+    """Row j of a matrix is Σ weights[e] · rows[tokens[e]] over the entries e from bounds[j] to bounds[j + 1]."""
+
+    bounds: Int[Tensor, "latents_plus_1"]
+    tokens: Int[Tensor, "entries"]
+    weights: Float[Tensor, "entries"]
+    rows: Float[Tensor, "tokens d"]
+
+
 class SegmentRows:
     """A matrix of sums over segments, (latents, d), whose rows are computed when they are asked for."""
 
@@ -23,6 +32,11 @@ class SegmentRows:
         """Row j is the sum of weights[e] · rows[tokens[e]] over the entries e from bounds[j] to bounds[j + 1]."""
         self._tokens, self._bounds, self._weights, self._rows = tokens, bounds, weights, rows
         self._added: list[tuple[Tensor, Tensor]] = []
+
+    @property
+    def segments(self) -> "Segments | None":
+        """What the rows are computed from; None if other rows were added."""
+        return None if self._added else Segments(self._bounds, self._tokens, self._weights, self._rows)
 
     def index_add_(self, dim: int, index: Int[Tensor, "some"], source: Float[Tensor, "some d"]) -> None:
         """Add `source` to the rows `index`, which are in ascending order; `dim` is 0. As of a tensor."""

@@ -9,14 +9,16 @@ followed from step to step by orthogonal iteration, as in Dion (Ahn et al. 2025,
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from sae.dictionary.shards import WHOLE, LatentShards
+from sae.ops import native
 from sae.ops.momentum import descend_, momentum_
+from sae.ops.segments import SegmentRows
 from sae.training.adam import EPSILON, Adam, Gradient, Tangent, slices
 
 RANK = 128
@@ -24,6 +26,9 @@ RANK = 128
 
 _LEAST = 1e-3
 """The least that τ² may be, in units of the mean of ‖U q‖² over all directions: a step may have only a few."""
+
+_IN_CACHE = 2048
+"""Rows of U q that are squared at a time on a CPU."""
 
 _SLIGHT = 1e-5
 """How much of the directions of the last step goes into those of this one, beside their product of length 1."""
@@ -80,14 +85,18 @@ class CappedAdam(Adam):
         kept, energy = self._cap(along, total, others=basis.shape[0] - basis.shape[1])
         length = rate * math.sqrt(self._entries[name]) / energy.sqrt()
         removed = (basis * (kept - 1)).T.to(dtype)
-        follower, share = self.followers.get(name, (None, 0.0))
+        step.addmm_(along, removed)
+        self._descend(name, step, length, skip)
+        self.basis[name].copy_(torch.where(skip > 0, self.basis[name], basis))
+
+    def _descend(
+        self, name: str, step: Float[Tensor, "latents d_in"], length: Float[Tensor, ""], skip: Float[Tensor, ""]
+    ) -> None:
+        """Take a step of this length, and bring along what follows it."""
+        parameter, (follower, share) = self._parameters[name], self.followers.get(name, (None, 0.0))
         log_length = self._parameters.get(self.log_lengths.get(name, ""))
-        for some in slices(parameter):
-            step[some].addmm_(along[some], removed)
-            if follower is not None:
-                descend_(self._parameters[follower][some], step[some], length * share, skip=skip)
-            if log_length is not None:
-                parameter[some].mul_(log_length[some].clamp(-1.0, 1.0).exp().unsqueeze(1))
+        factors = None if log_length is None else log_length.clamp(-1.0, 1.0).exp()
+        for some in _parts(parameter):
             descend_(
                 parameter[some],
                 step[some],
@@ -95,8 +104,9 @@ class CappedAdam(Adam):
                 skip=skip,
                 unit_rows=name in self._unit_rows,
                 copy=self._copy(name, some),
+                factors=None if factors is None else factors[some],
+                follower=None if follower is None else (self._parameters[follower][some], length * share),
             )
-        self.basis[name].copy_(torch.where(skip > 0, self.basis[name], basis))
         if log_length is not None:
             log_length.zero_()
 
@@ -106,12 +116,15 @@ class CappedAdam(Adam):
         """Bring the moments up to date, and write U before its cap; returns Σ U² over these rows."""
         parameter, rates, (beta1, beta2) = self._parameters[name], self.row_rates.get(name), self._betas
         raw = grad.gradient if isinstance(grad, Tangent) else grad
+        segments = raw.segments if isinstance(raw, SegmentRows) else None
+        if segments is not None and not native.usable(parameter, segments.rows):
+            segments = None
         total = parameter.new_zeros(())
-        for some in slices(parameter):
+        for some in slices(parameter) if segments is None else [slice(None)]:
             total += momentum_(
                 self.exp_avg[name][some],
                 self.exp_avg_sq[name][some],
-                raw[some],
+                raw[some] if segments is None else segments,
                 tangent=(grad.along[some], grad.matrix[some]) if isinstance(grad, Tangent) else None,
                 rates=None if rates is None else rates[some],
                 skip=skip,
@@ -126,7 +139,10 @@ class CappedAdam(Adam):
         self, along: Float[Tensor, "latents rank"], total: Float[Tensor, ""], *, others: int
     ) -> tuple[Float[Tensor, "rank"], Float[Tensor, ""]]:
         """(min(1, τ / σ), Σ U² after the cap) from U q of all q, Σ U² before, and the number of other directions."""
-        energies = torch.stack([along[some].float().square().sum(0) for some in slices(along)]).sum(0)
+        chunk = min(len(along), _IN_CACHE) if along.is_cpu else len(along)
+        wide = torch.empty(chunk, along.shape[1], device=along.device)
+        squares = (wide[: len(some)].copy_(some).square_() for some in along.split(chunk))
+        energies = torch.stack([some.sum(0) for some in squares]).sum(0)
         sums = self._shards.sum_(torch.cat([energies, total.unsqueeze(0)]))
         energies, total = sums[:-1], sums[-1]
         tiny = torch.finfo(torch.float32).tiny
@@ -173,6 +189,11 @@ def _workspace(
         _workspaces[dtype] = kept
     step, along = kept[:size].split([latents * d_in, latents * rank])
     return step.view(latents, d_in), along.view(latents, rank)
+
+
+def _parts(parameter: Tensor) -> Iterable[slice]:
+    """The rows that one pass takes: all where it holds but one at a time."""
+    return [slice(None)] if native.usable(parameter) else slices(parameter)
 
 
 def _first_basis(parameter: Float[Tensor, "latents d_in"]) -> Float[Tensor, "d_in rank"]:

@@ -25,6 +25,7 @@ from sae.dictionary.autoencoder import Sae, SaePart
 from sae.evaluation.evaluate import evaluate_many
 from sae.evaluation.outliers import massive_note
 from sae.evaluation.reconstruction import ReconstructionMetrics, evaluate_reconstruction
+from sae.ops import native
 from sae.parallel.placement import Placement, place
 from sae.parallel.world import World
 from sae.report.training import report
@@ -249,6 +250,8 @@ class SaeTrainer:
             raise self.world.on_all(ValueError(message))
         if too_short := short_run_note(self.shapes, self.total_steps * self.tokens_per_step):
             self._note(too_short)
+        if self.device.type == "cpu" and self.cfg.recipe == "default" and (missing := native.advice()):
+            self._note(missing)
         spared = self.cfg.recipe == "default"
         if found := massive_note(held_out.activations, held_out.tokens, held_out.kept, spared=spared):
             self._note(found)

@@ -1,0 +1,99 @@
+"""Passes over the rows of a matrix in C, compiled when first used, where the machine has a C compiler.
+
+A pass holds a row in the first-level cache: what PyTorch does in some twenty operations, each through memory, reads and
+writes it once. Every function has the meaning of its plain twin, up to the order of sums; a row is the work of one
+thread, so results are bitwise equal for any number of threads. Without a compiler the twins run.
+"""
+
+import ctypes
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Sums may be reordered, as vectors need; what is not finite stays so, and denormal numbers are as elsewhere.
+_FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math")
+_SOURCE = Path(__file__).with_name("rows.c")
+_SECONDS = 60
+"""How long a compiler may take; it needs a third of one."""
+_LEAST_ELEMENTS = 2**16
+"""Of a matrix that more than one thread is worth."""
+_PARTS = 4
+"""Into how many parts the rows are split for each thread: some take longer."""
+
+COPIES = (torch.float32, torch.bfloat16)
+"""Types of what is written beside the float32 that is computed with."""
+
+
+def usable(*tensors: Tensor) -> bool:
+    """Whether these float32 tensors can be handed to C: rows one after the other, on a CPU, and there is a compiler."""
+    return all(t.is_cpu and t.dtype == torch.float32 and t.is_contiguous() for t in tensors) and library() is not None
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The compiled code; None if it cannot be had. It is compiled by each process, in a folder that then goes."""
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if compiler is None:
+        return None
+    try:
+        with tempfile.TemporaryDirectory(prefix="sae-") as folder:
+            built = Path(folder) / "rows.so"
+            command = [compiler, *_FLAGS, "-shared", "-fPIC", "-o", str(built), str(_SOURCE), "-lm"]
+            subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=_SECONDS)
+            return ctypes.CDLL(str(built))
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def advice() -> str | None:
+    """What to tell who trains on a CPU without it; None if it is there."""
+    if library() is not None:
+        return None
+    return (
+        "no C compiler works here, so that the optimizer takes twice as long: install gcc or clang, or name one in CC"
+    )
+
+
+@cache
+def version() -> str:
+    """What compiled the code, as it calls itself; empty if nothing did."""
+    if library() is None:
+        return ""
+    command = [shutil.which(os.environ.get("CC", "cc")) or "", "--version"]
+    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout.split("\n")[0]
+
+
+def over_rows(name: str, matrix: Tensor, arguments: Sequence[Tensor | float | None]) -> None:
+    """Call the C function `name` for all rows of a matrix, its first argument, by as many threads as PyTorch has."""
+    function, (rows, d) = getattr(library(), name), matrix.shape
+    values = [_value(argument) for argument in (matrix, *arguments)]
+    threads = torch.get_num_threads()
+    parts = 1 if threads == 1 or rows * d < _LEAST_ELEMENTS else min(rows, _PARTS * threads)
+    bounds = [rows * part // parts for part in range(parts + 1)]
+    calls = [(ctypes.c_long(a), ctypes.c_long(b), ctypes.c_long(d)) for a, b in zip(bounds, bounds[1:], strict=False)]
+    if parts == 1:
+        function(*calls[0], *values)
+    else:
+        list(_pool(threads).map(lambda call: function(*call, *values), calls))
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="rows")
+
+
+def _value(argument: Tensor | float | None) -> Any:
+    if isinstance(argument, float):
+        return ctypes.c_float(argument)
+    if isinstance(argument, int):
+        return ctypes.c_int(argument)
+    return ctypes.c_void_p(None if argument is None else argument.data_ptr())

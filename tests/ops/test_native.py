@@ -1,0 +1,127 @@
+"""The optimizer's passes in C equal their plain twins, for any number of threads, and are not needed."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import sae
+from sae.ops import LatentSegments, momentum, native
+from sae.ops.segments import Segments
+
+SIZES = [(1, 48), (37, 48), (5, 7), (0, 48), (4, 300), (257, 16)]
+NO = torch.zeros(())
+
+sizes = pytest.mark.parametrize(("rows", "d"), SIZES)
+outs = pytest.mark.parametrize("out", [torch.float32, torch.bfloat16])
+
+
+@pytest.fixture(autouse=True)
+def compiled() -> None:
+    if native.library() is None:
+        pytest.skip("this machine has no C compiler")
+
+
+def plainly(monkeypatch: pytest.MonkeyPatch, function: Callable[[], Any]) -> Any:
+    with monkeypatch.context() as patch:
+        patch.setattr(native, "library", lambda: None)
+        return function()
+
+
+def close(found: Tensor, plain: Tensor) -> None:
+    torch.testing.assert_close(found, plain, atol=0.0, rtol=1e-5 if plain.dtype == torch.float32 else 2**-7)
+
+
+def segments_of(rows: int, d: int) -> Segments:
+    """Of entries that leave out the last row, if there are several."""
+    indices = torch.randint(max(1, rows - 1), (29, 3))
+    found = LatentSegments(indices, rows).rows(torch.rand(29, 3), torch.rand(29, d)).segments
+    assert found is not None
+    return found
+
+
+@outs
+@pytest.mark.parametrize("with_all", [False, True])
+@pytest.mark.parametrize("of_segments", [False, True])
+@sizes
+def test_momentum_equals_its_twin(
+    rows: int, d: int, of_segments: bool, with_all: bool, out: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if of_segments and not rows:
+        return
+    m, v, gradient = torch.rand(rows, d), torch.rand(rows), torch.rand(rows, d)
+    segments = segments_of(rows, d) if of_segments else None
+    if segments is not None:
+        bounds, tokens, weights, of_tokens = segments
+        parts = [weights[a:b] @ of_tokens[tokens[a:b]] for a, b in zip(bounds, bounds[1:], strict=False)]
+        gradient = torch.stack(parts)
+    options = {"skip": NO, "beta1": 0.7, "beta2": 0.9, "epsilon": 1e-8}
+    if with_all:
+        options |= {"tangent": (-torch.rand(rows), torch.rand(rows, d)), "rates": torch.rand(rows)}
+
+    def taken(gradient: Any) -> tuple[Tensor, ...]:
+        mine, squares, step = m.clone(), v.clone(), torch.empty(rows, d, dtype=out)
+        total = momentum.momentum_(mine, squares, gradient, **options, out=step)
+        return mine, squares, step, total
+
+    plain = plainly(monkeypatch, lambda: taken(gradient))
+    for found, twin in zip(taken(gradient if segments is None else segments), plain, strict=True):
+        close(found, twin)
+
+
+@outs
+@pytest.mark.parametrize("with_all", [False, True])
+@sizes
+def test_descend_equals_its_twin(
+    rows: int, d: int, with_all: bool, out: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, other, step = torch.rand(rows, d) + 1, torch.rand(rows, d) + 1, torch.rand(rows, d).to(out)
+    factors = torch.rand(rows) + 0.5
+
+    def taken() -> tuple[Tensor, ...]:
+        parameter, follower, copy = start.clone(), other.clone(), torch.empty(rows, d, dtype=out)
+        options = {"unit_rows": True, "copy": copy, "factors": factors, "follower": (follower, torch.tensor(0.2))}
+        momentum.descend_(parameter, step, torch.tensor(0.1), skip=NO, **(options if with_all else {}))
+        return (parameter, follower, copy) if with_all else (parameter,)
+
+    for found, twin in zip(taken(), plainly(monkeypatch, taken), strict=True):
+        close(found, twin)
+
+
+def test_any_number_of_threads_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "_LEAST_ELEMENTS", 0)
+    m, gradient, found = torch.rand(37, 48), torch.rand(37, 48), []
+    for threads in (1, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        mine, v, step = m.clone(), torch.zeros(37), torch.empty(37, 48, dtype=torch.bfloat16)
+        momentum.momentum_(mine, v, gradient, skip=NO, beta1=0.7, beta2=0.9, epsilon=1e-8, out=step)
+        momentum.descend_(mine, step, torch.tensor(0.1), skip=NO)
+        found.append((mine, v, step))
+    assert all(torch.equal(one, three) for one, three in zip(*found, strict=True))
+
+
+def test_what_is_not_finite_stays_so_in_bf16() -> None:
+    start = torch.tensor([[float("nan"), float("inf"), -float("inf"), 3.3895e38, 1.0]])
+    copy = torch.empty(1, 5, dtype=torch.bfloat16)
+    momentum.descend_(start.clone(), torch.zeros(1, 5), torch.tensor(0.0), skip=NO, copy=copy)
+    torch.testing.assert_close(copy, start.bfloat16(), equal_nan=True)
+
+
+def test_denormal_numbers_are_as_elsewhere_after_the_code_is_loaded() -> None:
+    assert native.library() is not None
+    assert (torch.tensor(1e-40) * 0.5).item() > 0
+
+
+@pytest.mark.parametrize("compiler", ["", "false"])
+def test_without_a_compiler_that_works_the_twins_run_and_the_user_is_told(compiler: str) -> None:
+    code = "import torch; from sae.ops import native; "
+    code += "print(native.usable(torch.ones(2, 3)), native.version(), native.advice())"
+    env = {"CC": compiler, "PATH": os.environ["PATH"], "PYTHONPATH": str(Path(sae.__file__).parent.parent)}
+    found = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert found.stdout.startswith("False  no C compiler works here")
