@@ -305,9 +305,12 @@ def load_language_model(cfg: SourceConfig, device: Any, devices: Sequence[Any] =
     model = load(dtype=dtype)
     if dtype == torch.float32 or not (reason := lm.cannot_compute(model)):
         return model
-    note(f"the language model cannot compute in {str(dtype).removeprefix('torch.')} ({reason}); it runs in float32")
     del model
-    return load(dtype=torch.float32)
+    in_float32 = load(dtype=torch.float32)
+    if lm.cannot_compute(in_float32):  # it is not for the type
+        return load(dtype=dtype)
+    note(f"the language model cannot compute in {str(dtype).removeprefix('torch.')} ({reason}); it runs in float32")
+    return in_float32
 
 
 DEFAULT = "train"

@@ -209,8 +209,12 @@ def test_the_language_model_computes_in_what_it_is_told_or_else_in_what_it_can(
     monkeypatch.setattr("sae.lm.cannot_compute", lambda model: "" if model.dtype == torch.float32 else "no bf16")
     result = run("model", "text.jsonl", *SMALL, *FIXED, "--run_name", "fallback")
     assert "cannot compute in bfloat16 (no bf16); it runs in float32" in result.err
-    fvu = {name: Path("runs", name, "evaluation.json").read_text() for name in ("auto", "half", "whole", "fallback")}
-    assert fvu["auto"] == fvu["half"] != fvu["whole"] == fvu["fallback"]
+    monkeypatch.setattr("sae.lm.cannot_compute", lambda model: "not for its type")
+    result = run("model", "text.jsonl", *SMALL, *FIXED, "--run_name", "either")
+    assert result.status == 0 and "cannot compute" not in result.err
+    names = ("auto", "half", "either", "whole", "fallback")
+    auto, half, either, whole, fallback = (Path("runs", name, "evaluation.json").read_text() for name in names)
+    assert auto == half == either != whole == fallback
 
 
 def test_with_the_model_in_8_bits_a_run_trains_on_nearly_the_same_activations(run: Run, no_picture: None) -> None:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from .harvest import check_one_stream, first_tensor, vectors
+from .harvest import check_one_stream, first_tensor, positions_first, vectors
 from .hookpoints import base_model, locate
 from .layout import like
 from .wrappers import check_hooks_are_alone, eagerly, unwrapped
@@ -92,7 +92,11 @@ def graft(
     """
     check_hooks_are_alone(model)
     base = base_model(model)
-    splices = {name: _Splice(name, sae, keep_error=keep_error, edit=edit, mask=mask) for name, sae in saes.items()}
+    turned = positions_first(base, saes)
+    splices = {
+        name: _Splice(name, sae, keep_error=keep_error, edit=edit, mask=mask, turned=name in turned)
+        for name, sae in saes.items()
+    }
     with ExitStack() as stack:
         stack.enter_context(eagerly(model))
         for name, splice in splices.items():
@@ -133,14 +137,16 @@ class _Splice:
         keep_error: bool,
         edit: Edit | None,
         mask: Tensor | None,
+        turned: bool,
     ) -> None:
+        """`turned`: what passes is (seq, batch, d_in)."""
         if edit is not None and not isinstance(sae, Coder):
             raise ValueError(
                 f"edit needs latents to change, and what is grafted at {hookpoint} is {type(sae).__name__}, without "
                 "encode and decode; graft an Sae, or leave edit out"
             )
         self._hookpoint, self._sae, self._keep_error, self._edit, self._mask = hookpoint, sae, keep_error, edit, mask
-        self._done = False
+        self._turned, self._done = turned, False
         self._shape: tuple[int, ...] | None = None
         self._outermost: nn.Module | None = None
 
@@ -173,8 +179,8 @@ class _Splice:
             return values
         self._done = True
         x = first_tensor(values)
-        read = vectors(self._hookpoint, values, self._shape if x is not None and x.ndim > 3 else None)
-        new = read if x is None else like(self.replace(read), x)
+        read = vectors(self._hookpoint, values, self._known_shape(x), turned=self._turned)
+        new = read if x is None else like(self.replace(read), x, positions_first=self._turned)
         if isinstance(values, Tensor):
             return new
         if isinstance(values, dict):  # transformers' ModelOutput
@@ -183,6 +189,14 @@ class _Splice:
             return changed
         several = [new if value is x else value for value in values]
         return type(values)(*several) if hasattr(values, "_fields") else type(values)(several)
+
+    def _known_shape(self, x: Tensor | None) -> tuple[int, ...] | None:
+        """(batch, seq) of the tokens, where the value's own axes do not say it."""
+        if x is None or x.ndim < 3:
+            return None
+        if x.ndim == 3:
+            return (x.shape[1], x.shape[0]) if self._turned else None
+        return self._shape
 
     def replace(self, x: Float[Tensor, "batch seq d_in"]) -> Float[Tensor, "batch seq d_in"]:
         """What stands in x's place."""

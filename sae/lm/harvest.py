@@ -1,10 +1,11 @@
 """Read what passes the hookpoints of a language model, and run no more of it than that needs."""
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
@@ -32,15 +33,23 @@ def harvest(
     the model lacks, that its forward does not pass, or whose value is not a (batch, seq, d_in) tensor.
     """
     base = base_model(model)
-    capture = Capture(hookpoints, tuple(tokens.shape))
-    with eagerly(base), _hooked(base, capture), evaluating(base), torch.no_grad(), suppress(_Stop):
-        base(tokens.to(device_of(base)), **without_cache(base))
+    if tokens.shape[0] == tokens.shape[1] > 1 and positions_first(base, hookpoints):  # told apart by unequal axes
+        parts = [harvest(model, part, hookpoints) for part in (tokens[:-1], tokens[-1:])]
+        return {name: torch.cat([part[name] for part in parts]) for name in hookpoints}
+    capture = _run(base, tokens, hookpoints)
     if capture.missing:
         raise HookpointError(
             f"--hookpoints must name modules that the forward of {type(base).__name__} runs, and "
             f"{', '.join(capture.missing)} was not reached; name a module inside or around it"
         )
     return {hookpoint: capture.found[hookpoint] for hookpoint in hookpoints}
+
+
+def _run(base: nn.Module, tokens: Tensor, hookpoints: Sequence[str]) -> "Capture":
+    capture = Capture(hookpoints, tuple(tokens.shape))
+    with eagerly(base), _hooked(base, capture), evaluating(base), torch.no_grad(), suppress(_Stop):
+        base(tokens.to(device_of(base)), **without_cache(base))
+    return capture
 
 
 def widths(model: nn.Module, hookpoints: Sequence[str], ctx_len: int | None = None) -> dict[str, int]:
@@ -63,7 +72,7 @@ def widths(model: nn.Module, hookpoints: Sequence[str], ctx_len: int | None = No
         except Exception as error:  # whatever a forward of any architecture may raise
             errors.append(error)
     else:
-        raise _told(base, errors[0])
+        raise _told(base, next((error for error in errors if isinstance(error, HookpointError)), errors[0]))
     limit = context_limit(base)
     if ctx_len is not None and limit is not None and ctx_len > limit - POSITIONS_IN_DOUBT:
         _try_length(model, hookpoints, ctx_len)
@@ -86,12 +95,16 @@ def _told(base: nn.Module, error: Exception) -> ValueError:
     return told
 
 
+_PROBE = 64
+"""Positions of a forward that is tried: more than the pieces in which some models compute."""
+
+
 def cannot_compute(model: nn.Module) -> str:
     """Why the model cannot run in the type of its weights, in one line; "" if it can."""
     base = base_model(model)
     try:
         with as_before(base), evaluating(base), torch.no_grad():
-            base(_tokens(base, (2, 3)), **without_cache(base))
+            base(_tokens(base, (1, min(_PROBE, context_limit(base) or _PROBE))), **without_cache(base))
     except (RuntimeError, TypeError, NotImplementedError) as error:
         return one_line(error)
     except Exception:  # whatever else it lacks is told when it is run in earnest
@@ -111,6 +124,28 @@ def _probe(model: nn.Module, hookpoints: Sequence[str], shape: tuple[int, int]) 
     return {hookpoint: value.shape[-1] for hookpoint, value in found.items()}
 
 
+_POSITIONS_FIRST: WeakKeyDictionary[nn.Module, dict[str, bool]] = WeakKeyDictionary()
+
+
+def positions_first(model: nn.Module, hookpoints: Iterable[str]) -> set[str]:
+    """Which hookpoints carry (seq, batch, d_in), asked of the model once for each with a forward of 2 x 3 tokens."""
+    base, hookpoints = base_model(model), list(hookpoints)
+    known = _POSITIONS_FIRST.setdefault(base, {})
+    new = [hookpoint for hookpoint in hookpoints if hookpoint not in known]
+    if new:
+        with as_before(base):
+            known.update(_turned(base, new))
+    return {hookpoint for hookpoint in hookpoints if known[hookpoint]}
+
+
+def _turned(base: nn.Module, hookpoints: Sequence[str]) -> dict[str, bool]:
+    try:
+        turned = _run(base, _tokens(base, (2, 3)), hookpoints).turned
+    except Exception:  # not the question here: a model that cannot run is told when it is run in earnest
+        turned = set()
+    return {hookpoint: hookpoint in turned for hookpoint in hookpoints}
+
+
 def _try_length(model: nn.Module, hookpoints: Sequence[str], ctx_len: int) -> None:
     try:
         _probe(model, hookpoints, (1, ctx_len))
@@ -128,6 +163,8 @@ class Capture:
         self.shape = shape
         self.missing = dict.fromkeys(hookpoints)
         self.found: dict[str, Tensor] = {}
+        self.turned: set[str] = set()
+        """Of those that were found, which carry (seq, batch, d_in)."""
 
     def on_output(self, hookpoint: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if hookpoint in self.missing:
@@ -142,6 +179,8 @@ class Capture:
         if hookpoint not in self.missing:
             return
         value = vectors(hookpoint, values, self.shape)
+        if (x := first_tensor(values)) is not None and x.shape[:2] != value.shape[:2] and x.ndim == 3:
+            self.turned.add(hookpoint)
         del self.missing[hookpoint]
         if not self.missing:
             self.found[hookpoint] = value
@@ -191,12 +230,17 @@ def check_one_stream(hookpoint: str, output: Any, shape: tuple[int, ...] | None 
         )
 
 
-def vectors(hookpoint: str, values: Any, shape: tuple[int, ...] | None = None) -> Float[Tensor, "batch seq d_in"]:
-    """What passes a hookpoint, one vector for each token of `shape`. Raises ValueError if it is nothing of the kind."""
+def vectors(
+    hookpoint: str, values: Any, shape: tuple[int, ...] | None = None, *, turned: bool = False
+) -> Float[Tensor, "batch seq d_in"]:
+    """What passes a hookpoint, one vector for each token of `shape`. Raises ValueError if it is nothing of the kind.
+
+    Where it is known to carry (seq, batch, d_in), `turned` says so.
+    """
     value = first_tensor(values)
     # A caller that does not know the tokens sees three axes alone: (batch, seq, d_in).
     known = value.shape[:2] if shape is None and value is not None and value.ndim == 3 else shape
-    found = None if value is None or known is None else as_tokens(value, known)
+    found = None if value is None or known is None else as_tokens(value, known, positions_first=turned)
     if found is None:
         expected = "(batch, seq, d_in)" + (f" with (batch, seq) = {shape}" if shape is not None else "")
         raise HookpointError(

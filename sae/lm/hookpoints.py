@@ -175,7 +175,7 @@ def _text_path(base: nn.Module) -> str:
     """Path of the text model within one that holds more, "" where the model is that itself.
 
     It is the outermost module above the token embedding with the config of the text, and of that the part that has no
-    head.
+    head; of one that holds a single part, that part.
     """
     config, embedding = getattr(base, "config", None), embedding_path(base).split(".")
     if config is None or getattr(config, "is_encoder_decoder", False):
@@ -183,7 +183,16 @@ def _text_path(base: nn.Module) -> str:
     above = [".".join(embedding[:depth]) for depth in range(len(embedding))]
     kind = type(config.get_text_config())
     of_text = [path for path in above if type(getattr(base.get_submodule(path), "config", None)) is kind]
-    return next((path for path in of_text if not _has_own_head(base.get_submodule(path))), "")
+    path = next((path for path in of_text if not _has_own_head(base.get_submodule(path))), "")
+    while path and (inner := _only_part(base, path)) in above[1:]:
+        path = inner
+    return path
+
+
+def _only_part(base: nn.Module, path: str) -> str:
+    """Path of the one module that another holds, "" if it holds several."""
+    parts = [name for name, _ in base.get_submodule(path).named_children()]
+    return f"{path}.{parts[0]}" if len(parts) == 1 else ""
 
 
 def _has_own_head(module: nn.Module) -> bool:

@@ -6,16 +6,21 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def as_tokens(value: Tensor, shape: Sequence[int]) -> Float[Tensor, "batch seq d_in"] | None:
+def as_tokens(
+    value: Tensor, shape: Sequence[int], *, positions_first: bool = False
+) -> Float[Tensor, "batch seq d_in"] | None:
     """The value as (batch, seq, d_in), for tokens of `shape` (batch, seq); None if nothing says where the tokens are.
 
     Several streams are one after the other in d_in: (batch, seq, streams, d) are DeepSeek-V4's,
-    (streams, batch, seq, d) Gemma 3n's.
+    (streams, batch, seq, d) Gemma 3n's. XLNet's are (seq, batch, d), which `positions_first` says where batch and seq
+    are equal.
     """
     batch_and_seq = tuple(shape)
     if not value.is_floating_point() or value.ndim not in (3, 4):
         return None
     first, second = value.shape[:2] == batch_and_seq, value.ndim == 4 and value.shape[1:3] == batch_and_seq
+    if value.ndim == 3 and value.shape[:2] == batch_and_seq[::-1] and (positions_first or not first):
+        return value.transpose(0, 1)
     if value.ndim == 3:
         return value if first else None
     if first == second:  # neither, or both by chance
@@ -23,8 +28,10 @@ def as_tokens(value: Tensor, shape: Sequence[int]) -> Float[Tensor, "batch seq d
     return (value if first else value.movedim(0, 2)).flatten(2)
 
 
-def like(new: Float[Tensor, "batch seq d_in"], value: Tensor) -> Tensor:
+def like(new: Float[Tensor, "batch seq d_in"], value: Tensor, *, positions_first: bool = False) -> Tensor:
     """What `as_tokens` made of `value`, changed, in the shape of `value`."""
+    if value.ndim == 3 and (positions_first or new.shape != value.shape):
+        return new.transpose(0, 1)
     if new.shape == value.shape:
         return new
     if value.shape[:2] == new.shape[:2]:
@@ -40,11 +47,11 @@ def found_instead(value: Tensor | None, shape: Sequence[int] | None) -> str:
     if shape is None or value.ndim != 3:
         return f"{text}; name another module, e.g. the block that holds it"
     batch, seq = shape
-    if value.shape[:2] == (seq, batch):
-        return f"{text}, whose first axis are the positions: this model's modules cannot be read; name another module"
     if value.shape[0] == batch and value.shape[1] > seq:
         return (
             f"{text}, {value.shape[1]} positions for {seq} tokens; if the model pads, a --ctx_len of "
             f"{value.shape[1]} fits it"
         )
+    if value.shape[0] == batch and value.shape[1] < seq:
+        return f"{text}, {value.shape[1]} vectors for {seq} tokens, which it brings together; name another module"
     return f"{text}; name another module, e.g. the block that holds it"

@@ -141,6 +141,9 @@ def _auto_class(config: PreTrainedConfig, head: bool) -> Any:
         return transformers.AutoModelForImageTextToText
     if head and type(config) in transformers.MODEL_FOR_MULTIMODAL_LM_MAPPING:
         return transformers.AutoModelForMultimodalLM
+    # before the causal ones, which are the decoder alone
+    if head and config.is_encoder_decoder and type(config) in transformers.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
+        return transformers.AutoModelForSeq2SeqLM
     if head and type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
         return transformers.AutoModelForCausalLM
     return transformers.AutoModel

@@ -271,13 +271,35 @@ def test_several_streams_of_a_token_are_one_vector_and_are_grafted_in_their_own_
             assert not torch.equal(model(tokens).logits, clean)
 
 
+@pytest.mark.parametrize(("model_type", "name"), [("xlnet", "layer.1"), ("fsmt", "encoder.layers.1")])
+@pytest.mark.parametrize("shape", [(2, 6), (6, 2), (4, 4), (1, 1), (1, 5)])
+def test_positions_before_the_batch_are_read_and_grafted_as_batch_before_positions(
+    model_type: str, name: str, shape: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    model = AutoModel.from_config(any_config(model_type)).eval()
+    tokens, one, seen = torch.randint(4, 90, shape), shape == (1, 1), []
+    found = harvest(model, tokens, [name])[name]
+    with torch.no_grad():
+        alone = torch.cat([harvest(model, row.unsqueeze(0), [name])[name] for row in tokens])
+    assert found.shape == (*shape, 32) and torch.allclose(found, alone, atol=1e-5)
+    mask = torch.zeros(shape, dtype=torch.bool)
+    mask[0, -1] = True
+    with torch.no_grad():
+        clean = model(tokens)[0]
+        with graft(model, {name: lambda x: seen.append(x) or x.clone()}):
+            assert torch.equal(model(tokens)[0], clean)
+        with graft(model, {name: lambda x: x + x.cumsum(-1)}, mask=mask):
+            changed = (model(tokens)[0] != clean).any(-1)
+    assert torch.allclose(seen[0], found, atol=1e-5)
+    assert changed[0].any() and (one or not changed[1:].any())
+
+
 def test_a_value_whose_token_axis_is_not_certain_is_refused_with_its_shape() -> None:
     value = torch.randn(4, 2, 3, 5)
     assert torch.equal(as_tokens(value, (2, 3)), torch.cat(list(value), -1))
     assert torch.equal(as_tokens(value, (4, 2)), value.reshape(4, 2, 15))
     assert as_tokens(value, (3, 2)) is None and as_tokens(torch.randn(2, 2, 2, 5), (2, 2)) is None
-    with pytest.raises(ValueError, match=r"float32 \(3, 2, 32\), whose first axis are the positions"):
-        widths(AutoModel.from_config(any_config("xlnet")).eval(), ["layer.0"])
     with pytest.raises(ValueError, match=r"encoder.layers.0 must return one vector per token, and returns 2 of shape"):
         widths(AutoModel.from_config(any_config("reformer")).eval(), ["encoder.layers.0"], 8)
 
@@ -291,6 +313,13 @@ def test_a_model_that_pads_to_its_window_is_read_at_multiples_of_it(model_type: 
     assert_equal(harvest(model, tokens, hookpoints), run_whole(model, tokens, hookpoints))
     with pytest.raises(ValueError, match=r"4 positions for 3 tokens; if the model pads, a --ctx_len of 4 fits it"):
         widths(model, hookpoints, 7)
+
+
+def test_a_model_that_brings_tokens_together_is_refused_by_the_block_that_does() -> None:
+    model = AutoModel.from_config(any_config("canine")).eval()
+    with pytest.raises(ValueError, match=r"encoder.layer.0 must carry .*, 4 vectors for 16 tokens, which it brings"):
+        widths(model, resolve_hookpoints(model), 16)
+    assert widths(model, ["initial_char_encoder.layer.0"], 16) == {"initial_char_encoder.layer.0": 32}
 
 
 def test_a_model_that_needs_more_than_tokens_is_refused_in_one_line() -> None:

@@ -44,6 +44,8 @@ from sae.lm import (
     check_device,
     compute_dtype,
     context_limit,
+    find_head,
+    graft,
     harvest,
     load_config,
     load_model,
@@ -412,12 +414,14 @@ def test_a_config_alone_tells_the_limit_that_it_names() -> None:
     assert context_limit(AutoConfig.for_model("bloom")) is None
 
 
-@pytest.mark.parametrize("model_type", ["pegasus", "marian", "plbart", "lighton_ocr"])
+@pytest.mark.parametrize(
+    "model_type", ["pegasus", "marian", "plbart", "bart", "prophetnet", "fsmt", "lighton_ocr", "kosmos-2.5"]
+)
 def test_a_whole_folder_loads_with_and_without_its_head_as_the_class_that_wrote_it(
     tmp_path: Path, model_type: str
 ) -> None:
     config = any_config(model_type)
-    kind = AutoModelForImageTextToText if model_type == "lighton_ocr" else AutoModelForSeq2SeqLM
+    kind = AutoModelForImageTextToText if model_type in ("lighton_ocr", "kosmos-2.5") else AutoModelForSeq2SeqLM
     torch.manual_seed(0)
     whole = kind.from_config(config).eval()
     whole.save_pretrained(tmp_path)
@@ -465,7 +469,22 @@ def test_weights_in_8_bit_floats_are_unpacked_to_the_type_that_is_asked_for(tmp_
     assert (found.float() - expected).norm() <= (0 if dtype == torch.float32 else 0.02) * expected.norm()
 
 
-@pytest.mark.parametrize("model_type", ["fnet", "mra"])
+def test_the_head_of_llama_4_is_found_though_its_base_model_is_itself(tmp_path: Path) -> None:
+    config = any_config("llama4_text")
+    whole = AutoModelForCausalLM.from_config(config).eval()
+    assert whole.base_model is whole
+    whole.save_pretrained(tmp_path)
+    model, tokens = load_model(str(tmp_path), device="cpu", dtype=torch.float32, head=True), tiny_tokens() % 90
+    head = find_head(model)
+    assert head.is_causal
+    with torch.no_grad():
+        expected = whole(tokens).logits
+        assert torch.allclose(head.logits(tokens, head.run(tokens), slice(0, 7)), expected, atol=1e-5)
+        with graft(model, {"layers.0": torch.zeros_like}):
+            assert not torch.allclose(model(tokens).logits, expected, atol=1e-2)
+
+
+@pytest.mark.parametrize("model_type", ["fnet", "mra", "xlstm"])
 def test_a_model_that_cannot_compute_in_bfloat16_says_why_and_can_in_float32(model_type: str) -> None:
     model = AutoModel.from_config(any_config(model_type)).eval()
     assert cannot_compute(model) == ""

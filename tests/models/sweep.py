@@ -30,8 +30,7 @@ MORE_THAN_TOKENS = "must run on token ids alone"
 REFUSED = {
     "albert": "must have a list of its 2 transformer blocks",
     "reformer": "returns 2 of shape",
-    "xlnet": "whose first axis are the positions",
-    "fsmt": "whose first axis are the positions",
+    "canine": "4 vectors for 16 tokens",
     "cpmant": "positions for 3 tokens",
     "blt": "has several stacks of blocks",
     "squeezebert": "was not reached",
@@ -150,8 +149,9 @@ def replaced(module: nn.Module, replace: Callable[[Tensor], Tensor]) -> Iterator
 
 
 def logits(model: nn.Module, tokens: Tensor) -> Tensor:
+    options = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
     with torch.no_grad():
-        return model(input_ids=tokens).logits.float()
+        return model(input_ids=tokens, **options).logits.float()
 
 
 class Sweep:
@@ -232,7 +232,7 @@ class Sweep:
 
     def bf16(self) -> None:
         model = lm.load_model(self.folder, device="cpu", dtype=torch.bfloat16)
-        if reason := lm.cannot_compute(model):
+        if (reason := lm.cannot_compute(model)) and not lm.cannot_compute(self.base_model):
             self.notes.append(f"float32 only ({reason[:60]})")
             return
         found = lm.harvest(model, self.tokens, self.hookpoints)
