@@ -91,6 +91,26 @@ def test_the_next_save_waits_for_the_one_before_and_takes_no_second_copy(tmp_pat
     assert all(torch.all(sae.b_dec == step) for step in (1, 2) for sae in load(tmp_path / f"step_{step}"))
 
 
+def test_what_is_waited_for_is_written_without_a_copy(tmp_path: Path) -> None:
+    saver, state = Saver(tmp_path, keep_last=None), state_of(1)
+    folder = saver.save(state)
+    assert saver._host == {} and saver._thread is None
+    assert files_in(folder) == files_in(checkpoint.save(tmp_path / "other", 1, state))
+
+
+def test_a_save_that_is_waited_for_lets_the_one_before_end_first(tmp_path: Path, held: Held) -> None:
+    saver = Saver(tmp_path, keep_last=None)
+    saver.start(state_of(1))
+    assert held.begun.wait(20)
+    last = threading.Thread(target=saver.save, args=(state_of(2),))
+    last.start()
+    last.join(0.2)
+    assert last.is_alive() and steps(tmp_path) == set()
+    held.go.set()
+    last.join()
+    assert steps(tmp_path) == {1, 2}
+
+
 def load(folder: Path) -> list[Sae]:
     return list(Sae.load_many(folder).values())
 

@@ -1,8 +1,12 @@
-"""Checkpoints written beside training, which waits only until its state is copied to the host's memory."""
+"""Checkpoints written beside training, which waits only until its state is copied to the host's memory.
+
+The last one, and one after an error, is waited for, and written from where the state is: memory for a copy is never
+taken by a run that is shorter than `save_every`.
+"""
 
 import copy
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -27,19 +31,21 @@ class Saver:
 
     def start(self, state: Checkpoint) -> Path:
         """Copy the state and begin to write it; returns the folder that it will be in. Waits for the one before."""
+        return self._begin(state, self._copied)
+
+    def save(self, state: Checkpoint) -> Path:
+        """Write the state, of which no copy is taken, and wait until it is on disk; returns its folder."""
+        folder = self._begin(state, lambda state: state)
+        self.wait()
+        return folder
+
+    def _begin(self, state: Checkpoint, taken: Callable[[Checkpoint], Checkpoint]) -> Path:
         self.wait()
         step = state.trainer["step"]
         if step != self._saved_step:
-            copied = self._copied(state)
-            self._thread = threading.Thread(target=self._write, args=(copied,), name="checkpoint", daemon=True)
+            self._thread = threading.Thread(target=self._write, args=(taken(state),), name="checkpoint", daemon=True)
             self._thread.start()
         return self._run / f"step_{step}"
-
-    def save(self, state: Checkpoint) -> Path:
-        """`start` and `wait`."""
-        folder = self.start(state)
-        self.wait()
-        return folder
 
     def wait(self) -> None:
         """Return when everything is on disk. Raises what went wrong, as `checkpoint.save` does."""
@@ -54,10 +60,10 @@ class Saver:
         if error is not None:
             raise error
 
-    def _write(self, copied: Checkpoint) -> None:
-        step = copied.trainer["step"]
+    def _write(self, state: Checkpoint) -> None:
+        step = state.trainer["step"]
         try:
-            checkpoint.save(self._run, step, copied)
+            checkpoint.save(self._run, step, state)
             self._saved_step = step
             checkpoint.rotate(self._run, self._keep_last)
         except Exception as error:  # told by the next `check`
