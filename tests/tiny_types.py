@@ -22,13 +22,13 @@ SIZES: dict[str, int] = {
     r"|feed_forward_size|feedforward_dim|dim_ff|dff|expert_ffn_size|expert_ffn_hidden_size|moe_ffn_dim"
     r"|projector_(hidden_dim|input_dim|output_dim)": 48,
     r"num_attention_heads|n_heads?|num_heads|(encoder|decoder)_attention_heads|attention_heads|n_attention_heads"
-    r"|(encoder|decoder)_num_heads|cross_num_attention_heads|num_heads_per_layer|index_n_heads": 4,
+    r"|linear_num_heads|(encoder|decoder)_num_heads|cross_num_attention_heads|num_heads_per_layer|index_n_heads": 4,
     r"num_key_value_heads|num_kv_heads|n_head_kv|num_query_groups": 2,
     r"head_dim|d_kv|kv_channels|attention_head_dim|global_head_dim|qk_nope_head_dim|qk_rope_head_dim|v_head_dim"
-    r"|index_head_dim|cross_head_dim": HEAD_DIM,
+    r"|index_head_dim|cross_head_dim|linear_head_dim": HEAD_DIM,
     r"q_lora_rank|kv_lora_rank|o_lora_rank|.*_lora_rank|lora_r": 16,
     r"rotary_dim": 4,
-    r"max_position_embeddings|n_positions|n_ctx|max_sequence_length|max_seq_len": CTX_LEN,
+    r"max_position_embeddings|n_positions|n_ctx|max_sequence_length|max_seq_len|model_max_length": CTX_LEN,
     r"num_experts|num_local_experts|n_routed_experts|moe_num_experts|num_routed_experts": 4,
     r"num_experts_per_tok|moe_topk|num_experts_per_token|moe_k": 2,
     r"image_size|img_size|input_image_size": 28,
@@ -147,12 +147,21 @@ OVERRIDES: dict[str, dict[str, Any]] = {
             kind: {"rope_type": "default", "rope_theta": 1e4} for kind in ("sliding_attention", "full_attention")
         },
     },
-    "mistral4": {"qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "head_dim": 8},
+    "mistral4": {"qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "head_dim": 8, "qk_head_dim": 8},
+    "longcat_flash": {"qk_head_dim": 16},
+    "lilt": {"hidden_size": 48},
+    "neomme": {"head_dim": 16},
     "axk1": {"n_group": 1, "topk_group": 1},
-    "dbrx": {"attn_config": {"kv_n_heads": 2}, "ffn_config": {"hidden_size": 32, "ffn_hidden_size": 48}},
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8.0},
+        "ffn_config": {"hidden_size": 32, "ffn_hidden_size": 48},
+    },
     "esmc": {"vocab_size": 99},
     "hrm_text": {"num_layers_per_stack": 2, "num_hidden_layers": 16},
-    "zamba": {"layers_block_type": ["mamba", "hybrid"] * 2, "num_hidden_layers": 4},
+    "zamba": {
+        "layers_block_type": ["mamba", "hybrid"] * 2, "num_hidden_layers": 4, "mamba_dt_rank": 4,
+        "attention_hidden_size": 64, "attention_head_dim": 16,
+    },
     "zamba2": {
         "layers_block_type": ["linear_attention", "hybrid"] * 2, "num_hidden_layers": 4, "hybrid_layer_ids": [1, 3],
         "n_mamba_heads": 8, "mamba_headdim": 8, "attention_hidden_size": 64, "attention_head_dim": 16, "kv_channels": 8,
