@@ -18,8 +18,10 @@ TRAIN_GROUPS = {
         "model", "dataset", "activations", "split", "text_column", "streaming", "ctx_len", "max_tokens",
         "exclude_tokens", "exclude_positions", "data_preprocessing_num_proc",
     ),
-    "autoencoder": ("hookpoints", "layers", "layer_stride", "expansion_factor", "num_latents", "k", "normalize_decoder",
-                    "finetune"),
+    "autoencoder": (
+        "hookpoints", "layers", "layer_stride", "expansion_factor", "num_latents", "k", "selection", "prefixes",
+        "budgets", "normalize_decoder", "finetune",
+    ),
     "training": (
         "batch_size", "grad_acc_steps", "micro_acc_steps", "steps_per_batch", "loss_fn", "lr", "lr_warmup_steps",
         "auxk_alpha", "dead_feature_threshold", "recipe", "seed",

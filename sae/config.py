@@ -33,10 +33,49 @@ class SaeConfig:
     """Number of latents. 0: expansion_factor times the width of the activations."""
 
     k: int = 32
-    """Latents kept per token."""
+    """Latents kept per token; with batchtopk in the mean over tokens."""
+
+    selection: Literal["topk", "batchtopk", "groupmax"] = "topk"
+    """Which latents stay. topk: the k largest of each token. batchtopk: those above a threshold with which k stay in
+    the mean over tokens, at most 4 k of one token. groupmax: of k equal groups of latents the largest of each."""
+
+    prefixes: list[int] = field(default_factory=list)
+    """Matryoshka: sizes of nested dictionaries, each the first so many latents, which reconstruct by themselves too,
+    with equal weight in the loss. The whole dictionary is always the last."""
+
+    budgets: list[int] = field(default_factory=list)
+    """Hierarchical: numbers of latents, each the so many largest of a token, which reconstruct by themselves too, with
+    equal weight in the loss, so that one dictionary serves every k among them. k is always the last."""
+
+    transcode: bool = False
+    """Transcoder: read the input of each hookpoint, which is a module, and reconstruct its output."""
+
+    skip_connection: bool = False
+    """Add a linear map of what is read to what is reconstructed; for transcoders."""
 
     def __post_init__(self) -> None:
         _check_positive(self, "expansion_factor", "k")
+        if self.selection not in ("topk", "batchtopk", "groupmax"):
+            raise ValueError(
+                f"selection must be topk, batchtopk or groupmax, got {self.selection!r}; choose one of them"
+            )
+        for name in ("prefixes", "budgets"):
+            ends = getattr(self, name)
+            rising = all(a < b for a, b in zip([0, *ends], ends, strict=False))
+            _check(name, ends, rising, "increasing positive numbers", f"leave --{name} out for one reconstruction")
+        if self.prefixes and self.budgets:
+            raise ValueError("prefixes and budgets both nest reconstructions; give one of --prefixes and --budgets")
+        if self.budgets and self.selection != "topk":
+            raise ValueError(
+                f"budgets must go with the selection topk, whose latents a token ranks, got {self.selection}; "
+                "leave out one of them"
+            )
+        _check("budgets", self.budgets, max(self.budgets, default=0) <= self.k, f"at most k={self.k}", "raise --k")
+        if self.skip_connection and not self.transcode:
+            raise ValueError(
+                "skip_connection must come with transcode: an autoencoder would copy what it reads; "
+                "add --transcode, or leave out --skip_connection"
+            )
         for name in ("d_in", "num_latents"):
             value = getattr(self, name)
             _check(name, value, value >= 0, "0 or more", f"leave {name} out to have it derived")
@@ -50,6 +89,16 @@ class SaeConfig:
                 f"k must be between 1 and num_latents={num_latents}, got {self.k}; "
                 "lower --k or raise --num_latents or --expansion_factor"
             )
+        if self.selection == "groupmax" and num_latents % self.k:
+            raise ValueError(
+                f"k must divide num_latents={num_latents} into equal groups for the selection groupmax, got {self.k}; "
+                "choose a divisor for --k, or another --num_latents"
+            )
+        if self.prefixes and self.prefixes[-1] > num_latents:
+            raise ValueError(
+                f"prefixes must be at most num_latents={num_latents}, got {self.prefixes[-1]}; "
+                "leave it out, or raise --num_latents or --expansion_factor"
+            )
 
     def latents_for(self, d_in: int) -> int:
         """Number of latents of a dictionary on activations that are `d_in` wide."""
@@ -58,6 +107,26 @@ class SaeConfig:
         num_latents = self.num_latents or d_in * self.expansion_factor
         self.check_k(num_latents)
         return num_latents
+
+    @property
+    def needs_reconstruction(self) -> str:
+        """What of this shape cannot be trained end to end; empty if nothing."""
+        kinds = {"selection batchtopk": self.selection == "batchtopk", "prefixes": self.prefixes,
+                 "budgets": self.budgets, "transcode": self.transcode}  # fmt: skip
+        return next((kind for kind, there in kinds.items() if there), "")
+
+    @property
+    def needs_all_latents(self) -> str:
+        """What of this shape cannot be split over processes by latents; empty if nothing."""
+        kinds = {"selection groupmax": self.selection == "groupmax", "prefixes": self.prefixes,
+                 "budgets": self.budgets, "transcode": self.transcode}  # fmt: skip
+        return next((kind for kind, there in kinds.items() if there), "")
+
+    def levels_for(self, num_latents: int) -> list[int]:
+        """Ends of the nested reconstructions, in latents or ranks, the whole code last; empty if there is only one."""
+        ends = self.prefixes or self.budgets
+        whole = num_latents if self.prefixes else self.k
+        return [*ends, whole] if ends and ends[-1] != whole else ends if len(ends) > 1 else []
 
 
 @dataclass
@@ -213,6 +282,26 @@ class TrainConfig:
                 f"encode_in_8bit goes with --loss_fn fvu, whose gradient is sparse, got {self.loss_fn!r}; "
                 "leave out one of them"
             )
+        for sae in several(self.sae):
+            if sae.transcode:
+                raise ValueError(
+                    "transcode cannot be trained from a language model yet, got True; leave it out, or use SaeLearner"
+                )
+            if self.loss_fn != "fvu" and (kind := sae.needs_reconstruction):
+                raise ValueError(
+                    f"loss_fn must be fvu with {kind}, which is trained on reconstruction, got {self.loss_fn!r}; "
+                    "leave out one of them"
+                )
+            if self.encode_in_8bit and sae.selection == "groupmax":
+                raise ValueError(
+                    "encode_in_8bit finds the largest latents of all, got selection groupmax, which takes one of each "
+                    "group; leave out one of them"
+                )
+            if self.shard_latents > 1 and (kind := sae.needs_all_latents):
+                raise ValueError(
+                    f"shard_latents must be 1 with {kind}, which needs all latents of a token in one place, got "
+                    f"{self.shard_latents}; leave out one of them"
+                )
         if (self.steps_per_batch or 1) > 1 and self.loss_fn != "fvu":
             raise ValueError(
                 f"steps_per_batch must be 1 with --loss_fn {self.loss_fn}, whose steps take whole sequences, got "

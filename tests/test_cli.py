@@ -38,7 +38,8 @@ FIXED = ["--no_log_to_wandb", "--save_dir", "runs"]
 OPTIONS = {
     "model", "dataset", "activations", "split", "text_column", "streaming", "ctx_len", "max_tokens", "exclude_tokens",
     "exclude_positions", "data_preprocessing_num_proc",
-    "hookpoints", "layers", "layer_stride", "expansion_factor", "num_latents", "k", "normalize_decoder", "finetune",
+    "hookpoints", "layers", "layer_stride", "expansion_factor", "num_latents", "k", "selection", "prefixes",
+    "budgets", "normalize_decoder", "finetune",
     "batch_size", "grad_acc_steps", "micro_acc_steps", "steps_per_batch", "loss_fn", "lr", "lr_warmup_steps",
     "auxk_alpha", "dead_feature_threshold", "recipe", "seed",
     "save_dir", "run_name", "resume", "resume_changed", "save_every", "keep_last", "save_best",
@@ -514,7 +515,8 @@ def test_the_list_of_options_is_frozen() -> None:
     assert len(offered) == len(set(offered))
     assert set(offered) == OPTIONS
     known = {f.name for f in (*fields(RunConfig), *fields(SaeConfig))}
-    assert known - OPTIONS == {"sae", "d_in"}  # the group, and what the model decides
+    # the group, what the model decides, and what is trained in Python alone
+    assert known - OPTIONS == {"sae", "d_in", "transcode", "skip_connection"}
 
 
 def help_text(capsys: pytest.CaptureFixture[str], *command: str) -> str:
@@ -556,7 +558,9 @@ def options_read() -> set[str]:
     readers = [tree for path, tree in trees.items() if path.name not in ("config.py", "__main__.py")]
     main, config_file = trees[ROOT / "sae" / "__main__.py"], trees[ROOT / "sae" / "config.py"]
     readers += [f for f in ast.walk(main) if isinstance(f, ast.FunctionDef)]
-    readers += [f for f in ast.walk(config_file) if isinstance(f, ast.FunctionDef) and f.name == "latents_for"]
+    readers += [
+        f for f in ast.walk(config_file) if isinstance(f, ast.FunctionDef) and f.name in ("latents_for", "levels_for")
+    ]
     return {node.attr for tree in readers for node in ast.walk(tree) if is_read_from_a_config(node)}
 
 

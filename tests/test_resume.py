@@ -419,7 +419,7 @@ def test_a_limit_on_file_sizes_is_told_like_a_full_disk(tmp_path: Path, straight
 def test_a_nan_in_a_step_stops_by_name_and_saves_the_weights_before_that_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, step: int
 ) -> None:
-    trainer, original = make_trainer(tmp_path), learner.reconstruction_gradients
+    trainer, original = make_trainer(tmp_path), learner.pullback
     before: dict[str, torch.Tensor] = {}
 
     def poisoned(weights: Any, *arguments: Any, **options: Any) -> Any:
@@ -429,7 +429,7 @@ def test_a_nan_in_a_step_stops_by_name_and_saves_the_weights_before_that_step(
             (recon.squared_error if what == "loss" else getattr(grads, what)[3]).fill_(torch.inf)
         return grads, recon
 
-    monkeypatch.setattr(learner, "reconstruction_gradients", poisoned)
+    monkeypatch.setattr(learner, "pullback", poisoned)
     with pytest.raises(FloatingPointError, match=f"layers.2: the loss is not finite at step {step + 1}, before batch"):
         trainer.fit()
     monkeypatch.undo()
@@ -448,7 +448,7 @@ def test_a_nan_that_only_a_fault_of_the_machine_makes_reaches_no_checkpoint(
     tmp_path: Path, straight: Path, monkeypatch: pytest.MonkeyPatch, parameter: str
 ) -> None:
     """In a weight's gradient alone, where arithmetic leaves none: it is not in the loss before the next step."""
-    trainer, original = make_trainer(tmp_path, save_every=2), learner.reconstruction_gradients
+    trainer, original = make_trainer(tmp_path, save_every=2), learner.pullback
 
     def poisoned(*arguments: Any, **options: Any) -> Any:
         grads, recon = original(*arguments, **options)
@@ -457,7 +457,7 @@ def test_a_nan_that_only_a_fault_of_the_machine_makes_reaches_no_checkpoint(
             getattr(grads, parameter).index_add_(0, recon.top_indices[0, :1], poison)
         return grads, recon
 
-    monkeypatch.setattr(learner, "reconstruction_gradients", poisoned)
+    monkeypatch.setattr(learner, "pullback", poisoned)
     with pytest.raises(FloatingPointError, match="is not finite") as stopped:
         trainer.fit()
     monkeypatch.undo()

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from sae.config import SaeConfig
 from sae.dictionary.losses import VarianceSums, at_least_float32, fvu
-from sae.dictionary.selection import selection
+from sae.dictionary.selection import selection_of
 from sae.dictionary.shards import LatentShards
-from sae.formats import eleuther
+from sae.dictionary.spec import Saved, Spec
 from sae.ops.autograd import Decode, Encode
 from sae.ops.momentum import settle_
 
@@ -22,18 +22,18 @@ _UNIT = 1e-3
 
 
 class Encoded(NamedTuple):
-    """The code of each token: at most k latents."""
+    """The code of each token: at most `width` latents, which is k for topk and groupmax."""
 
-    top_acts: Float[Tensor, "*batch k"]
+    top_acts: Float[Tensor, "*batch width"]
     """Activations, non-negative, in no particular order. A latent with activation 0 did not fire."""
-    top_indices: Int[Tensor, "*batch k"]
-    """Which latents, distinct within a token."""
+    top_indices: Int[Tensor, "*batch width"]
+    """Which latents; those that fired are distinct within a token."""
 
 
 class SaeOutput(NamedTuple):
     """What `Sae.forward` returns."""
 
-    recon: Float[Tensor, "*batch d_in"]
+    recon: Float[Tensor, "*batch d_out"]
     """The reconstruction x̂."""
     top_acts: Float[Tensor, "*batch k"]
     """See `Encoded`."""
@@ -46,9 +46,10 @@ class SaeOutput(NamedTuple):
 class Sae(nn.Module):
     """A k-sparse autoencoder: x̂ = Σ_i a_i W_dec[i] + b_dec, a = TopK(ReLU((x − b_dec) W_encᵀ + b_enc)).
 
-    `encoder.weight` and `W_dec` are both (num_latents, d_in): row = latent. New weights follow Gao et al. 2024,
-    arXiv:2406.04093, app. A.1: rows of W_dec uniform on the sphere, W_enc equal to W_dec, biases 0; the trainer sets
-    b_dec to the mean of the data.
+    Or a transcoder, which reads x and writes something else, and may add W_skip x: `spec` says what it is.
+    `encoder.weight` is (num_latents, d_in) and `W_dec` (num_latents, d_out): row = latent. New weights follow Gao et
+    al. 2024, arXiv:2406.04093, app. A.1: rows of W_dec uniform on the sphere, W_enc equal to W_dec, biases 0; the
+    trainer sets b_dec to the mean of the data.
     """
 
     def __init__(
@@ -56,28 +57,42 @@ class Sae(nn.Module):
         d_in: int,
         cfg: SaeConfig,
         *,
+        d_out: int | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         generator: torch.Generator | None = None,
         part: int = 0,
         parts: int = 1,
+        spec: Spec | None = None,
     ) -> None:
-        """`generator` draws the weights, on the CPU for any `device`.
+        """`generator` draws the weights, on the CPU for any `device`. `d_out` is d_in if it is left out.
+
+        `spec` says what `cfg` cannot, of a dictionary that was not trained here.
 
         The autoencoder has the latents that `cfg` asks for, or of several equal parts of them one (see `SaePart`).
         Raises ValueError if `cfg` does not fit d_in or the number of parts.
         """
         super().__init__()
-        self.cfg, self.d_in, self.num_latents = cfg, d_in, cfg.latents_for(d_in) // parts
+        num_latents = cfg.latents_for(d_in) // parts
+        self.cfg, self.d_in, self.d_out, self.num_latents = cfg, d_in, d_in if d_out is None else d_out, num_latents
+        self.spec = spec or Spec(cfg, d_in, self.d_out, num_latents)
+        """What the dictionary, or this part of one, computes."""
         _check_parts(cfg, d_in, parts)
         self.encoder = nn.Linear(d_in, self.num_latents, device="meta", dtype=dtype)
         drawn = _normal_rows(cfg.latents_for(d_in), d_in, part, parts, generator)
-        rows = nn.functional.normalize(drawn, dim=-1)
-        self.W_dec = nn.Parameter(rows.to(device, dtype))
-        self.encoder.weight = nn.Parameter(self.W_dec.detach().clone())
+        rows = nn.functional.normalize(drawn, dim=-1).to(device, dtype)
+        # The trainer sets a transcoder's decoder by its first tokens; until then it writes nothing.
+        decoder = rows if self.spec.is_autoencoder else torch.zeros(num_latents, self.d_out, device=device, dtype=dtype)
+        self.W_dec = nn.Parameter(decoder)
+        self.encoder.weight = nn.Parameter(rows.detach().clone())
         self.encoder.bias = nn.Parameter(torch.zeros(self.num_latents, device=device, dtype=dtype))
-        self.b_dec = nn.Parameter(torch.zeros(d_in, device=device, dtype=dtype))
-        self._select = selection(cfg)
+        self.b_dec = nn.Parameter(torch.zeros(self.d_out, device=device, dtype=dtype))
+        declared = self.spec.tensors()
+        skip = torch.zeros(declared["W_skip"].shape, device=device, dtype=dtype) if "W_skip" in declared else None
+        self.W_skip = None if skip is None else nn.Parameter(skip)
+        shape = declared["threshold"].shape if "threshold" in declared else None
+        self.threshold: Tensor | None
+        self.register_buffer("threshold", None if shape is None else torch.zeros(shape, device=device))
 
     @property
     def device(self) -> torch.device:
@@ -90,7 +105,7 @@ class Sae(nn.Module):
         return self.W_dec.dtype
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Encoded:
-        """Keep the k largest latents of each token.
+        """Keep the latents of each token that the selection says; for topk the k largest.
 
         x has any leading shape. Gradients flow through `top_acts` to x and to the parameters. Raises ValueError if x
         is not d_in wide. Source: Gao et al. 2024, arXiv:2406.04093, sec. 2.3.
@@ -100,26 +115,51 @@ class Sae(nn.Module):
                 f"activations must be d_in={self.d_in} wide, got shape {tuple(x.shape)}; "
                 "is this the autoencoder of another hookpoint?"
             )
-        centred = x.to(self.dtype).reshape(-1, self.d_in) - self.b_dec
-        acts, indices = Encode.apply(centred, self.encoder.weight, self.encoder.bias, self._select)
+        flat = x.to(self.dtype).reshape(-1, self.d_in)
+        flat = _standardised(flat)[0] if self.spec.layer_norm else flat
+        read = flat - self.b_dec if self.spec.centred else flat
+        select = selection_of(self.spec, self.threshold)
+        acts, indices = Encode.apply(read, self.encoder.weight, self.encoder.bias, select)
         batch = x.shape[:-1]
         return Encoded(acts.view(*batch, acts.shape[1]), indices.view(*batch, indices.shape[1]))
 
     def decode(
-        self, top_acts: Float[Tensor, "*batch k"], top_indices: Int[Tensor, "*batch k"]
-    ) -> Float[Tensor, "*batch d_in"]:
-        """Σ_i top_acts[i] · W_dec[top_indices[i]] + b_dec, for any number of latents a token and any leading shape."""
-        batch, k = top_acts.shape[:-1], top_acts.shape[-1]
-        acts = top_acts.to(self.dtype).reshape(-1, k)
-        summed = Decode.apply(acts, top_indices.reshape(-1, k).contiguous(), self.W_dec)
-        return (summed + self.b_dec).view(*batch, self.d_in)
+        self,
+        top_acts: Float[Tensor, "*batch width"],
+        top_indices: Int[Tensor, "*batch width"],
+        x: Float[Tensor, "*batch d_in"] | None = None,
+    ) -> Float[Tensor, "*batch d_out"]:
+        """Σ_i top_acts[i] · W_dec[top_indices[i]] + b_dec, for any number of latents a token and any leading shape.
 
-    def forward(self, x: Float[Tensor, "*batch d_in"]) -> SaeOutput:
-        """Encode, decode and measure. Raises ValueError if x is not d_in wide."""
+        With a skip connection + W_skip x, and with `spec.layer_norm` scaled back to the tokens x: x must be given then,
+        or ValueError is raised.
+        """
+        batch, width = top_acts.shape[:-1], top_acts.shape[-1]
+        acts = top_acts.to(self.dtype).reshape(-1, width)
+        out = Decode.apply(acts, top_indices.reshape(-1, width).contiguous(), self.W_dec) + self.b_dec
+        if self.W_skip is None and not self.spec.layer_norm:
+            return out.view(*batch, self.d_out)
+        if x is None:
+            raise ValueError("x must be given to decode with a skip connection or a layer norm; pass what was encoded")
+        flat = x.to(self.dtype).reshape(-1, self.d_in)
+        if self.W_skip is not None:
+            out = out + flat @ self.W_skip.T
+        if self.spec.layer_norm:
+            _, mean, deviation = _standardised(flat)
+            out = out * deviation + mean
+        return out.view(*batch, self.d_out)
+
+    def forward(self, x: Float[Tensor, "*batch d_in"], y: Float[Tensor, "*batch d_out"] | None = None) -> SaeOutput:
+        """Encode, decode and measure. Raises ValueError if x is not d_in wide.
+
+        A transcoder's `fvu` is of `y`, what it is to write; NaN without it.
+        """
         encoded = self.encode(x)
-        recon = self.decode(*encoded)
-        target = at_least_float32(x).reshape(-1, self.d_in)
-        error = (target - at_least_float32(recon).reshape(-1, self.d_in)).square().sum()
+        recon = self.decode(*encoded, x)
+        if y is None and not self.spec.is_autoencoder:
+            return SaeOutput(recon, *encoded, torch.full((), torch.nan, device=recon.device))
+        target = at_least_float32(x if y is None else y).reshape(-1, self.d_out)
+        error = (target - at_least_float32(recon).reshape(-1, self.d_out)).square().sum()
         return SaeOutput(recon, *encoded, fvu(error, VarianceSums.of(target).total_variance().to(error.dtype)))
 
     @torch.no_grad()
@@ -146,7 +186,13 @@ class Sae(nn.Module):
 
     def save_to_disk(self, path: Path | str) -> None:
         """Write cfg.json and sae.safetensors into the folder `path`, in EleutherAI's format."""
-        eleuther.save(Path(path), eleuther.SaeFile(self.cfg, self.d_in, dict(self.state_dict())))
+        from sae.formats import eleuther
+
+        eleuther.save(Path(path), self.saved())
+
+    def saved(self) -> Saved:
+        """The dictionary as a value; the tensors are not copied."""
+        return Saved(self.spec, dict(self.state_dict()))
 
     @classmethod
     def load_from_disk(cls, path: Path | str, device: torch.device | str = "cpu") -> "Sae":
@@ -154,13 +200,17 @@ class Sae(nn.Module):
 
         Raises ValueError that names the file and what is wrong with it.
         """
-        return cls.from_file(eleuther.load(Path(path)), device)
+        from sae.formats import eleuther
+
+        return cls.from_saved(eleuther.load(Path(path)), device)
 
     @classmethod
     def load_from_hub(
         cls, name: str, hookpoint: str | None = None, device: torch.device | str = "cpu", *, revision: str | None = None
     ) -> "Sae":
         """Load the autoencoder of `hookpoint` from the hub repository `name`, or the repository's only one."""
+        from sae.formats import eleuther
+
         folder = eleuther.download(name, hookpoint, revision=revision)
         return cls.load_from_disk(folder / hookpoint if hookpoint else folder, device)
 
@@ -180,22 +230,27 @@ class Sae(nn.Module):
         folder of one autoencoder for that one. Of several configurations or seeds each is `<group>/<hookpoint>`.
         `local=None` means the folder if there is one of that name, else the hub.
         """
+        from sae.formats import eleuther
+
         folder = eleuther.locate(name) if local is None else Path(name) if local else eleuther.download(str(name), None)
         found = eleuther.find(folder, layers, pattern)
         return {hookpoint: cls.load_from_disk(path, device) for hookpoint, path in found.items()}
 
     @classmethod
     def of_tensors(cls, cfg: SaeConfig, tensors: Mapping[str, Tensor]) -> "Sae":
-        """The autoencoder with these tensors, by the names of its `state_dict`; they are not copied."""
-        W_dec = tensors["W_dec"]
-        return cls.from_file(eleuther.SaeFile(cfg, W_dec.shape[1], dict(tensors)), W_dec.device)
+        """The dictionary with these tensors, by the names of its `state_dict`; they are not copied."""
+        (num_latents, d_in), d_out = tensors["encoder.weight"].shape, tensors["W_dec"].shape[1]
+        return cls.from_saved(Saved(Spec(cfg, d_in, d_out, num_latents), dict(tensors)), tensors["W_dec"].device)
 
     @classmethod
-    def from_file(cls, file: eleuther.SaeFile, device: torch.device | str = "cpu") -> "Sae":
-        """The autoencoder of these tensors, which it takes over where they already are on `device`."""
+    def from_saved(cls, saved: Saved, device: torch.device | str = "cpu") -> "Sae":
+        """The dictionary of these tensors, which it takes over where they already are on `device`."""
+        spec, tensors = saved
         with torch.device("meta"):
-            sae = cls(file.d_in, file.cfg, device="meta", dtype=file.tensors["W_dec"].dtype)
-        sae.load_state_dict(file.tensors, assign=True)
+            cfg = replace(spec.cfg, num_latents=spec.num_latents)
+            sae = cls(spec.d_in, cfg, d_out=spec.d_out, device="meta", dtype=tensors["W_dec"].dtype, spec=spec)
+        sae.cfg = spec.cfg
+        sae.load_state_dict(tensors, assign=True)
         return sae.to(device)
 
 
@@ -218,10 +273,20 @@ class SaePart(Sae):
 
     @torch.no_grad()
     def decode(
-        self, top_acts: Float[Tensor, "*batch k"], top_indices: Int[Tensor, "*batch k"]
-    ) -> Float[Tensor, "*batch d_in"]:
+        self,
+        top_acts: Float[Tensor, "*batch width"],
+        top_indices: Int[Tensor, "*batch width"],
+        x: Float[Tensor, "*batch d_in"] | None = None,
+    ) -> Float[Tensor, "*batch d_out"]:
         """The reconstruction from the latents of all parts."""
         return self._shards.sum_(super().decode(top_acts, top_indices) - self.b_dec) + self.b_dec
+
+
+def _standardised(x: Float[Tensor, "tokens d_in"]) -> tuple[Tensor, Tensor, Tensor]:
+    """Each token with mean 0 and standard deviation 1, and what it had; OpenAI's, with n − 1 and 1e-5."""
+    mean = x.mean(-1, keepdim=True)
+    deviation = (x - mean).std(-1, keepdim=True) + 1e-5
+    return (x - mean) / deviation, mean, deviation
 
 
 def _check_parts(cfg: SaeConfig, d_in: int, parts: int) -> None:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 import sae.ops.kernels as kernels
 from sae import ops
 from sae.dictionary.autoencoder import Sae
+from sae.dictionary.levels import Levels
 from sae.dictionary.losses import VarianceSums, auxk_scale
 from sae.dictionary.shards import WHOLE, LatentShards
 from sae.ops.encode import Encode, Select, chunk_tokens
@@ -36,16 +37,19 @@ class Gradients(NamedTuple):
     radial: Float[Tensor, "latents"]
     """⟨W_dec gradient, W_dec⟩ of each row: the part that a row of unit length must not follow. The dot products with
     W_dec are needed for the encoder anyway, so this costs no pass over the rows."""
+    W_skip: Float[Tensor, "d_out d_in"] | None = None
+    """Of the linear map beside the code, if there is one."""
 
     @classmethod
     def zeros_like(cls, weights: "Weights") -> "Gradients":
         """The gradients of no tokens."""
         W_enc, W_dec, b_enc, b_dec = (torch.zeros_like(t) for t in weights[:4])
-        return cls(W_enc, b_enc, W_dec, b_dec, torch.zeros_like(b_enc))
+        skip = None if weights.W_skip is None else torch.zeros_like(weights.W_skip)
+        return cls(W_enc, b_enc, W_dec, b_dec, torch.zeros_like(b_enc), skip)
 
     def dense(self) -> list[Tensor]:
-        """The same as tensors, in the order of the fields."""
-        return [rows[:] for rows in self]
+        """The same as tensors, in the order of the fields, without one that there is not."""
+        return [rows[:] for rows in self if rows is not None]
 
     def plus(self, other: "Gradients", *, lazily: bool = False) -> "Gradients":
         """With the gradients of other tokens added.
@@ -56,15 +60,17 @@ class Gradients(NamedTuple):
         if lazily:
             b_enc, b_dec, radial = self.b_enc + other.b_enc, self.b_dec + other.b_dec, self.radial + other.radial
             W_enc, W_dec = SummedRows(self.W_enc, other.W_enc), SummedRows(self.W_dec, other.W_dec)
-            return Gradients(W_enc, b_enc, W_dec, b_dec, radial)
+            skip = None if self.W_skip is None or other.W_skip is None else self.W_skip + other.W_skip
+            return Gradients(W_enc, b_enc, W_dec, b_dec, radial, skip)
         total = self.dense()
-        for mine, theirs in zip(total, other, strict=True):
+        for mine, theirs in zip(total, (rows for rows in other if rows is not None), strict=True):
             mine.add_(theirs[:])
         return Gradients(*total)
 
     def by_parameter(self) -> dict[str, Rows]:
         """The gradients by the names of `Sae`'s parameters."""
-        return {"encoder.weight": self.W_enc, "encoder.bias": self.b_enc, "W_dec": self.W_dec, "b_dec": self.b_dec}
+        found = {"encoder.weight": self.W_enc, "encoder.bias": self.b_enc, "W_dec": self.W_dec, "b_dec": self.b_dec}
+        return found if self.W_skip is None else found | {"W_skip": self.W_skip}
 
 
 class Weights(NamedTuple):
@@ -77,13 +83,22 @@ class Weights(NamedTuple):
     W_enc_compute: Float[Tensor, "latents d_in"]
     W_dec_compute: Float[Tensor, "latents d_in"]
     """For rows that are gathered: a GPU waits for the memory that they are read from."""
+    W_skip: Float[Tensor, "d_out d_in"] | None = None
+    centred: bool = True
+    """Whether b_dec is subtracted from what is read."""
 
     @classmethod
     def of(cls, sae: Sae, compute_dtype: torch.dtype) -> "Weights":
         """Views of the parameters, and copies of the matrices."""
         W_enc, W_dec, b_enc = (t.detach() for t in (sae.encoder.weight, sae.W_dec, sae.encoder.bias))
         gathered = W_dec.to(compute_dtype) if kernels.usable(W_dec) else W_dec
-        return cls(W_enc, W_dec, b_enc, sae.b_dec.detach(), W_enc.to(compute_dtype), gathered)
+        W_skip = None if sae.W_skip is None else sae.W_skip.detach()
+        centred = bool(sae.spec.centred)
+        return cls(W_enc, W_dec, b_enc, sae.b_dec.detach(), W_enc.to(compute_dtype), gathered, W_skip, centred)
+
+    def read(self, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens d_in"]:
+        """What the encoder's product is taken of: x − b_dec, or x itself."""
+        return x.to(self.b_dec.dtype) - self.b_dec if self.centred else x.to(self.b_dec.dtype)
 
     def _pairs(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Parameters that have a copy, and it, by name."""
@@ -104,17 +119,29 @@ class Reconstruction(NamedTuple):
     """What one micro-batch leaves behind: the code, the residual, and the sums that are reported."""
 
     centred: Float[Tensor, "tokens d_in"]
-    """x − b_dec."""
-    residual: Float[Tensor, "tokens d_in"]
-    """x̂ − x."""
-    fired: Bool[Tensor, "tokens k"]
-    top_indices: Int[Tensor, "tokens k"]
+    """What was encoded: x − b_dec, or x for a transcoder."""
+    residual: Float[Tensor, "tokens d_out"]
+    """x̂ − y, of the whole code."""
+    fired: Bool[Tensor, "*entries"]
+    top_indices: Int[Tensor, "*entries"]
     squared_error: Float[Tensor, ""]
-    """Σ ‖x̂ − x‖² over the ordinary tokens."""
+    """Σ ‖x̂ − y‖² over the ordinary tokens."""
     variance: VarianceSums
-    """Of the ordinary tokens of x, shifted by b_dec."""
+    """Of the ordinary tokens of y, with shift b_dec."""
     ordinary: Float[Tensor, "tokens"] | None = None
-    """1 for an ordinary token, 0 for a massive one (`massive`). None: all are ordinary."""
+    """1 for an ordinary token, 0 for a massive one (`massive_tokens`). None: all are ordinary."""
+
+
+class Wanted(NamedTuple):
+    """What a step minimises: scale · Σ_tokens mean_levels ‖x̂_j − y‖²."""
+
+    scale: float | Tensor
+    limit: float | Tensor | None = None
+    """Of each token the gradient has the share that this leaves (`token_shares`). None: the whole."""
+    longest: Float[Tensor, ""] | None = None
+    """Tokens with ‖y − b_dec‖ above it are massive, and left out of what is reported. None: there are none."""
+    levels: Levels | None = None
+    """Nested reconstructions. None: one."""
 
 
 def reconstruction_gradients(
@@ -128,22 +155,70 @@ def reconstruction_gradients(
     encode: Encode = ops.encode,
     shards: LatentShards = WHOLE,
 ) -> tuple[Gradients, Reconstruction]:
-    """The gradient of scale · Σ ‖x̂ − x‖², for which a caller chooses scale = 1 / (N v). `encode` may be 8-bit.
+    """The gradient of scale · Σ ‖x̂ − x‖² for an autoencoder with one reconstruction; scale = 1 / (N v).
 
-    Of each token it takes the share that `limit` leaves (`token_shares`; None: the whole). What is reported leaves out
-    massive tokens, those with ‖x − b_dec‖ above `longest` (None: there are none). Where `shards` hold other latents,
-    the code and the gradients are those of one's own; b_dec's is the whole.
+    Fields as of `Wanted`. `encode` may be 8-bit. Where `shards` hold other latents, the code and the gradients are
+    those of one's own; b_dec's is the whole.
     """
-    centred = x.to(weights.b_dec.dtype) - weights.b_dec
-    W, W_dec = weights.W_enc_compute, weights.W_dec_compute
+    wanted = Wanted(scale, limit, longest)
+    code = encoded(weights, x, select, encode=encode, shards=shards)
+    return pullback(weights, code, None, wanted, shards=shards)
+
+
+class Code(NamedTuple):
+    """The code of some tokens, and what it was made from."""
+
+    centred: Float[Tensor, "tokens d_in"]
+    """What was encoded, in the type of the parameters."""
+    low: Float[Tensor, "tokens d_in"]
+    """The same in the type of the encoder's product."""
+    acts: Float[Tensor, "tokens width"]
+    """0 did not fire. In the type of the parameters."""
+    indices: Int[Tensor, "tokens width"]
+
+
+def encoded(
+    weights: Weights,
+    x: Float[Tensor, "tokens d_in"],
+    select: Select,
+    *,
+    encode: Encode = ops.encode,
+    shards: LatentShards = WHOLE,
+    by_threshold: bool = False,
+) -> Code:
+    """The code of these tokens. Selections `by_threshold` need not ask the other `shards` what they keep."""
+    centred, W = weights.read(x), weights.W_enc_compute
     low = centred.to(W.dtype)
-    compute_acts, top_indices = shards.keep_best(*encode(low, W, weights.b_enc.to(W.dtype), select))
-    top_acts = compute_acts.to(centred.dtype)
+    acts, indices = encode(low, W, weights.b_enc.to(W.dtype), select)
+    if not by_threshold:
+        acts, indices = shards.keep_best(acts, indices)
+    return Code(centred, low, acts.to(centred.dtype), indices)
+
+
+def pullback(
+    weights: Weights,
+    code: Code,
+    y: Float[Tensor, "tokens d_out"] | None,
+    wanted: Wanted,
+    *,
+    ragged: bool = False,
+    shards: LatentShards = WHOLE,
+) -> tuple[Gradients, Reconstruction]:
+    """The gradient of what is `wanted`, by all weights. `y` is what is to be written; None: what was read.
+
+    A code that is `ragged`, or has levels, is computed entry by entry, which costs what fired and not its width.
+    """
+    target = code.centred if y is None else y.to(weights.b_dec.dtype) - weights.b_dec
+    if ragged or wanted.levels is not None or y is not None:
+        return _pullback_of_bags(weights, code, target, wanted, shards)
+    centred, low, top_acts, top_indices = code
+    W, W_dec = weights.W_enc_compute, weights.W_dec_compute
     fired = top_acts > 0
     residual = shards.sum_(ops.decode(top_acts, top_indices, W_dec)).sub_(centred)
-    recon = described(centred, residual, fired, top_indices, longest)
+    recon = described(centred, residual, fired, top_indices, wanted.longest)
 
-    slope = 2 * scale  # of the loss, by the reconstruction: slope · pull, which needs no memory beside pull's
+    slope = 2 * wanted.scale  # of the loss, by the reconstruction: slope · pull, which needs no memory beside pull's
+    limit = wanted.limit
     pull = residual if limit is None else residual * token_shares(centred, residual, limit).unsqueeze(1)
     grad_pre = ops.gather_dot(pull, top_indices, W_dec).mul_(fired).mul_(slope)
     rows = pull.to(W_dec.dtype), centred if W_dec.dtype == centred.dtype else low  # to gather, in W_dec's type
@@ -159,14 +234,45 @@ def reconstruction_gradients(
     return grads, recon
 
 
+def _pullback_of_bags(
+    weights: Weights, code: Code, target: Float[Tensor, "tokens d_out"], wanted: Wanted, shards: LatentShards
+) -> tuple[Gradients, Reconstruction]:
+    """The gradients of a code whose entries name their token and level. `target` is y − b_dec."""
+    levels, tokens = wanted.levels, len(target)
+    count = 1 if levels is None else len(levels.ends)
+    level = None if levels is None else levels.at(code.acts, code.indices)
+    bags = ops.Bags.of(code.acts, code.indices, level, count)
+    decoded = shards.sum_(ops.decode_bags(bags, weights.W_dec)).view(tokens, count, -1).cumsum(1)
+    residuals = decoded - target.unsqueeze(1)
+    if weights.W_skip is not None:
+        residuals += (code.centred @ weights.W_skip.T).unsqueeze(1)
+    residual = residuals[:, -1]
+    recon = described(target, residual, torch.ones_like(bags.indices, dtype=torch.bool), bags.indices, wanted.longest)
+
+    slope = 2 * wanted.scale
+    shares = residual.new_ones(tokens) if wanted.limit is None else token_shares(code.centred, residual, wanted.limit)
+    pulls = (residuals * (shares / count).view(-1, 1, 1)).flip(1).cumsum(1).flip(1)  # Σ_{j ≥ b}
+    grad_pre = ops.gather_dot_bags(pulls.flatten(0, 1), bags, weights.W_dec) * slope
+    sums = ops.LatentSegments(bags.indices, len(weights.W_enc)).sum_bags(
+        bags.acts * slope, pulls.flatten(0, 1), bags.bag, grad_pre, code.centred, bags.token
+    )
+    b_dec = pulls[:, 0].sum(0) * slope
+    if weights.centred:
+        b_dec = b_dec - shards.sum_(sums.weights_b @ weights.W_enc)
+    skip = None if weights.W_skip is None else (pulls[:, 0].T @ code.centred) * slope
+    grads = Gradients(sums.b, sums.weights_b, sums.a, b_dec, sums.products / slope, skip)
+    return grads, recon._replace(centred=code.centred)
+
+
 def described(
-    centred: Float[Tensor, "tokens d_in"],
-    residual: Float[Tensor, "tokens d_in"],
-    fired: Bool[Tensor, "tokens k"],
-    top_indices: Int[Tensor, "tokens k"],
+    centred: Float[Tensor, "tokens d_out"],
+    residual: Float[Tensor, "tokens d_out"],
+    fired: Bool[Tensor, "*entries"],
+    top_indices: Int[Tensor, "*entries"],
     longest: Float[Tensor, ""] | None,
 ) -> Reconstruction:
-    """A reconstruction with the sums over its ordinary tokens, whose ‖x − b_dec‖ is at most `longest`."""
+    """A reconstruction of y with the sums over its ordinary tokens, whose ‖y − b_dec‖, of `centred`, is at most
+    `longest`."""
     if longest is None:
         squared_error = residual.flatten().dot(residual.flatten())
         return Reconstruction(centred, residual, fired, top_indices, squared_error, VarianceSums.of(centred))
@@ -177,7 +283,7 @@ def described(
 
 
 def token_shares(
-    centred: Float[Tensor, "tokens d_in"], residual: Float[Tensor, "tokens d_in"], limit: float | Tensor
+    centred: Float[Tensor, "tokens d_in"], residual: Float[Tensor, "tokens d_out"], limit: float | Tensor
 ) -> Float[Tensor, "tokens"]:
     """min(1, limit / (‖x − b_dec‖ ‖x̂ − x‖)): the share of each token's gradient that is followed.
 
@@ -205,19 +311,19 @@ def add_auxk_gradients_(
     Returns Σ ‖ê − e‖² over the ordinary tokens, and with `spare_massive` the gradient is of that sum alone. Products
     are of `dtype`, by default the encoder's.
 
-    e = x − x̂ is held constant; ê decodes, without b_dec, the k_aux = d_in / 2 largest ReLU'd pre-activations among
+    e = y − x̂ is held constant; ê decodes, without b_dec, the k_aux = d_out / 2 largest ReLU'd pre-activations among
     the `dead` latents. Their rows are gathered once, so the cost follows the number of dead latents. Of `num_dead` in
     all, `shards` hold the others.
     Source: Gao et al. 2024, arXiv:2406.04093, sec. 2.4 and app. A.2.
     """
-    k_aux = max(1, recon.centred.shape[1] // 2)
+    k_aux = max(1, recon.residual.shape[1] // 2)
     num_dead = len(dead) if num_dead is None else num_dead
     scale = scale * auxk_scale(num_dead, k_aux)
     # Gathered in the type of the products, so that a bf16 product costs what it costs elsewhere.
     dtype = weights.W_enc_compute.dtype if dtype is None else dtype
     W_enc, b_enc, W_dec = (t[dead].to(dtype) for t in (weights.W_enc, weights.b_enc, weights.W_dec))
     total = recon.residual.new_zeros(())
-    grad_W_enc, grad_W_dec = (torch.zeros_like(weights.W_dec[dead]) for _ in range(2))
+    grad_W_enc, grad_W_dec = (torch.zeros_like(t[dead]) for t in (weights.W_enc, weights.W_dec))
     grad_b_enc, radial = torch.zeros_like(grad_W_dec[:, 0]), torch.zeros_like(grad_W_dec[:, 0])
     chunk = chunk_tokens(num_dead, grad_W_dec)
     counts = recon.residual.new_ones(len(recon.residual)) if recon.ordinary is None else recon.ordinary
@@ -240,7 +346,8 @@ def add_auxk_gradients_(
     added = {"W_enc": grad_W_enc, "b_enc": grad_b_enc, "W_dec": grad_W_dec, "radial": radial}
     for name, rows in added.items():
         getattr(grads, name).index_add_(0, dead, rows)
-    grads.b_dec.sub_(shards.sum_(grad_b_enc @ weights.W_enc[dead]))
+    if weights.centred:
+        grads.b_dec.sub_(shards.sum_(grad_b_enc @ weights.W_enc[dead]))
     return total
 
 

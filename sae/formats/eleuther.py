@@ -8,13 +8,14 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from sae.config import SaeConfig
+from sae.dictionary.spec import Saved, Spec
 from sae.storage.files import is_inside, read_json, short
 
 CFG, WEIGHTS, BEST = "cfg.json", "sae.safetensors", "best.json"
@@ -22,50 +23,51 @@ _MAX_HEADER_BYTES = 2**20
 _SEED = re.compile(r"seed\d+")
 _INPUT_OF_BLOCK = re.compile(r"(?:.+\.)?(\d+)\.input")
 _OF_OTHERS = {"sae_weights.safetensors": "SAELens", "params.npz": "Gemma Scope", "ae.pt": "dictionary_learning"}
-_READ = ("expansion_factor", "normalize_decoder", "num_latents", "k")
+_KINDS = {
+    "expansion_factor": int, "normalize_decoder": bool, "num_latents": int, "k": int,
+    "transcode": bool, "skip_connection": bool, "prefixes": list, "budgets": list,
+}  # fmt: skip
+"""Types of the fields of cfg.json that are fields of `SaeConfig`."""
 
 
-class SaeFile(NamedTuple):
-    """One autoencoder as it lies on disk."""
+def save(folder: Path, saved: Saved) -> None:
+    """Write `saved` into `folder`, which is created if need be.
 
-    cfg: SaeConfig
-    d_in: int
-    tensors: dict[str, Tensor]
-    """encoder.weight (num_latents, d_in), encoder.bias (num_latents), W_dec (num_latents, d_in), b_dec (d_in)."""
-
-
-def save(folder: Path, file: SaeFile) -> None:
-    """Write `file` into `folder`, which is created if need be."""
+    What EleutherAI's library has no word for is written under names of ours, and an `activation` that it refuses.
+    Raises ValueError for what this format cannot say.
+    """
+    spec, tensors = saved
+    if spec.layer_norm or spec.centred == spec.cfg.transcode:
+        raise ValueError(
+            "EleutherAI's format has autoencoders that subtract b_dec and transcoders that do not; convert it first"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     cfg = {
-        "activation": "topk",
-        "expansion_factor": file.cfg.expansion_factor,
-        "normalize_decoder": file.cfg.normalize_decoder,
-        "num_latents": len(file.tensors["W_dec"]),
-        "k": file.cfg.k,
+        "activation": spec.selection,
+        "expansion_factor": spec.cfg.expansion_factor,
+        "normalize_decoder": spec.cfg.normalize_decoder,
+        "num_latents": len(tensors["W_dec"]),
+        "k": spec.cfg.k,
         "multi_topk": False,
-        "skip_connection": False,
-        "transcode": False,
-        "d_in": file.d_in,
+        "skip_connection": spec.cfg.skip_connection,
+        "transcode": spec.cfg.transcode,
+        "d_in": spec.d_in,
     }
+    cfg |= {name: value for name in ("prefixes", "budgets") if (value := getattr(spec.cfg, name))}
+    cfg |= {"d_out": spec.d_out} if spec.d_out != spec.d_in else {}
     (folder / CFG).write_text(json.dumps(cfg, indent=2) + "\n")
-    save_file({name: t.detach().cpu().contiguous() for name, t in file.tensors.items()}, folder / WEIGHTS)
+    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, folder / WEIGHTS)
 
 
-def load(folder: Path) -> SaeFile:
-    """Read the autoencoder in `folder`. Raises ValueError naming the file and the rule it breaks."""
+def load(folder: Path) -> Saved:
+    """Read the dictionary in `folder`. Raises ValueError naming the file and the rule it breaks."""
     if not (folder / WEIGHTS).exists():
         _check_not_of_others(folder)
-    cfg, d_in = _read_cfg(folder / CFG)
-    num_latents = cfg.latents_for(d_in)
-    shapes = {
-        "encoder.weight": [num_latents, d_in],
-        "encoder.bias": [num_latents],
-        "W_dec": [num_latents, d_in],
-        "b_dec": [d_in],
-    }
+    spec = _read_cfg(folder / CFG)
+    shapes = {name: list(declared.shape) for name, declared in spec.tensors().items()}
     tensors = read_tensors(folder / WEIGHTS, shapes, others_too=False)
-    return SaeFile(cfg, d_in, _of_one_float_type(folder / WEIGHTS, tensors))
+    _check_one_float_type(folder / WEIGHTS, {name: t for name, t in tensors.items() if name != "threshold"})
+    return Saved(spec, tensors)
 
 
 def _check_not_of_others(folder: Path) -> None:
@@ -77,7 +79,7 @@ def _check_not_of_others(folder: Path) -> None:
             )
 
 
-def _read_cfg(path: Path) -> tuple[SaeConfig, int]:
+def _read_cfg(path: Path) -> Spec:
     if not path.is_file():
         raise ValueError(
             f"{path.parent} must hold {CFG} and {WEIGHTS}, but there is no {CFG}; "
@@ -85,35 +87,35 @@ def _read_cfg(path: Path) -> tuple[SaeConfig, int]:
         )
     _check_link(path)
     raw = read_json(path)
-    _check_supported(path, raw)
-    fields = {name: raw[name] for name in ("d_in", *_READ) if raw.get(name) is not None}
-    for name, wanted in {"d_in": int, **dict.fromkeys(_READ, int), "normalize_decoder": bool}.items():
-        if type(fields.get(name, wanted())) is not wanted or (name in ("d_in", "k") and name not in fields):
+    selection = _selection_in(path, raw)
+    fields = {name: raw[name] for name in ("d_in", *_KINDS) if raw.get(name) is not None}
+    for name, wanted in {"d_in": int, **_KINDS}.items():
+        found = fields.get(name, wanted())
+        entries_fit = wanted is not list or (type(found) is list and all(type(end) is int for end in found))
+        if type(found) is not wanted or not entries_fit or (name in ("d_in", "k") and name not in fields):
             raise ValueError(f"{path}: {name} must be {wanted.__name__}, got {short(fields.get(name))}")
-    d_in = int(fields.pop("d_in"))
+    d_in, d_out = int(fields.pop("d_in")), raw.get("d_out", raw.get("d_in"))
+    trained = "topk" if selection == "jumprelu" else selection
     try:
-        cfg = SaeConfig(**fields)
+        cfg = SaeConfig(**fields, selection=trained)  # type: ignore[arg-type]
         num_latents = cfg.latents_for(d_in)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    if not 0 < d_in < 2**31 or num_latents >= 2**31:
-        raise ValueError(f"{path}: d_in and num_latents must be between 1 and 2**31, got {d_in} and {num_latents}")
-    return cfg, d_in
+    if type(d_out) is not int or not all(0 < d < 2**31 for d in (d_in, d_out)) or num_latents >= 2**31:
+        raise ValueError(
+            f"{path}: d_in, d_out and num_latents must be between 1 and 2**31, "
+            f"got {d_in}, {short(d_out)} and {num_latents}"
+        )
+    return Spec(cfg, d_in, d_out, num_latents, selection)
 
 
-def _check_supported(path: Path, raw: dict[str, Any]) -> None:
-    refused = {
-        "activation": raw.get("activation", "topk") != "topk",
-        "signed": bool(raw.get("signed")),
-        "skip_connection": bool(raw.get("skip_connection")),
-        "transcode": bool(raw.get("transcode")),
-    }
-    for name, is_refused in refused.items():
-        if is_refused:
-            raise ValueError(
-                f"{path}: {name}={short(raw[name])} is not supported yet; "
-                "only TopK autoencoders without a skip connection are"
-            )
+def _selection_in(path: Path, raw: dict[str, Any]) -> str:
+    selection = raw.get("activation", "topk")
+    if selection not in ("topk", "batchtopk", "groupmax", "jumprelu"):
+        raise ValueError(f"{path}: activation={short(selection)} is not supported; known are topk and groupmax")
+    if raw.get("signed"):
+        raise ValueError(f"{path}: signed={short(raw['signed'])} is not supported: latents here are non-negative")
+    return selection
 
 
 def _check_link(path: Path) -> None:
@@ -155,11 +157,10 @@ def read_tensors(path: Path, shapes: dict[str, list[int]], *, others_too: bool =
     return tensors
 
 
-def _of_one_float_type(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _check_one_float_type(path: Path, tensors: dict[str, Tensor]) -> None:
     dtypes = {t.dtype for t in tensors.values()}
     if len(dtypes) > 1 or not next(iter(dtypes)).is_floating_point:
         raise ValueError(f"{path}: all tensors must have one floating-point type, got {sorted(map(str, dtypes))}")
-    return tensors
 
 
 def find(folder: Path, names: Iterable[str] | None = None, pattern: str | None = None) -> dict[str, Path]:

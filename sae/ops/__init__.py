@@ -1,8 +1,11 @@
 """The hot operations. Each is one public function; `naive` holds its readable twin with the same signature."""
 
+from sae.ops.bags import Bags, decode_bags, gather_dot_bags
 from sae.ops.decode import decode, gather_dot
 from sae.ops.encode import encode
 from sae.ops.segments import LatentSegments
 from sae.ops.topk import topk
 
-__all__ = ["LatentSegments", "decode", "encode", "gather_dot", "topk"]
+__all__ = [
+    "Bags", "LatentSegments", "decode", "decode_bags", "encode", "gather_dot", "gather_dot_bags", "topk",
+]  # fmt: skip

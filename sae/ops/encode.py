@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 CHUNK_BYTES = {"cpu": 12 * 2**20, "cuda": 256 * 2**20}
 """Memory for the pre-activations of one chunk of tokens. On a CPU they stay in the third-level cache between product
@@ -41,5 +42,12 @@ def encode(
     parts = []
     for rows in x.split(chunk):
         parts.append(select(torch.addmm(b_enc, rows, W_enc.T, out=buffer[: len(rows)])))
-    values, indices = zip(*parts, strict=True)
+    width = max((values.shape[1] for values, _ in parts), default=0)
+    values, indices = zip(*(_widened(part, width) for part in parts), strict=True)
     return torch.cat(values), torch.cat(indices)
+
+
+def _widened(part: tuple[Tensor, Tensor], width: int) -> tuple[Tensor, Tensor]:
+    """Values and indices with zeros up to `width`, for a selection whose width depends on the tokens."""
+    missing = width - part[0].shape[1]
+    return part if missing == 0 else (F.pad(part[0], (0, missing)), F.pad(part[1], (0, missing)))

@@ -91,15 +91,16 @@ class PairSums(NamedTuple):
 
 
 class LatentSegments:
-    """The entries of `indices` (tokens, k) sorted by latent: segment j lists the tokens that selected latent j.
+    """The entries of `indices` (tokens, k), or flat, sorted by latent: segment j lists the tokens that selected it.
 
     Sums run over each segment in the order of the tokens, so they are bitwise equal from run to run (no atomics).
     """
 
-    def __init__(self, indices: Int[Tensor, "tokens k"], num_latents: int) -> None:
+    def __init__(self, indices: Int[Tensor, "*tokens k"], num_latents: int) -> None:
+        """`indices` of flat entries (entries,) have rows that each sum is told (`sum_bags`)."""
         flat = indices.flatten()
         self._latents, self._order = torch.sort(flat.int(), stable=True)
-        self._tokens = self._order // indices.shape[1]
+        self._tokens = self._order if indices.dim() == 1 else self._order // indices.shape[1]
         boundaries = torch.arange(num_latents + 1, device=flat.device, dtype=torch.int32)
         self._bounds = torch.searchsorted(self._latents, boundaries)
 
@@ -135,6 +136,24 @@ class LatentSegments:
             products=self.sum_weights(weights_a * weights_b),
         )
 
-    def sum_weights(self, weights: Float[Tensor, "tokens k"]) -> Float[Tensor, "latents"]:
+    def sum_bags(
+        self,
+        weights_a: Float[Tensor, "entries"],
+        rows_a: Float[Tensor, "rows_a d_a"],
+        row_of_a: Int[Tensor, "entries"],
+        weights_b: Float[Tensor, "entries"],
+        rows_b: Float[Tensor, "rows_b d_b"],
+        row_of_b: Int[Tensor, "entries"],
+    ) -> PairSums:
+        """`sum_pair` of flat entries, each of which names its row of both tables; they may differ in width."""
+        order, bounds = self._order, self._bounds
+        return PairSums(
+            a=SegmentRows(row_of_a[order], bounds, weights_a[order], rows_a),
+            b=SegmentRows(row_of_b[order], bounds, weights_b[order], rows_b),
+            weights_b=self.sum_weights(weights_b),
+            products=self.sum_weights(weights_a * weights_b),
+        )
+
+    def sum_weights(self, weights: Float[Tensor, "*tokens k"]) -> Float[Tensor, "latents"]:
         """out[j] = Σ over the (n, i) with indices[n, i] = j of weights[n, i]."""
         return torch.segment_reduce(weights.flatten()[self._order], "sum", offsets=self._bounds, initial=0)

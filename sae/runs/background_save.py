@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sae.dictionary.autoencoder import Sae
-from sae.formats.eleuther import SaeFile
+from sae.dictionary.spec import Saved
 from sae.runs import checkpoint
 from sae.runs.checkpoint import Checkpoint
 
@@ -74,7 +74,7 @@ class Saver:
         for name, sae in state.saes.items():
             tensors = self._to_host(f"{name}/weights", sae.state_dict())
             states[name] = self._to_host(f"{name}/state", state.states[name])
-            saes[name] = Sae.from_file(SaeFile(sae.cfg, sae.d_in, tensors))
+            saes[name] = Sae.from_saved(Saved(sae.spec, tensors))
         if any(t.is_cuda for tensors in state.states.values() for t in tensors.values()):
             torch.cuda.synchronize()
         return Checkpoint(saes, states, copy.deepcopy(state.trainer))

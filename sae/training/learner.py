@@ -3,7 +3,6 @@
 import math
 import sys
 import weakref
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -14,16 +13,20 @@ from torch import Tensor
 import sae.ops.kernels as kernels
 from sae import ops
 from sae.dictionary.autoencoder import Sae
-from sae.dictionary.gradients import Gradients, Reconstruction, Weights, add_auxk_gradients_, reconstruction_gradients
+from sae.dictionary.gradients import Gradients, Reconstruction, Wanted, Weights, add_auxk_gradients_, encoded, pullback
+from sae.dictionary.levels import Levels
 from sae.dictionary.losses import Ordinary, VarianceSums, fvu, spread
-from sae.dictionary.selection import selection
+from sae.dictionary.selection import selection, width
 from sae.dictionary.shards import WHOLE, LatentShards
+from sae.dictionary.spec import PER_LATENT
+from sae.dictionary.threshold import RunningThreshold
 from sae.ops import eight_bit
 from sae.ops.encode import Encode
 from sae.training.adam import Adam, Gradient, Tangent
 from sae.training.capped_adam import CappedAdam
 from sae.training.cuda_graphs import Recorded
 from sae.training.dead_latents import DeadLatents
+from sae.training.initial import AddUp, best_encoder_scale, start_transcoder_
 from sae.training.massive_tokens import MassiveTokens
 from sae.training.recipe import Recipe, firings, k_at
 
@@ -91,63 +94,104 @@ class SaeLearner:
         self._all_latents = shards.total(sae.num_latents)
         self.dead = DeadLatents(sae.num_latents, dead_feature_threshold, sae.device)
         self._report_dead_after = dead_feature_threshold if report_dead_after is None else report_dead_after
-        if encode_in_8bit is None:
+        if encode_in_8bit is None and sae.cfg.selection != "groupmax":
             encode_in_8bit = eight_bit.pays(sae.num_latents, tokens_per_pass, sae.device)
         if encode_in_8bit:
             eight_bit.check_device(sae.device)
         self._tokens_per_step, self._auxk_alpha = tokens_per_step, auxk_alpha
         self._product_dtype = compute_dtype
         self._compute_dtype = sae.dtype if encode_in_8bit else compute_dtype
-        self._encode_in_8bit = encode_in_8bit
+        self._encode_in_8bit = bool(encode_in_8bit)
         self._probe: Tensor | None = None
+        self._threshold = RunningThreshold(sae.device) if sae.cfg.selection == "batchtopk" else None
+        self._is_autoencoder = sae.spec.is_autoencoder
         self._set_k(sae.cfg.k)
         self._grads: Gradients | None = None
-        self._recipe = recipe
+        # The rows of W_enc follow those of W_dec where both are directions of the same activations.
+        self._recipe = recipe = recipe if self._is_autoencoder else recipe._replace(following=0.0)
         self._optimizer = _optimizer(sae, recipe, compute_dtype, shards)
         self._set_weights()
         self._firing_rate = torch.ones(sae.num_latents, device=sae.device)
         self._fired = torch.zeros(sae.num_latents, dtype=torch.int32, device=sae.device)
         self._tokens = torch.zeros((), dtype=torch.int64)  # on the CPU, where it is asked for
-        self._massive = MassiveTokens(sae.d_in, sae.device)
+        self._massive = MassiveTokens(sae.d_out, sae.device)
         self._lr = torch.zeros((), device=sae.device)
         self._average_firings = torch.ones((), device=sae.device)
-        self._mean = torch.zeros(sae.d_in, device=sae.device)
+        self._mean = torch.zeros(sae.d_out, device=sae.device)
         self._variance = torch.ones((), dtype=torch.float64, device=sae.device)
+        self._read = torch.ones(2, dtype=torch.float64, device=sae.device)
+        """Of what a transcoder reads, the variance and the energy per token."""
         self._longest = torch.full((), math.inf, device=sae.device)
-        self._variance_sums = VarianceSums.zeros(sae.d_in, sae.device)
+        self._variance_sums = VarianceSums.zeros(sae.d_out, sae.device)
         self._sums = torch.zeros(3, dtype=torch.float64, device=sae.device)
-        self._step_variance_sums, self._step_sums = VarianceSums.zeros(sae.d_in, sae.device), self._sums.clone()
+        self._step_variance_sums, self._step_sums = VarianceSums.zeros(sae.d_out, sae.device), self._sums.clone()
 
     # The normaliser
 
     def initialise(
         self,
         x: Float[Tensor, "tokens d_in"],
+        y: Float[Tensor, "tokens d_out"] | None = None,
         *,
         new: bool = True,
         fit_on: Float[Tensor, "some d_in"] | None = None,
-        add_up: Callable[[list[Tensor]], None] = lambda sums: None,
+        fit_to: Float[Tensor, "some d_out"] | None = None,
+        add_up: AddUp = lambda sums: None,
     ) -> None:
-        """Measure mean and variance per token of x, and fix the loss's normaliser and which tokens are massive.
+        """Measure mean and variance per token of y, and fix the loss's normaliser and which tokens are massive.
 
-        A `new` autoencoder's b_dec starts at the mean, and its W_enc, if the recipe says so, at the multiple of W_dec
-        with which the tokens `fit_on` (None: the first of x) are reconstructed best. `add_up` adds to sums over tokens,
-        in place, those over tokens that others have. Raises ValueError for no tokens.
+        `y` is what is to be written; None: x. A `new` autoencoder's b_dec starts at the mean, and its W_enc, if the
+        recipe says so, at the multiple of W_dec with which the tokens `fit_on` (None: the first of x) are reconstructed
+        best; a transcoder as `start_transcoder_` says, by `fit_on` and what they are `fit_to`. Raises ValueError for no
+        tokens.
         """
-        few = x[:FIRST_TOKENS] if fit_on is None else fit_on
-        found = spread(x, few, add_up)
+        target = x if y is None else y
+        read = x[:FIRST_TOKENS] if fit_on is None else fit_on
+        few = read if y is None else y[:FIRST_TOKENS] if fit_to is None else fit_to
+        found = spread(target, few, add_up)
         counted = found.ordinary if self._recipe.spare_massive else found.everything
         self._mean.copy_(counted.mean())
         self._variance.copy_(counted.total_variance() / counted.tokens)
         self._longest.copy_(found.rule.farthest)
-        if new:
+        ordinary = found.rule.counts(few) > 0
+        if y is not None:
+            self._measure_read(x, add_up)
+            if new:
+                start_transcoder_(self.sae, read[ordinary], few[ordinary], add_up)
+        elif new:
             self.sae.b_dec.data.copy_(self._mean)
         self._set_rates()
-        if new and self._recipe.fit_encoder:
-            few = few[found.rule.counts(few) > 0]
+        if new and self._recipe.fit_encoder and y is None:
             self.sae.encoder.weight.data.copy_(self.sae.W_dec)
-            self.sae.encoder.weight.data.mul_(best_encoder_scale(self.sae, few, add_up))
-            self._set_weights()
+        self._start_threshold(read, add_up)
+        if new and (self._recipe.fit_encoder or y is not None):
+            to_write = None if y is None else few[ordinary]
+            scale = best_encoder_scale(self.sae, read[ordinary], to_write, add_up)
+            self.sae.encoder.weight.data.mul_(scale)
+            self.sae.encoder.bias.data.mul_(scale)
+        self._set_weights()
+        self._start_threshold(read, add_up)
+
+    def _measure_read(self, x: Float[Tensor, "tokens d_in"], add_up: AddUp) -> None:
+        sums = VarianceSums.of(x)
+        add_up([*sums])
+        self._read.copy_(torch.stack([sums.total_variance(), sums.second]) / sums.tokens)
+
+    def _start_threshold(self, x: Float[Tensor, "tokens d_in"], add_up: AddUp) -> None:
+        """Find the threshold of batchtopk for the weights as they are."""
+        if self._threshold is None:
+            return
+        self._set_weights()
+        self._threshold.counts.zero_()
+        self._threshold.add(encoded(self._weights, x, self._candidates, encode=self._encode, by_threshold=True).acts)
+        add_up([self._threshold.step_counts])
+        self._end_threshold_step()
+
+    def _end_threshold_step(self) -> None:
+        assert self._threshold is not None and self.sae.threshold is not None
+        self._shards.sum_(self._threshold.step_counts[:-1])
+        self._threshold.end_step()
+        self.sae.threshold.copy_(self._threshold.value(self._k))
 
     def _set_weights(self) -> None:
         """Read the parameters anew, after they were set."""
@@ -157,8 +201,15 @@ class SaeLearner:
 
     def _set_k(self, k: int) -> None:
         """Let so many latents of each token stay."""
-        self._k, self._select = k, selection(self.sae.cfg, k=k)
-        self._encode: Encode = partial(eight_bit.encode, k=k) if self._encode_in_8bit else ops.encode
+        cfg = self.sae.cfg
+        self._k, self._select = k, selection(cfg, k=k, threshold=self.sae.threshold)
+        most = width(cfg, k, self.sae.num_latents)
+        self._candidates = self._select if self._threshold is None else partial(ops.topk, k=most)
+        """What stays before batchtopk's threshold, which is found among it."""
+        if self._threshold is not None and self.sae.threshold is not None:
+            self.sae.threshold.copy_(self._threshold.value(k))
+        self._levels = Levels.of(cfg, self._all_latents, k)
+        self._encode: Encode = partial(eight_bit.encode, k=most) if self._encode_in_8bit else ops.encode
         self._drop_recording()
 
     def _drop_recording(self) -> None:
@@ -168,10 +219,14 @@ class SaeLearner:
     def _set_rates(self) -> None:
         """Give W_enc and the biases their learning rates. Waits for the device."""
         rates = self._optimizer.rates
-        rates["encoder.weight"] = self._recipe.encoder_rate
-        rates[_LOG_LENGTH] = (self._recipe.length_rate or 0.0) * math.sqrt(self.sae.d_in)
+        d_in, d_out = self.sae.d_in, self.sae.d_out
+        # What is read and what is written have units of their own; of an autoencoder they are the same.
+        ratio = 1.0 if self._is_autoencoder else math.sqrt(self.variance * d_out / (self._read[0].item() * d_in))
+        rates["encoder.weight"] = self._recipe.encoder_rate * ratio
+        rates["W_skip"] = ratio
+        rates[_LOG_LENGTH] = (self._recipe.length_rate or 0.0) * math.sqrt(d_out)
         if self._recipe.bias_rate is not None:
-            rates["encoder.bias"] = rates["b_dec"] = self._recipe.bias_rate * math.sqrt(self.variance / self.sae.d_in)
+            rates["encoder.bias"] = rates["b_dec"] = self._recipe.bias_rate * math.sqrt(self.variance / d_out)
 
     @property
     def rule(self) -> Ordinary:
@@ -198,12 +253,12 @@ class SaeLearner:
         if k != self._k:
             self._set_k(k)
 
-    def accumulate(self, x: Float[Tensor, "tokens d_in"]) -> None:
-        """Add the gradients of the loss on these tokens, and the sums that are reported."""
+    def accumulate(self, x: Float[Tensor, "tokens d_in"], y: Float[Tensor, "tokens d_out"] | None = None) -> None:
+        """Add the gradients of the loss on these tokens, and the sums that are reported. `y` as of `initialise`."""
         if len(x) == 0:
             return
         if (recorded := self._recorded_for(x)) is None:
-            self._collect(*self._differentiate(x))
+            self._collect(*self._differentiate(x, y))
         else:
             recorded.x.copy_(x)
             self._replayed = recorded
@@ -217,6 +272,8 @@ class SaeLearner:
         """
         if not kernels.usable(self._weights.W_dec) or self._shards is not WHOLE or self._grads is not None:
             return None
+        if self._threshold is not None or self._levels is not None or not self._is_autoencoder:
+            return None  # shapes that depend on the tokens
         if self._recorded is None:
             into, me = torch.empty_like(x), weakref.proxy(self)  # so that only its users keep the learner
             halves = (lambda: me._differentiate(into)), (lambda: me._take_step())
@@ -224,23 +281,30 @@ class SaeLearner:
         fits = (self._recorded.x.shape, self._recorded.x.dtype) == (x.shape, x.dtype)
         return self._recorded if fits else None
 
-    def _differentiate(self, x: Float[Tensor, "tokens d_in"]) -> tuple[Gradients, Reconstruction]:
-        token_limit = self._recipe.token_limit
-        grads, recon = reconstruction_gradients(
-            self._weights,
-            x,
-            self._select,
-            scale=self._scale(),
-            limit=None if token_limit is None else (token_limit * self._variance).to(self.sae.dtype),
-            longest=self._longest,
-            encode=self._encode,
-            shards=self._shards,
+    def _differentiate(
+        self, x: Float[Tensor, "tokens d_in"], y: Float[Tensor, "tokens d_out"] | None = None
+    ) -> tuple[Gradients, Reconstruction]:
+        by_threshold = self._threshold is not None
+        code = encoded(
+            self._weights, x, self._candidates, encode=self._encode, shards=self._shards, by_threshold=by_threshold
         )
-        if self._recipe.spare_massive:
+        if self._threshold is not None and self.sae.threshold is not None:
+            self._threshold.add(code.acts)
+            code = code._replace(acts=code.acts * (code.acts > self.sae.threshold))
+        wanted = Wanted(self._scale(), self._limit(), self._longest, self._levels)
+        grads, recon = pullback(self._weights, code, y, wanted, ragged=by_threshold, shards=self._shards)
+        if self._recipe.spare_massive and self._is_autoencoder:
             assert recon.ordinary is not None
             self._massive.add(recon.centred, self._weights.b_dec, 1 - recon.ordinary)
         self._note(recon)
         return grads, recon
+
+    def _limit(self) -> Tensor | None:
+        """What ‖what is read‖ ‖residual‖ may be before a token's gradient is cut: so many variances per token."""
+        if self._recipe.token_limit is None:
+            return None
+        units = self._variance if self._is_autoencoder else (self._variance * self._read[1]).sqrt()
+        return (self._recipe.token_limit * units).to(self.sae.dtype)
 
     def add(self, grads: Gradients, recon: Reconstruction) -> None:
         """Add gradients of these tokens that come from elsewhere, those of AuxK, and the sums that are reported."""
@@ -285,7 +349,8 @@ class SaeLearner:
         dense = self._grads.dense()
         self._grads = Gradients(*dense)
         massive = [self._massive.step_total] if self._recipe.spare_massive else []
-        return [*dense, self._fired, self._tokens, *massive, *self._step_variance_sums, self._step_sums]
+        counts = [] if self._threshold is None else [self._threshold.step_counts]
+        return [*dense, self._fired, self._tokens, *massive, *counts, *self._step_variance_sums, self._step_sums]
 
     def _scale(self) -> Tensor:
         """What makes a squared error this step's share of the loss."""
@@ -307,7 +372,9 @@ class SaeLearner:
         self.dead.update(self._fired > 0, tokens)
         self._fired.zero_()
         self._tokens.zero_()
-        if self._recipe.spare_massive:
+        if self._threshold is not None:
+            self._end_threshold_step()
+        if self._recipe.spare_massive and self._is_autoencoder:
             self._reconstruct_massive()
 
     def _take_step(self) -> None:
@@ -396,6 +463,10 @@ class SaeLearner:
             "longest": self._longest,
             "meters.sums": self._sums,
         }
+        if self._threshold is not None:
+            state["threshold.counts"] = self._threshold.counts
+        if not self._is_autoencoder:
+            state["read"] = self._read
         state |= {f"meters.variance.{name}": t for name, t in self._variance_sums._asdict().items()}
         state |= {f"adam.{name}": t for name, t in self._optimizer.state_dict().items()}
         return state
@@ -417,6 +488,8 @@ class SaeLearner:
         self.dead.load_state_dict({"tokens_since_fired": state["dead.tokens_since_fired"]})
         self._set_rates()
         self._set_weights()
+        if self._threshold is not None:
+            self._set_k(self._k)
 
 
 def _optimizer(sae: Sae, recipe: Recipe, product_dtype: torch.dtype, shards: LatentShards) -> Adam:
@@ -436,22 +509,9 @@ def _optimizer(sae: Sae, recipe: Recipe, product_dtype: torch.dtype, shards: Lat
     return capped
 
 
-@torch.no_grad()
-def best_encoder_scale(
-    sae: Sae, x: Float[Tensor, "tokens d_in"], add_up: Callable[[list[Tensor]], None] = lambda sums: None
-) -> Float[Tensor, ""]:
-    """The factor on W_enc that minimises Σ‖x − x̂‖² while b_enc is 0: ⟨x − b_dec, x̂ − b_dec⟩ / ‖x̂ − b_dec‖²; at least 0.
-
-    1 where nothing fires. `add_up` as in `SaeLearner.initialise`.
-    """
-    centred = x.float() - sae.b_dec
-    recon = sae.decode(*sae.encode(x)) - sae.b_dec
-    energy, product = recon.square().sum(), (recon * centred).sum()
-    add_up([energy, product])
-    return torch.where(energy > 0, product / energy, 1.0).clamp_min(0)
-
-
 def is_per_latent(name: str) -> bool:
-    """Whether a tensor of a state_dict, of an autoencoder or a learner, has a row for each latent."""
-    ends = ("W_dec", "weight", "bias", "exp_avg", "exp_avg_sq", "since_fired", "firing_rate")
-    return "b_dec" not in name and name.endswith(ends)
+    """Whether a tensor of the state_dict of an autoencoder or of its learner has a row for each latent."""
+    if not name.startswith("adam."):
+        return PER_LATENT.get(name, name in ("dead.tokens_since_fired", "firing_rate"))
+    parameter, _, moment = name.removeprefix("adam.").rpartition(".")
+    return moment in ("exp_avg", "exp_avg_sq") and (parameter == _LOG_LENGTH or PER_LATENT.get(parameter, False))

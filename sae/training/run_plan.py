@@ -55,6 +55,11 @@ def _choices(sae: SaeConfig, lr: float | None, seed: int) -> dict[str, Any]:
     return choices
 
 
+def _plain(value: Any) -> str:
+    """A value as part of a folder's name."""
+    return "-".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
 def _labels(combinations: list[dict[str, Any]]) -> list[str]:
     """For each combination the values that differ: `k32_x8_lr0.001`. Of one combination nothing."""
     names = dict.fromkeys(("k", *asdict(SaeConfig()), "lr", "seed"))
@@ -62,7 +67,7 @@ def _labels(combinations: list[dict[str, Any]]) -> list[str]:
     if len(combinations) > 1 and not varying:
         varying = ["k"]
     return [
-        "_".join(f"{SHORT.get(name, name)}{choices[name]}" for name in varying if name in choices)
+        "_".join(f"{SHORT.get(name, name)}{_plain(choices[name])}" for name in varying if name in choices)
         for choices in combinations
     ]
 

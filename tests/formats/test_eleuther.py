@@ -210,9 +210,14 @@ BAD = {
     "missing tensor": (lambda f: write(f, b_dec=None), "must hold the tensor b_dec"),
     "integers": (lambda f: write(f, **{n: t.int() for n, t in write(f).items()}), "floating-point"),
     "mixed types": (lambda f: write(f, b_dec=torch.zeros(D).half()), "one floating-point type"),
-    "groupmax": (lambda f: write(f, CFG_133 | {"activation": "groupmax"}), "activation='groupmax' is not supported"),
+    "activation": (lambda f: write(f, CFG_133 | {"activation": "relu"}), "activation='relu' is not supported"),
+    "activation of a kind": (lambda f: write(f, CFG_133 | {"activation": [1]}), "activation=.1. is not supported"),
+    "groupmax": (lambda f: write(f, CFG_133 | {"activation": "groupmax", "k": 7}), "k must divide num_latents"),
+    "prefixes": (lambda f: write(f, CFG_133 | {"prefixes": ["a"]}), "prefixes must be list"),
+    "batchtopk without threshold": (lambda f: write(f, CFG_133 | {"activation": "batchtopk"}), "the tensor threshold"),
     "signed": (lambda f: write(f, CFG_133 | {"signed": True}), "signed"),
-    "transcoder": (lambda f: write(f, CFG_133 | {"transcode": True}), "transcode"),
+    "skip without transcode": (lambda f: write(f, CFG_133 | {"skip_connection": True}), "must come with transcode"),
+    "d_out": (lambda f: write(f, CFG_133 | {"d_out": "wide"}), "d_in, d_out and num_latents must be between"),
 }  # fmt: skip
 
 

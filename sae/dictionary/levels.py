@@ -1,0 +1,40 @@
+"""Nested reconstructions of one code: x̂_j decodes those entries whose level is at most j.
+
+Prefixes (Matryoshka, Bussmann et al. 2025, arXiv:2503.17547): level by latent, the j-th dictionary being the first so
+many latents. Budgets (Hierarchical, 2025, arXiv:2505.24473): level by rank within the token. The loss is the mean of
+the levels' squared errors; an entry of level b is pulled by Σ_{j ≥ b} (x̂_j − y) / levels.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sae.config import SaeConfig
+
+
+class Levels(NamedTuple):
+    """Ends of the nested reconstructions, increasing; the last is the whole code."""
+
+    ends: tuple[int, ...]
+    by_rank: bool
+    """Ends are ranks within a token (budgets), not latents (prefixes)."""
+
+    @classmethod
+    def of(cls, cfg: SaeConfig, num_latents: int, k: int) -> "Levels | None":
+        """Those that `cfg` asks for, with k latents a token; None for one reconstruction."""
+        ends = cfg.levels_for(num_latents)
+        if cfg.budgets:  # while k grows, larger budgets are not reached yet
+            ends = [end for end in ends if end < k] + [k]
+        return cls(tuple(ends), bool(cfg.budgets)) if len(ends) > 1 else None
+
+    def at(
+        self, acts: Float[Tensor, "tokens width"], indices: Int[Tensor, "tokens width"]
+    ) -> Int[Tensor, "tokens width"]:
+        """The level of each entry, from 0. Ties of rank are broken by the order of the entries."""
+        if self.by_rank:
+            place = acts.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+        else:
+            place = indices
+        return torch.bucketize(place, torch.tensor(self.ends, device=place.device), right=True)

@@ -1,0 +1,95 @@
+"""The neutral record of one dictionary: which tensors it has, of what shape, and what they mean. No file format."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from torch import Tensor
+
+from sae.config import SaeConfig
+
+PER_LATENT = {
+    "encoder.weight": True, "encoder.bias": True, "W_dec": True, "b_dec": False, "W_skip": False, "threshold": False,
+}  # fmt: skip
+"""The tensors of a dictionary that is trained, and whether they have a row for each latent."""
+
+
+class Declared(NamedTuple):
+    """A tensor of a dictionary."""
+
+    shape: tuple[int, ...]
+    per_latent: bool
+    """Whether its first dimension counts latents, so that it is split where latents are sharded."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a dictionary computes, beside its numbers."""
+
+    cfg: SaeConfig
+    """k, and how the dictionary was, or is to be, trained."""
+    d_in: int
+    """Width of what it reads."""
+    d_out: int
+    """Width of what it writes; `d_in` for an autoencoder."""
+    num_latents: int
+    selection: str = ""
+    """Rule that keeps latents: topk, batchtopk, groupmax, or jumprelu. Empty: that of `cfg`."""
+    centred: bool | None = None
+    """Whether b_dec is subtracted from what is read. None: it is, unless the dictionary is a transcoder."""
+    layer_norm: bool = False
+    """Whether a token is normalised to mean 0 and standard deviation 1 before, and the output scaled back after
+    (OpenAI's autoencoders)."""
+    writes: tuple[str, ...] = field(default=())
+    """Hookpoints that it writes, if they are known."""
+    reads: tuple[str, ...] = field(default=())
+    """Hookpoints that it reads, if they are known and others than `writes`."""
+
+    def __post_init__(self) -> None:
+        if not self.selection:
+            object.__setattr__(self, "selection", self.cfg.selection)
+        if self.centred is None:
+            object.__setattr__(self, "centred", not self.cfg.transcode)
+
+    @property
+    def k(self) -> int:
+        """Latents that a token keeps, in the mean over tokens; of no meaning for jumprelu."""
+        return self.cfg.k
+
+    @property
+    def is_autoencoder(self) -> bool:
+        """Whether it writes what it reads."""
+        return not self.cfg.transcode
+
+    def tensors(self) -> dict[str, Declared]:
+        """The tensors that the dictionary has, by name."""
+        n = self.num_latents
+        shapes: dict[str, tuple[int, ...]] = {
+            "encoder.weight": (n, self.d_in),
+            "encoder.bias": (n,),
+            "W_dec": (n, self.d_out),
+            "b_dec": (self.d_out,),
+        }
+        if self.cfg.skip_connection:
+            shapes["W_skip"] = (self.d_out, self.d_in)
+        if self.selection == "batchtopk":
+            shapes["threshold"] = ()
+        declared = {name: Declared(shape, PER_LATENT[name]) for name, shape in shapes.items()}
+        return declared | ({"threshold": Declared((n,), True)} if self.selection == "jumprelu" else {})
+
+    def check(self, tensors: Mapping[str, Tensor]) -> None:
+        """Raise ValueError unless these are the dictionary's tensors, of its shapes."""
+        declared = self.tensors()
+        if unlike := set(declared) ^ set(tensors):
+            raise ValueError(f"the dictionary must have the tensors {', '.join(declared)}, differing: {sorted(unlike)}")
+        for name, (shape, _) in declared.items():
+            if tuple(tensors[name].shape) != shape:
+                raise ValueError(f"{name} must have shape {shape}, got {tuple(tensors[name].shape)}")
+
+
+class Saved(NamedTuple):
+    """One dictionary as a value: what formats read and write, and what checkpoints carry."""
+
+    spec: Spec
+    tensors: dict[str, Tensor]
+    """By the names of `Spec.tensors`."""

@@ -1,0 +1,65 @@
+"""Codes of which each token has as many entries as it needs, in bags: sums over a bag, and their gradient.
+
+A bag is a token's entries of one level. Bags are contiguous and in order, so `starts` says where each begins.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+_ENTRIES = 2**16
+"""Entries whose rows are gathered at a time where there is no operation that gathers and multiplies at once."""
+
+
+class Bags(NamedTuple):
+    """The entries of a code that fired, sorted by token and then by level."""
+
+    acts: Float[Tensor, "entries"]
+    indices: Int[Tensor, "entries"]
+    """Latents."""
+    token: Int[Tensor, "entries"]
+    bag: Int[Tensor, "entries"]
+    """token · levels + level."""
+    starts: Int[Tensor, "bags"]
+
+    @classmethod
+    def of(
+        cls,
+        acts: Float[Tensor, "tokens width"],
+        indices: Int[Tensor, "tokens width"],
+        level: Int[Tensor, "tokens width"] | None = None,
+        levels: int = 1,
+    ) -> "Bags":
+        """The positive entries; `level` of each is below `levels`. Waits for the device."""
+        tokens = len(acts)
+        if level is not None:
+            order = level.argsort(dim=1, stable=True)
+            acts, indices, level = acts.gather(1, order), indices.gather(1, order), level.gather(1, order)
+        fired = acts > 0
+        token = fired.nonzero()[:, 0]
+        bag = token * levels + (0 if level is None else level[fired])
+        starts = torch.searchsorted(bag, torch.arange(tokens * levels, device=bag.device))
+        return cls(acts[fired], indices[fired], token, bag, starts)
+
+
+def decode_bags(bags: Bags, W: Float[Tensor, "latents d_out"]) -> Float[Tensor, "bags d_out"]:
+    """out[b] = Σ over the entries of bag b of acts · W[indices], without gradients. Twin: `naive.decode`."""
+    with torch.no_grad():
+        return F.embedding_bag(bags.indices, W, bags.starts, per_sample_weights=bags.acts.to(W.dtype), mode="sum")
+
+
+def gather_dot_bags(
+    rows: Float[Tensor, "bags d"], bags: Bags, W: Float[Tensor, "latents d"]
+) -> Float[Tensor, "entries"]:
+    """out[e] = ⟨rows[bag[e]], W[indices[e]]⟩, without gradients. Twin: `naive.gather_dot`."""
+    if rows.is_cpu and rows.dtype == W.dtype and rows.dtype in (torch.float32, torch.float64):
+        # The gradient of embedding_bag to its weights is this gather-dot.
+        return torch.ops.aten._embedding_bag_per_sample_weights_backward(
+            rows.contiguous(), W, bags.indices, bags.starts, bags.bag, 0, -1
+        )
+    parts = zip(bags.bag.split(_ENTRIES), bags.indices.split(_ENTRIES), strict=True)
+    dots = [(rows[bag] * W[some].to(rows.dtype)).sum(-1) for bag, some in parts]
+    return torch.cat(dots) if dots else rows.new_empty(0)

@@ -1,0 +1,78 @@
+"""Where a new dictionary starts: what the first tokens say about its scale, and about a transcoder's weights."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from sae import ops
+from sae.dictionary.autoencoder import Sae
+
+AddUp = Callable[[list[Tensor]], None]
+"""Adds to sums over tokens, in place, those over tokens that other processes have."""
+
+_RIDGE = 1e-3
+"""Of the skip connection's first fit, in units of the mean variance of a dimension."""
+
+
+@torch.no_grad()
+def best_encoder_scale(
+    sae: Sae,
+    x: Float[Tensor, "tokens d_in"],
+    y: Float[Tensor, "tokens d_out"] | None = None,
+    add_up: AddUp = lambda sums: None,
+) -> Float[Tensor, ""]:
+    """The factor on the code that minimises Σ‖y − x̂‖²: ⟨y − ŷ₀, x̂ − ŷ₀⟩ / ‖x̂ − ŷ₀‖², with ŷ₀ of no code; at least 0.
+
+    `y` is what is to be written; None: x. 1 where nothing fires.
+    """
+    encoded = sae.encode(x)
+    nothing = sae.decode(torch.zeros_like(encoded.top_acts), encoded.top_indices, x)
+    aim, recon = (x if y is None else y).float() - nothing, sae.decode(*encoded, x) - nothing
+    energy, product = recon.square().sum(), (recon * aim).sum()
+    add_up([energy, product])
+    return torch.where(energy > 0, product / energy, 1.0).clamp_min(0)
+
+
+@torch.no_grad()
+def start_transcoder_(
+    sae: Sae, x: Float[Tensor, "tokens d_in"], y: Float[Tensor, "tokens d_out"], add_up: AddUp = lambda sums: None
+) -> None:
+    """Set a new transcoder's weights by a few tokens: what each latent would best write by itself.
+
+    b_enc = −W_enc mean(x). Row i of W_dec is Σ aᵢ (y − ŷ₀) / Σ aᵢ², the least squares of one latent; its length goes
+    into the encoder, so that the k largest latents are those that write most. W_skip is the ridge regression of y on x.
+    """
+    x, y = x.float(), y.float()
+    sums = [x.new_tensor(float(len(x))), x.sum(0), y.sum(0)]
+    add_up(sums)
+    mean_x, mean_y = sums[1] / sums[0], sums[2] / sums[0]
+    sae.b_dec.data.copy_(mean_y)
+    if sae.W_skip is not None:
+        sae.W_skip.data.copy_(_ridge(x - mean_x, y - mean_y, add_up))
+        sae.b_dec.data.sub_(sae.W_skip @ mean_x)
+    sae.encoder.bias.data.copy_(-(sae.encoder.weight @ mean_x))
+    acts, indices = ops.encode(x, sae.encoder.weight.data, sae.encoder.bias.data, lambda pre: ops.topk(pre, sae.cfg.k))
+    left = y - sae.decode(torch.zeros_like(acts), indices, x)
+    segments = ops.LatentSegments(indices, sae.num_latents)
+    rows, energy = segments.sum(acts, left), segments.sum_weights(acts.square())
+    add_up([rows, energy])
+    lengths = torch.linalg.vector_norm(rows, dim=1) / energy.clamp_min(torch.finfo(energy.dtype).tiny)
+    used = lengths[lengths > 0]
+    lengths = torch.where(lengths > 0, lengths, used.median() if len(used) else 1.0)
+    noise = torch.randn(rows.shape, generator=torch.Generator().manual_seed(0)).to(rows)
+    sae.W_dec.data.copy_(F.normalize(torch.where((energy > 0).unsqueeze(1), rows, noise), dim=1))
+    sae.encoder.weight.data.mul_(lengths.unsqueeze(1))
+    sae.encoder.bias.data.mul_(lengths)
+
+
+def _ridge(
+    x: Float[Tensor, "tokens d_in"], y: Float[Tensor, "tokens d_out"], add_up: AddUp
+) -> Float[Tensor, "d_out d_in"]:
+    """The linear map of x that is nearest to y, both centred."""
+    squares, products = (x.T @ x).double(), (y.T @ x).double()
+    add_up([squares, products])
+    squares.diagonal().add_(_RIDGE * squares.diagonal().mean().clamp_min(torch.finfo(squares.dtype).tiny))
+    return torch.linalg.solve(squares, products.T).T.float()
