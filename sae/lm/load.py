@@ -34,9 +34,30 @@ def load_config(name: str, *, revision: str | None = None, token: str | None = N
         if place.gguf_file is not None:
             stat = place.path.stat()
             return copy.deepcopy(_gguf_config(place, (stat.st_mtime_ns, stat.st_size)))
-        from transformers import AutoConfig
+        from transformers import AutoConfig, PreTrainedConfig
 
+        _check_file(place)
+        written, _ = PreTrainedConfig.get_config_dict(**_source(place, access))
+        _check_depth(written)
         return AutoConfig.from_pretrained(**_source(place, access))
+
+
+_MAX_CONFIG_BYTES, _MAX_LAYERS = 2**24, 10_000
+
+
+def _check_file(place: "Place") -> None:
+    path = Path(place.folder, "config.json")
+    if path.exists() and (not path.is_file() or path.stat().st_size > _MAX_CONFIG_BYTES):
+        raise ValueError(f"config.json must be a file of at most {_MAX_CONFIG_BYTES} bytes")
+
+
+def _check_depth(written: dict[str, Any]) -> None:
+    """Raise ValueError for more layers than can be meant: the modules of each are made before anything else is."""
+    for name, value in written.items():
+        if isinstance(value, dict):
+            _check_depth(value)
+        elif isinstance(value, int) and value > _MAX_LAYERS and re.search("layers?$|blocks$|depth$", name):
+            raise ValueError(f"config.json must count at most {_MAX_LAYERS:,} layers, got {name}={value}")
 
 
 def load_skeleton(

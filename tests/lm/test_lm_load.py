@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -32,6 +33,7 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoModelForSeq2SeqLM,
     OPTConfig,
+    PreTrainedConfig,
     PreTrainedModel,
 )
 from transformers.utils import logging
@@ -297,7 +299,7 @@ def test_what_the_hub_refuses_is_told_without_the_token(
         except error as cause:
             raise OSError(f"You are trying to\naccess a/b with {token}") from cause
 
-    monkeypatch.setattr(AutoConfig, "from_pretrained", refuse)
+    monkeypatch.setattr(PreTrainedConfig, "get_config_dict", refuse)
     with pytest.raises(ValueError, match=message) as refused:
         load_config("a/b", revision="v9", token="hf_secret")
     assert "secret" not in str(refused.value) and "\n" not in str(refused.value)
@@ -307,7 +309,7 @@ def test_a_hub_that_does_not_answer_is_called_offline(monkeypatch: pytest.Monkey
     def refuse(*args: object, **kwargs: object) -> None:
         raise OSError("We couldn't connect") from errors.LocalEntryNotFoundError("no connection")
 
-    monkeypatch.setattr(AutoConfig, "from_pretrained", refuse)
+    monkeypatch.setattr(PreTrainedConfig, "get_config_dict", refuse)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     with pytest.raises(ValueError, match=r"cannot be reached; huggingface.co does not answer \(offline\?\)"):
         load_config("a/b")
@@ -432,6 +434,21 @@ def test_a_whole_folder_loads_with_and_without_its_head_as_the_class_that_wrote_
         assert resolve_hookpoints(model) == hookpoints
         found = harvest(model, tokens, hookpoints)
         assert all(torch.equal(found[name], expected[name]) for name in hookpoints)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "qwen3_5", "gpt2"])
+def test_a_config_that_counts_absurdly_many_layers_or_is_absurdly_large_is_refused_at_once(
+    model_type: str, tmp_path: Path
+) -> None:
+    any_config(model_type).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    text = path.read_text()
+    path.write_text(re.sub(r'"(num_hidden_layers|n_layer)": 2', rf'"\1": {10**18}', text))
+    with pytest.raises(ValueError, match=r"config.json must count at most 10,000 layers, got \w+=10{18}"):
+        load_skeleton(str(tmp_path))
+    path.write_text(text + " " * 2**24)
+    with pytest.raises(ValueError, match=r"config.json must be a file of at most 16777216 bytes"):
+        load_config(str(tmp_path))
 
 
 def test_a_folder_without_the_head_that_is_asked_for_gives_the_model_without_it(tmp_path: Path) -> None:
