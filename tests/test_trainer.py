@@ -31,7 +31,7 @@ from sae.ops import eight_bit
 from sae.ops.segments import SegmentRows
 from sae.report.training import read_records
 from sae.runs import checkpoint
-from sae.training.trainer import report_dead_after
+from sae.training.run_plan import report_dead_after
 
 SEQ = 8
 LAYERS = {"gpt_neox": "layers", "gpt2": "h", "llama": "layers", "gemma3": "layers", "bert": "encoder.layer"}

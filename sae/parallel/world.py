@@ -150,6 +150,13 @@ class World:
             dist.all_gather_object(values, value)
         return values
 
+    def merged(self, own: Mapping[str, Made], names: Iterable[str]) -> dict[str, Made]:
+        """What each rank found of the autoencoders that it holds, by name, in the order of `names`; on every rank."""
+        found: dict[str, Made] = {}
+        for part in reversed(self.gather(dict(own))):
+            found |= part
+        return {name: found[name] for name in names}
+
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any rank."""
         return bool(self.highest(int(flag)))

@@ -1,21 +1,66 @@
-"""Which autoencoders a run trains, as plain values: decided here, carried out by the trainer.
+"""What a run decides, as plain values, computed once: its steps, its autoencoders, who trains them, and how.
 
-One configuration: an autoencoder for each hookpoint, with its name. Several: each is a combination with a label, and
-trains an autoencoder named label/hookpoint at each hookpoint, all on the same activations.
+Of one configuration an autoencoder is trained for each hookpoint, with its name. Of several each is a combination with
+a label, and trains an autoencoder named label/hookpoint at each hookpoint, all on the same activations.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+from sae.activations.feed import Feed, count_steps
+from sae.activations.shuffle import batches_per_block
 from sae.config import SaeConfig, TrainConfig, several
+from sae.dictionary.autoencoder import Sae
+from sae.parallel.placement import Placement, place
+from sae.training.recipe import Recipe, firings, peak_lr, schedule, steps_per_batch, warmup_steps
 
+T = TypeVar("T")
+
+PAPERS_DEAD_THRESHOLD = 10_000_000
+"""Tokens without firing after which AuxK takes a latent for dead: Gao et al. 2024, arXiv:2406.04093, app. A.2."""
 SHORT = {"expansion_factor": "x", "num_latents": "n"}
 """What options are called in a label, where that is not their name."""
 BYTES_PER_PARAMETER = {"default": 3 * 4 + 2, "gao2024": 4 * 4 + 2}
 """By recipe: weight, gradient and one or two moments in float32; and the weights in bfloat16, on a CPU those of the
 encoder alone."""
+
+
+class Steps(NamedTuple):
+    """How the data are divided into optimizer steps."""
+
+    batches_at_once: int
+    """Forward passes, over all processes, whose tokens make `per_batch` steps."""
+    batches_per_block: int
+    """Batches whose tokens are mixed with each other."""
+    per_batch: int
+    """Equal steps of `batches_at_once` batches."""
+    tokens: int
+    """Tokens of one step, the excluded ones included."""
+    total: int
+    """Steps of the run."""
+
+
+class SaeShape(NamedTuple):
+    """An autoencoder as it is when it is whole."""
+
+    cfg: SaeConfig
+    d_in: int
+    num_latents: int
+
+    @classmethod
+    def of(cls, sae: Sae, parts: int) -> "SaeShape":
+        """The whole shape, from one of `parts` equal parts."""
+        return cls(sae.cfg, sae.d_in, sae.num_latents * parts)
+
+
+class LearnerPlan(NamedTuple):
+    """How one autoencoder is trained: what stays the same in all steps of the run."""
+
+    shape: SaeShape
+    recipe: Recipe
+    peak_lr: float
 
 
 class SaePlan(NamedTuple):
@@ -26,9 +71,144 @@ class SaePlan(NamedTuple):
     lr: float | None
     """Peak learning rate. None: derived from the number of latents."""
     seed: int
-    """Of the initial weights, together with the hookpoint."""
+    """Seed of the initial weights, together with the hookpoint."""
     label: str = ""
-    """Of the combination; empty if there is only one."""
+    """What the combination is called; empty if there is only one."""
+
+
+class RunPlan(NamedTuple):
+    """All that a run decides before anything is built."""
+
+    cfg: TrainConfig
+    widths: dict[str, int]
+    """{hookpoint: d_in}"""
+    saes: dict[str, SaePlan]
+    """The autoencoders, by name."""
+    placement: Placement
+    """Which process trains which of them."""
+    steps: Steps
+    warmup_steps: int
+    auxk_dead_after: int
+    """Tokens without firing after which AuxK acts on a latent."""
+    report_dead_after: int
+    """Tokens without firing after which a latent is reported as dead."""
+    tokens_per_pass: int
+    """Tokens that an autoencoder is given at once."""
+
+    @classmethod
+    def of(cls, cfg: TrainConfig, feed: Feed, *, processes: int = 1, before: Mapping[str, Any]) -> "RunPlan":
+        """The plan on the data of `feed`; `before` is what the run that is resumed derived, {} for a new one.
+
+        Raises ValueError, naming the option, for a choice that does not fit the model, the data or the processes.
+        """
+        steps = plan_steps(cfg, feed, processes=processes, before=before)
+        saes = plan_saes(cfg, feed.widths)
+        return cls(
+            cfg,
+            feed.widths,
+            saes,
+            _placement(cfg, saes, feed.widths, processes),
+            steps,
+            warmup_steps(steps.total, cfg.lr_warmup_steps),
+            cfg.dead_feature_threshold or PAPERS_DEAD_THRESHOLD,
+            report_dead_after(cfg, steps.total * steps.tokens),
+            cfg.batch_size * feed.ctx_len // steps.per_batch // cfg.micro_acc_steps,
+        )
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens of the whole run, the excluded ones included."""
+        return self.steps.total * self.steps.tokens
+
+    @property
+    def is_sweep(self) -> bool:
+        """Whether several autoencoders read the same hookpoint."""
+        return len(self.saes) > len(self.widths)
+
+    def held_by(self, rank: int) -> dict[str, SaePlan]:
+        """The autoencoders of which a process trains all or a part."""
+        return {name: plan for name, plan in self.saes.items() if self.placement.holds(rank, name)}
+
+    def learner(self, name: str, shape: SaeShape) -> LearnerPlan:
+        """How the autoencoder `name`, which has this shape, is trained."""
+        per_step = firings(self.steps.tokens, shape.cfg.k, shape.num_latents)
+        recipe = Recipe.named(self.cfg.recipe, self.steps.total, per_step)
+        # The whole model sees what an autoencoder selects by itself; and one that is trained already has learned k.
+        if self.cfg.loss_fn != "fvu" or self.cfg.finetune is not None:
+            recipe = recipe._replace(k_growth=0.0)
+        chosen = self.saes[name].lr
+        derived = peak_lr(shape.num_latents, self.steps.total, per_step, self.cfg.recipe)
+        return LearnerPlan(shape, recipe, derived if chosen is None else chosen)
+
+    def schedule(self, step: int) -> float:
+        """Factor on the peak learning rates at `step`, from 0."""
+        return schedule(step, self.steps.total, self.warmup_steps)
+
+    def grouped(self, values: Mapping[str, T]) -> dict[str, dict[str, T]]:
+        """Values that are by the name of an autoencoder, by its label and its hookpoint."""
+        found: dict[str, dict[str, T]] = {}
+        for name, plan in self.saes.items():
+            found.setdefault(plan.label, {})[plan.hookpoint] = values[name]
+        return found
+
+
+# Steps
+
+
+def plan_steps(cfg: TrainConfig, feed: Feed, *, processes: int, before: Mapping[str, Any]) -> Steps:
+    """How the data of `feed` are divided. Raises ValueError for data without a step, or that cannot be so divided."""
+    at_once = batches_at_once(cfg, processes, before)
+    batches, tokens = count_steps(cfg, feed, at_once), cfg.batch_size * feed.ctx_len * at_once
+    d_total = sum(feed.widths.values())  # the order of tokens must not depend on what is trained on them
+    block = batches_per_block(at_once, cfg.batch_size * feed.ctx_len * d_total * feed.dtype.itemsize)
+    chosen = before.get("steps_per_batch", 1) if before else cfg.steps_per_batch
+    per_batch = _steps_per_batch(cfg, batches, tokens, chosen, mixed=block % at_once == 0)
+    return Steps(at_once, block, per_batch, tokens // per_batch, batches * per_batch)
+
+
+def batches_at_once(cfg: TrainConfig, processes: int, before: Mapping[str, Any]) -> int:
+    """Forward passes that are read for a step, or several; a resumed run reads as many as it did."""
+    return int(before.get("batches_per_step", cfg.grad_acc_steps * processes))
+
+
+def _steps_per_batch(cfg: TrainConfig, batches: int, tokens: int, chosen: int | None, *, mixed: bool) -> int:
+    """Into how many steps `tokens` are divided that come at once, `batches` times; `mixed`: all with each other."""
+    if chosen is None:
+        divides = cfg.recipe == "default" and cfg.loss_fn == "fvu" and mixed
+        return steps_per_batch(batches, tokens) if divides else 1
+    if tokens % chosen:
+        raise ValueError(
+            "steps_per_batch must divide batch_size × ctx_len × grad_acc_steps × processes = "
+            f"{tokens} tokens, got {chosen}; choose a divisor"
+        )
+    if chosen > 1 and not mixed:
+        raise ValueError(
+            f"steps_per_batch must be 1 where {tokens} activations are too large to be mixed in memory, got "
+            f"{chosen}; leave it out, and lower --batch_size or --grad_acc_steps for more steps"
+        )
+    return chosen
+
+
+def report_dead_after(cfg: TrainConfig, total_tokens: int) -> int:
+    """Tokens without firing after which a latent is reported as dead: chosen, or derived from the run's length."""
+    if cfg.dead_feature_threshold is not None:
+        return cfg.dead_feature_threshold
+    longest = PAPERS_DEAD_THRESHOLD
+    return longest if cfg.recipe == "gao2024" else min(longest, max(1, total_tokens // 20))
+
+
+def short_run_note(shapes: Iterable[SaeShape], tokens: int) -> str | None:
+    """A sentence for a run in which not every latent can fire k times, with how many can; None for a longer one."""
+    largest = max((shape.num_latents for shape in shapes), default=0)
+    if tokens >= largest:
+        return None
+    return (
+        f"the run is short for {largest:,} latents: in {tokens:,} tokens at most {tokens:,} of them can fire k times; "
+        f"give more text, or --num_latents {tokens} or fewer"
+    )
+
+
+# Autoencoders
 
 
 def plan_saes(cfg: TrainConfig, hookpoints: Iterable[str]) -> dict[str, SaePlan]:
@@ -70,6 +250,18 @@ def _labels(combinations: list[dict[str, Any]]) -> list[str]:
         "_".join(f"{SHORT.get(name, name)}{_plain(choices[name])}" for name in varying if name in choices)
         for choices in combinations
     ]
+
+
+def _placement(cfg: TrainConfig, saes: Mapping[str, SaePlan], widths: Mapping[str, int], processes: int) -> Placement:
+    """Which process trains what: by the cost of the product with the encoder."""
+    d_in = {name: widths[plan.hookpoint] for name, plan in saes.items()}
+    return place(
+        {name: d_in[name] * plan.cfg.latents_for(d_in[name]) for name, plan in saes.items()},
+        {name: plan.hookpoint for name, plan in saes.items()},
+        size=processes,
+        shards=cfg.shard_latents,
+        distribute=cfg.distribute_layers,
+    )
 
 
 # Memory

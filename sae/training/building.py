@@ -1,0 +1,135 @@
+"""What a run needs is made as its plan says: autoencoders, new or to be trained further, their learners, their data."""
+
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from sae import lm
+from sae.activations.feed import Feed, LiveFeed
+from sae.activations.sequences import SequenceSource
+from sae.activations.shuffle import ShuffleBuffer
+from sae.activations.source import counted
+from sae.config import SaeConfig
+from sae.dictionary.autoencoder import Sae, SaePart
+from sae.parallel.world import World
+from sae.training.end_to_end import EndToEnd
+from sae.training.learner import SaeLearner, is_per_latent
+from sae.training.run_plan import LearnerPlan, RunPlan, SaePlan
+
+
+def make_saes(plan: RunPlan, world: World, device: torch.device, tell: Callable[[str], None]) -> dict[str, Sae]:
+    """The autoencoders that this process holds, or its parts of them, by name.
+
+    Raises ValueError for one to be trained further that is not as the plan asks.
+    """
+    held = plan.held_by(world.rank)
+    if plan.cfg.finetune is None:
+        return {name: _new(one, plan.widths[one.hookpoint], world, device) for name, one in held.items()}
+    hookpoints = dict.fromkeys(one.hookpoint for one in held.values())
+    found = Sae.load_many(plan.cfg.finetune, hookpoints, device) if hookpoints else {}
+    return {name: _copy(_start(one, found[one.hookpoint], plan, tell), world, device) for name, one in held.items()}
+
+
+def _new(plan: SaePlan, d_in: int, world: World, device: torch.device) -> Sae:
+    # A seed of its own, so that an autoencoder does not depend on which others are trained beside it.
+    generator = torch.Generator().manual_seed(plan.seed + zlib.crc32(plan.hookpoint.encode()))
+    return _sae(d_in, plan.cfg, world, device=device, generator=generator)
+
+
+def _sae(d_in: int, cfg: SaeConfig, world: World, **options: Any) -> Sae:
+    """A new autoencoder, or this process's part of one."""
+    placement = world.placement
+    if placement.shards == 1:
+        return Sae(d_in, cfg, **options)
+    part = placement.part(world.rank)
+    return SaePart(d_in, cfg, shards=world.latent_shards(), part=part, parts=placement.shards, **options)
+
+
+def _start(plan: SaePlan, sae: Sae, run: RunPlan, tell: Callable[[str], None]) -> Sae:
+    """An autoencoder to start from, which has what the plan asks for."""
+    name, source = plan.hookpoint, run.cfg.finetune
+    for option, default in vars(SaeConfig()).items():
+        given, found = getattr(plan.cfg, option), getattr(sae, option, getattr(sae.cfg, option))
+        if given not in (default, found):
+            raise ValueError(
+                f"{option} comes with finetune, and {name} in {source} has {found}, got {given}; leave out --{option}"
+            )
+    if sae.d_in != run.widths[name]:
+        raise ValueError(
+            f"finetune: {name} in {source} must be {run.widths[name]} wide, as the model is, "
+            f"got {sae.d_in}; is it of another model?"
+        )
+    start = sae.to_continue()
+    if start.cfg != sae.cfg:
+        tell(f"{name}: the rows of W_dec in {source} differ in length, so that they are trained freely")
+    return start
+
+
+def _copy(start: Sae, world: World, device: torch.device) -> Sae:
+    tensors = {key: t.clone() for key, t in world.part(start.state_dict(), is_split=is_per_latent).items()}
+    if world.placement.shards == 1:
+        return Sae.of_tensors(start.cfg, tensors)
+    sae = _sae(start.d_in, replace(start.cfg, num_latents=start.num_latents), world, device=device)
+    sae.load_state_dict(tensors)
+    return sae
+
+
+def make_learners(
+    plan: RunPlan, saes: Mapping[str, Sae], plans: Mapping[str, LearnerPlan], world: World, device: torch.device
+) -> dict[str, SaeLearner]:
+    """The learners of the autoencoders that this process holds, by name."""
+    return {
+        name: SaeLearner(
+            sae,
+            tokens_per_step=plan.steps.tokens,
+            auxk_alpha=plan.cfg.auxk_alpha,
+            dead_feature_threshold=plan.auxk_dead_after,
+            report_dead_after=plan.report_dead_after,
+            compute_dtype=lm.compute_dtype(device),
+            recipe=plans[name].recipe,
+            encode_in_8bit=plan.cfg.encode_in_8bit if plan.cfg.loss_fn == "fvu" else False,
+            tokens_per_pass=plan.tokens_per_pass,
+            shards=world.latent_shards(),
+        )
+        for name, sae in saes.items()
+    }
+
+
+def make_source(
+    plan: RunPlan, feed: Feed, learners: Mapping[str, SaeLearner], world: World
+) -> tuple[Any, EndToEnd | None]:
+    """Activations, mixed over many sequences; or the sequences themselves for a loss of the whole model."""
+    cfg, steps = plan.cfg, plan.steps
+    if cfg.loss_fn == "fvu":
+        buffer = ShuffleBuffer(
+            feed.source,
+            steps.batches_per_block,
+            seed=cfg.data_seed,
+            step=steps.batches_at_once,
+            split=steps.per_batch,
+            rank=world.rank,
+            ranks=world.size,
+        )
+        return buffer, None
+    live = live_feed(feed)
+    end_to_end = EndToEnd(
+        live.model,
+        plan.grouped(learners),
+        lambda tokens: counted(tokens, cfg.exclude_tokens, cfg.exclude_positions),
+        loss_fn=cfg.loss_fn,
+        tokens_per_step=steps.tokens,
+        ctx_len=live.ctx_len,
+    )
+    source = SequenceSource(
+        live.batches, live.source.read, step=steps.batches_at_once, rank=world.rank, ranks=world.size
+    )
+    return source, end_to_end
+
+
+def live_feed(feed: Feed) -> LiveFeed:
+    """The feed of a run that needs the language model for more than its activations."""
+    assert isinstance(feed, LiveFeed)  # what else there is refuses such a run
+    return feed

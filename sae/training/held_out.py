@@ -1,0 +1,46 @@
+"""How good the autoencoders in training are on tokens that are held out."""
+
+import math
+from collections.abc import Mapping
+from itertools import islice
+
+import torch
+
+from sae.activations.feed import LiveFeed
+from sae.config import TrainConfig
+from sae.dictionary.autoencoder import Sae
+from sae.dictionary.shards import LatentShards
+from sae.evaluation.evaluate import evaluate_many
+from sae.evaluation.reconstruction import ReconstructionMetrics
+from sae.runs.log import Record
+
+EVAL_TOKENS = 16_384
+"""Held-out tokens that --eval_every measures on, at most, and at least a batch."""
+
+
+def of_all_parts(metrics: ReconstructionMetrics, shards: LatentShards, parts: int) -> ReconstructionMetrics:
+    """The metrics of an autoencoder of which this process holds one of `parts` equal parts, the `shards` the others."""
+    shares = torch.tensor([metrics.l0, metrics.unused_fraction], dtype=torch.float64)
+    l0, unused = shards.sum_(shares).tolist()
+    return metrics._replace(l0=l0, unused_fraction=unused / parts)
+
+
+def evaluate_grafted(cfg: TrainConfig, live: LiveFeed, saes: Mapping[str, Mapping[str, Sae]]) -> Record:
+    """What `sae eval` measures, on the first held-out tokens: `<name>/eval_<metric>`, and `all/…` at once.
+
+    `saes` are by label and hookpoint.
+    """
+    count = max(1, EVAL_TOKENS // (cfg.batch_size * live.ctx_len))
+    found = evaluate_many(
+        live.model,
+        list(islice(live.tokens.held_out_batches(), count)),
+        saes,
+        exclude_tokens=cfg.exclude_tokens,
+        exclude_positions=cfg.exclude_positions,
+    )
+    return {
+        f"{label}/{hookpoint}/eval_{metric}".lstrip("/"): value
+        for (label, hookpoint), quality in found.qualities.items()
+        for metric, value in quality.metrics.items()
+        if math.isfinite(value)
+    }
