@@ -11,6 +11,11 @@ from sae import lm
 
 Name = TypeVar("Name")
 
+_IN_CACHE = 2**18
+"""Logits of one thread that are compared at a time on a CPU."""
+_GROUP = 256
+"""Columns whose maximum is taken together."""
+
 
 class Predictions(NamedTuple):
     """One forward's predictions beside those of the clean model, token by token."""
@@ -37,17 +42,31 @@ def compare_predictions(
     clean_ce = []
     for start in range(0, tokens.shape[1], chunk):
         part = slice(start, start + chunk)
-        reference = head.logits(tokens, clean, part).float().log_softmax(-1)
-        clean_ce.append(_cross_entropy(reference, targets[:, part]))
+        reference = CleanPredictions.of(head.logits(tokens, clean, part))
+        clean_ce.append(_cross_entropy(reference.logs, targets[:, part]))
         for name, output in others.items():
-            changed = head.logits(tokens, output, part).float().log_softmax(-1)
-            parts[name].append(_compare(reference, changed, targets[:, part]))
-            del changed
+            parts[name].append(_compare(reference, head.logits(tokens, output, part), targets[:, part]))
         del reference
     joined = {name: _joined(each) for name, each in parts.items()}
     ce = torch.cat(clean_ce, 1)
     ce[:, -1] = 0
     return joined, ce
+
+
+class CleanPredictions(NamedTuple):
+    """The clean model's predictions at a few positions."""
+
+    logs: Float[Tensor, "*positions vocab"]
+    """Logarithms of the probabilities."""
+    probabilities: Float[Tensor, "*positions vocab"]
+    likeliest: Int[Tensor, "*positions"]
+    """The most likely token; of several the first."""
+
+    @classmethod
+    def of(cls, logits: Float[Tensor, "*positions vocab"]) -> "CleanPredictions":
+        """What these logits say."""
+        logs = logits.float().log_softmax(-1)
+        return cls(logs, logs.exp(), largest(logs))
 
 
 def _joined(parts: list[Predictions]) -> Predictions:
@@ -56,13 +75,43 @@ def _joined(parts: list[Predictions]) -> Predictions:
     return Predictions(kl, agree, ce)
 
 
-def _compare(reference: Tensor, changed: Tensor, targets: Tensor) -> Predictions:
-    agree = reference.argmax(-1) == changed.argmax(-1)
-    ce = _cross_entropy(changed, targets)
-    p = reference.exp()
-    # A logit of -inf has probability 0 in both: it adds nothing.
-    kl = changed.neg_().add_(reference).mul_(p).masked_fill_(p == 0, 0).sum(-1)
+def _compare(
+    reference: CleanPredictions, logits: Float[Tensor, "batch part vocab"], targets: Int[Tensor, "batch part"]
+) -> Predictions:
+    """A few tokens at a time, which on a CPU stay in its cache."""
+    vocab = logits.shape[-1]
+    rows = max(1, _IN_CACHE * torch.get_num_threads() // vocab) if logits.is_cpu else max(1, targets.numel())
+    of_tokens = (reference.logs.flatten(0, 1), reference.probabilities.flatten(0, 1), reference.likeliest.flatten())
+    tensors = (*of_tokens, logits.flatten(0, 1), targets.flatten())
+    parts = [_compare_tokens(*some) for some in zip(*(tensor.split(rows) for tensor in tensors), strict=True)]
+    return Predictions(*(torch.cat(part).view_as(targets) for part in zip(*parts, strict=True)))
+
+
+def _compare_tokens(logs: Tensor, p: Tensor, likeliest: Tensor, logits: Tensor, targets: Tensor) -> Predictions:
+    changed = logits.float().log_softmax(-1)
+    agree, ce = likeliest == largest(changed), _cross_entropy(changed, targets)
+    terms = changed.neg_().add_(logs).mul_(p)
+    kl = terms.sum(-1)
+    if kl.isnan().any():  # a logit of -inf has probability 0 in both: it adds nothing
+        kl = terms.masked_fill_(p == 0, 0).sum(-1)
     return Predictions(kl, agree, ce)
+
+
+def largest(x: Float[Tensor, "*rows columns"]) -> Int[Tensor, "*rows"]:
+    """Which column is the largest in each row, of several the first: `argmax`, on a CPU from the maxima of groups.
+
+    PyTorch's own takes longer there than all else that is done to logits.
+    """
+    whole = x.shape[-1] // _GROUP * _GROUP
+    if not x.is_cpu or not whole:
+        return x.argmax(-1)
+    first = x[..., :whole].unflatten(-1, (-1, _GROUP)).amax(-1).argmax(-1, keepdim=True) * _GROUP
+    group = x.gather(-1, first + torch.arange(_GROUP))
+    found = first.squeeze(-1) + group.argmax(-1)
+    if whole == x.shape[-1]:
+        return found
+    rest, at = x[..., whole:].max(-1)
+    return torch.where(rest > group.amax(-1), whole + at, found)
 
 
 def _cross_entropy(log_probabilities: Tensor, targets: Tensor) -> Tensor:
