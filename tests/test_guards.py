@@ -27,6 +27,7 @@ MAY_KNOW = {
     "parallel": {"dictionary"},
     # what composes them
     "evaluation": {"activations", "config", "data", "dictionary", "formats", "lm", "runs", "storage"},
+    "browser": {"activations", "dictionary", "lm", "runs", "storage"},
     "report": {"evaluation", "runs"},
     "training": {
         "activations", "config", "data", "dictionary", "evaluation", "lm", "ops", "parallel", "report", "runs",

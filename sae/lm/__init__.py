@@ -16,6 +16,8 @@ from .load import (
     vocab_size,
 )
 from .logits import Head, Hidden, NoHeadError, find_head, num_positions_per_chunk
+from .unembedding import Unembedding, find_unembedding, path_to_logits
+from .vocabulary import token_texts
 from .wrappers import unwrapped
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "Hidden",
     "Latents",
     "NoHeadError",
+    "Unembedding",
     "base_model",
     "block_list",
     "cannot_compute",
@@ -32,6 +35,7 @@ __all__ = [
     "compute_dtype",
     "context_limit",
     "find_head",
+    "find_unembedding",
     "fingerprint",
     "fits",
     "graft",
@@ -42,7 +46,9 @@ __all__ = [
     "load_tokenizer",
     "locate",
     "num_positions_per_chunk",
+    "path_to_logits",
     "resolve_hookpoints",
+    "token_texts",
     "unwrapped",
     "vocab_size",
     "widths",

@@ -186,13 +186,15 @@ def _has_netrc_entry() -> bool:
 class Progress:
     """A bar over tokens: how many, how fast, how long still, and in training the FVU now."""
 
-    def __init__(self, *, total: int, done: int = 0, what: str = "training", hidden: bool = False) -> None:
+    def __init__(
+        self, *, total: int, done: int = 0, what: str = "training", unit: str = "tok", hidden: bool = False
+    ) -> None:
         # smoothing=0: the mean speed so far, which makes the time left an honest guess from the first minute on.
         self._bar = tqdm(
             total=total,
             initial=done,
             disable=hidden,
-            unit="tok",
+            unit=unit,
             unit_scale=True,
             desc=what,
             smoothing=0,

@@ -1,0 +1,346 @@
+"""From a language model, tokens and dictionaries to an index: one pass of the model for all hookpoints.
+
+The pass leaves chunks, which any process may make and which a killed one leaves behind for the next. They are merged
+latent by latent, in memory that does not grow with the tokens.
+"""
+
+import math
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from sae import lm
+from sae.activations.source import check_finite, counted
+from sae.dictionary.losses import EVERYTHING, Ordinary, spread
+from sae.runs.log import Progress
+from sae.storage.lock import alone_in
+
+from .chunks import Found, Merged, open_chunk, sort_events, write_chunk
+from .layout import Header, PlaceHeader, place_files, write_manifest, write_vocabulary, writers
+from .statistics import Corpus, Events, describe
+from .weights import decoder_columns, unit_rows
+
+LOOK_TOKENS = 4096
+"""Tokens, the first that count, that say which are massive and how large activations are."""
+_CHUNK_BYTES = 2**27
+"""Events that are held in memory before they are written, about."""
+_BYTES_OF_EVENT = 16
+_PRE_ACTS = 2**25
+"""Entries of the dense code that exist at a time."""
+_FLOAT16 = (2.0**-24, 65504.0)
+
+
+@runtime_checkable
+class Dictionary(Protocol):
+    """What is looked at: `Sae` is one."""
+
+    num_latents: int
+    W_dec: Any
+
+    def encode(self, x: Tensor) -> Any:
+        """x (tokens, d_in) -> (acts, indices), both (tokens, width). A latent with activation 0 did not fire."""
+
+
+class Read(NamedTuple):
+    """A dictionary, and the hookpoint that it reads."""
+
+    hookpoint: str
+    dictionary: Any
+
+
+@runtime_checkable
+class Workers(Protocol):
+    """Processes that make chunks in turn. `World` is such."""
+
+    rank: int
+    size: int
+
+    def together(self) -> AbstractContextManager[None]:
+        """What may fail on one rank only: then all leave the block with an error."""
+
+    def from_main(self, make: Callable[[], Any]) -> Any:
+        """What `make` returns on the main process, which alone calls it, on all; they wait for it."""
+
+
+_HIDDEN = partial(Progress, hidden=True)
+
+
+class Alone:
+    """One process."""
+
+    rank, size = 0, 1
+
+    def together(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def from_main(self, make: Callable[[], Any]) -> Any:
+        return make()
+
+
+ALONE = Alone()
+
+
+@runtime_checkable
+class Sample(Protocol):
+    """Token ids in batches (batch, ctx_len), the same as often as they are asked for."""
+
+    @property
+    def ctx_len(self) -> int: ...
+
+    @property
+    def num_tokens(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Tensor]: ...
+
+
+def collect(
+    folder: Path,
+    model: nn.Module,
+    sample: Sample,
+    reads: Mapping[str, Read],
+    vocabulary: list[str],
+    *,
+    about: Mapping[str, Any],
+    exclude_tokens: Sequence[int] = (),
+    exclude_positions: Sequence[int] = (),
+    workers: Workers = ALONE,
+    bar: Callable[..., Progress] = _HIDDEN,
+    tell: Callable[[str], None] = lambda sentence: None,
+) -> None:
+    """Make the index of the dictionaries `reads`, by the names of their places, on `sample`, in `folder`.
+
+    Chunks of a call that was stopped are taken over. `vocabulary` is the text of every token. All processes of
+    `workers` see the folder. Raises ValueError for a dictionary that does not fit the model, and OSError in one line
+    if the disk is full; what is finished stays.
+    """
+    widths = lm.widths(model, list({read.hookpoint for read in reads.values()}), sample.ctx_len)
+    _check_widths(reads, widths)
+    with ExitStack() as stack:
+        with workers.together():
+            folder.mkdir(parents=True, exist_ok=True)
+            if workers.rank == 0:
+                stack.enter_context(alone_in(folder, tell=tell))
+        counting = partial(_counting, sample, exclude_tokens, exclude_positions)
+        with workers.together():
+            done = _Pass(folder / "chunks", model, reads, _look(model, reads, counting()))
+            with bar(total=sample.num_tokens, what="reading") as progress:
+                sequences = done.run(counting(), sample, workers, progress)
+        make = partial(_write_index, folder, done, sequences, sample.ctx_len, model, vocabulary, dict(about), bar)
+        workers.from_main(make)
+
+
+Batch = tuple[Tensor, Tensor]
+"""Token ids (batch, seq) int64, and which of them count (batch, seq) bool."""
+
+
+def _counting(sample: Iterable[Tensor], tokens: Sequence[int], positions: Sequence[int]) -> Iterator[Batch]:
+    return ((batch, counted(batch, tokens, positions)) for batch in sample)
+
+
+class Look(NamedTuple):
+    """What the first tokens say of a place."""
+
+    ordinary: Ordinary
+    """Which tokens are not massive."""
+    scale: float
+    """A power of two near the largest activation on an ordinary token: what is stored is divided by it / 64."""
+
+
+def _look(model: nn.Module, reads: Mapping[str, Read], batches: Iterator[Batch]) -> dict[str, Look]:
+    """By place; the same on all ranks, whatever the batches."""
+    hookpoints = list(dict.fromkeys(read.hookpoint for read in reads.values()))
+    found: dict[str, list[Tensor]] = {hookpoint: [] for hookpoint in hookpoints}
+    left = LOOK_TOKENS
+    for tokens, kept in batches:
+        enough = int((kept.sum(1).cumsum(0) < left).sum()) + 1  # sequences
+        tokens, kept = tokens[:enough], kept[:enough]
+        for hookpoint, acts in lm.harvest(model, tokens, hookpoints).items():
+            found[hookpoint].append(acts[kept.to(acts.device)].float().cpu())
+        left -= int(kept.sum())
+        if left <= 0:
+            break
+    looks = {}
+    for name, read in reads.items():
+        x = torch.cat(found[read.hookpoint])[:LOOK_TOKENS]
+        rule = spread(x, x).rule if len(x) else EVERYTHING
+        looks[name] = Look(rule, _scale(read.dictionary, x[rule.counts(x) > 0]))
+    return looks
+
+
+def _scale(dictionary: Any, x: Float[Tensor, "tokens d"]) -> float:
+    largest = max((float(acts.max()) for acts, _ in _encoded(dictionary, x) if acts.numel()), default=0.0)
+    return 2.0 ** round(math.log2(largest / 64)) if 0 < largest < math.inf else 1.0
+
+
+def _encoded(dictionary: Any, x: Float[Tensor, "tokens d"]) -> Iterator[tuple[Tensor, Tensor]]:
+    """(acts, indices) of some tokens after the other, so that no large dense code exists."""
+    for part in x.split(max(64, _PRE_ACTS // dictionary.num_latents)):
+        with torch.no_grad():
+            code = dictionary.encode(part.to(dictionary.W_dec.device).float())
+        yield code
+
+
+class _Pass:
+    """The pass over the tokens that leaves chunks."""
+
+    def __init__(self, folder: Path, model: nn.Module, reads: Mapping[str, Read], looks: Mapping[str, Look]) -> None:
+        self.folder, self.reads, self.looks = folder, reads, looks
+        self._model = model
+        self._hookpoints = list(dict.fromkeys(read.hookpoint for read in reads.values()))
+
+    def path(self, chunk: int) -> Path:
+        """The file of a chunk."""
+        return self.folder / f"{chunk:06d}"
+
+    def run(self, batches: Iterator[Batch], sample: Sample, workers: Workers, progress: Progress) -> int:
+        """Make the chunks of this rank that are not there yet; how many sequences all of them are of."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        chunk, sequences = 0, 0
+        at_once = self._batches_of_chunk(sample)
+        while part := list(islice(batches, at_once)):
+            number = sum(len(tokens) for tokens, _ in part)
+            if chunk % workers.size == workers.rank and open_chunk(self.path(chunk)) is None:
+                self._make(chunk, part, sequences * sample.ctx_len, progress)
+            chunk, sequences = chunk + 1, sequences + number
+            progress.reach(sequences * sample.ctx_len)
+        self.number = chunk
+        return sequences
+
+    def _batches_of_chunk(self, sample: Sample) -> int:
+        """The same however many processes there are, and in a call that continues."""
+        first = next(iter(sample), None)
+        if first is None:
+            raise ValueError("the data must have a sequence to index, got none; give more text")
+        width = sum(getattr(read.dictionary.cfg, "k", 64) for read in self.reads.values())
+        return max(1, _CHUNK_BYTES // (first.numel() * width * _BYTES_OF_EVENT))
+
+    def _make(self, chunk: int, batches: list[Batch], start: int, progress: Progress) -> None:
+        gathered: dict[str, list[tuple[np.ndarray, ...]]] = {name: [] for name in self.reads}
+        massive: dict[str, list[np.ndarray]] = {name: [] for name in self.reads}
+        position = start
+        for tokens, kept in batches:
+            seen = lm.harvest(self._model, tokens, self._hookpoints)
+            check_finite(seen, "the tokens to index")
+            for name, read in self.reads.items():
+                x = seen[read.hookpoint].flatten(0, 1)
+                gathered[name] += _events(read.dictionary, x, kept.flatten(), position, self.looks[name].scale)
+                massive[name].append((self.looks[name].ordinary.counts(x) == 0).cpu().numpy() & kept.flatten().numpy())
+            position += tokens.numel()
+            progress.reach(position)
+        ids, counts = (torch.cat([batch[which].flatten() for batch in batches]).numpy() for which in (0, 1))
+        found = [
+            Found(_sorted(gathered[name], read.dictionary.num_latents), np.concatenate(massive[name]))
+            for name, read in self.reads.items()
+        ]
+        write_chunk(self.path(chunk), ids, counts, found)
+
+
+def _sorted(parts: list[tuple[np.ndarray, ...]], num_latents: int) -> Events:
+    latents, positions, values = (np.concatenate(each) for each in zip(*parts, strict=True))
+    return sort_events(latents, positions, values, num_latents)
+
+
+def _events(
+    dictionary: Any, x: Float[Tensor, "tokens d"], kept: Bool[Tensor, "tokens"], start: int, scale: float
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Latents, positions and stored values of the events on the tokens that count, `start` the first one's position."""
+    for acts, indices in _encoded(dictionary, x):
+        own = kept[: len(acts)]
+        kept = kept[len(acts) :]
+        fired = (acts.cpu() > 0) & own.unsqueeze(1)
+        rows = fired.nonzero()[:, 0].numpy() + start
+        values = (acts.cpu()[fired].float() / scale).clamp(*_FLOAT16).to(torch.float16)
+        yield indices.cpu()[fired].to(torch.int32).numpy(), rows.astype(np.uint32), values.numpy()
+        start += len(acts)
+
+
+def _write_index(
+    folder: Path,
+    done: _Pass,
+    sequences: int,
+    ctx_len: int,
+    model: nn.Module,
+    vocabulary: list[str],
+    about: dict[str, Any],
+    bar: Callable[..., Progress],
+) -> None:
+    chunks = [open_chunk(done.path(number)) for number in range(done.number)]
+    if not all(chunks):
+        raise ValueError(f"{done.folder} must hold {done.number} chunks, but some are damaged; repeat the command")
+    whole = [chunk for chunk in chunks if chunk is not None]
+    sizes: dict[str, int] = {}
+    with writers(folder, {"tokens": "tokens.u32", "counted": "counted.u8"}, sizes, "") as written:
+        for chunk in whole:
+            written["tokens"].write(chunk.tokens)
+            written["counted"].write(chunk.counted)
+    tokens, is_counted = (np.concatenate([getattr(chunk, name) for chunk in whole]) for name in ("tokens", "counted"))
+    try:
+        unembedding, why_no_logits = lm.find_unembedding(model), ""
+    except lm.NoHeadError as error:
+        unembedding, why_no_logits = None, str(error)
+    places = {}
+    total = sum(int(chunk.found(index).events.counts.sum()) for chunk in whole for index in range(len(done.reads)))
+    with bar(total=max(1, total), what="sorting", unit="events") as progress:
+        for index, (name, read) in enumerate(done.reads.items()):
+            found = [chunk.found(index) for chunk in whole]
+            massive = np.concatenate([part.massive for part in found])
+            occurrences = np.bincount(tokens[(is_counted > 0) & (massive == 0)], minlength=len(vocabulary))
+            columns = decoder_columns(read.dictionary, unembedding)
+            merged = Merged([part.events for part in found])
+            scale = done.looks[name].scale
+            corpus = Corpus(tokens, ctx_len, occurrences)
+            _write_place(folder, index, merged, massive, corpus, scale, read.dictionary, columns, sizes, progress)
+            places[name] = PlaceHeader(
+                read.hookpoint, read.dictionary.num_latents, read.dictionary.W_dec.shape[1], int(merged.totals.sum()),
+                scale, lm.path_to_logits(model, read.hookpoint),
+            )  # fmt: skip
+    sha256 = write_vocabulary(folder, vocabulary)
+    write_manifest(folder, Header(about, ctx_len, sequences, places, why_no_logits, sha256, sizes))
+    del chunks, whole
+    shutil.rmtree(folder / "chunks", ignore_errors=True)
+
+
+def _write_place(
+    folder: Path,
+    index: int,
+    merged: Merged,
+    massive: np.ndarray,
+    corpus: Corpus,
+    scale: float,
+    dictionary: Any,
+    columns: Iterator[dict[str, np.ndarray]],
+    sizes: dict[str, int],
+    progress: Progress,
+) -> None:
+    with writers(folder, place_files(index), sizes, "") as written:
+        written["starts"].write(np.concatenate([[0], np.cumsum(merged.totals)]))
+        written["massive"].write(massive)
+        for rows in unit_rows(dictionary):
+            written["decoder"].write(rows)
+        for part in columns:
+            for name, values in part.items():
+                written[name].write(values)
+        for events in merged:
+            written["positions"].write(events.positions)
+            written["values"].write(events.values)
+            for name, values in describe(events, massive[events.positions] > 0, corpus, scale).items():
+                written[name].write(values)
+            progress.advance(len(events.positions))
+
+
+def _check_widths(reads: Mapping[str, Read], widths: Mapping[str, int]) -> None:
+    for name, read in reads.items():
+        if (d_in := read.dictionary.d_in) != widths[read.hookpoint]:
+            raise ValueError(
+                f"the dictionary of {name} must be {widths[read.hookpoint]} wide, as the model is, got {d_in}; is it "
+                "of another model?"
+            )
