@@ -219,11 +219,11 @@ def test_bags_hold_what_fired_by_token_and_level() -> None:
     indices = torch.tensor([[7, 1, 2], [0, 1, 2], [5, 1, 2]])
     level = torch.tensor([[1, 0, 0], [0, 0, 0], [1, 0, 1]])
     bags = ops.Bags.of(acts, indices, level, 2)
-    assert bags.indices.tolist() == [2, 7, 1, 5, 2] and bags.bag.tolist() == [0, 1, 4, 5, 5]
-    assert bags.starts.tolist() == [0, 1, 2, 2, 2, 3] and bags.token.tolist() == [0, 0, 2, 2, 2]
+    assert bags.indices.tolist() == [2, 1, 7, 5, 2] and bags.bag.tolist() == [0, 2, 3, 5, 5]
+    assert bags.starts.tolist() == [0, 1, 1, 2, 3, 3] and bags.token.tolist() == [0, 2, 0, 2, 2]
     W = torch.randn(8, 4)
     rows = torch.randn(6, 4)
-    expected = torch.stack([2 * W[2], W[7], torch.zeros(4), torch.zeros(4), 4 * W[1], 3 * W[5] + 5 * W[2]])
+    expected = torch.stack([2 * W[2], torch.zeros(4), 4 * W[1], W[7], torch.zeros(4), 3 * W[5] + 5 * W[2]])
     torch.testing.assert_close(ops.decode_bags(bags, W), expected)
     torch.testing.assert_close(ops.gather_dot_bags(rows, bags, W), (rows[bags.bag] * W[bags.indices]).sum(1))
     low = ops.gather_dot_bags(rows.bfloat16(), bags, W)

@@ -242,24 +242,26 @@ def _pullback_of_bags(
     count = 1 if levels is None else len(levels.ends)
     level = None if levels is None else levels.at(code.acts, code.indices)
     bags = ops.Bags.of(code.acts, code.indices, level, count)
-    decoded = shards.sum_(ops.decode_bags(bags, weights.W_dec)).view(tokens, count, -1).cumsum(1)
-    residuals = decoded - target.unsqueeze(1)
-    if weights.W_skip is not None:
-        residuals += (code.centred @ weights.W_skip.T).unsqueeze(1)
-    residual = residuals[:, -1]
+    residuals = shards.sum_(ops.decode_bags(bags, weights.W_dec)).view(count, tokens, -1)
+    residuals[0] -= target if weights.W_skip is None else target - code.centred @ weights.W_skip.T
+    for level_before, residual in zip(residuals, residuals[1:], strict=False):
+        residual += level_before
+    residual = residuals[-1]
     recon = described(target, residual, torch.ones_like(bags.indices, dtype=torch.bool), bags.indices, wanted.longest)
 
     slope = 2 * wanted.scale
     shares = residual.new_ones(tokens) if wanted.limit is None else token_shares(code.centred, residual, wanted.limit)
-    pulls = (residuals * (shares / count).view(-1, 1, 1)).flip(1).cumsum(1).flip(1)  # Σ_{j ≥ b}
+    pulls = residuals * (shares / count).unsqueeze(1)
+    for j in reversed(range(count - 1)):  # Σ_{j ≥ b}
+        pulls[j] += pulls[j + 1]
     grad_pre = ops.gather_dot_bags(pulls.flatten(0, 1), bags, weights.W_dec) * slope
     sums = ops.LatentSegments(bags.indices, len(weights.W_enc)).sum_bags(
         bags.acts * slope, pulls.flatten(0, 1), bags.bag, grad_pre, code.centred, bags.token
     )
-    b_dec = pulls[:, 0].sum(0) * slope
+    b_dec = pulls[0].sum(0) * slope
     if weights.centred:
         b_dec = b_dec - shards.sum_(sums.weights_b @ weights.W_enc)
-    skip = None if weights.W_skip is None else (pulls[:, 0].T @ code.centred) * slope
+    skip = None if weights.W_skip is None else (pulls[0].T @ code.centred) * slope
     grads = Gradients(sums.b, sums.weights_b, sums.a, b_dec, sums.products / slope, skip)
     return grads, recon._replace(centred=code.centred)
 

@@ -1,6 +1,6 @@
 """Codes of which each token has as many entries as it needs, in bags: sums over a bag, and their gradient.
 
-A bag is a token's entries of one level. Bags are contiguous and in order, so `starts` says where each begins.
+A bag is what a token has in one level. Bags are contiguous, by level and then by token; `starts` are their beginnings.
 """
 
 from typing import NamedTuple
@@ -15,14 +15,14 @@ _ENTRIES = 2**16
 
 
 class Bags(NamedTuple):
-    """The entries of a code that fired, sorted by token and then by level."""
+    """The entries of a code that fired, sorted by level and then by token."""
 
     acts: Float[Tensor, "entries"]
     indices: Int[Tensor, "entries"]
     """Latents."""
     token: Int[Tensor, "entries"]
     bag: Int[Tensor, "entries"]
-    """token · levels + level."""
+    """level · tokens + token."""
     starts: Int[Tensor, "bags"]
 
     @classmethod
@@ -34,15 +34,13 @@ class Bags(NamedTuple):
         levels: int = 1,
     ) -> "Bags":
         """The positive entries; `level` of each is below `levels`. Waits for the device."""
-        tokens = len(acts)
-        if level is not None:
-            order = level.argsort(dim=1, stable=True)
-            acts, indices, level = acts.gather(1, order), indices.gather(1, order), level.gather(1, order)
         fired = acts > 0
-        token = fired.nonzero()[:, 0]
-        bag = token * levels + (0 if level is None else level[fired])
-        starts = torch.searchsorted(bag, torch.arange(tokens * levels, device=bag.device))
-        return cls(acts[fired], indices[fired], token, bag, starts)
+        found = [(fired if level is None else fired & (level == j)).nonzero() for j in range(levels)]
+        at = torch.cat(found)
+        bag = torch.cat([each[:, 0] + j * len(acts) for j, each in enumerate(found)])
+        starts = torch.searchsorted(bag, torch.arange(levels * len(acts), device=bag.device))
+        flat = at[:, 0] * acts.shape[1] + at[:, 1]
+        return cls(acts.flatten()[flat], indices.flatten()[flat], at[:, 0], bag, starts)
 
 
 def decode_bags(bags: Bags, W: Float[Tensor, "latents d_out"]) -> Float[Tensor, "bags d_out"]:
