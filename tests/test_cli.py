@@ -25,12 +25,14 @@ from tiny_models import VOCAB_SIZE, save_tiny, tiny_tokenizer
 import sae.__main__
 from sae import Sae, SaeTrainer
 from sae.commands.parser import field_docs
+from sae.commands.table import COMMANDS
+from sae.commands.train import train
 from sae.config import RunConfig, SaeConfig
 from sae.data import MemmapTokens
 from sae.runs import checkpoint
 
 ROOT = Path(sae.__main__.__file__).parents[1]
-TRAIN = sae.__main__.COMMANDS["train"]
+TRAIN = COMMANDS["train"]
 PNG = b"\x89PNG\r\n\x1a\n"
 SMALL = ["--expansion_factor", "4", "--k", "4", "--batch_size", "4", "--ctx_len", "16", "--max_tokens", "512"]
 FIXED = ["--no_log_to_wandb", "--save_dir", "runs"]
@@ -282,7 +284,7 @@ def test_config_json_repeats_the_run_to_the_bit(run: Run, no_picture: None) -> N
     assert set(document["versions"]) >= {"python", "sae", "torch", "transformers", "datasets"}
     options = document["options"] | {"run_name": "again"}
     cfg = RunConfig(**options | {"sae": SaeConfig(**options["sae"])})
-    assert sae.__main__.train(cfg) == 0
+    assert train(cfg) == 0
     for name in ("sae.safetensors", "state.safetensors"):
         first, again = (Path("runs", run_name, "step_8", "layers.1", name) for run_name in ("first", "again"))
         assert first.read_bytes() == again.read_bytes()
@@ -528,7 +530,7 @@ def help_text(capsys: pytest.CaptureFixture[str], *command: str) -> str:
 
 def test_help_lists_the_commands_and_training_is_the_default(capsys: pytest.CaptureFixture[str]) -> None:
     text = help_text(capsys)
-    for name, command in sae.__main__.COMMANDS.items():
+    for name, command in COMMANDS.items():
         line = next(line for line in text.splitlines() if line.strip().startswith(f"sae {name} "))
         assert command.description[:30] in line
         own = help_text(capsys, name)
@@ -555,9 +557,8 @@ def test_every_option_is_documented_under_itself_and_read_somewhere(name: str) -
 def options_read() -> set[str]:
     """Attributes that are read from a configuration: anywhere but in its own checks and where it is parsed."""
     trees = {path: ast.parse(path.read_text()) for path in (ROOT / "sae").rglob("*.py")}
-    readers = [tree for path, tree in trees.items() if path.name not in ("config.py", "__main__.py")]
-    main, config_file = trees[ROOT / "sae" / "__main__.py"], trees[ROOT / "sae" / "config.py"]
-    readers += [f for f in ast.walk(main) if isinstance(f, ast.FunctionDef)]
+    config_file = trees.pop(ROOT / "sae" / "config.py")
+    readers: list[ast.AST] = [*trees.values()]
     readers += [
         f for f in ast.walk(config_file) if isinstance(f, ast.FunctionDef) and f.name in ("latents_for", "levels_for")
     ]

@@ -1,4 +1,4 @@
-"""Write activations of a language model to the disk, for many runs to train on."""
+"""`sae cache MODEL DATASET`: write activations to the disk, for many runs to train on."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,9 @@ from sae import lm
 from sae.activations.cache.format import CacheHeader
 from sae.activations.cache.write import CacheSize, cache_size, check_space, write_cache
 from sae.activations.feed import LiveFeed
+from sae.commands.load import check_model, load_checked_text, load_language_model
 from sae.config import CacheConfig
+from sae.parallel.world import check_alone
 from sae.runs.folder import derived_name
 from sae.runs.log import Progress, note
 from sae.storage.files import MANIFEST, absolute, check_writable
@@ -20,6 +22,22 @@ KEPT_OPTIONS = (
     "revision", "load_in_8bit", "attn_implementation",
 )  # fmt: skip
 """What decides which activations there are; runs that train on them take it over."""
+
+
+def cache(cfg: CacheConfig) -> int:
+    """Write activations to the disk."""
+    check_alone("sae cache")
+    check_folder(cfg)
+    device = lm.check_device(cfg.device)
+    skeleton, _ = check_model(cfg)
+    dataset = load_checked_text(cfg, skeleton)
+    try:
+        folder = cache_activations(cfg, dataset, load_language_model(cfg, device))
+    except KeyboardInterrupt as stop:
+        stop.add_note("what was written stays; the same command continues")
+        raise
+    print(f"activations {folder}")
+    return 0
 
 
 def cache_activations(cfg: CacheConfig, dataset: Any, model: nn.Module) -> Path:

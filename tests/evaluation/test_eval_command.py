@@ -18,6 +18,7 @@ import sae.__main__
 from sae import Sae, SaeConfig, evaluate, lm
 from sae.activations.feed import token_batches
 from sae.commands.parser import field_docs
+from sae.commands.table import COMMANDS
 from sae.config import EvalConfig
 from sae.data import load_data
 from sae.evaluation.evaluate import Evaluation
@@ -405,7 +406,7 @@ def test_an_autoencoder_of_another_width_is_named(run: Run) -> None:
 
 
 def test_the_list_of_options_is_frozen_and_each_is_documented() -> None:
-    groups = sae.__main__.COMMANDS["eval"].groups
+    groups = COMMANDS["eval"].groups
     assert {name for names in groups.values() for name in names} == OPTIONS
     docs = field_docs(EvalConfig)
     assert all(len(docs[name]) > 15 and docs[name].endswith(".") for name in OPTIONS)

@@ -1,0 +1,44 @@
+"""`sae eval CHECKPOINT`: measure dictionaries on tokens that training never saw."""
+
+from sae import lm
+from sae.activations.source import check_excluded
+from sae.commands.load import load_language_model, load_text
+from sae.config import EvalConfig
+from sae.evaluation.command import load_dictionaries, measure_plan
+from sae.evaluation.plan import plan_evaluation
+from sae.parallel.world import World
+from sae.report.evaluation import report_evaluation
+from sae.runs.folder import command, versions
+from sae.runs.log import note
+
+
+def evaluate(cfg: EvalConfig) -> int:
+    """Load autoencoders, data and model, measure, report. The cheap checks come first."""
+    world = World.from_environment()
+    access = {"revision": cfg.revision, "token": cfg.hf_token}
+    (device, *_) = world.local_devices(lm.check_device(cfg.device))
+    plan = plan_evaluation(cfg, context_limit=lambda model: lm.context_limit(lm.load_skeleton(model, **access)))
+    skeleton = lm.load_skeleton(plan.text.model, revision=plan.text.revision, token=cfg.hf_token)
+    lm.check_ctx_len(plan.text.ctx_len, skeleton)
+    check_excluded(
+        cfg.exclude_tokens or [],
+        cfg.exclude_positions or [],
+        vocab_size=lm.vocab_size(skeleton),
+        ctx_len=plan.text.ctx_len,
+    )
+    for hookpoint in plan.hookpoints:
+        lm.locate(skeleton, hookpoint)
+    with world.one_first(note, "prepared the data"):
+        dataset = load_text(plan.text, skeleton)
+    dictionaries = load_dictionaries(plan, device)
+    model = load_language_model(plan.text, device, head=True)
+    evaluation, sentences = measure_plan(plan, model, dataset, dictionaries, batch_size=cfg.batch_size, ranks=world)
+    world.close()
+    if not world.is_main:
+        return 0
+    for sentence in sentences:
+        note(sentence)
+    about = {"command": " ".join(command()), "model": plan.text.model, "data": plan.text.dataset}
+    about |= {"tokens": " ".join(sentences), "versions": ", ".join(f"{k} {v}" for k, v in versions().items())}
+    report_evaluation(evaluation, plan.out, about)
+    return 0

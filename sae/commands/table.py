@@ -1,0 +1,132 @@
+"""The commands of `sae`: what each is called, which options it has and what it runs. Imports nothing that is heavy."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from sae.commands.parser import Groups, parse
+from sae.config import CacheConfig, EvalConfig, RunConfig
+
+TRAIN_GROUPS = {
+    "data": (
+        "model", "dataset", "activations", "split", "text_column", "streaming", "ctx_len", "max_tokens",
+        "exclude_tokens", "exclude_positions", "data_preprocessing_num_proc",
+    ),
+    "autoencoder": (
+        "hookpoints", "layers", "layer_stride", "expansion_factor", "num_latents", "k", "selection", "prefixes",
+        "budgets", "normalize_decoder", "finetune",
+    ),
+    "training": (
+        "batch_size", "grad_acc_steps", "micro_acc_steps", "steps_per_batch", "loss_fn", "lr", "lr_warmup_steps",
+        "auxk_alpha", "dead_feature_threshold", "recipe", "seed",
+    ),
+    "output": (
+        "save_dir", "run_name", "resume", "resume_changed", "save_every", "keep_last", "save_best", "eval_every",
+        "log_to_wandb",
+        "wandb_log_frequency",
+    ),
+    "machine": (
+        "device", "device_map", "dtype", "load_in_8bit", "attn_implementation", "compile_lm", "encode_in_8bit",
+        "distribute_layers", "shard_latents", "revision", "hf_token",
+    ),
+}  # fmt: skip
+"""Headings of --help, and under which each option stands."""
+
+EVAL_GROUPS = {
+    "what": ("checkpoint", "model", "dataset", "compare", "hookpoints"),
+    "data": (
+        "split", "text_column", "streaming", "ctx_len", "max_tokens", "exclude_tokens", "exclude_positions",
+        "data_preprocessing_num_proc",
+    ),
+    "output": ("out",),
+    "machine": ("batch_size", "device", "dtype", "load_in_8bit", "attn_implementation", "revision", "hf_token"),
+}  # fmt: skip
+
+CACHE_GROUPS = {
+    "data": TRAIN_GROUPS["data"][:2] + TRAIN_GROUPS["data"][3:] + ("batch_size", "seed"),
+    "cache": ("hookpoints", "layers", "layer_stride", "activations", "dtype", "shuffle"),
+    "machine": ("device", "load_in_8bit", "attn_implementation", "compile_lm", "revision", "hf_token"),
+}
+
+
+class Command(NamedTuple):
+    """One of the things that `sae` does: `sae NAME …` fills `config` and calls `run`, which returns the exit status."""
+
+    run: Callable[[Any], int]
+    config: type
+    groups: Groups
+    positional: tuple[str, ...]
+    description: str
+    """Its first line stands in the list of commands."""
+    swept: tuple[str, ...] = ()
+    """Options of which several values mean every combination."""
+
+
+def read(arguments: Sequence[str]) -> tuple[Command, Any]:
+    """The command that the arguments name, `train` if they name none, and its configuration."""
+    named = bool(arguments[:1]) and arguments[0] in COMMANDS
+    name = arguments[0] if named else DEFAULT
+    command = COMMANDS[name]
+    cfg: Any = parse(
+        command.config,
+        command.groups,
+        arguments[named:],
+        prog=f"sae {name}" if named else "sae",
+        description=command.description if named else f"{command.description}\n\n{_list_of_commands()}",
+        positional=command.positional,
+        swept=command.swept,
+    )
+    return command, cfg
+
+
+def _list_of_commands() -> str:
+    lines = [f"  sae {name:<6} {command.description.splitlines()[0]}" for name, command in COMMANDS.items()]
+    return "\n".join([f"Commands, each with its own --help; without one of these words it is {DEFAULT}:", *lines])
+
+
+def _train(cfg: RunConfig) -> int:
+    from sae.commands.train import train
+
+    return train(cfg)
+
+
+def _evaluate(cfg: EvalConfig) -> int:
+    from sae.commands.eval import evaluate
+
+    return evaluate(cfg)
+
+
+def _cache(cfg: CacheConfig) -> int:
+    from sae.commands.cache import cache
+
+    return cache(cfg)
+
+
+DEFAULT = "train"
+COMMANDS = {
+    "train": Command(
+        _train,
+        RunConfig,
+        TRAIN_GROUPS,
+        ("model", "dataset"),
+        "Train a k-sparse autoencoder on the output of every layer of a language model, all at once.\n"
+        "Example: sae EleutherAI/pythia-160m wikitext.jsonl --layers 3 7 --max_tokens 10000000\n"
+        "--k, --expansion_factor, --num_latents, --lr and --seed take several values: every combination is trained.",
+        ("k", "expansion_factor", "num_latents", "lr", "seed"),
+    ),
+    "eval": Command(
+        _evaluate,
+        EvalConfig,
+        EVAL_GROUPS,
+        ("checkpoint", "model", "dataset"),
+        "Measure dictionaries on tokens that training never saw: reconstruction, and grafted into the model.\n"
+        "Example: sae eval checkpoints/my-run --compare checkpoints/other-run",
+    ),
+    "cache": Command(
+        _cache,
+        CacheConfig,
+        CACHE_GROUPS,
+        ("model", "dataset"),
+        "Write the activations of a language model to the disk, for sae --activations to train on.\n"
+        "Example: sae cache EleutherAI/pythia-160m wikitext.jsonl --layers 3 7 --activations pythia-wikitext",
+    ),
+}
