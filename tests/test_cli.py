@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+import transformers
 from datasets import Dataset, config
 from safetensors.torch import load_file, save_file
 from tiny_models import VOCAB_SIZE, save_tiny, tiny_tokenizer
@@ -218,6 +219,20 @@ def test_the_language_model_computes_in_what_it_is_told_or_else_in_what_it_can(
     names = ("auto", "half", "either", "whole", "fallback")
     auto, half, either, whole, fallback = (Path("runs", name, "evaluation.json").read_text() for name in names)
     assert auto == half == either != whole == fallback
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # by PEFT
+def test_an_adapter_is_trained_on_and_evaluated_as_a_model_is(run: Run, tmp_path: Path, no_picture: None) -> None:
+    peft = pytest.importorskip("peft")
+    model = transformers.AutoModelForCausalLM.from_pretrained("model")
+    config = peft.LoraConfig(target_modules=["query_key_value"], r=2, init_lora_weights=False, task_type="CAUSAL_LM")
+    peft.get_peft_model(model, config).save_pretrained("adapter")
+    for name in ("model", "adapter"):
+        assert run(name, "text.jsonl", *SMALL, *FIXED, "--run_name", name).status == 0
+        assert run("eval", f"runs/{name}").status == 0
+    fvu = [Path("runs", name, "evaluation.json").read_text() for name in ("model", "adapter")]
+    assert fvu[0] != fvu[1]
+    assert "kl_div_with_sae" in next(Path("runs", "adapter").rglob("eval.json")).read_text()
 
 
 def test_with_the_model_in_8_bits_a_run_trains_on_nearly_the_same_activations(run: Run, no_picture: None) -> None:
@@ -607,6 +622,7 @@ print(*{"torch", "transformers", "datasets", "matplotlib", "numpy", "triton"} & 
 def test_importing_every_public_name_prints_nothing_and_changes_no_global_of_torch() -> None:
     code = """
 import torch
+import transformers
 before = (torch.get_default_dtype(), torch.get_num_threads(), torch.random.get_rng_state().tolist(),
           torch.is_grad_enabled(), torch.get_float32_matmul_precision())
 import sae, sae.data, sae.lm

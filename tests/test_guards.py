@@ -58,6 +58,7 @@ OWNERS = {
     "tyro": {"commands"},
     "argparse": {"commands"},
     "bitsandbytes": set(),
+    "peft": {"lm"},
     "gguf": set(),
     "psutil": {"training"},
     "pickle": set(),

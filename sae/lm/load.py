@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import nn
 
+from .adapter import adapter_in, check_peft, merge
 from .explain import Access, explained
 from .hookpoints import base_model
 from .wrappers import unwrapped
@@ -28,7 +29,9 @@ else:  # they take seconds to import, and the tests' shape checks look annotatio
 
 
 def load_config(name: str, *, revision: str | None = None, token: str | None = None) -> PreTrainedConfig:
-    """The model's config: a few kB from the Hub, or read off a local folder or .gguf file."""
+    """The model's config: a few kB from the Hub, or read off a local folder or .gguf file; of an adapter its base's."""
+    if adapter := adapter_in(name):
+        return load_config(adapter.base, revision=adapter.revision, token=token)
     place, access = _place(name), Access(name, revision, token)
     with _loading(place, access):
         if place.gguf_file is not None:
@@ -64,6 +67,9 @@ def load_skeleton(
     name: str, *, revision: str | None = None, token: str | None = None, attn_implementation: str | None = None
 ) -> PreTrainedModel:
     """The model's modules without weights, on the meta device: enough to resolve hookpoints."""
+    if adapter := adapter_in(name):
+        check_peft(name)
+        name, revision = adapter.base, adapter.revision
     config = load_config(name, revision=revision, token=token)
     with _loading(_place(name), Access(name, revision, token)), torch.device("meta"):
         from transformers import AutoModel
@@ -73,8 +79,11 @@ def load_skeleton(
 
 
 def load_tokenizer(name: str, *, revision: str | None = None, token: str | None = None) -> PreTrainedTokenizerBase:
-    """The model's tokenizer. Raises ValueError if the model comes without one."""
-    place, access = _place(name), Access(name, revision, token)
+    """The model's tokenizer; an adapter may bring its own. Raises ValueError if the model comes without one."""
+    adapter = adapter_in(name)
+    if adapter and not Path(adapter.folder, "tokenizer_config.json").exists():
+        return load_tokenizer(adapter.base, revision=adapter.revision, token=token)
+    place, access = Place(adapter.folder) if adapter else _place(name), Access(name, revision, token)
     with _loading(place, access):
         from transformers import AutoTokenizer
 
@@ -105,7 +114,26 @@ def load_model(
     `device_map`, one of accelerate's words for it, the layers are laid over all `devices` that are GPUs, within the
     memory that is free there. With `load_in_8bit` bitsandbytes keeps the linear weights in int8. Raises ValueError, one
     line, for whatever is wrong with the name, the access, the files, or an installation that lacks what they need.
+
+    The folder of a PEFT adapter gives the model that it was trained on with the adapter merged into its weights.
     """
+    if adapter := adapter_in(name):
+        if load_in_8bit:
+            raise ValueError(f"--load_in_8bit must not be used with an adapter, got {name}; drop it, or merge it first")
+        check_peft(name)
+        whole = load_model(
+            adapter.base,
+            device=device,
+            dtype=dtype,
+            revision=adapter.revision,
+            token=token,
+            attn_implementation=attn_implementation,
+            head=True,
+            device_map=device_map,
+            devices=devices,
+        )
+        merge(name, whole, adapter)
+        return frozen(whole, head)
     place, access = _place(name), Access(name, revision, token)
     options = _quantization(place, load_in_8bit)
     if attn_implementation is not None:
@@ -135,9 +163,14 @@ def load_model(
             continue
         if "fp8" in str(getattr(config, "quantization_config", "")):
             _cast_evenly(model, dtype)
-        whole: Any = model if head else base_model(model)
-        return whole.eval().requires_grad_(False)
+        return frozen(model, head)
     raise incomplete[0]
+
+
+def frozen(model: nn.Module, head: bool) -> PreTrainedModel:
+    """The model, or what of it is not the head, to be read and not trained."""
+    whole: Any = model if head else base_model(model)
+    return whole.eval().requires_grad_(False)
 
 
 def _classes(config: PreTrainedConfig, head: bool) -> list[Any]:
@@ -276,11 +309,6 @@ def _folder_place(name: str, path: Path) -> Place:
         return Place(str(path), files[0].name)
     if files:
         raise ValueError(f"model {name} must be one of the {len(files)} .gguf files in that folder; give its path")
-    if (path / "adapter_config.json").is_file():
-        raise ValueError(
-            f"model {name} holds a PEFT adapter and no model; merge it into the model that it is for "
-            "(model.merge_and_unload().save_pretrained), and give that folder"
-        )
     raise ValueError(f"model {name} is not a model folder: it has no config.json and no .gguf file; check the path")
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import sae
 from sae import SaeConfig, SaeTrainer, TrainConfig, graft, lm
-from sae.lm import base_model, compile_blocks, harvest, load_model, resolve_hookpoints, unwrapped
+from sae.lm import base_model, compile_blocks, harvest, resolve_hookpoints, unwrapped
 
 BLOCK = "layers.1"
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # by PEFT
@@ -202,12 +202,6 @@ def test_copies_on_several_devices_are_refused() -> None:
         graft(model, {BLOCK: lambda x: x}),
     ):
         pass
-
-
-def test_the_folder_of_an_adapter_is_told_from_a_models(tmp_path: Path) -> None:
-    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "owner/name"}')
-    with pytest.raises(ValueError, match="holds a PEFT adapter and no model; merge .*merge_and_unload"):
-        load_model(str(tmp_path), device="cpu", dtype=torch.float32)
 
 
 def test_what_is_no_model_of_transformers_is_refused_in_one_line() -> None:
