@@ -27,6 +27,16 @@ def load_dictionaries(plan: EvalPlan, device: torch.device) -> dict[str, dict[st
     }
 
 
+def _in_one_spelling(model: nn.Module, dictionaries: dict[str, dict[str, Sae]]) -> dict[str, dict[str, Sae]]:
+    """By hookpoint as this version calls it, so that those of older and of others' checkpoints stand side by side."""
+    return {label: _renamed(model, saes) for label, saes in dictionaries.items()}
+
+
+def _renamed(model: nn.Module, saes: dict[str, Sae]) -> dict[str, Sae]:
+    renamed = {lm.canonical(model, hookpoint): one for hookpoint, one in saes.items()}
+    return renamed if len(renamed) == len(saes) else saes  # two spellings in one checkpoint stay apart
+
+
 def measure_plan(
     plan: EvalPlan,
     model: nn.Module,
@@ -38,6 +48,7 @@ def measure_plan(
 ) -> tuple[Evaluation, list[str]]:
     """Measure, and sentences for the user about which tokens these were."""
     source = as_sequences(dataset)
+    dictionaries = _in_one_spelling(model, dictionaries)
     changed, models = _has_changed(plan, source), _other_models(plan, model)
     others = [name for name, record in plan.records.items() if record and not _holds_out_the_same(record, source)]
     plan = plan._replace(record=None if changed else plan.record, records=plan.records | dict.fromkeys(others))

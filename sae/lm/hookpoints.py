@@ -88,6 +88,18 @@ def resolve_hookpoints(
     return [_short(_text_path(base), f"{path}.{layer}") for layer in chosen]
 
 
+def canonical(model: nn.Module, hookpoint: str) -> str:
+    """The name by which `resolve_hookpoints` calls a hookpoint, however it is spelled.
+
+    Raises ValueError if there is no such module.
+    """
+    module, side = locate(model, hookpoint)
+    base = base_model(model)
+    path = next(path for path, each in base.named_modules() if each is module)
+    name = _short(_text_path(base), path)
+    return f"{name}.input" if side == "input" else name
+
+
 def locate(model: nn.Module, hookpoint: str) -> tuple[nn.Module, str]:
     """The module that a hookpoint names, and which side of it: "input" or "output".
 

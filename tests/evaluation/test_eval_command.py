@@ -274,6 +274,22 @@ def test_two_runs_are_compared_on_the_same_tokens_with_pictures_and_a_page(run: 
     assert "http:" not in text and "https:" not in text and "<script" not in text
 
 
+def test_one_hookpoint_in_an_older_spelling_is_the_same_row(run: Run, no_pictures: None) -> None:
+    """EleutherAI's first version named what a block receives by a file; others write the whole path."""
+    for old, new in {"gpt_neox.layers.0": "layers.0", "layer_2.pt": "layers.2", "layers.2.output": "layers.2"}.items():
+        shutil.copytree(next(Path("runs/k8").rglob(new)), Path("old", old))
+    shutil.copytree("old/layers.2.output", "older/model.layers.2")
+    few = ["--max_tokens", "64", "--out", "both"]
+    status, out, err = run("runs/k4", "model", "text.jsonl", "--compare", "old", "older", *few)
+    assert status == 0, err
+    results = numbers("both")["results"]
+    assert set(results["runs/k4"]) - {"all"} == {"layers.0", "layers.2"}
+    assert set(results["old"]) - {"all"} == {"layers.0", "layers.2", "layers.2.input"}
+    assert set(results["older"]) - {"all"} == {"layers.2"}
+    same = [results[label]["layers.2"]["metrics"]["fvu"] for label in ("old", "older")]
+    assert same[0] == same[1] != results["old"]["layers.2.input"]["metrics"]["fvu"]
+
+
 def test_the_next_evaluation_takes_the_next_free_folder_and_out_is_never_overwritten(
     run: Run, no_pictures: None
 ) -> None:

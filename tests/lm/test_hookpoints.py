@@ -18,7 +18,7 @@ from transformers import (
     T5Config,
 )
 
-from sae.lm import block_list, harvest, locate, resolve_hookpoints
+from sae.lm import block_list, canonical, harvest, locate, resolve_hookpoints
 
 BLOCKS = {"gpt_neox": "layers", "gpt2": "h", "llama": "layers", "gemma3": "layers", "bert": "encoder.layer"}
 OTHERS = {
@@ -215,6 +215,8 @@ def test_a_block_has_one_name_whichever_class_holds_the_weights(model_type: str)
         for wrapper in ("language_model", "model", "model.language_model", "language_model.model"):
             assert resolve_hookpoints(model, hookpoints=[f"{wrapper}.layers.*"]) == names
             assert locate(model, f"{wrapper}.layers.1.input")[0] is locate(model, "layers.1")[0]
+            assert canonical(model, f"{wrapper}.layers.1.input") == "layers.1.input"
+            assert canonical(model, f"{wrapper}.layers.1.output") == "layers.1"
 
 
 def test_modules_beside_the_text_model_keep_their_full_paths() -> None:
@@ -229,5 +231,6 @@ def test_modules_beside_the_text_model_keep_their_full_paths() -> None:
 def test_the_first_versions_layer_is_a_hidden_state_which_is_what_the_block_receives(llama: nn.Module) -> None:
     for name in ("layer_2.pt", "layer_2"):
         assert locate(llama, name) == locate(llama, "layers.2.input")
+        assert canonical(llama, name) == "layers.2.input"
     with pytest.raises(ValueError, match="'layers.3.input' matches nothing"):
         locate(llama, "layer_3.pt")
