@@ -283,10 +283,6 @@ class TrainConfig:
                 "leave out one of them"
             )
         for sae in several(self.sae):
-            if sae.transcode:
-                raise ValueError(
-                    "transcode cannot be trained from a language model yet, got True; leave it out, or use SaeLearner"
-                )
             if self.loss_fn != "fvu" and (kind := sae.needs_reconstruction):
                 raise ValueError(
                     f"loss_fn must be fvu with {kind}, which is trained on reconstruction, got {self.loss_fn!r}; "
@@ -320,6 +316,11 @@ class TrainConfig:
                 f"run_name must be a path inside save_dir, got {self.run_name!r}; "
                 "leave out '..' and a leading '/', and choose the place with --save_dir"
             )
+
+    @property
+    def transcodes(self) -> bool:
+        """Whether some of the dictionaries are transcoders."""
+        return any(sae.transcode for sae in several(self.sae))
 
     @property
     def data_seed(self) -> int:

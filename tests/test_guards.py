@@ -22,7 +22,7 @@ MAY_KNOW = {
     # the edges: a model, data, files, other processes
     "lm": set(),
     "data": {"storage"},
-    "activations": {"config", "data", "lm", "storage"},
+    "activations": {"config", "data", "dictionary", "lm", "storage"},
     "runs": {"config", "dictionary", "formats", "storage"},
     "parallel": {"dictionary"},
     # what composes them

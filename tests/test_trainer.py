@@ -484,7 +484,7 @@ def test_held_out_sequences_are_never_trained_on_and_the_others_once(make: Make)
     learner, rows = trainer.learners["embed_in"], trainer.feed.model.get_input_embeddings().weight.detach()
     accumulate, read = learner.accumulate, []
 
-    def recognise_then_accumulate(x: Tensor) -> None:
+    def recognise_then_accumulate(x: Tensor, y: Tensor | None) -> None:
         read.extend(torch.cdist(x, rows).argmin(1).tolist())
         accumulate(x)
 

@@ -15,6 +15,7 @@ from sae.data.prefetch import ReadAhead
 from sae.data.retry import Wait, patiently
 from sae.data.source import TokenSource
 from sae.data.tokens import TokenBatches, as_sequences, held_out_count
+from sae.dictionary.wiring import to_harvest, written
 from sae.storage.files import absolute
 
 
@@ -99,6 +100,7 @@ class LiveFeed:
         hookpoints = lm.resolve_hookpoints(
             model, hookpoints=cfg.hookpoints, layers=cfg.layers, layer_stride=cfg.layer_stride
         )
+        hookpoints = to_harvest(hookpoints, transcode=cfg.transcodes)
         self.tokens = token_batches(
             cfg, dataset, batches_at_once, vocab_size=lm.vocab_size(model), whole_documents=whole_documents, wait=wait
         )
@@ -175,6 +177,12 @@ class CachedFeed:
         hookpoints = cached_hookpoints(
             list(header.hookpoints), header.blocks, cfg.hookpoints, cfg.layers, cfg.layer_stride
         )
+        hookpoints = to_harvest(written(hookpoints, transcode=cfg.transcodes), transcode=cfg.transcodes)
+        if missing := [name for name in hookpoints if name not in header.hookpoints]:
+            raise ValueError(
+                f"the activations must hold what transcoders read, and lack {', '.join(missing[:4])}; "
+                "cache them too, with --hookpoints"
+            )
         self._cache, self._batch_size = cache, cfg.batch_size
         self.read_with = dict(header.options)
         self.model_name, self.data_seed = model_name(cache, None), header.seed

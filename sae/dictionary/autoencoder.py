@@ -104,6 +104,16 @@ class Sae(nn.Module):
         """Type of the parameters, and of what `encode` and `decode` compute."""
         return self.W_dec.dtype
 
+    @property
+    def reads_input(self) -> bool:
+        """Whether it reads the input of the module whose output it writes: a transcoder."""
+        return not self.spec.is_autoencoder
+
+    @property
+    def decodes_with_input(self) -> bool:
+        """Whether `decode` needs what was encoded."""
+        return self.W_skip is not None or self.spec.layer_norm
+
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Encoded:
         """Keep the latents of each token that the selection says; for topk the k largest.
 

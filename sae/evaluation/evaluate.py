@@ -214,8 +214,8 @@ def _over_ranks(zeros: dict[str, Spread], own: Mapping[str, Spread], ranks: Rank
 def _check_widths(dictionaries: Dictionaries, widths: Mapping[str, int]) -> None:
     for label, saes in dictionaries.items():
         for hookpoint, sae in saes.items():
-            if sae.d_in != widths[hookpoint]:
+            if sae.d_out != widths[hookpoint]:
                 raise ValueError(
                     f"{f'{label}: ' if label else ''}the autoencoder of {hookpoint} must be {widths[hookpoint]} wide, "
-                    f"as the model is, got {sae.d_in}; is it of another model?"
+                    f"as the model is, got {sae.d_out}; is it of another model?"
                 )

@@ -13,6 +13,7 @@ from sae import lm
 from sae.activations.source import check_finite
 from sae.dictionary.autoencoder import Sae
 from sae.dictionary.losses import Ordinary, Spread, VarianceSums, at_least_float32
+from sae.dictionary.wiring import Wiring
 from sae.evaluation.moments import Sums, merge, on_cpu, tensors_of
 from sae.evaluation.predictions import Predictions, compare_predictions
 from sae.evaluation.ranks import Batch
@@ -133,7 +134,7 @@ def measure(
     done, by the runs of the model.
     """
     tokens, kept = batch
-    seen, clean = _clean_run(model, head, tokens, list(references))
+    seen, clean = _clean_run(model, head, tokens, _harvested(dictionaries, references))
     references = {hookpoint: each.to(seen[hookpoint].device) for hookpoint, each in references.items()}
     mean = {hookpoint: each.mean for hookpoint, each in references.items()}
     runs, number = count_runs(dictionaries, has_head=head is not None), count(1)
@@ -144,12 +145,14 @@ def measure(
     ran()
     where = kept.to(next(iter(seen.values())).device)
     measured = Measured({}, {}, {})
-    for hookpoint, x in seen.items():
+    for hookpoint in references:
+        x = seen[hookpoint]
         measured.activations[hookpoint] = ActivationSums.of(x[where].to(mean[hookpoint]) - mean[hookpoint])
         recons = {}
         for label, saes in dictionaries.items():
             if hookpoint in saes:
-                sums, recons[label] = reconstruct(saes[hookpoint], x, references[hookpoint], where)
+                read = seen[wiring_of(saes[hookpoint], hookpoint).reads]
+                sums, recons[label] = reconstruct(saes[hookpoint], read, x, references[hookpoint], where)
                 measured.reconstructions[label, hookpoint] = sums
         if head is not None and clean is not None:
             # One hookpoint alone: its input is the clean activation, whose reconstruction is known.
@@ -163,6 +166,17 @@ def measure(
             predicted = _predict(model, head, tokens, where, clean, group, at_once, ran)
             measured.predictions.update({(label, ALL): sums for label, sums in predicted.items()})
     return measured
+
+
+def wiring_of(sae: Sae, hookpoint: str) -> Wiring:
+    """What the dictionary of a hookpoint reads and writes."""
+    return Wiring.of(hookpoint, transcode=sae.reads_input)
+
+
+def _harvested(dictionaries: Dictionaries, hookpoints: Iterable[str]) -> list[str]:
+    """The hookpoints and what is read to reconstruct them."""
+    reads = (wiring_of(sae, hookpoint).reads for saes in dictionaries.values() for hookpoint, sae in saes.items())
+    return list(dict.fromkeys([*hookpoints, *reads]))
 
 
 def _clean_run(
@@ -186,12 +200,12 @@ def _clean_run(
 
 
 def reconstruct(
-    sae: Sae, x: Tensor, reference: Reference, where: Bool[Tensor, "batch seq"]
+    sae: Sae, read: Tensor, x: Tensor, reference: Reference, where: Bool[Tensor, "batch seq"]
 ) -> tuple[ReconstructionSums, Tensor]:
-    """The sums of one autoencoder over the tokens `where`, and its reconstruction of all."""
-    x = at_least_float32(x.to(sae.device))
-    acts, indices = sae.encode(x)
-    recon = sae.decode(acts, indices)
+    """The sums of one dictionary over the tokens `where`, and its reconstruction of all of x, from what is `read`."""
+    read, x = (at_least_float32(each.to(sae.device)) for each in (read, x))
+    acts, indices = sae.encode(read)
+    recon = sae.decode(acts, indices, read) if sae.decodes_with_input else sae.decode(acts, indices)
     fired = acts > 0
     counts = torch.zeros(sae.num_latents, dtype=torch.int64, device=sae.device)
     counts.index_add_(0, indices.flatten(), (fired & where.unsqueeze(-1)).flatten().long())

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sae.dictionary.autoencoder import Sae
 from sae.dictionary.losses import EVERYTHING, Ordinary, VarianceSums, at_least_float32, fvu
+from sae.dictionary.wiring import Pair
 
 
 class ReconstructionMetrics(NamedTuple):
@@ -32,16 +33,17 @@ class ReconstructionMeter:
     def __init__(self, sae: Sae, rule: Ordinary = EVERYTHING) -> None:
         """`rule` says which tokens are ordinary."""
         self._sae, self._rule = sae, rule
-        self._variance = VarianceSums.zeros(sae.d_in, sae.device)
+        self._variance = VarianceSums.zeros(sae.d_out, sae.device)
         self._ordinary_variance = self._variance.clone()
         self._squared_errors = torch.zeros(2, dtype=torch.float64, device=sae.device)
         self._counts = torch.zeros(sae.num_latents, dtype=torch.int64, device=sae.device)
 
     @torch.no_grad()
-    def add(self, x: Tensor) -> None:
-        """Account for the activations x (tokens, d_in)."""
+    def add(self, x: Tensor, y: Tensor | None = None) -> None:
+        """Account for activations x (tokens, d_in), of which y (tokens, d_out) is to be made; None: x itself."""
         encoded = self._sae.encode(x)
-        x, recon = at_least_float32(x), at_least_float32(self._sae.decode(*encoded))
+        recon = at_least_float32(self._sae.decode(*encoded, x))
+        x = at_least_float32(x if y is None else y)
         ordinary, errors = self._rule.counts(x).to(x.dtype), torch.linalg.vector_norm(x - recon, dim=1).square()
         self._squared_errors += torch.stack([errors.sum(), ordinary.dot(errors)]).double()
         self._variance = self._variance.merge(VarianceSums.of(x))
@@ -63,14 +65,18 @@ class ReconstructionMeter:
 
 
 def evaluate_reconstruction(
-    saes: Mapping[str, Sae], batches: Iterable[Mapping[str, Tensor]], rules: Mapping[str, Ordinary] | None = None
+    saes: Mapping[str, Sae],
+    batches: Iterable[Mapping[str, Tensor | Pair]],
+    rules: Mapping[str, Ordinary] | None = None,
 ) -> dict[str, ReconstructionMetrics]:
-    """Metrics by hookpoint over `batches` of activations {hookpoint: (tokens, d_in)}; no batch, no metrics.
+    """Metrics by hookpoint over `batches` of activations {hookpoint: (tokens, d_in)}, or of pairs of what is read and
+    what is to be written; no batch, no metrics.
 
     `rules` say by hookpoint which tokens are ordinary; without one all are.
     """
     meters = {name: ReconstructionMeter(sae, (rules or {}).get(name, EVERYTHING)) for name, sae in saes.items()}
     for batch in batches:
         for name, meter in meters.items():
-            meter.add(batch[name])
+            given = batch[name]
+            meter.add(*((given,) if isinstance(given, Tensor) else given))
     return {name: meter.result() for name, meter in meters.items()}

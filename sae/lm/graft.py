@@ -25,7 +25,11 @@ class Coder(Protocol):
         """x (…, d_in) -> (top_acts, top_indices), both (…, k)."""
 
     def decode(self, top_acts: Tensor, top_indices: Tensor) -> Tensor:
-        """Any number of latents a token -> (…, d_in)."""
+        """Any number of latents a token -> (…, d_in).
+
+        What it encoded is a third argument if it says that it `decodes_with_input`. If it says that it `reads_input`, x
+        is the input of the module, and the result stands in the place of its output.
+        """
 
 
 class Latents:
@@ -104,6 +108,8 @@ def graft(
             if side == "input":
                 stack.enter_context(module.register_forward_pre_hook(splice.on_input, with_kwargs=True))
             else:
+                if splice.reads_input:
+                    stack.enter_context(module.register_forward_pre_hook(splice.on_read, with_kwargs=True))
                 stack.enter_context(module.register_forward_hook(splice.on_output))
             for around in _around(unwrapped(model), module):
                 stack.enter_context(around.register_forward_pre_hook(splice.on_start, with_kwargs=True))
@@ -147,6 +153,8 @@ class _Splice:
             )
         self._hookpoint, self._sae, self._keep_error, self._edit, self._mask = hookpoint, sae, keep_error, edit, mask
         self._turned, self._done = turned, False
+        self.reads_input = bool(getattr(sae, "reads_input", False))
+        self._input: Tensor | None = None
         self._shape: tuple[int, ...] | None = None
         self._outermost: nn.Module | None = None
 
@@ -160,6 +168,15 @@ class _Splice:
         """A forward ends, or a part of the one that runs; also by an error."""
         if self._outermost is module:
             self._outermost = None
+
+    def on_read(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Keep what the module reads, for a transcoder."""
+        if self._done:
+            return
+        order = sorted(kwargs, key="hidden_states".__ne__)
+        values: Any = args if any(isinstance(each, Tensor) for each in args) else {name: kwargs[name] for name in order}
+        x = first_tensor(values)
+        self._input = vectors(f"{self._hookpoint}.input", values, self._known_shape(x), turned=self._turned)
 
     def on_output(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         if not self._done:
@@ -215,13 +232,15 @@ class _Splice:
             return x
         if not isinstance(self._sae, Coder):
             return self._checked(self._sae(x), x)
-        acts, indices = self._sae.encode(x)
-        recon = self._sae.decode(acts, indices)
+        read = self._input if self.reads_input and self._input is not None else x
+        also = (read,) if getattr(self._sae, "decodes_with_input", False) else ()
+        acts, indices = self._sae.encode(read)
+        recon = self._sae.decode(acts, indices, *also)
         if self._edit is None:
             return self._checked(recon, x)
         latents = Latents(self._hookpoint, self._sae.num_latents, acts, indices)
         self._edit(latents)
-        edited = self._sae.decode(latents.top_acts, latents.top_indices)
+        edited = self._sae.decode(latents.top_acts, latents.top_indices, *also)
         if not self._keep_error:
             return self._checked(edited, x)
         return self._checked(x.detach() + (edited - recon.detach()), x)

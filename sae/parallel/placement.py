@@ -1,6 +1,6 @@
 """Which rank holds which autoencoder, or which part of one. Plain values from pure functions; nothing is sent here."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 
@@ -13,8 +13,8 @@ class Placement(NamedTuple):
     """Ranks of a group."""
     owners: Mapping[str, int] | None = None
     """The group that holds each autoencoder. None: every group holds a copy of each."""
-    hookpoints: Mapping[str, str] | None = None
-    """What each autoencoder reads, where it has an owner."""
+    hookpoints: Mapping[str, Sequence[str]] | None = None
+    """What each autoencoder reads and writes, where it has an owner."""
 
     def group(self, rank: int) -> int:
         """The group of a rank: neighbours share one, because they are mostly on one machine."""
@@ -41,7 +41,7 @@ class Placement(NamedTuple):
         """Whether the tokens that `source` harvested at `hookpoint` are for `target` to train on."""
         if self.owners is None or self.hookpoints is None:
             return self.group(source) == self.group(target)
-        return any(self.holds(target, name) for name, read in self.hookpoints.items() if read == hookpoint)
+        return any(self.holds(target, name) for name, needed in self.hookpoints.items() if hookpoint in needed)
 
     @property
     def moves(self) -> bool:
@@ -50,9 +50,9 @@ class Placement(NamedTuple):
 
 
 def place(
-    costs: Mapping[str, int], hookpoints: Mapping[str, str], *, size: int, shards: int, distribute: bool
+    costs: Mapping[str, int], hookpoints: Mapping[str, Sequence[str]], *, size: int, shards: int, distribute: bool
 ) -> Placement:
-    """The placement, on `size` ranks, of autoencoders whose steps cost `costs` and that read `hookpoints`.
+    """The placement, on `size` ranks, of autoencoders whose steps cost `costs` and that need `hookpoints`.
 
     With `distribute` each lives in one group: the dearest first, each in the group that has the least to do so far.
     The busiest group then has at most 4/3 of the least possible (Graham 1969, doi:10.1137/0117039).

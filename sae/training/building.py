@@ -27,16 +27,17 @@ def make_saes(plan: RunPlan, world: World, device: torch.device, tell: Callable[
     """
     held = plan.held_by(world.rank)
     if plan.cfg.finetune is None:
-        return {name: _new(one, plan.widths[one.hookpoint], world, device) for name, one in held.items()}
+        return {name: _new(one, plan.widths, world, device) for name, one in held.items()}
     hookpoints = dict.fromkeys(one.hookpoint for one in held.values())
     found = Sae.load_many(plan.cfg.finetune, hookpoints, device) if hookpoints else {}
     return {name: _copy(_start(one, found[one.hookpoint], plan, tell), world, device) for name, one in held.items()}
 
 
-def _new(plan: SaePlan, d_in: int, world: World, device: torch.device) -> Sae:
+def _new(plan: SaePlan, widths: Mapping[str, int], world: World, device: torch.device) -> Sae:
     # A seed of its own, so that an autoencoder does not depend on which others are trained beside it.
     generator = torch.Generator().manual_seed(plan.seed + zlib.crc32(plan.hookpoint.encode()))
-    return _sae(d_in, plan.cfg, world, device=device, generator=generator)
+    d_in, d_out = plan.d_in(widths), plan.d_out(widths)
+    return _sae(d_in, plan.cfg, world, d_out=d_out, device=device, generator=generator)
 
 
 def _sae(d_in: int, cfg: SaeConfig, world: World, **options: Any) -> Sae:
@@ -57,11 +58,13 @@ def _start(plan: SaePlan, sae: Sae, run: RunPlan, tell: Callable[[str], None]) -
             raise ValueError(
                 f"{option} comes with finetune, and {name} in {source} has {found}, got {given}; leave out --{option}"
             )
-    if sae.d_in != run.widths[name]:
-        raise ValueError(
-            f"finetune: {name} in {source} must be {run.widths[name]} wide, as the model is, "
-            f"got {sae.d_in}; is it of another model?"
-        )
+    own = SaePlan(name, sae.cfg, None, 0)
+    for found, wanted in ((sae.d_in, own.d_in(run.widths)), (sae.d_out, own.d_out(run.widths))):
+        if found != wanted:
+            raise ValueError(
+                f"finetune: {name} in {source} must be {wanted} wide, as the model is, got {found}; "
+                "is it of another model?"
+            )
     start = sae.to_continue()
     if start.cfg != sae.cfg:
         tell(f"{name}: the rows of W_dec in {source} differ in length, so that they are trained freely")

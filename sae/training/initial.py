@@ -28,8 +28,7 @@ def best_encoder_scale(
 
     `y` is what is to be written; None: x. 1 where nothing fires.
     """
-    encoded = sae.encode(x)
-    nothing = sae.decode(torch.zeros_like(encoded.top_acts), encoded.top_indices, x)
+    encoded, nothing = sae.encode(x), _without_code(sae, x)
     aim, recon = (x if y is None else y).float() - nothing, sae.decode(*encoded, x) - nothing
     energy, product = recon.square().sum(), (recon * aim).sum()
     add_up([energy, product])
@@ -55,7 +54,7 @@ def start_transcoder_(
         sae.b_dec.data.sub_(sae.W_skip @ mean_x)
     sae.encoder.bias.data.copy_(-(sae.encoder.weight @ mean_x))
     acts, indices = ops.encode(x, sae.encoder.weight.data, sae.encoder.bias.data, lambda pre: ops.topk(pre, sae.cfg.k))
-    left = y - sae.decode(torch.zeros_like(acts), indices, x)
+    left = y - _without_code(sae, x)
     segments = ops.LatentSegments(indices, sae.num_latents)
     rows, energy = segments.sum(acts, left), segments.sum_weights(acts.square())
     add_up([rows, energy])
@@ -66,6 +65,11 @@ def start_transcoder_(
     sae.W_dec.data.copy_(F.normalize(torch.where((energy > 0).unsqueeze(1), rows, noise), dim=1))
     sae.encoder.weight.data.mul_(lengths.unsqueeze(1))
     sae.encoder.bias.data.mul_(lengths)
+
+
+def _without_code(sae: Sae, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "*tokens d_out"]:
+    """What a dictionary writes if no latent fires."""
+    return sae.b_dec if sae.W_skip is None else sae.b_dec + x.float() @ sae.W_skip.T
 
 
 def _ridge(

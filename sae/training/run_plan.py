@@ -13,6 +13,7 @@ from sae.activations.feed import Feed, count_steps
 from sae.activations.shuffle import batches_per_block
 from sae.config import SaeConfig, TrainConfig, several
 from sae.dictionary.autoencoder import Sae
+from sae.dictionary.wiring import Wiring, written
 from sae.parallel.placement import Placement, place
 from sae.training.recipe import Recipe, firings, peak_lr, schedule, steps_per_batch, warmup_steps
 
@@ -67,6 +68,7 @@ class SaePlan(NamedTuple):
     """One autoencoder to train: what it reads, its shape, and what it does not share with the others."""
 
     hookpoint: str
+    """What it writes, and an autoencoder also reads."""
     cfg: SaeConfig
     lr: float | None
     """Peak learning rate. None: derived from the number of latents."""
@@ -74,6 +76,19 @@ class SaePlan(NamedTuple):
     """Seed of the initial weights, together with the hookpoint."""
     label: str = ""
     """What the combination is called; empty if there is only one."""
+
+    @property
+    def wiring(self) -> Wiring:
+        """What it reads and writes."""
+        return Wiring.of(self.hookpoint, transcode=self.cfg.transcode)
+
+    def d_in(self, widths: Mapping[str, int]) -> int:
+        """Width of what it reads."""
+        return widths[self.wiring.reads]
+
+    def d_out(self, widths: Mapping[str, int]) -> int:
+        """Width of what it writes."""
+        return widths[self.wiring.writes]
 
 
 class RunPlan(NamedTuple):
@@ -220,7 +235,7 @@ def plan_saes(cfg: TrainConfig, hookpoints: Iterable[str]) -> dict[str, SaePlan]
     labels = _labels([_choices(*combination) for combination in combinations])
     if twice := [label for index, label in enumerate(labels) if label in labels[:index]]:
         raise ValueError(f"the configurations to train must differ, got {twice[0]} twice; leave one of them out")
-    names = list(hookpoints)
+    names = written(hookpoints, transcode=cfg.transcodes)
     return {
         f"{label}/{name}" if label else name: SaePlan(name, *combination, label)
         for label, combination in zip(labels, combinations, strict=True)
@@ -254,10 +269,10 @@ def _labels(combinations: list[dict[str, Any]]) -> list[str]:
 
 def _placement(cfg: TrainConfig, saes: Mapping[str, SaePlan], widths: Mapping[str, int], processes: int) -> Placement:
     """Which process trains what: by the cost of the product with the encoder."""
-    d_in = {name: widths[plan.hookpoint] for name, plan in saes.items()}
+    d_in = {name: plan.d_in(widths) for name, plan in saes.items()}
     return place(
         {name: d_in[name] * plan.cfg.latents_for(d_in[name]) for name, plan in saes.items()},
-        {name: plan.hookpoint for name, plan in saes.items()},
+        {name: plan.wiring for name, plan in saes.items()},
         size=processes,
         shards=cfg.shard_latents,
         distribute=cfg.distribute_layers,
@@ -269,9 +284,11 @@ def _placement(cfg: TrainConfig, saes: Mapping[str, SaePlan], widths: Mapping[st
 
 def training_bytes(plans: Mapping[str, SaePlan], widths: Mapping[str, int], recipe: str) -> dict[str, int]:
     """About how much memory the training of each autoencoder takes beside the activations, by name."""
-    sizes = {name: (widths[plan.hookpoint], plan.cfg) for name, plan in plans.items()}
     per_parameter = BYTES_PER_PARAMETER[recipe]
-    return {name: 2 * d_in * cfg.latents_for(d_in) * per_parameter for name, (d_in, cfg) in sizes.items()}
+    return {
+        name: (plan.d_in(widths) + plan.d_out(widths)) * plan.cfg.latents_for(plan.d_in(widths)) * per_parameter
+        for name, plan in plans.items()
+    }
 
 
 def check_memory(plans: Mapping[str, SaePlan], widths: Mapping[str, int], recipe: str, free: int | None) -> str:

@@ -14,6 +14,7 @@ from sae.activations.feed import model_name, open_feed
 from sae.activations.source import Activations
 from sae.config import TrainConfig
 from sae.data.position import whole
+from sae.dictionary.wiring import Pair
 from sae.evaluation.reconstruction import ReconstructionMetrics, evaluate_reconstruction
 from sae.parallel.world import World
 from sae.report.training import report
@@ -192,7 +193,9 @@ class SaeTrainer:
         few = self._by_sae(self.world.exchange({hookpoint: acts[:count] for hookpoint, acts in first.items()}))
         first = self._by_sae(self.world.exchange(first))
         for name, learner in self.learners.items():
-            learner.initialise(first[name], new=self.cfg.finetune is None, fit_on=few[name], add_up=self._add_up)
+            fit_on, fit_to = few[name]
+            new = self.cfg.finetune is None
+            learner.initialise(*first[name], new=new, fit_on=fit_on, fit_to=fit_to, add_up=self._add_up)
         first_look.check_they_differ(self.learners, self.world)
         too_short = short_run_note((plan.shape for plan in self.learner_plans.values()), self.plan.total_tokens)
         for sentence in first_look.notes(held_out_batch, too_short, about, spared=self.cfg.recipe == "default"):
@@ -234,17 +237,17 @@ class SaeTrainer:
             if waits is not None:
                 waits |= {name: self._begin_to_add_up(learner) for name, learner in self.learners.items()}
             return
-        activations = self._by_sae(self.world.exchange(batch))
+        pairs = self._by_sae(self.world.exchange(batch))
         for name, learner in self.learners.items():
             with self.speed.stopwatches[name]:
-                for part in activations[name].tensor_split(self.cfg.micro_acc_steps):
-                    learner.accumulate(part)
+                for x, y in _split(pairs[name], self.cfg.micro_acc_steps):
+                    learner.accumulate(x, y)
             if waits is not None:  # the other processes' gradients come while the next learner computes
                 waits[name] = self._begin_to_add_up(learner)
 
-    def _by_sae(self, activations: Activations) -> Activations:
-        """What each autoencoder reads, by its name."""
-        return {name: activations[self.plans[name].hookpoint] for name in self.saes}
+    def _by_sae(self, activations: Activations) -> dict[str, Pair]:
+        """What each dictionary reads and is to write, by its name."""
+        return {name: self.plans[name].wiring.pair(activations) for name in self.saes}
 
     def _begin_to_add_up(self, learner: SaeLearner) -> Callable[[], None]:
         """Start to add the step's sums over the processes that train the same; the result waits for it.
@@ -387,6 +390,13 @@ class SaeTrainer:
     def _note(self, message: str) -> None:
         if self.world.is_main:
             note(message)
+
+
+def _split(pair: Pair, parts: int) -> list[Pair]:
+    """A pair in so many parts of its tokens."""
+    x, y = pair
+    targets = [None] * parts if y is None else y.tensor_split(parts)
+    return list(zip(x.tensor_split(parts), targets, strict=True))
 
 
 def check_processes(cfg: TrainConfig, processes: int) -> None:

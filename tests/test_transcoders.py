@@ -1,0 +1,154 @@
+"""Transcoders: a dictionary that reads a module's input and writes its output, trained, measured and grafted."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import tiny_model, tiny_tokens
+from torch import Tensor
+
+from sae import Sae, SaeConfig, SaeTrainer, TrainConfig, evaluate, graft
+from sae.commands.cache import cache_activations
+from sae.config import CacheConfig
+from sae.data import ActivationCache
+from sae.lm import harvest
+
+MLP = "layers.1.mlp"
+Make = Callable[..., SaeTrainer]
+
+
+@pytest.fixture(autouse=True)
+def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sae.report.training.draw_curves", lambda records, path: None)
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    def make_trainer(data: Any = None, model: Any = "tiny", sae: Any = None, **changes: Any) -> SaeTrainer:
+        sae = sae or SaeConfig(num_latents=96, k=6, transcode=True)
+        options = {"batch_size": 4, "save_dir": str(tmp_path), "log_to_wandb": False, "lr": 3e-3} | changes
+        if "hookpoints" not in options and not isinstance(data, ActivationCache):
+            options["hookpoints"] = ["layers.*.mlp"]
+        model = tiny_model("gpt_neox") if model == "tiny" else model
+        return SaeTrainer(TrainConfig(sae, **options), tiny_tokens(84, 8, seed=1) if data is None else data, model)
+
+    return make_trainer
+
+
+def pair(hookpoint: str = MLP, batch: int = 6) -> tuple[Tensor, Tensor]:
+    found = harvest(tiny_model("gpt_neox"), tiny_tokens(batch, 7), [f"{hookpoint}.input", hookpoint])
+    return found[f"{hookpoint}.input"], found[hookpoint]
+
+
+def test_a_transcoder_is_trained_for_each_module_and_named_after_it(make: Make) -> None:
+    trainer = make()
+    assert list(trainer.saes) == ["layers.0.mlp", "layers.1.mlp", "layers.2.mlp"]
+    folder = trainer.fit()
+    loaded = Sae.load_many(folder)
+    assert list(loaded) == list(trainer.saes) and all(sae.reads_input for sae in loaded.values())
+    x, y = pair()
+    assert loaded[MLP](x, y).fvu < 0.9
+
+
+def test_a_transcoder_s_widths_are_those_of_what_it_reads_and_writes(make: Make) -> None:
+    trainer = make(hookpoints=["layers.1.mlp.dense_h_to_4h"])
+    (sae,) = trainer.saes.values()
+    assert (sae.d_in, sae.d_out) == (32, 48) and sae.W_dec.shape == (96, 48)
+    trainer.fit()
+
+
+def test_the_skip_connection_learns_what_is_linear(make: Make) -> None:
+    hookpoints = ["layers.1.attention.dense"]  # a linear map: W_skip can do all of it
+    with_skip = make(sae=SaeConfig(num_latents=96, k=6, transcode=True, skip_connection=True), hookpoints=hookpoints)
+    with_skip.fit()
+    without = make(hookpoints=hookpoints, run_name="without")
+    without.fit()
+    (one,), (other,) = with_skip.evaluate().values(), without.evaluate().values()
+    assert one.fvu < 0.5 * other.fvu
+
+
+def test_transcoders_resume_to_the_bit_and_a_cache_trains_as_the_model_does(make: Make, tmp_path: Path) -> None:
+    def weights(folder: Path) -> list[bytes]:
+        return [path.read_bytes() for path in sorted(folder.rglob("sae.safetensors"))]
+
+    whole = make(run_name="whole", save_every=4).fit()
+    half = make(run_name="stopped", save_every=4)
+    half.initialise()
+    for _ in range(7):
+        half.train_step()
+    half.folder.claim(half.cfg, half.describe())
+    half.save()
+    resumed = make(run_name="stopped", save_every=4, resume=True).fit()
+    assert weights(whole) == weights(resumed)
+
+    hookpoints = ["layers.*.mlp", "layers.*.mlp.input"]
+    options = {"hookpoints": hookpoints, "dtype": "float32", "shuffle": False, "activations": str(tmp_path / "cache")}
+    cached = cache_activations(CacheConfig(batch_size=4, **options), tiny_tokens(84, 8, seed=1), tiny_model("gpt_neox"))
+    from_cache = make(ActivationCache(str(cached)), None, run_name="cached").fit()
+    assert weights(whole) == weights(from_cache)
+
+
+def test_a_cache_without_the_inputs_is_one_line(make: Make, tmp_path: Path) -> None:
+    options = {"hookpoints": ["layers.1.mlp"], "dtype": "float32", "activations": str(tmp_path / "cache")}
+    cached = cache_activations(CacheConfig(batch_size=4, **options), tiny_tokens(84, 8, seed=1), tiny_model("gpt_neox"))
+    with pytest.raises(ValueError, match="lack layers.1.mlp.input"):
+        make(ActivationCache(str(cached)), None)
+
+
+def test_a_grafted_transcoder_stands_in_the_place_of_the_module_s_output() -> None:
+    model, tokens = tiny_model("gpt_neox", causal_lm=True), tiny_tokens()
+    cfg = SaeConfig(num_latents=96, k=6, transcode=True, skip_connection=True)
+    sae = Sae(32, cfg)
+    torch.nn.init.normal_(sae.W_dec)
+    torch.nn.init.normal_(sae.W_skip)
+    base = harvest(model, tokens, [f"{MLP}.input"])[f"{MLP}.input"]
+    with graft(model, {MLP: sae}), torch.no_grad():
+        grafted = model(tokens).logits
+    by_hand = sae(base).recon
+    with graft(model, {MLP: lambda y: by_hand}), torch.no_grad():
+        torch.testing.assert_close(model(tokens).logits, grafted)
+
+
+class Module:
+    """A coder that computes what the module does: a transcoder that is exact."""
+
+    num_latents, reads_input = 1, True
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.module.forward(x), torch.zeros(1)
+
+    def decode(self, top_acts: Tensor, top_indices: Tensor) -> Tensor:
+        return top_acts
+
+
+def test_a_grafted_identity_transcoder_changes_no_logit() -> None:
+    model, tokens = tiny_model("gpt_neox", causal_lm=True), tiny_tokens()
+    exact = Module(model.get_submodule("gpt_neox.layers.1.mlp"))
+    with torch.no_grad():
+        clean = model(tokens).logits
+        with graft(model, {MLP: exact}):
+            assert model(tokens).logits.equal(clean)
+
+
+def test_what_sae_eval_says_of_a_transcoder_is_of_the_module_s_output() -> None:
+    model, tokens = tiny_model("gpt_neox", causal_lm=True), tiny_tokens(8, 7)
+    sae = Sae(32, SaeConfig(num_latents=96, k=6, transcode=True))
+    torch.nn.init.normal_(sae.W_dec, std=0.1)
+    quality = evaluate(model, tokens, {MLP: sae}, max_tokens=56).qualities["", MLP].metrics
+    found = harvest(model, tokens, [f"{MLP}.input", MLP])
+    torch.testing.assert_close(quality["fvu"], sae(found[f"{MLP}.input"], found[MLP]).fvu.item(), rtol=1e-4, atol=1e-5)
+    with graft(model, {MLP: sae}), torch.no_grad():
+        grafted = model(tokens).logits.log_softmax(-1)
+    clean = model(tokens).logits.log_softmax(-1)
+    kl = (clean.exp() * (clean - grafted)).sum(-1).mean().item()
+    assert quality["kl_div_with_sae"] == pytest.approx(kl, rel=1e-4)
+
+
+def test_a_module_s_input_cannot_be_transcoded(make: Make) -> None:
+    with pytest.raises(ValueError, match="got layers.1.mlp.input; give layers.1.mlp"):
+        make(hookpoints=["layers.1.mlp.input"])
