@@ -13,6 +13,8 @@ from sae.data.position import whole
 
 STEPS, BYTES = 8, 2**31
 """A block spans this many steps, and the two blocks that exist at a time take at most this much memory."""
+FIRST_TOKENS = 8192
+"""Tokens of the first block, at least, which training waits for, and takes mean and variance from."""
 
 
 def batches_per_block(batches_per_step: int, bytes_per_batch: int) -> int:
@@ -26,15 +28,29 @@ def batches_per_block(batches_per_step: int, bytes_per_batch: int) -> int:
     return max(part for part in range(1, batches_per_step + 1) if batches_per_step % part == 0 and part <= fitting)
 
 
+def batches_of_first_block(block: int, batches_per_step: int, tokens_per_step: int) -> int:
+    """How many batches the first block spans: a step, two, four, …, until they are enough, or as large as the others.
+
+    `block` itself where a step does not fit into it.
+    """
+    if block % batches_per_step:
+        return block
+    steps = 1
+    while steps * tokens_per_step < FIRST_TOKENS:
+        steps *= 2
+    return min(block, steps * batches_per_step)
+
+
 class ShuffleBuffer:
     """Gathers blocks of batches, permutes the tokens of a block, and hands them out in `split` parts for each batch.
 
-    While one block is handed out, the next is gathered, a batch for a batch. Every token comes out exactly once. What
-    comes out depends on the tokens and the seed, not on the batch size: one batch of 8 sequences or two of 4 give the
-    same tokens in the same order. Nor on the number of readers: each of several `ranks` reads the activations of every
-    ranks-th batch of a block, and hands out its own tokens of `ranks` parts at a time, so that all together hand out
-    what one would. The state is the place in the source where the block begins, so a restart, by any number of ranks,
-    gathers the block again instead of keeping it on disk.
+    While one block is handed out, the next is gathered, a batch for a batch. The first may be smaller, so that training
+    begins sooner; each is then twice as large as the one before, until they are as large as wanted. Every token comes
+    out exactly once. What comes out depends on the tokens and the seed, not on the batch size: one batch of 8 sequences
+    or two of 4 give the same tokens in the same order. Nor on the number of readers: each of several `ranks` reads the
+    activations of every ranks-th batch of a block, and hands out its own tokens of `ranks` parts at a time, so that all
+    together hand out what one would. The state is the place in the source where the block begins, so a restart, by any
+    number of ranks, gathers the block again instead of keeping it on disk.
     """
 
     def __init__(
@@ -45,10 +61,13 @@ class ShuffleBuffer:
         seed: int,
         step: int = 1,
         split: int = 1,
+        first: int | None = None,
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
         """`block` is the number of batches that are mixed with each other; 1 with a `split` of 1 costs nothing.
+
+        The `first` block has so many, of whole steps (None: as many as the others).
 
         `step` is the number of parts of an optimizer step, so `step` batches make `split` steps. It is a divisor of
         `block`, or with a `split` of 1 a multiple: what is handed out at once does not reach over its end, where states
@@ -56,6 +75,7 @@ class ShuffleBuffer:
         """
         self._source, self._block, self._seed = source, block, seed
         self._step, self._split, self._rank, self._ranks = step, split, rank, ranks
+        self._first = block if first is None else first
         self._nothing: Activations | None = None
         self._index = 0
         self._start = self._next_start = source.state_dict()
@@ -89,7 +109,7 @@ class ShuffleBuffer:
         parts = min(self._ranks, self._parts - self._handed_out, self._step - self._handed_out_of_step)
         at_once = parts == self._parts and self._block <= self._ranks
         if not at_once:
-            self._gather(self._batches_of(self._handed_out + parts))  # may raise, and is asked again
+            self._gather(self._due(self._handed_out + parts))  # may raise, and is asked again
         begun, self._handed_out = self._handed_out, self._handed_out + parts
         self._handed_out_of_step = (self._handed_out_of_step + parts) % self._step
         if at_once:
@@ -113,9 +133,11 @@ class ShuffleBuffer:
         """How many of the tokens that `peek` shows here are among the first so many that it shows on all ranks."""
         return int((self._own[: min(tokens, self._peeked)] >= 0).sum())
 
-    def _batches_of(self, parts: int) -> int:
-        """How many batches so many parts are made of, the last one perhaps not wholly."""
-        return -(-parts // self._split)
+    def _due(self, handed_out: int) -> int:
+        """How many batches of the next block are there when so many parts of this one are handed out."""
+        if self._block % self._step:
+            return -(-handed_out // self._split)
+        return -(-handed_out * self._block_size() // self._parts) if self._parts else 0
 
     def _gather(self, batches: int) -> None:
         """Read the block that comes next up to so many batches; fewer at the end of the data."""
@@ -136,8 +158,10 @@ class ShuffleBuffer:
         return len(next(iter(batch.values()))), batch if mine else dict(self._nothing)
 
     def _block_size(self) -> int:
+        """How many batches the block has that is gathered, if there are so many."""
         if self._block % self._step == 0:
-            return self._block
+            index = self._index + bool(self._parts)
+            return min(self._block, self._first << min(index, 64))
         return min(max(self._block, self._ranks), self._step - self._filling_from)
 
     def _next_block(self) -> None:
@@ -181,7 +205,7 @@ class ShuffleBuffer:
             if handed_out > self._parts:
                 raise ValueError("the data must reach to the saved place, but end before; resume with the same data")
             self._handed_out = handed_out
-            self._gather(self._batches_of(handed_out))
+            self._gather(self._due(handed_out))
 
 
 def _none_of(activations: Activations) -> Activations:

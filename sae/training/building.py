@@ -113,6 +113,7 @@ def make_source(
             seed=cfg.data_seed,
             step=steps.batches_at_once,
             split=steps.per_batch,
+            first=steps.batches_of_first_block,
             rank=world.rank,
             ranks=world.size,
         )

@@ -117,6 +117,7 @@ def derived(
         "ctx_len": feed.ctx_len,
         "read_with": feed.read_with,
         "shuffle_block_batches": plan.steps.batches_per_block,
+        "shuffle_first_batches": plan.steps.batches_of_first_block,
         "peak_lr": {name: learner.peak_lr for name, learner in learners.items()},
         "fingerprints": fingerprints,
     }

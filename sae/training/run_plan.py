@@ -10,7 +10,7 @@ from itertools import product
 from typing import Any, NamedTuple, TypeVar
 
 from sae.activations.feed import Feed, count_steps
-from sae.activations.shuffle import batches_per_block
+from sae.activations.shuffle import batches_of_first_block, batches_per_block
 from sae.config import SaeConfig, TrainConfig, several
 from sae.dictionary.autoencoder import Sae
 from sae.dictionary.wiring import Wiring, written
@@ -35,6 +35,8 @@ class Steps(NamedTuple):
     """Forward passes, over all processes, whose tokens make `per_batch` steps."""
     batches_per_block: int
     """Batches whose tokens are mixed with each other."""
+    batches_of_first_block: int
+    """The same at the beginning; each block is then twice as large as the one before, up to that."""
     per_batch: int
     """Equal steps of `batches_at_once` batches."""
     tokens: int
@@ -178,7 +180,9 @@ def plan_steps(cfg: TrainConfig, feed: Feed, *, processes: int, before: Mapping[
     block = batches_per_block(at_once, cfg.batch_size * feed.ctx_len * d_total * feed.dtype.itemsize)
     chosen = before.get("steps_per_batch", 1) if before else cfg.steps_per_batch
     per_batch = _steps_per_batch(cfg, batches, tokens, chosen, mixed=block % at_once == 0)
-    return Steps(at_once, block, per_batch, tokens // per_batch, batches * per_batch)
+    first = block if before else batches_of_first_block(block, at_once, tokens)
+    first = int(before.get("shuffle_first_batches", first))  # all blocks were alike in runs of earlier versions
+    return Steps(at_once, block, first, per_batch, tokens // per_batch, batches * per_batch)
 
 
 def batches_at_once(cfg: TrainConfig, processes: int, before: Mapping[str, Any]) -> int:

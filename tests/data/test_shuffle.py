@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from sae.activations.shuffle import ShuffleBuffer, batches_per_block
+from sae.activations.shuffle import FIRST_TOKENS, ShuffleBuffer, batches_of_first_block, batches_per_block
 from sae.activations.source import Activations, LiveActivations, NonFiniteError
 
 
@@ -91,15 +91,45 @@ def test_the_order_does_not_depend_on_the_batch_size() -> None:
 
 
 @pytest.mark.parametrize("split", [1, 3])
-@pytest.mark.parametrize("block", [1, 2, 3])
+@pytest.mark.parametrize(("block", "first"), [(1, 1), (2, 2), (3, 3), (4, 1), (3, 2)])
 @pytest.mark.parametrize("stop", range(9))
-def test_stopping_and_resuming_equals_not_stopping(block: int, stop: int, split: int) -> None:
-    straight, stopped = (ShuffleBuffer(Counting(8, 6), block, seed=0, split=split) for _ in range(2))
+def test_stopping_and_resuming_equals_not_stopping(block: int, first: int, stop: int, split: int) -> None:
+    straight, stopped = (ShuffleBuffer(Counting(8, 6), block, seed=0, split=split, first=first) for _ in range(2))
     expected = order(straight)
     before = [int(n) for _ in range(stop) for n in next(stopped)["a"][:, 0]]
-    resumed = ShuffleBuffer(Counting(8, 6), block, seed=0, split=split)
+    resumed = ShuffleBuffer(Counting(8, 6), block, seed=0, split=split, first=first)
     resumed.load_state_dict(stopped.state_dict())
     assert before + order(resumed) == expected
+
+
+def test_blocks_grow_from_the_first_and_each_is_gathered_while_the_one_before_is_handed_out() -> None:
+    source = Counting(19, 10)
+    buffer = ShuffleBuffer(source, 8, seed=0, first=1)
+    read, out = [], []
+    for part in buffer:
+        read.append(source._at)
+        out += part["a"][:, 0].tolist()
+    assert read == [3, 5, 7, 9, 11, 13, 15, *range(16, 20), *[19] * 8]
+    for begin, end in ((0, 1), (1, 3), (3, 7), (7, 15), (15, 19)):
+        assert sorted(out[10 * begin : 10 * end]) == list(range(10 * begin, 10 * end))
+
+
+def test_the_order_of_blocks_that_grow_does_not_depend_on_the_batch_size_either() -> None:
+    large, small = (
+        ShuffleBuffer(Counting(8, 10), 4, seed=3, first=1),
+        ShuffleBuffer(Counting(16, 5), 8, seed=3, first=2),
+    )
+    assert order(large) == order(small)
+
+
+@pytest.mark.parametrize(
+    ("block", "per_step", "tokens", "expected"),
+    [(8, 1, FIRST_TOKENS, 1), (32, 4, FIRST_TOKENS // 3, 16), (8, 1, 1, 8), (24, 3, FIRST_TOKENS * 9, 3), (2, 4, 5, 2)],
+)
+def test_the_first_block_has_enough_tokens_to_measure_and_whole_steps(
+    block: int, per_step: int, tokens: int, expected: int
+) -> None:
+    assert batches_of_first_block(block, per_step, tokens) == expected
 
 
 def test_peeking_shows_the_block_and_moves_nothing() -> None:
@@ -115,14 +145,14 @@ def test_the_block_is_eight_steps_or_what_fits(per_step: int, size: int, expecte
     assert batches_per_block(per_step, size) == expected
 
 
-def steps_of(batches: int, ranks: int, block: int, step: int, start: int = 0, split: int = 1) -> list[set[int]]:
+def steps_of(
+    batches: int, ranks: int, block: int, step: int, start: int = 0, split: int = 1, first: int | None = None
+) -> list[set[int]]:
     """The tokens of each whole step, over so many ranks; the first `start` steps by one rank, in another run."""
-    buffers = [
-        ShuffleBuffer(Counting(batches, 6), block, seed=0, step=step, split=split, rank=rank, ranks=ranks)
-        for rank in range(ranks)
-    ]
+    options: dict[str, Any] = {"seed": 0, "step": step, "split": split, "first": first}
+    buffers = [ShuffleBuffer(Counting(batches, 6), block, **options, rank=rank, ranks=ranks) for rank in range(ranks)]
     if start:
-        before = ShuffleBuffer(Counting(batches, 6), block, seed=0, step=step, split=split)
+        before = ShuffleBuffer(Counting(batches, 6), block, **options)
         for _ in range(start * step):
             next(before)
         for buffer in buffers:
@@ -158,6 +188,15 @@ def test_so_do_they_where_batches_are_split(ranks: int, step: int, block: int, s
     alone = steps_of(21, 1, block, step, split=2)
     assert len(alone) == 42 // step and {len(one) for one in alone} == {3 * step}
     assert steps_of(21, ranks, block, step, start, split=2) == alone[start:]
+
+
+@pytest.mark.parametrize("split", [1, 2])
+@pytest.mark.parametrize("start", [0, 1, 3, 5])
+@pytest.mark.parametrize(("step", "block", "first"), [(4, 32, 4), (4, 16, 8), (2, 4, 2), (1, 8, 1)])
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+def test_so_do_they_where_blocks_grow(ranks: int, step: int, block: int, first: int, start: int, split: int) -> None:
+    alone = steps_of(21, 1, block, step, split=split, first=first)
+    assert steps_of(21, ranks, block, step, start, split, first) == alone[start:]
 
 
 @pytest.mark.parametrize("block", [1, 2, 8])
