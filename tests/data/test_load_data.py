@@ -222,7 +222,13 @@ def zipped(content):
         return file.read()
 
 
-PACKERS = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zip": zipped}
+def zstandardised(content):
+    return pytest.importorskip("zstandard").compress(content)
+
+
+PACKERS = {
+    "": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zip": zipped, ".zst": zstandardised,
+}  # fmt: skip
 
 
 def rows_as(ending, texts):
@@ -253,6 +259,25 @@ def test_a_text_is_read_alike_however_it_is_packed_and_named(load, texts, packed
         file.write(PACKERS[packed]("\n".join(texts).encode()))
     name = {"glob": f"all/*{packed or '.txt'}", "folder": "all"}.get(named, f"all/data.txt{packed}")
     assert torch.equal(everything(load(name, streaming=named == "stream")), plain)
+
+
+@pytest.mark.parametrize("named", ["file", "glob", "folder"])
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("ending", [".jsonl", ".txt", ".csv"])
+def test_without_zstandard_a_zst_file_is_told_in_one_line(load, monkeypatch, ending, named, streaming):
+    import datasets.utils.extract
+    import fsspec
+
+    known = [name for name in fsspec.available_compressions() if name != "zstd"]
+    monkeypatch.setattr(fsspec, "available_compressions", lambda: known)
+    monkeypatch.setattr(datasets.config, "ZSTANDARD_AVAILABLE", False)
+    os.mkdir("all")
+    with open(f"all/data{ending}.zst", "wb") as file:
+        file.write(b"\x28\xb5\x2f\xfd" + bytes(60))
+    name = {"glob": "all/*.zst", "folder": "all"}.get(named, f"all/data{ending}.zst")
+    with pytest.raises(ValueError, match=r"reading .*data\.\w+\.zst needs the package zstandard; pip install") as told:
+        everything(load(name, streaming=streaming))
+    assert "\n" not in str(told.value)
 
 
 @pytest.mark.parametrize("streaming", [False, True])
