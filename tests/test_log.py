@@ -2,6 +2,7 @@
 
 import json
 import resource
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -239,6 +240,22 @@ def test_wandb_that_fails_or_hangs_costs_one_line_and_changes_nothing(
     assert [record["step"] for record in read_records(trainer.folder.metrics)] == [*range(1, 11)]
     assert (trainer.folder.path / "evaluation.json").exists() and "FVU, L0 and unused" in said.out
     assert how == "hangs" or trouble.finished == (at != "init")
+
+
+def test_a_process_ends_with_status_0_while_a_service_still_hangs(tmp_path: Path) -> None:
+    script = """
+import time, sae.runs.log as log
+log.PATIENCE = 0.2
+class Deaf:
+    def write(self, record): time.sleep(3600)
+    def close(self): time.sleep(3600)
+sink = log.Detached(Deaf, what="it", instead="metrics.jsonl")
+sink.write({"step": 1})
+sink.close()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stderr.count("\n") == 1
+    assert done.stderr == "no longer logging to it (it was not done after 0.2 s); metrics go to metrics.jsonl\n"
 
 
 def test_a_service_that_takes_nothing_does_not_fill_the_memory(

@@ -5,6 +5,7 @@
 
 import copy
 import inspect
+import os
 import re
 import sys
 import tempfile
@@ -13,6 +14,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -330,16 +332,30 @@ def word(found: Finding) -> str:
     return "REFUSED" if found.refused and re.search(expected, found.text) else "FAIL"
 
 
-def main() -> None:
-    """Check the types that are named, or all, and write down what all are."""
+def quietly() -> None:
+    """What a process that checks begins with."""
     warnings.filterwarnings("ignore")
     import transformers
 
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(1)
+
+
+def findings() -> Iterator[Finding]:
+    """Of the types that are named, or of all, in as many processes as there are cores."""
+    if sys.argv[1:]:
+        quietly()
+        yield from map(check, sys.argv[1:])
+        return
+    with get_context("spawn").Pool(os.cpu_count(), quietly) as pool:
+        yield from pool.imap(check, types())
+
+
+def main() -> None:
+    """Check, print what is found, and of all types write it down."""
     results = []
-    for name in sys.argv[1:] or types():
-        found = check(name)
+    for found in findings():
+        name = found.model_type
         results.append((word(found), found))
         text = "; ".join([found.text[:300], *found.notes])
         print(f"{word(found):8} {name:26} {found.step:10}{found.seconds:5.1f} {text}", flush=True)
