@@ -492,6 +492,53 @@ class EvalConfig(SourceConfig):
 
 
 @dataclass
+class BrowseConfig(EvalConfig):
+    """Which autoencoders to look at, on what they fire, and how it is shown."""
+
+    dataset: str = ""
+    """Text or tokens: a hub id, a folder, local files or globs, or a .bin file of tokens. Left out: the data of the
+    run."""
+
+    hookpoints: list[str] = field(default_factory=list)
+    """Look at only these hookpoints, with globs. None: all that the checkpoint has."""
+
+    max_tokens: int | None = None
+    """Tokens to index, the run's held-out ones first. None: a million, or all that there are."""
+
+    exclude_tokens: list[int] | None = None
+    """Token ids on which no latent is looked at. None: as in the run."""
+
+    exclude_positions: list[int] | None = None
+    """Positions in the sequence, from 0, at which no latent is looked at. None: as in the run."""
+
+    out: str | None = None
+    """Folder of the index and the notes. None: browse in the run's folder, or browse-NAME here."""
+
+    port: int = 8765
+    """Port of the page, on this machine alone; the next free one if it is taken."""
+
+    browser: bool = True
+    """Open the page in the browser."""
+
+    export: str | None = None
+    """Write instead of serving: a new folder of static pages that open without a server; or neuronpedia or
+    circuit-tracer, for a folder of that name beside the index, which they import."""
+
+    latents: list[int] = field(default_factory=list)
+    """Export only these latents of each hookpoint. None: all."""
+
+    def __post_init__(self) -> None:
+        if not self.checkpoint:
+            raise ValueError("CHECKPOINT must be given: the folder of a run, or a hub id; sae browse CHECKPOINT")
+        super().__post_init__()
+        _check("port", self.port, 0 < self.port < 2**16, "between 1 and 65535", "leave --port out for 8765")
+        lowest = min(self.latents, default=0)
+        _check("latents", lowest, lowest >= 0, "0 or more", "count from the start, from 0")
+        if self.latents and self.export is None:
+            raise ValueError("latents must come with export, which they choose what is written of; add --export FOLDER")
+
+
+@dataclass
 class CacheConfig(RunConfig):
     """Activations to write to the disk: of which model, at which hookpoints, on which data."""
 

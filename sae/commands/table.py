@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from sae.commands.parser import Groups, parse
-from sae.config import CacheConfig, EvalConfig, RunConfig
+from sae.config import BrowseConfig, CacheConfig, EvalConfig, RunConfig
 
 TRAIN_GROUPS = {
     "data": (
@@ -40,6 +40,13 @@ EVAL_GROUPS = {
     "output": ("out",),
     "machine": ("batch_size", "device", "dtype", "load_in_8bit", "attn_implementation", "revision", "hf_token"),
 }  # fmt: skip
+
+BROWSE_GROUPS = {
+    "what": ("checkpoint", "model", "dataset", "hookpoints"),
+    "data": EVAL_GROUPS["data"],
+    "page": ("port", "browser", "out", "export", "latents"),
+    "machine": EVAL_GROUPS["machine"],
+}
 
 CACHE_GROUPS = {
     "data": TRAIN_GROUPS["data"][:2] + TRAIN_GROUPS["data"][3:] + ("batch_size", "seed"),
@@ -101,6 +108,12 @@ def _cache(cfg: CacheConfig) -> int:
     return cache(cfg)
 
 
+def _browse(cfg: BrowseConfig) -> int:
+    from sae.commands.browse import browse
+
+    return browse(cfg)
+
+
 DEFAULT = "train"
 COMMANDS = {
     "train": Command(
@@ -120,6 +133,14 @@ COMMANDS = {
         ("checkpoint", "model", "dataset"),
         "Measure dictionaries on tokens that training never saw: reconstruction, and grafted into the model.\n"
         "Example: sae eval checkpoints/my-run --compare checkpoints/other-run",
+    ),
+    "browse": Command(
+        _browse,
+        BrowseConfig,
+        BROWSE_GROUPS,
+        ("checkpoint", "model", "dataset"),
+        "Look at latents in the browser: what each fires on, what it does, and what changes when it is steered.\n"
+        "Example: sae browse checkpoints/my-run --max_tokens 300000",
     ),
     "cache": Command(
         _cache,

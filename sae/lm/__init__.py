@@ -15,7 +15,7 @@ from .load import (
     load_tokenizer,
     vocab_size,
 )
-from .logits import Head, Hidden, NoHeadError, find_head, num_positions_per_chunk
+from .logits import Head, Hidden, NoHeadError, find_head, full_logits, num_positions_per_chunk
 from .unembedding import Unembedding, find_unembedding, path_to_logits
 from .vocabulary import token_texts
 from .wrappers import unwrapped
@@ -39,6 +39,7 @@ __all__ = [
     "find_unembedding",
     "fingerprint",
     "fits",
+    "full_logits",
     "graft",
     "harvest",
     "load_config",

@@ -1,0 +1,64 @@
+"""circuit-tracer's `features/`: an index, and a file for each layer with the records of its latents.
+
+A record is its length in 4 bytes, little-endian, then compressed JSON. `index.json.gz` has of each layer the file's
+name and the offsets of its records, one more than there are latents.
+"""
+
+import gzip
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sae.storage.files import write_whole
+
+from .notes import Notes
+from .payload import short
+from .store import Context, Index, Latent
+
+
+def write(index: Index, folder: Path, notes: Notes, latents: Sequence[int]) -> None:
+    """Write features/ of all places; of latents that are not chosen the records are empty."""
+    features = folder / "features"
+    features.mkdir()
+    entries: dict[str, Any] = {}
+    for number, place in enumerate(index.places.values()):
+        found = re.search(r"\d+", place.hookpoint)
+        layer = found[0] if found and found[0] not in entries else str(number)
+        chosen = set(latents) if latents else None
+        offsets, content = [0], bytearray()
+        for latent in place:
+            record = b"" if chosen is not None and latent.index not in chosen else _record(latent, layer)
+            content += len(record).to_bytes(4, "little") + record
+            offsets.append(len(content))
+        write_whole(features / f"layer_{layer}.bin", bytes(content))
+        entries[layer] = {"filename": f"layer_{layer}.bin", "offsets": offsets}
+    write_whole(features / "index.json.gz", gzip.compress(json.dumps(entries).encode(), 6, mtime=0))
+
+
+def _record(latent: Latent, layer: str) -> bytes:
+    groups = {"Top activations": latent.top_contexts(20)}
+    groups |= {f"Subsample interval {at}": group for at, group in enumerate(latent.fifths())}
+    seen: set[int] = set()
+    value = {
+        "transcoder_id": layer, "index": latent.index,
+        "examples_quantiles": [
+            {"quantile_name": name, "examples": [_example(context, seen) for context in group]}
+            for name, group in groups.items()
+        ],
+        "top_logits": [each.token for each in latent.promotes],
+        "bottom_logits": [each.token for each in latent.suppresses],
+        "act_min": 0.0, "act_max": short(latent.max), "quantile_values": [short(float(edge)) for edge in latent.edges],
+        "histogram": latent.histogram.tolist(), "activation_frequency": short(latent.density),
+    }  # fmt: skip
+    return gzip.compress(json.dumps(value).encode(), 6, mtime=0)
+
+
+def _example(context: Context, seen: set[int]) -> dict[str, Any]:
+    again = context.position in seen
+    seen.add(context.position)
+    return {
+        "tokens": context.tokens, "tokens_acts_list": [short(value) for value in context.activations],
+        "train_token_ind": context.peak, "is_repeated_datapoint": again,
+    }  # fmt: skip

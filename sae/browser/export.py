@@ -1,0 +1,107 @@
+"""An index as files: static pages that open without a server, and what other tools import."""
+
+import base64
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from sae.storage.files import check_writable, write_whole
+
+from . import circuit_tracer, neuronpedia
+from .notes import Notes
+from .payload import about_index, about_latent, about_related, tokens_in
+from .plan import BrowsePlan
+from .server import PAGE, packed_columns
+from .store import Index, Place
+
+SHARD = 16
+"""Latents in a file of an export."""
+TOP, OF_EACH_FIFTH = 12, 3
+"""Contexts that are exported of each latent."""
+_MODULES = ("dom.js", "data.js", "charts.js", "list.js", "latent.js", "try.js", "app.js")
+"""The page's modules, each after those that it needs."""
+_FORMATS = {"neuronpedia": neuronpedia.write, "circuit-tracer": circuit_tracer.write}
+
+
+def export(index: Index, plan: BrowsePlan, what: str, latents: Sequence[int] = ()) -> Path:
+    """Write static pages into the new folder `what`, or another tool's format beside the index; where it is.
+
+    Raises ValueError for a folder that holds something, or a latent that no place has.
+    """
+    largest = max(place.num_latents for place in index.places.values())
+    if latents and max(latents) >= largest:
+        raise ValueError(f"latents must be below {largest}, got {max(latents)}; leave --latents out for all")
+    folder = plan.base / what if what in _FORMATS else Path(what)
+    check_writable("export", folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"export must be a new or empty folder, but {folder} holds something; choose another --export")
+    folder.mkdir(parents=True, exist_ok=True)
+    chosen = sorted(set(latents))
+    if what in _FORMATS:
+        _FORMATS[what](index, folder, Notes(plan.notes), chosen)
+    else:
+        write_pages(index, folder, Notes(plan.notes), chosen)
+    return folder
+
+
+def write_pages(index: Index, folder: Path, notes: Notes, latents: Sequence[int]) -> None:
+    """Pages that open from a disk: no module and no request, which browsers refuse there, but scripts with data."""
+    data, used = folder / "data", set[int]()
+    data.mkdir()
+    for number, place in enumerate(index.places.values()):
+        _write_data(data, f"place{number}", base64.b64encode(packed_columns(place)).decode())
+        for shard, payload in _shards(place, latents):
+            _write_data(data, f"place{number}-{shard}", payload)
+            used |= {token for page in payload.values() for token in tokens_in(page["latent"])}
+        used |= _tokens_of_list(place)
+    _write_data(data, "vocabulary", {str(token): index.token(token) for token in sorted(used)})
+    _write_data(data, "notes", [notes.of(name) for name in index.places])
+    exported = {"exported": list(latents)} if latents else {}
+    _write_data(data, "index", about_index(index) | exported | {"shard": SHARD})
+    write_whole(folder / "style.css", (PAGE / "style.css").read_bytes())
+    write_whole(folder / "app.js", bundled().encode())
+    write_whole(folder / "index.html", _document().encode())
+
+
+def _shards(place: Place, latents: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The pages of some latents, by the number of the file that they go into."""
+    found: dict[int, dict[str, Any]] = {}
+    for latent in latents or range(place.num_latents):
+        if latent < place.num_latents:
+            page = about_latent(place[latent], top=TOP, of_each_fifth=OF_EACH_FIFTH)
+            found.setdefault(latent // SHARD, {})[str(latent)] = {
+                "latent": page,
+                "related": about_related(place[latent]),
+            }
+    yield from found.items()
+
+
+def _tokens_of_list(place: Place) -> set[int]:
+    columns = [place.column("share_tokens")[:, 0], place.column("up_tokens")[:, :3], place.column("down_tokens")[:, 0]]
+    return {int(token) for column in columns for token in set(column.ravel().tolist())}
+
+
+def _write_data(folder: Path, name: str, value: Any) -> None:
+    text = json.dumps(value, separators=(",", ":"))
+    content = f"(window.saeData=window.saeData||{{}})[{json.dumps(name)}]={text};\n"
+    write_whole(folder / f"{name}.js", content.encode())
+
+
+def bundled() -> str:
+    """The page's modules as one script: without imports and exports, in one function."""
+    parts = []
+    for name in _MODULES:
+        text = (PAGE / name).read_text(encoding="utf-8")
+        text = re.sub(r"^import .*?;\n", "", text, flags=re.MULTILINE)
+        parts.append(re.sub(r"^export ", "", text, flags=re.MULTILINE))
+    return "window.saeExport=true;\n(() => {\n" + "\n".join(parts) + "\n})();\n"
+
+
+def _document() -> str:
+    text = (PAGE / "index.html").read_text(encoding="utf-8")
+    policy = "default-src 'none'; script-src 'self' file:; style-src 'self' file:; img-src data:; base-uri 'none'"
+    meta = f'<meta charset="utf-8">\n<meta http-equiv="Content-Security-Policy" content="{policy}">'
+    script = '<script type="module" src="app.js">'
+    return text.replace('<meta charset="utf-8">', meta).replace(script, '<script defer src="app.js">')

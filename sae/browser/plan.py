@@ -1,0 +1,124 @@
+"""Which index a command asks for, found without loading anything heavy: a second call opens at once.
+
+An index's folder is named by what it is of: the files of the checkpoint, of the model and of the data, and the options
+that decide what is in it. So an index of something else is never taken for this one.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sae.config import BrowseConfig
+from sae.runs.folder import RunRecord
+from sae.storage.files import absolute, check_writable
+
+from .layout import VERSION
+
+BROWSE = "browse"
+"""The folder of a run that holds its indexes and its notes."""
+_ASKED = (
+    "hookpoints", "split", "text_column", "streaming", "ctx_len", "max_tokens", "exclude_tokens", "exclude_positions",
+    "batch_size", "dtype", "load_in_8bit", "attn_implementation", "revision",
+)  # fmt: skip
+_STEP = re.compile(r"step_(\d+)")
+_SAMPLES, _SAMPLE_BYTES = 32, 4096
+
+
+class BrowsePlan(NamedTuple):
+    """Where the index is or will be."""
+
+    base: Path
+    """The folder of all indexes of the run, and of the notes about it."""
+    key: str
+    record: RunRecord | None
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the index."""
+        return self.base / self.key
+
+    @property
+    def notes(self) -> Path:
+        """The notes and bookmarks, which outlive an index."""
+        return self.base / "notes.json"
+
+
+def plan_browse(cfg: BrowseConfig, checkpoint: Path) -> BrowsePlan:
+    """The plan for a checkpoint that is on this disk. Raises ValueError if its folder cannot be written."""
+    checkpoint = newest_step(checkpoint)
+    record = RunRecord.of(checkpoint)
+    if cfg.out is not None:
+        base = Path(cfg.out)
+    elif record is not None:
+        base = record.folder / BROWSE
+    else:
+        base = Path(f"{BROWSE}-{Path(cfg.checkpoint).name}")
+    options = record.options if record is not None else {}
+    model, dataset = (getattr(cfg, name) or options.get(name, "") for name in ("model", "dataset"))
+    of = {
+        "version": VERSION,
+        "checkpoint": digest(checkpoint),
+        "model": [absolute(model), digest(Path(model))],
+        "dataset": [absolute(dataset), digest(Path(dataset))],
+        "options": {name: getattr(cfg, name) for name in _ASKED},
+        "recorded": {name: options.get(name) for name in _ASKED if name in options},
+    }
+    key = hashlib.sha256(json.dumps(of, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    if not (base / key).exists():
+        check_writable("out", base)
+    return BrowsePlan(base, key, record)
+
+
+def newest_step(checkpoint: Path) -> Path:
+    """The newest checkpoint of a run; what is none stays as it is."""
+    steps = {int(match[1]): path for path in checkpoint.glob("step_*") if (match := _STEP.fullmatch(path.name))}
+    return steps[max(steps)] if steps else checkpoint
+
+
+def digest(path: Path) -> str:
+    """What tells a file or the files of a folder from others: names, sizes and samples; empty if nothing is there.
+
+    It takes milliseconds for any size. A file that was written anew with other numbers differs in all samples.
+    """
+    if not path.exists():
+        return ""
+    found = hashlib.sha256()
+    for file in [path] if path.is_file() else _files(path):
+        name = "" if file == path else file.relative_to(path).as_posix()
+        found.update(f"{name}:{file.stat().st_size};".encode())
+        for content in _samples(file):
+            found.update(content)
+    return found.hexdigest()
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith((BROWSE, ".")))
+        yield from (Path(parent, name) for name in sorted(names) if Path(parent, name).is_file())
+
+
+def _samples(file: Path) -> Iterator[bytes]:
+    size = file.stat().st_size
+    with file.open("rb") as opened:
+        for place in range(_SAMPLES):
+            opened.seek(size * place // _SAMPLES)
+            yield opened.read(_SAMPLE_BYTES)
+
+
+def other_indexes(plan: BrowsePlan) -> list[Path]:
+    """The folders of indexes beside this one: of another checkpoint, other data or other options."""
+    if not plan.base.is_dir():
+        return []
+    return sorted(path for path in plan.base.iterdir() if (path / "manifest.json").is_file() and path.name != plan.key)
+
+
+def about(plan: BrowsePlan, cfg: BrowseConfig, text: Any, versions: dict[str, str], command: str) -> dict[str, Any]:
+    """What an index says of itself, for people."""
+    return {
+        "checkpoint": cfg.checkpoint, "model": text.model, "dataset": text.dataset, "versions": versions,
+        "command": command,
+    }  # fmt: skip

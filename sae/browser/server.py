@@ -1,0 +1,295 @@
+"""The server of the page: on this machine only, for its own page only, and with texts as texts.
+
+Names in addresses are numbers, so that nothing that a stranger wrote is ever a path.
+"""
+
+import json
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+from urllib.parse import urlsplit
+
+import numpy as np
+import uvicorn
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from .layout import DTYPES
+from .notes import Notes, read_explanations, write_explanations
+from .payload import LIST_COLUMNS, about_context, about_index, about_latent, about_related, list_columns
+from .store import Index, Latent, Place
+
+PAGE = Path(__file__).parent / "page"
+KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "cross-origin-resource-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+}
+_OURS = ("127.0.0.1", "localhost", "::1")
+_MAX_BODY = 2**22
+_PORTS = 50
+
+
+@runtime_checkable
+class Live(Protocol):
+    """The language model, for texts that a user types."""
+
+    def state(self) -> dict[str, Any]:
+        """Whether it is there, and why not."""
+
+    def read(self, text: str, place: str) -> dict[str, Any]:
+        """The latents of every token of a text."""
+
+    def steer(self, text: str, place: str, edits: list[dict[str, Any]], new_tokens: int) -> dict[str, Any]:
+        """What the model writes, clean and with latents changed."""
+
+
+class _Refused(Exception):
+    """A request that is not answered."""
+
+
+class OnlyOurPage:
+    """Answers this machine's own page alone: a page of another site can neither read nor steer.
+
+    The Host must be this machine's, whatever the port, which a tunnel may change; an Origin must be that Host's.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer, with the headers that every answer has."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def with_headers(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                ours = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+                message = message | {"headers": [*message["headers"], *ours]}
+            await send(message)
+
+        given = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        reason = why_refused(given, scope["method"])
+        app = self._app if reason is None else PlainTextResponse(reason, 403)
+        await app(scope, receive, with_headers)
+
+
+def why_refused(headers: Mapping[str, str], method: str) -> str | None:
+    """Why a request is not of this machine's own page; None if it is."""
+    host = headers.get("host", "")
+    if _hostname(host) not in _OURS:
+        return "the Host must be this machine"
+    origin = headers.get("origin")
+    if origin is not None and origin != f"http://{host}":
+        return "the Origin must be this page"
+    opens = headers.get("sec-fetch-mode") == "navigate" and method == "GET"
+    if headers.get("sec-fetch-site", "none") not in ("same-origin", "none") and not opens:
+        return "only this page may ask"
+    return None
+
+
+def _hostname(host: str) -> str | None:
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
+
+
+Answer = Callable[[Request], Awaitable[Response]]
+
+
+def make_app(index: Index, notes: Notes, live: Live) -> Starlette:
+    """The pages and the data of an index."""
+    names = list(index.places)
+
+    def place_of(request: Request) -> Place:
+        number = request.path_params["place"]
+        if not 0 <= number < len(names):
+            raise _Refused(f"there is no place {number}")
+        return index[names[number]]
+
+    def latent_of(request: Request) -> Latent:
+        place, number = place_of(request), request.path_params["latent"]
+        if not 0 <= number < place.num_latents:
+            raise _Refused(f"{place.name} has latents 0 to {place.num_latents - 1}, not {number}")
+        return place[number]
+
+    async def about(request: Request) -> Response:
+        return JSONResponse(await run_in_threadpool(about_index, index) | {"live": live.state()})
+
+    async def vocabulary(request: Request) -> Response:
+        return JSONResponse(await run_in_threadpool(lambda: index.vocabulary))
+
+    async def columns(request: Request) -> Response:
+        return Response(await run_in_threadpool(packed_columns, place_of(request)), media_type="application/x-columns")
+
+    async def latent(request: Request) -> Response:
+        return JSONResponse(await run_in_threadpool(about_latent, latent_of(request)))
+
+    async def related(request: Request) -> Response:
+        return JSONResponse(await run_in_threadpool(about_related, latent_of(request)))
+
+    async def context(request: Request) -> Response:
+        at, found = request.path_params["position"], latent_of(request)
+        if not 0 <= at < index.num_tokens:
+            raise _Refused("there is no such token")
+        return JSONResponse(await run_in_threadpool(lambda: about_context(found.context(at, 160, 160))))
+
+    async def active(request: Request) -> Response:
+        at, place = request.path_params["position"], place_of(request)
+        if not 0 <= at < index.num_tokens:
+            raise _Refused("there is no such token")
+        return JSONResponse([list(each) for each in await run_in_threadpool(place.active_at, at)])
+
+    async def search(request: Request) -> Response:
+        text, place = request.query_params.get("text", ""), place_of(request)
+        if not 0 < len(text) <= 200:
+            raise _Refused("a text to search for must have 1 to 200 characters")
+        return JSONResponse([list(each) for each in await run_in_threadpool(place.search, text)])
+
+    async def read_notes(request: Request) -> Response:
+        return JSONResponse(notes.of(place_of(request).name))
+
+    async def write_note(request: Request) -> Response:
+        found = latent_of(request)
+        return JSONResponse(await run_in_threadpool(notes.put, found.place.name, found.index, await body_of(request)))
+
+    async def explanations(request: Request) -> Response:
+        place = place_of(request)
+        if request.method == "GET":
+            text = write_explanations(
+                notes.of(place.name), model=str(index.header.about.get("model")), layer=place.name
+            )
+            return PlainTextResponse(text, media_type="application/jsonl")
+        lines = (await request.body()).decode("utf-8", "replace").splitlines()
+        found = [each for each in read_explanations(lines) if each[0] < place.num_latents]
+        return JSONResponse({"count": await run_in_threadpool(notes.put_many, place.name, found)})
+
+    async def read_text(request: Request) -> Response:
+        body = await body_of(request)
+        return JSONResponse(
+            await run_in_threadpool(live.read, text_in(body), names[number_in(body, "place", len(names))])
+        )
+
+    async def steer(request: Request) -> Response:
+        body = await body_of(request)
+        name = names[number_in(body, "place", len(names))]
+        edits = checked_edits(body.get("edits"), index[name].num_latents)
+        new_tokens = number_in(body, "new_tokens", 257)
+        return JSONResponse(await run_in_threadpool(live.steer, text_in(body), name, edits, new_tokens))
+
+    async def live_state(request: Request) -> Response:
+        return JSONResponse(live.state())
+
+    async def page(request: Request) -> Response:
+        name = request.path_params.get("name", "index.html")
+        files = {path.name: path for path in PAGE.iterdir() if path.suffix in KINDS}
+        if name not in files:
+            return PlainTextResponse("there is no such page", 404)
+        return Response(files[name].read_bytes(), media_type=KINDS[files[name].suffix])
+
+    at_place, at_latent = "/api/place/{place:int}", "/api/place/{place:int}/latent/{latent:int}"
+    routes = [
+        Route("/api/index", about), Route("/api/vocabulary", vocabulary), Route("/api/live", live_state),
+        Route(f"{at_place}/columns", columns), Route(f"{at_place}/search", search),
+        Route(f"{at_place}/active/{{position:int}}", active), Route(f"{at_place}/notes", read_notes),
+        Route(f"{at_place}/explanations", explanations, methods=["GET", "POST"]),
+        Route(at_latent, latent), Route(f"{at_latent}/related", related),
+        Route(f"{at_latent}/context/{{position:int}}", context),
+        Route(f"{at_latent}/note", write_note, methods=["PUT"]),
+        Route("/api/try", read_text, methods=["POST"]), Route("/api/steer", steer, methods=["POST"]),
+        Route("/", page), Route("/{name}", page),
+    ]  # fmt: skip
+    handlers: Any = {_Refused: _told, ValueError: _told, OSError: _told}
+    app = Starlette(routes=routes, exception_handlers=handlers)
+    app.add_middleware(OnlyOurPage)
+    return app
+
+
+async def _told(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": " ".join(str(error).split())[:400]}, 404 if isinstance(error, _Refused) else 400)
+
+
+async def body_of(request: Request) -> dict[str, Any]:
+    """The JSON object that was sent. Raises ValueError if it is none, or too large."""
+    content = b""
+    async for part in request.stream():
+        content += part
+        if len(content) > _MAX_BODY:
+            raise ValueError(f"what is sent must be at most {_MAX_BODY} bytes")
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        raise ValueError("what is sent must be JSON") from None
+    if not isinstance(found, dict):
+        raise ValueError("what is sent must be a JSON object")
+    return found
+
+
+def text_in(body: dict[str, Any]) -> str:
+    """The text of a request. Raises ValueError unless there is one of a sensible length."""
+    text = body.get("text")
+    if not isinstance(text, str) or not 0 < len(text) <= 20_000:
+        raise ValueError("text must have 1 to 20,000 characters")
+    return text
+
+
+def number_in(body: dict[str, Any], name: str, limit: int) -> int:
+    """A whole number of a request. Raises ValueError unless it is between 0 and the limit."""
+    value = body.get(name)
+    if type(value) is not int or not 0 <= value < limit:
+        raise ValueError(f"{name} must be a whole number from 0 to {limit - 1}")
+    return value
+
+
+def checked_edits(edits: Any, num_latents: int) -> list[dict[str, Any]]:
+    """Changes of latents: {latent, strength}, in units of the latent's maximum; strength null ablates."""
+    if not isinstance(edits, list) or not 0 < len(edits) <= 20:
+        raise ValueError("edits must be a list of 1 to 20 changes")
+    found = []
+    for edit in edits:
+        if not isinstance(edit, dict):
+            raise ValueError("a change must be an object with latent and strength")
+        strength = edit.get("strength")
+        if strength is not None and not (type(strength) in (int, float) and abs(strength) <= 1000):
+            raise ValueError("strength must be a number from -1000 to 1000, or null to ablate")
+        found.append({"latent": number_in(edit, "latent", num_latents), "strength": strength})
+    return found
+
+
+def packed_columns(place: Place) -> bytes:
+    """The columns of the list: each as numbers of its type, in the order of LIST_COLUMNS, padded to 4 bytes."""
+    parts = []
+    for name, values in list_columns(place).items():
+        content = np.ascontiguousarray(values, DTYPES[LIST_COLUMNS[name]]).tobytes()
+        parts.append(content + bytes(-len(content) % 4))
+    return b"".join(parts)
+
+
+def free_socket(port: int) -> socket.socket:
+    """A socket on this machine alone, at the first free port from `port` on. Raises OSError if many are taken."""
+    for candidate in range(port, port + _PORTS):
+        bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            bound.bind(("127.0.0.1", candidate))
+            bound.listen()
+            return bound
+        except OSError:
+            bound.close()
+    raise OSError(f"port must be free, but {port} to {port + _PORTS - 1} are taken; give another --port")
+
+
+def serve(app: Starlette, bound: socket.socket) -> None:
+    """Answer until Ctrl-C."""
+    config = uvicorn.Config(app, log_level="error", access_log=False, lifespan="off", ws="none")
+    uvicorn.Server(config).run(sockets=[bound])

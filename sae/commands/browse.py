@@ -1,0 +1,86 @@
+"""`sae browse CHECKPOINT`: make an index once, then show it. What an index needs is imported only where one is made."""
+
+import os
+import shutil
+import webbrowser
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from threading import Timer
+from typing import TYPE_CHECKING
+
+from sae.browser.layout import DamagedError
+from sae.browser.plan import BrowsePlan, plan_browse
+from sae.browser.store import Index
+from sae.config import BrowseConfig
+from sae.storage.files import MANIFEST
+
+if TYPE_CHECKING:
+    from sae.browser.live import Loaded
+
+
+def browse(cfg: BrowseConfig) -> int:
+    """Open the index of a checkpoint, or make it, and show or export it."""
+    plan = plan_browse(cfg, _checkpoint(cfg))
+    index = open_index(plan)
+    if index is None:
+        from sae.commands.browse_index import make_index
+
+        is_main = make_index(cfg, plan)
+        if not is_main:
+            return 0
+        index = Index.open(plan.folder)
+    if cfg.export is not None:
+        from sae.browser.export import export
+
+        print(f"exported {export(index, plan, cfg.export, cfg.latents)}")
+        return 0
+    return show(cfg, plan, index)
+
+
+def _checkpoint(cfg: BrowseConfig) -> Path:
+    """The folder of the checkpoint, which is fetched if it is on the hub."""
+    path = Path(cfg.checkpoint)
+    if path.is_dir():
+        return path
+    from sae.formats import eleuther
+
+    return eleuther.locate(cfg.checkpoint)
+
+
+def open_index(plan: BrowsePlan) -> Index | None:
+    """The index, if it is there and whole; one that is damaged is named and removed."""
+    if not (plan.folder / MANIFEST).exists():
+        return None
+    try:
+        return Index.open(plan.folder)
+    except DamagedError as error:
+        print(f"{error}; indexing anew", flush=True)
+        shutil.rmtree(plan.folder)
+        return None
+
+
+def show(cfg: BrowseConfig, plan: BrowsePlan, index: Index) -> int:
+    """Serve the page until Ctrl-C."""
+    from sae.browser.live import LiveModel
+    from sae.browser.notes import Notes
+    from sae.browser.server import free_socket, make_app, serve
+
+    live = LiveModel(partial(_load, cfg), lambda place: index[place].column("max"))
+    app = make_app(index, Notes(plan.notes), live)
+    bound = free_socket(cfg.port)
+    address = f"http://127.0.0.1:{bound.getsockname()[1]}/"
+    print(f"look at {address}  (Ctrl-C ends it)", flush=True)
+    if cfg.browser and not os.environ.get("SSH_CONNECTION"):
+        opening = Timer(0.3, webbrowser.open, [address])
+        opening.daemon = True
+        opening.start()
+    with suppress(KeyboardInterrupt):
+        serve(app, bound)
+    return 0
+
+
+def _load(cfg: BrowseConfig) -> "Loaded":
+    from sae.commands.browse_index import load_live
+
+    return load_live(cfg)

@@ -1,0 +1,99 @@
+"""The heavy half of `sae browse`: load model, data and dictionaries, and make an index of them."""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sae import lm
+from sae.activations.source import check_excluded
+from sae.browser.collect import Read, collect
+from sae.browser.live import Loaded
+from sae.browser.plan import BrowsePlan, about, other_indexes
+from sae.commands.load import load_language_model, load_text
+from sae.config import BrowseConfig
+from sae.data.tokens import SampledSequences, as_sequences
+from sae.evaluation.command import load_dictionaries
+from sae.evaluation.plan import EvalPlan, plan_evaluation
+from sae.parallel.world import World
+from sae.runs.folder import command, versions
+from sae.runs.log import Progress, note
+
+MAX_TOKENS = 1_000_000
+"""Tokens that are indexed if nobody says how many."""
+
+
+def make_index(cfg: BrowseConfig, plan: BrowsePlan) -> bool:
+    """Make the index; whether this is the process that shows it."""
+    world = World.from_environment()
+    (device, *_) = world.local_devices(lm.check_device(cfg.device))
+    what = _plan(cfg, plan)
+    skeleton = lm.load_skeleton(what.text.model, revision=what.text.revision, token=cfg.hf_token)
+    lm.check_ctx_len(what.text.ctx_len, skeleton)
+    check_excluded(
+        what.exclude_tokens, what.exclude_positions, vocab_size=lm.vocab_size(skeleton), ctx_len=what.text.ctx_len
+    )
+    for hookpoint in what.hookpoints:
+        lm.locate(skeleton, hookpoint)
+    if world.is_main and (others := other_indexes(plan)):
+        note(f"{plan.base} has {len(others)} of other checkpoints, data or options; this one is made beside them")
+    with world.one_first(note, "prepared the data"):
+        dataset = load_text(what.text, skeleton)
+    model = load_language_model(what.text, device, head=True)
+    collect(
+        plan.folder, model, _sample(cfg, what, dataset, lm.vocab_size(skeleton)), _reads(what, device),
+        lm.token_texts(_tokenizer(cfg, what), lm.vocab_size(skeleton)),
+        about=about(plan, cfg, what.text, versions(), " ".join(command())),
+        exclude_tokens=what.exclude_tokens, exclude_positions=what.exclude_positions, workers=world,
+        bar=partial(Progress, hidden=not world.is_main), tell=note,
+    )  # fmt: skip
+    world.close()
+    return world.is_main
+
+
+def load_live(cfg: BrowseConfig) -> Loaded:
+    """The model, its tokenizer and the dictionaries, for texts that a user types."""
+    what = _plan(cfg, None)
+    device = lm.check_device(cfg.device)
+    model = load_language_model(what.text, device, head=True)
+    return Loaded(model, _tokenizer(cfg, what), _reads(what, device))
+
+
+def _plan(cfg: BrowseConfig, plan: BrowsePlan | None) -> EvalPlan:
+    """Which dictionaries and which data, as `sae eval` finds them."""
+
+    def limit(model: str) -> int | None:
+        return lm.context_limit(lm.load_skeleton(model, revision=cfg.revision, token=cfg.hf_token))
+
+    out = str((plan.base if plan else Path(cfg.out or ".")) / "unused")
+    return plan_evaluation(replace(cfg, out=out), context_limit=limit)
+
+
+def _reads(what: EvalPlan, device: Any) -> dict[str, Read]:
+    """The dictionaries by place: named by their hookpoint, and by their configuration too if there are several."""
+    found = load_dictionaries(what, device)
+    several = len(found) > 1
+    return {
+        f"{label.rpartition('/')[2]}/{hookpoint}" if several else hookpoint: Read(hookpoint, dictionary)
+        for label, dictionaries in found.items()
+        for hookpoint, dictionary in dictionaries.items()
+    }
+
+
+def _tokenizer(cfg: BrowseConfig, what: EvalPlan) -> Any:
+    try:
+        return lm.load_tokenizer(what.text.model, revision=what.text.revision, token=cfg.hf_token)
+    except ValueError:  # the data may be tokens, which are then shown as numbers
+        return None
+
+
+def _sample(cfg: BrowseConfig, what: EvalPlan, dataset: Any, vocab_size: int) -> SampledSequences:
+    source = as_sequences(dataset)
+    by_document = what.record is not None and what.record.held_out_by == "documents"
+    wanted = cfg.max_tokens or max(MAX_TOKENS, source.ctx_len)
+    held_out = int(what.record.derived["held_out_sequences"]) if what.record is not None and by_document else None
+    # More than was held out is asked for as sequences, of which the held-out documents are a part.
+    of_documents = held_out if held_out is not None and wanted <= held_out * source.ctx_len else None
+    return SampledSequences(
+        source, wanted, cfg.batch_size, seed=what.seed, vocab_size=vocab_size, of_documents=of_documents
+    )

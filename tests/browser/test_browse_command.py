@@ -1,0 +1,200 @@
+"""`sae browse` from end to end: which index it makes, when it makes none, what it exports; bad input is one line."""
+
+import gzip
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_models import save_tiny
+
+import sae.__main__
+from sae.browser import Index
+from sae.browser.circuit_tracer import write as write_circuit_tracer
+from sae.browser.notes import Notes
+from sae.commands.parser import field_docs
+from sae.commands.table import COMMANDS
+from sae.config import BrowseConfig
+
+OPTIONS = {
+    "checkpoint", "model", "dataset", "hookpoints", "split", "text_column", "streaming", "ctx_len", "max_tokens",
+    "exclude_tokens", "exclude_positions", "data_preprocessing_num_proc", "port", "browser", "out", "export",
+    "latents", "batch_size", "device", "dtype", "load_in_8bit", "attn_implementation", "revision", "hf_token",
+}  # fmt: skip
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A tiny model, text, and a run on two layers."""
+    import datasets
+
+    folder = tmp_path_factory.mktemp("files")
+    save_tiny(folder / "model", "gpt_neox")
+    line = "The quick brown fox jumps over the lazy dog: {0} times, or {1}, <script>alert(1)</script> and so on. "
+    rows = [json.dumps({"text": line.format(number, number**2)}) + "\n" for number in range(150)]
+    (folder / "text.jsonl").write_text("".join(rows))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
+        patch.setattr("sae.report.training.draw_curves", lambda records, path: None)
+        datasets.disable_progress_bars()
+        options = [
+            "--expansion_factor",
+            "4",
+            "--k",
+            "4",
+            "--batch_size",
+            "4",
+            "--ctx_len",
+            "16",
+            "--max_tokens",
+            "1024",
+        ]
+        options += ["--no_log_to_wandb", "--save_dir", "runs", "--layers", "0", "2", "--exclude_positions", "0"]
+        assert sae.__main__.main(["model", "text.jsonl", *options, "--run_name", "run", "--lr", "0.01"]) == 0
+        yield folder
+        datasets.enable_progress_bars()
+
+
+@pytest.fixture
+def run(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """`sae browse …` beside a copy of the run; it answers as soon as it would serve."""
+    shutil.copytree(files / "runs", tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sae.browser.server.serve", lambda app, bound: bound.close())
+
+    def command(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        words = [*arguments, "--no_browser", "--device", "cpu"]
+        return sae.__main__.main(["browse", *words]), *capsys.readouterr()
+
+    return command
+
+
+def test_an_index_is_made_once_and_then_only_opened(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    status, out, err = run("runs/run", "--max_tokens", "500")
+    assert status == 0 and "look at http://127.0.0.1:" in out, err
+    index = Index.open("runs/run")
+    assert list(index) == ["layers.0", "layers.2"] and index.num_tokens == 496
+    assert (index.counted.reshape(-1, 16)[:, 0] == 0).all() and (index.counted.reshape(-1, 16)[:, 1:] == 1).all()
+    (before,) = Path("runs/run/browse").glob("*/manifest.json")
+    changed = before.stat().st_mtime_ns
+    monkeypatch.setattr("sae.commands.browse_index.make_index", None)
+    assert run("runs/run", "--max_tokens", "500")[0] == 0
+    assert run("runs/run/step_16", "--max_tokens", "500")[0] == 0  # the same checkpoint
+    assert before.stat().st_mtime_ns == changed
+
+
+def test_another_checkpoint_or_other_options_have_an_index_of_their_own(run: Run) -> None:
+    assert run("runs/run", "--max_tokens", "200", "--hookpoints", "layers.0")[0] == 0
+    status, _, err = run("runs/run", "--max_tokens", "300", "--hookpoints", "layers.0")
+    assert status == 0 and "1 of other checkpoints, data or options" in err
+    weights = next(Path("runs/run").glob("step_*")) / "layers.0/sae.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-4000:] = bytes(4000)
+    weights.write_bytes(content)
+    status, _, err = run("runs/run", "--max_tokens", "300", "--hookpoints", "layers.0")
+    assert status == 0 and len(list(Path("runs/run/browse").glob("*/manifest.json"))) == 3
+
+
+def test_a_damaged_index_is_named_and_made_anew(run: Run) -> None:
+    assert run("runs/run", "--max_tokens", "200", "--hookpoints", "layers.0")[0] == 0
+    values = next(Path("runs/run/browse").glob("*/places/0/values.f16"))
+    whole = values.read_bytes()
+    values.write_bytes(whole[:-2])
+    status, out, _ = run("runs/run", "--max_tokens", "200", "--hookpoints", "layers.0")
+    assert status == 0 and "it is damaged; indexing anew" in out
+    assert values.read_bytes() == whole
+
+
+def test_static_pages_hold_what_the_index_says(run: Run) -> None:
+    status, out, _ = run("runs/run", "--max_tokens", "500", "--export", "site", "--latents", "3", "5", "20")
+    assert status == 0 and "exported site" in out
+    names = {path.relative_to("site").as_posix() for path in Path("site").rglob("*") if path.is_file()}
+    assert {"index.html", "app.js", "style.css", "data/index.js", "data/place0-0.js", "data/place1-1.js"} <= names
+    text = Path("site/data/place1-0.js").read_text()
+    shard = json.loads(text[text.index("=", text.index("]")) + 1 : -2])
+    latent = Index.open("runs/run")["layers.2"][5]
+    assert set(shard) == {"3", "5"} and shard["5"]["latent"]["histogram"] == latent.histogram.tolist()
+    script = Path("site/app.js").read_text()
+    assert "\nimport " not in script and "\nexport " not in script
+    assert "<script>alert" not in Path("site/index.html").read_text()
+    assert run("runs/run", "--max_tokens", "500", "--export", "site")[0] == 2
+
+
+def test_neuronpedias_folder_holds_features_activations_and_explanations(run: Run) -> None:
+    assert run("runs/run", "--max_tokens", "500", "--hookpoints", "layers.2")[0] == 0
+    Notes(Path("runs/run/browse/notes.json")).put("layers.2", 5, {"explanation": "foxes"})
+    status, _, err = run("runs/run", "--max_tokens", "500", "--hookpoints", "layers.2", "--export", "neuronpedia")
+    assert status == 0, err
+    (root,) = Path("runs/run/browse/neuronpedia/exports/model").iterdir()
+    assert root.name == "2-sae-res-128"
+    assert json.loads((root / "model.jsonl").read_text())["id"] == "model"
+
+    def lines(name: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in gzip.open(root / name, "rt")]
+
+    features, place = lines("features/batch-0.jsonl.gz"), Index.open("runs/run")["layers.2"]
+    assert [each["index"] for each in features] == [str(latent) for latent in range(128)]
+    for feature, latent in zip(features, place, strict=True):
+        assert feature["maxActApprox"] == pytest.approx(latent.max, rel=1e-3)
+        assert feature["pos_str"] == [each.token for each in latent.promotes]
+        assert sum(feature["freq_hist_data_bar_heights"]) == latent.count
+        assert np.linalg.norm(feature["vector"]) == pytest.approx(1, abs=1e-2)
+    activations = lines("activations/batch-0.jsonl.gz")
+    assert len({each["id"] for each in activations}) == len(activations)
+    for each in activations:
+        assert len(each["id"]) == 25 and len(each["tokens"]) == len(each["values"])
+        assert each["values"][each["maxValueTokenIndex"]] == each["maxValue"] == max(each["values"])
+    (explanation,) = lines("explanations/batch-0.jsonl.gz")
+    assert (explanation["index"], explanation["description"]) == ("5", "foxes")
+
+
+def test_circuit_tracers_records_are_where_its_index_says(run: Run, tmp_path: Path) -> None:
+    status, _, err = run("runs/run", "--max_tokens", "500", "--export", "circuit-tracer")
+    assert status == 0, err
+    features = Path("runs/run/browse/circuit-tracer/features")
+    entries = json.loads(gzip.decompress((features / "index.json.gz").read_bytes()))
+    assert set(entries) == {"0", "2"}
+    place, entry = Index.open("runs/run")["layers.2"], entries["2"]
+    content = (features / entry["filename"]).read_bytes()
+    assert len(entry["offsets"]) == place.num_latents + 1 and entry["offsets"][-1] == len(content)
+    for latent in place:
+        start, stop = entry["offsets"][latent.index : latent.index + 2]
+        assert int.from_bytes(content[start : start + 4], "little") == stop - start - 4
+        record = json.loads(gzip.decompress(content[start + 4 : stop]))
+        assert record["index"] == latent.index and record["act_max"] == pytest.approx(latent.max, rel=1e-3)
+        for example in record["examples_quantiles"][0]["examples"]:
+            assert example["tokens_acts_list"][example["train_token_ind"]] > 0
+    write_circuit_tracer(place.index, tmp_path, Notes(tmp_path / "none.json"), [1])
+    few = json.loads(gzip.decompress((tmp_path / "features/index.json.gz").read_bytes()))["0"]["offsets"]
+    assert few[1] - few[0] == 4 and few[2] - few[1] > 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["CHECKPOINT must be given"]),
+        (["no/such/run"], ["no/such/run"]),
+        (["runs/run", "--port", "99999"], ["port must be between 1 and 65535"]),
+        (["runs/run", "--latents", "3"], ["latents must come with export"]),
+        (["runs/run", "--max_tokens", "500", "--export", "x", "--latents", "999"], ["latents must be below 128"]),
+        (["runs/run", "--hookpoints", "layers.9"], ["hookpoints must name autoencoders"]),
+        (["runs/run", "--max_tokens", "3"], ["at least one sequence of ctx_len=16"]),
+    ],
+)
+def test_bad_input_is_one_line(run: Run, arguments: list[str], words: list[str]) -> None:
+    status, out, err = run(*arguments)
+    (line,) = [line for line in err.splitlines() if line.startswith("sae: error:")]
+    assert status == 2 and "Traceback" not in err and all(word in line for word in words), line
+
+
+def test_the_list_of_options_is_frozen_and_each_is_documented() -> None:
+    groups = COMMANDS["browse"].groups
+    assert {name for names in groups.values() for name in names} == OPTIONS
+    docs = field_docs(BrowseConfig)
+    assert all(len(docs[name]) > 15 and docs[name].endswith(".") for name in OPTIONS)
