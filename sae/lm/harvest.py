@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .context import context_limit
 from .explain import one_line
-from .hookpoints import base_model, locate
+from .hookpoints import base_model, locate, resolve_hookpoints
 from .layout import as_tokens, found_instead
 from .load import vocab_size
 from .wrappers import eagerly
@@ -100,11 +100,19 @@ _PROBE = 64
 
 
 def cannot_compute(model: nn.Module) -> str:
-    """Why the model cannot run in the type of its weights, in one line; "" if it can."""
+    """Why the model cannot run in the type of its weights, in one line; "" if it can.
+
+    Of a model without its head only the blocks are run: what comes after them, such as a voice, may take long.
+    """
     base = base_model(model)
     try:
+        blocks = resolve_hookpoints(base)[-1:] if base is model else []
+    except ValueError:  # no list of blocks
+        blocks = []
+    try:
+        tokens = _tokens(base, (1, min(_PROBE, context_limit(base) or _PROBE)))
         with as_before(base), evaluating(base), torch.no_grad():
-            base(_tokens(base, (1, min(_PROBE, context_limit(base) or _PROBE))), **without_cache(base))
+            _run(base, tokens, blocks) if blocks else base(tokens, **without_cache(base))
     except (RuntimeError, TypeError, NotImplementedError) as error:
         return one_line(error)
     except Exception:  # whatever else it lacks is told when it is run in earnest
