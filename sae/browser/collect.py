@@ -31,7 +31,7 @@ from .weights import decoder_columns, unit_rows
 
 LOOK_TOKENS = 4096
 """Tokens, the first that count, that say which are massive and how large activations are."""
-_CHUNK_BYTES = 2**27
+_CHUNK_BYTES = 2**25
 """Events that are held in memory before they are written, about."""
 _BYTES_OF_EVENT = 16
 _PRE_ACTS = 2**25

@@ -90,13 +90,16 @@ def _write_data(folder: Path, name: str, value: Any) -> None:
 
 
 def bundled() -> str:
-    """The page's modules as one script: without imports and exports, in one function."""
-    parts = []
-    for name in _MODULES:
-        text = (PAGE / name).read_text(encoding="utf-8")
-        text = re.sub(r"^import .*?;\n", "", text, flags=re.MULTILINE)
-        parts.append(re.sub(r"^export ", "", text, flags=re.MULTILINE))
-    return "window.saeExport=true;\n(() => {\n" + "\n".join(parts) + "\n})();\n"
+    """The page's modules as one script, each a function that returns what it exports."""
+    return "window.saeExport=true;\n(() => {\n" + "\n".join(map(_as_function, _MODULES)) + "\n})();\n"
+
+
+def _as_function(name: str) -> str:
+    text = (PAGE / name).read_text(encoding="utf-8")
+    text = re.sub(r'^import (\{.*?\}) from "\./(\w+)\.js";$', r"const \1 = module_\2;", text, flags=re.MULTILINE)
+    exported = re.findall(r"^export (?:async )?(?:function|const) (\w+)", text, flags=re.MULTILINE)
+    text = re.sub(r"^export ", "", text, flags=re.MULTILINE)
+    return f"const module_{name.removesuffix('.js')} = (() => {{\n{text}return {{ {', '.join(exported)} }};\n}})();"
 
 
 def _document() -> str:

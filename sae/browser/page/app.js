@@ -27,6 +27,7 @@ function drawTop() {
 }
 
 async function draw() {
+  if (!state.index) return;
   const mine = ++turn;
   Object.assign(state, parse());
   hideTip();
