@@ -22,6 +22,9 @@ CHARACTERS = 2_000_000
 OPTIONS = "--layers 2 6 10 --max_tokens 200000"
 """Which layers, and how many tokens. Everything else is as the defaults are."""
 
+BROWSE, BROWSE_TOKENS = "--browse", "100000"
+"""Look at what was trained, on so many tokens; it is trained first if it was not."""
+
 
 def main() -> int:
     """Run the demonstration; returns the exit status of the training run."""
@@ -29,9 +32,29 @@ def main() -> int:
     text = folder / "english.jsonl"
     if not text.exists():
         write_text(text)
-    command = ["sae", str(find_model()), str(text), *OPTIONS.split(), *sys.argv[1:]]
+    options = [option for option in sys.argv[1:] if option != BROWSE]
+    run = newest_run()
+    if BROWSE not in sys.argv or run is None:
+        status = call(["sae", str(find_model()), str(text), *OPTIONS.split(), *options])
+        run = newest_run()
+        if status or run is None or "--save_dir" in options:
+            return status
+    if BROWSE in sys.argv:
+        return call(["sae", "browse", str(run), "--max_tokens", BROWSE_TOKENS])
+    print(f"look at the latents: ./demo.sh {BROWSE}")
+    return 0
+
+
+def call(command: list[str]) -> int:
+    """Print a command line and run it; returns its exit status."""
     print("$", shlex.join(command), flush=True)
     return subprocess.call([sys.executable, "-m", *command])
+
+
+def newest_run() -> Path | None:
+    """The run that the demonstration trained last, if there is one."""
+    runs = [path.parent for path in Path("checkpoints").glob("*-english*/evaluation.json")]
+    return max(runs, key=lambda run: (run / "evaluation.json").stat().st_mtime, default=None)
 
 
 def find_model() -> Path:

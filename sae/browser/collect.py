@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from sae import lm
 from sae.activations.source import check_finite, counted
 from sae.dictionary.losses import EVERYTHING, Ordinary, spread
+from sae.dictionary.wiring import Wiring
 from sae.runs.log import Progress
 from sae.storage.lock import alone_in
 
@@ -51,10 +52,16 @@ class Dictionary(Protocol):
 
 
 class Read(NamedTuple):
-    """A dictionary, and the hookpoint that it reads."""
+    """A dictionary, and its hookpoint."""
 
     hookpoint: str
+    """Where it writes; an autoencoder reads there too."""
     dictionary: Any
+
+    @property
+    def reads(self) -> str:
+        """Where it reads: of a transcoder what the module receives."""
+        return Wiring.of(self.hookpoint, transcode=getattr(self.dictionary, "reads_input", False)).reads
 
 
 @runtime_checkable
@@ -122,7 +129,7 @@ def collect(
     `workers` see the folder. Raises ValueError for a dictionary that does not fit the model, and OSError in one line
     if the disk is full; what is finished stays.
     """
-    widths = lm.widths(model, list({read.hookpoint for read in reads.values()}), sample.ctx_len)
+    widths = lm.widths(model, list(dict.fromkeys(read.reads for read in reads.values())), sample.ctx_len)
     _check_widths(reads, widths)
     with ExitStack() as stack:
         with workers.together():
@@ -157,7 +164,7 @@ class Look(NamedTuple):
 
 def _look(model: nn.Module, reads: Mapping[str, Read], batches: Iterator[Batch]) -> dict[str, Look]:
     """By place; the same on all ranks, whatever the batches."""
-    hookpoints = list(dict.fromkeys(read.hookpoint for read in reads.values()))
+    hookpoints = list(dict.fromkeys(read.reads for read in reads.values()))
     found: dict[str, list[Tensor]] = {hookpoint: [] for hookpoint in hookpoints}
     left = LOOK_TOKENS
     for tokens, kept in batches:
@@ -170,7 +177,7 @@ def _look(model: nn.Module, reads: Mapping[str, Read], batches: Iterator[Batch])
             break
     looks = {}
     for name, read in reads.items():
-        x = torch.cat(found[read.hookpoint])[:LOOK_TOKENS]
+        x = torch.cat(found[read.reads])[:LOOK_TOKENS]
         rule = spread(x, x).rule if len(x) else EVERYTHING
         looks[name] = Look(rule, _scale(read.dictionary, x[rule.counts(x) > 0]))
     return looks
@@ -195,7 +202,7 @@ class _Pass:
     def __init__(self, folder: Path, model: nn.Module, reads: Mapping[str, Read], looks: Mapping[str, Look]) -> None:
         self.folder, self.reads, self.looks = folder, reads, looks
         self._model = model
-        self._hookpoints = list(dict.fromkeys(read.hookpoint for read in reads.values()))
+        self._hookpoints = list(dict.fromkeys(read.reads for read in reads.values()))
 
     def path(self, chunk: int) -> Path:
         """The file of a chunk."""
@@ -231,7 +238,7 @@ class _Pass:
             seen = lm.harvest(self._model, tokens, self._hookpoints)
             check_finite(seen, "the tokens to index")
             for name, read in self.reads.items():
-                x = seen[read.hookpoint].flatten(0, 1)
+                x = seen[read.reads].flatten(0, 1)
                 gathered[name] += _events(read.dictionary, x, kept.flatten(), position, self.looks[name].scale)
                 massive[name].append((self.looks[name].ordinary.counts(x) == 0).cpu().numpy() & kept.flatten().numpy())
             position += tokens.numel()
@@ -339,8 +346,8 @@ def _write_place(
 
 def _check_widths(reads: Mapping[str, Read], widths: Mapping[str, int]) -> None:
     for name, read in reads.items():
-        if (d_in := read.dictionary.d_in) != widths[read.hookpoint]:
+        if (d_in := read.dictionary.d_in) != widths[read.reads]:
             raise ValueError(
-                f"the dictionary of {name} must be {widths[read.hookpoint]} wide, as the model is, got {d_in}; is it "
+                f"the dictionary of {name} must be {widths[read.reads]} wide, as the model is, got {d_in}; is it "
                 "of another model?"
             )

@@ -55,7 +55,7 @@ class LiveModel:
             loaded = self._ready()
             tokens = self._tokens(loaded, text)
             read = loaded.reads[place]
-            x = lm.harvest(loaded.model, tokens, [read.hookpoint])[read.hookpoint][0]
+            x = lm.harvest(loaded.model, tokens, [read.reads])[read.reads][0]
             acts, indices = read.dictionary.encode(x.to(read.dictionary.W_dec.device).float())
             order = acts.argsort(dim=1, descending=True)[:, :LATENTS_OF_TOKEN]
             rows = zip(acts.gather(1, order).tolist(), indices.gather(1, order).tolist(), strict=True)

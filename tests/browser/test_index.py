@@ -3,7 +3,10 @@
 import json
 import shutil
 from collections import Counter
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas
@@ -303,6 +306,31 @@ def test_an_index_that_was_stopped_anywhere_is_continued_to_the_same_bits(
     with pytest.raises(ValueError, match="must hold an index|must be a JSON"):
         Index.open(tmp_path / "index")
     make(tmp_path / "index")
+    assert contents(tmp_path / "index") == contents(made.folder)
+
+
+class OneOfThree:
+    """A rank that makes its chunks; the main one comes last, and finds those of the others."""
+
+    size = 3
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+    def together(self) -> Any:
+        return nullcontext()
+
+    def from_main(self, make: Callable[[], Any]) -> Any:
+        return make() if self.rank == 0 else None
+
+
+def test_an_index_of_three_processes_is_that_of_one(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sae.browser.collect._CHUNK_BYTES", 2**17)
+    monkeypatch.setattr("sae.browser.chunks.EVENTS_AT_ONCE", 700)
+    for rank in (2, 1, 0):
+        make(tmp_path / "index", workers=OneOfThree(rank))
     assert contents(tmp_path / "index") == contents(made.folder)
 
 
