@@ -9,10 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from importlib.metadata import entry_points, version
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -288,6 +290,33 @@ def test_the_seeds_flags_parse_as_written_and_with_dashes() -> None:
 )
 def test_a_choice_that_is_made_by_itself_can_be_made_either_way(words: list[str], expected: bool | None) -> None:
     assert parse(words).encode_in_8bit is expected
+
+
+PLANNED_ONCE = (
+    "World.from_environment", "check_processes", "continue_after_restart", "RunFolder.plan", "derived_before",
+    "combinations", "plan_saes", "resolve_hookpoints", "check_ctx_len", "check_exclusions", "token_batches",
+    "model_name", "count_steps", "plan_steps", "place", "warmup_steps", "peak_lr", "Recipe.named",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("resumes", [False, True])
+def test_what_a_run_decides_is_decided_once(run: Run, no_picture: None, resumes: bool) -> None:
+    command = ["model", "text.jsonl", *SMALL, *FIXED, "--layers", "1", "--run_name", "run"]
+    if resumes:
+        assert run(*command).status == 0
+    package, counts = str(Path(sae.__file__).parent), Counter[str]()
+
+    def count(frame: FrameType, event: str, argument: Any) -> None:
+        if event == "call" and frame.f_code.co_filename.startswith(package):
+            counts[frame.f_code.co_qualname] += 1
+
+    sys.setprofile(count)
+    try:
+        result = run(*command, *["--resume"] * resumes)
+    finally:
+        sys.setprofile(None)
+    assert result.status == 0, result.err
+    assert {name: counts[name] for name in PLANNED_ONCE} == dict.fromkeys(PLANNED_ONCE, 1)
 
 
 def test_config_json_repeats_the_run_to_the_bit(run: Run, no_picture: None) -> None:

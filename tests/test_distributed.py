@@ -20,7 +20,7 @@ from sae.parallel.placement import place
 from sae.parallel.world import World
 from sae.runs import checkpoint
 from sae.runs.log import read_records
-from sae.training.trainer import check_processes
+from sae.training.launch import check_processes
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from sae.commands.cache import cache_activations
 from sae.config import CacheConfig
 from sae.data import ActivationCache
 from sae.report.frontier import frontier
-from sae.training.run_plan import check_memory, plan_saes, training_bytes
+from sae.training.run_plan import check_memory, combinations, plan_saes, training_bytes
 
 LAYERS = ["layers.0", "layers.2"]
 CONFIGS = [SaeConfig(expansion_factor=x, k=k) for x in (2, 4) for k in (2, 5)]
@@ -95,7 +95,7 @@ def test_finetuning_can_sweep_the_learning_rate(tmp_path: Path) -> None:
 
 
 def labels(sae: Any, **changes: Any) -> list[str]:
-    return [name.removesuffix("/h") for name in plan_saes(TrainConfig(sae, **changes), ["h"])]
+    return [name.removesuffix("/h") for name in plan_saes(combinations(TrainConfig(sae, **changes)), ["h"])]
 
 
 def test_labels_say_what_varies_and_nothing_else() -> None:
@@ -112,7 +112,7 @@ def test_labels_say_what_varies_and_nothing_else() -> None:
 @pytest.mark.parametrize("changes", [{"lr": [1e-3, 1e-3]}, {"seed": [1, 1]}, {"sae": [SaeConfig(k=8), SaeConfig(k=8)]}])
 def test_the_same_combination_twice_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must differ, got .* twice; leave one of them out"):
-        plan_saes(TrainConfig(**changes), ["h"])
+        combinations(TrainConfig(**changes))
 
 
 @pytest.mark.parametrize("changes", [{"lr": [1e-3, 0.0]}, {"lr": [torch.inf]}, {"seed": []}, {"sae": []}])
@@ -123,7 +123,9 @@ def test_every_value_of_a_list_is_checked(changes: dict[str, Any]) -> None:
 
 def test_memory_is_announced_and_what_does_not_fit_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     widths = {"a": 100, "b": 50}
-    plans = plan_saes(TrainConfig([SaeConfig(expansion_factor=x, k=k) for x in (8, 64) for k in (4, 8)]), widths)
+    plans = plan_saes(
+        combinations(TrainConfig([SaeConfig(expansion_factor=x, k=k) for x in (8, 64) for k in (4, 8)])), widths
+    )
     needed = training_bytes(plans, widths, "gao2024")
     assert needed["k4_x8/a"] == 2 * 100 * 800 * 18 == 4 * needed["k8_x8/b"]
     assert training_bytes(plans, widths, "default")["k4_x8/a"] == 2 * 100 * 800 * 14

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence, Sized
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +77,15 @@ class Feed(Extent, Protocol):
         """Sentences on how far the held-out tokens are of text that is trained on too."""
 
 
+class Reading(NamedTuple):
+    """What is read: at which hookpoints of the language model, on which tokens. Planned without its weights."""
+
+    hookpoints: list[str]
+    tokens: TokenBatches
+    rounds: int
+    """How often the batches of a step, or of several, are read (`count_steps`)."""
+
+
 class LiveFeed:
     """Runs `model` on the tokens of `dataset`."""
 
@@ -90,23 +99,20 @@ class LiveFeed:
         whole_documents: bool = True,
         wait: Wait = time.sleep,
     ) -> None:
-        """`wait` passes the time until data that failed are tried again; `whole_documents` is TokenBatches'.
+        """`dataset` may be a `Reading`. `wait` passes the time until data that failed are tried again.
 
-        Raises ValueError, naming the option, for a choice that does not fit the model or the data.
+        `whole_documents` is TokenBatches'. Raises ValueError, naming the option, for a choice that does not fit the
+        model or the data.
         """
         self.model = model = lm.unwrapped(model)
         self.model_name, self.data_seed = model_name(dataset, model), cfg.data_seed
         self.device, self.dtype = next(model.parameters()).device, next(model.parameters()).dtype
-        hookpoints = lm.resolve_hookpoints(
-            model, hookpoints=cfg.hookpoints, layers=cfg.layers, layer_stride=cfg.layer_stride
-        )
-        hookpoints = to_harvest(hookpoints, transcode=cfg.transcodes)
-        self.tokens = token_batches(
-            cfg, dataset, batches_at_once, vocab_size=lm.vocab_size(model), whole_documents=whole_documents, wait=wait
-        )
-        lm.check_ctx_len(self.tokens.ctx_len, model)
-        check_exclusions(cfg, vocab_size=lm.vocab_size(model), ctx_len=self.tokens.ctx_len)
-        count_steps(cfg, self.tokens, batches_at_once)
+        if not isinstance(dataset, Reading):
+            hookpoints = chosen_hookpoints(cfg, model)
+            dataset = plan_reading(
+                cfg, dataset, model, hookpoints, batches_at_once, whole_documents=whole_documents, wait=wait
+            )
+        hookpoints, self.tokens, self.rounds = dataset
         # What is at hand is read in no time; a stream is fetched and tokenised.
         self.batches: TokenSource = self.tokens if self.tokens.num_sequences is not None else ReadAhead(self.tokens)
         """The tokens to train on. `tokens` knows about the data, and has what is held out."""
@@ -248,6 +254,41 @@ def open_feed(
     if model is None:
         raise ValueError(f"model must be given unless the data are an ActivationCache, got {type(dataset).__name__}")
     return LiveFeed(cfg, dataset, model, batches_at_once, whole_documents=whole_documents, wait=wait)
+
+
+def chosen_hookpoints(cfg: TrainConfig, model: nn.Module) -> list[str]:
+    """The hookpoints of `model`, with weights or without, that the options name."""
+    return lm.resolve_hookpoints(model, hookpoints=cfg.hookpoints, layers=cfg.layers, layer_stride=cfg.layer_stride)
+
+
+def check_sequences(cfg: TrainConfig, model: nn.Module, ctx_len: int) -> None:
+    """Raise ValueError for sequences of a length that the model cannot read, or if it lacks what is excluded."""
+    lm.check_ctx_len(ctx_len, model)
+    check_exclusions(cfg, vocab_size=lm.vocab_size(model), ctx_len=ctx_len)
+
+
+def plan_reading(
+    cfg: TrainConfig,
+    dataset: Any,
+    model: nn.Module,
+    hookpoints: list[str],
+    batches_at_once: int | None = None,
+    *,
+    checked: int | None = None,
+    whole_documents: bool = True,
+    wait: Wait = time.sleep,
+) -> Reading:
+    """What of `model`, with weights or without, is read on `dataset`; sequences of `checked` tokens are known to fit.
+
+    `hookpoints` are the chosen ones. Raises ValueError, naming the option, for a choice that does not fit.
+    """
+    harvested = to_harvest(hookpoints, transcode=cfg.transcodes)
+    tokens = token_batches(
+        cfg, dataset, batches_at_once, vocab_size=lm.vocab_size(model), whole_documents=whole_documents, wait=wait
+    )
+    if tokens.ctx_len != checked:  # those that come ready-made have a length of their own
+        check_sequences(cfg, model, tokens.ctx_len)
+    return Reading(harvested, tokens, count_steps(cfg, tokens, batches_at_once))
 
 
 def token_batches(

@@ -8,8 +8,8 @@ from torch import nn
 from sae import lm
 from sae.activations.cache.format import CacheHeader
 from sae.activations.cache.write import CacheSize, cache_size, check_space, write_cache
-from sae.activations.feed import LiveFeed
-from sae.commands.load import check_model, load_checked_text, load_language_model
+from sae.activations.feed import LiveFeed, plan_reading
+from sae.commands.load import check_model, load_language_model, load_text
 from sae.config import CacheConfig
 from sae.parallel.world import check_alone
 from sae.runs.folder import derived_name
@@ -29,10 +29,10 @@ def cache(cfg: CacheConfig) -> int:
     check_alone("sae cache")
     check_folder(cfg)
     device = lm.check_device(cfg.device)
-    skeleton, _ = check_model(cfg)
-    dataset = load_checked_text(cfg, skeleton)
+    skeleton, hookpoints = check_model(cfg)
+    reading = plan_reading(cfg, load_text(cfg, skeleton), skeleton, hookpoints, checked=cfg.ctx_len)
     try:
-        folder = cache_activations(cfg, dataset, load_language_model(cfg, device))
+        folder = cache_activations(cfg, reading, load_language_model(cfg, device))
     except KeyboardInterrupt as stop:
         stop.add_note("what was written stays; the same command continues")
         raise
@@ -43,8 +43,9 @@ def cache(cfg: CacheConfig) -> int:
 def cache_activations(cfg: CacheConfig, dataset: Any, model: nn.Module) -> Path:
     """Write the activations of `model` on `dataset`, as `cfg` says, and return the folder of the cache.
 
-    `dataset` is what SaeTrainer takes. What an earlier call left unfinished is continued. The size is announced first.
-    Raises ValueError, naming the option, for what does not fit; OSError in one line for a full disk.
+    `dataset` is what SaeTrainer takes, or a `Reading` of it. What an earlier call left unfinished is continued.
+    The size is announced first. Raises ValueError, naming the option, for what does not fit; OSError in one line for a
+    full disk.
     """
     feed = LiveFeed(cfg, dataset, model)
     check_folder(cfg)

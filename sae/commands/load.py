@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from sae import lm
-from sae.activations.feed import check_exclusions, count_steps, token_batches
+from sae.activations.feed import check_sequences, chosen_hookpoints
 from sae.config import RunConfig, SourceConfig, TextConfig
 from sae.data import TokenizerNeededError, load_data
 from sae.runs.log import note
@@ -15,20 +15,9 @@ from sae.runs.log import note
 
 def check_model(cfg: RunConfig) -> tuple[Any, list[str]]:
     """The model's skeleton, and the hookpoints that are chosen in it."""
-    access = {"revision": cfg.revision, "token": cfg.hf_token}
-    skeleton = lm.load_skeleton(cfg.model, **access)
-    lm.check_ctx_len(cfg.ctx_len, skeleton)
-    check_exclusions(cfg, vocab_size=lm.vocab_size(skeleton), ctx_len=cfg.ctx_len)
-    return skeleton, lm.resolve_hookpoints(
-        skeleton, hookpoints=cfg.hookpoints, layers=cfg.layers, layer_stride=cfg.layer_stride
-    )
-
-
-def load_checked_text(cfg: RunConfig, skeleton: Any) -> Any:
-    """The data, of which there is enough for a step."""
-    dataset = load_text(cfg, skeleton)
-    count_steps(cfg, token_batches(cfg, dataset, vocab_size=lm.vocab_size(skeleton)))
-    return dataset
+    skeleton = lm.load_skeleton(cfg.model, revision=cfg.revision, token=cfg.hf_token)
+    check_sequences(cfg, skeleton, cfg.ctx_len)
+    return skeleton, chosen_hookpoints(cfg, skeleton)
 
 
 def load_text(cfg: TextConfig, skeleton: Any) -> Any:

@@ -1,43 +1,53 @@
 """`sae MODEL DATASET`: train."""
 
 from dataclasses import replace
-from functools import partial
 
 from sae import lm
 from sae.activations.cache.read import ActivationCache
-from sae.activations.feed import adopted
-from sae.commands.load import check_model, load_checked_text, load_language_model
+from sae.activations.feed import LiveFeed, Reading, adopted, plan_reading
+from sae.commands.load import check_model, load_language_model, load_text
 from sae.config import RunConfig
 from sae.formats import eleuther
 from sae.ops import eight_bit
-from sae.parallel.world import World
-from sae.runs.folder import RunFolder, continue_after_restart
 from sae.runs.log import note
-from sae.training.run_plan import plan_saes
-from sae.training.trainer import SaeTrainer, check_processes
+from sae.training.launch import Launch, join
+from sae.training.trainer import SaeTrainer
 
 
 def train(cfg: RunConfig) -> int:
     """Load model and data, train, report. The cheap checks come first, each before the work that it would spoil."""
-    world = World.from_environment(shard_latents=cfg.shard_latents)
-    check_processes(cfg, world.size)
+    world = join(cfg)
     devices = world.local_devices(lm.check_device(cfg.device))
     if cfg.encode_in_8bit:
         eight_bit.check_device(devices[0])
     if cfg.activations is not None:
         cache = ActivationCache(cfg.activations, device=devices[0])
         cfg = replace(cfg, **adopted(cfg, cache.header.options))
-        return fit(SaeTrainer(cfg, cache))
-    cfg = world.from_main(partial(continue_after_restart, cfg, restarted=world.restarted))
-    world.from_main(partial(RunFolder.plan, cfg))
+        return fit(SaeTrainer(cfg, cache, launch=Launch.of(cfg, world=world)))
+    launch = Launch.of(cfg, world=world)
+    cfg, reading = launch.cfg, plan_text(launch)
+    head = cfg.loss_fn != "fvu" or cfg.eval_every > 0
+    feed = LiveFeed(cfg, reading, load_language_model(cfg, devices[0], devices, head=head))
+    return fit(SaeTrainer(cfg, feed, launch=launch))
+
+
+def plan_text(launch: Launch[RunConfig]) -> Reading:
+    """The text, as batches of tokens, and the hookpoints that are chosen: all that needs no weights."""
+    cfg = launch.cfg
     skeleton, hookpoints = check_model(cfg)
-    plan_saes(cfg, hookpoints)
     if cfg.finetune is not None:
         eleuther.find(eleuther.locate(cfg.finetune), hookpoints)
-    with world.one_first(note, "prepared the data"):
-        dataset = load_checked_text(cfg, skeleton)
-    head = cfg.loss_fn != "fvu" or cfg.eval_every > 0
-    return fit(SaeTrainer(cfg, dataset, load_language_model(cfg, devices[0], devices, head=head)))
+    with launch.world.one_first(note, "prepared the data"):
+        return plan_reading(
+            cfg,
+            load_text(cfg, skeleton),
+            skeleton,
+            hookpoints,
+            launch.batches_at_once,
+            checked=cfg.ctx_len,
+            whole_documents=launch.whole_documents,
+            wait=launch.stop.wait,
+        )
 
 
 def fit(trainer: SaeTrainer) -> int:

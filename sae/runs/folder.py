@@ -85,12 +85,23 @@ class RunFolder(NamedTuple):
         else:
             check_free(path)
         check_writable("save_dir", path)
+        return cls(path).sized(cfg, model_name=model_name, checkpoint_bytes=checkpoint_bytes, total_steps=total_steps)
+
+    def sized(self, cfg: TrainConfig, *, model_name: str, checkpoint_bytes: int, total_steps: int) -> "RunFolder":
+        """The folder of a run of which size and length are known now. Touches nothing.
+
+        An unnamed run whose folder another one has taken meanwhile takes the next free name. Raises ValueError for too
+        little space.
+        """
+        path, save_dir = self.path, Path(cfg.save_dir)
+        if cfg.run_name is None and not cfg.resume and path.exists():
+            _, path = _last_taken_and_next_free(save_dir, derived_name(cfg, model_name))
         space = _free_bytes(save_dir)
         _check_space(save_dir, space, checkpoint_bytes)
         if cfg.resume and cfg.keep_last is None:
-            return cls(path, _kept_before(path))
+            return RunFolder(path, _kept_before(path))
         planned = math.ceil(total_steps / cfg.save_every)
-        return cls(path, cfg.keep_last or checkpoints_to_keep(planned, checkpoint_bytes, space))
+        return RunFolder(path, cfg.keep_last or checkpoints_to_keep(planned, checkpoint_bytes, space))
 
     def alone(self, tell: Callable[[str], None]) -> AbstractContextManager[None]:
         """Create the folder, and be the only process that writes into it. Raises ValueError if another one does."""
@@ -139,14 +150,13 @@ def continue_after_restart(cfg: Cfg, model_name: str = "", *, restarted: bool) -
     return resumed if _config(path).get("launch") == _launch() else cfg
 
 
-def derived_before(cfg: TrainConfig, model_name: str = "") -> dict[str, Any]:
-    """What the run that is resumed derived from model and data, as its config.json says; nothing for a new one.
+def derived_before(cfg: TrainConfig, path: Path) -> dict[str, Any]:
+    """What the run in `path`, if it is resumed, derived from model and data, as its config.json says; else nothing.
 
     Raises ValueError if that does not say it, or in another way than it was written.
     """
     if not cfg.resume:
         return {}
-    path = RunFolder.plan(cfg, model_name=model_name).path
     found = _config(path).get("derived")
     derived: dict[str, Any] = found if isinstance(found, dict) else {}
     sizes = [derived.get(name, 1) for name in _SIZES_OF_A_STEP]

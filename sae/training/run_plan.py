@@ -9,7 +9,7 @@ from dataclasses import asdict
 from itertools import product
 from typing import Any, NamedTuple, TypeVar
 
-from sae.activations.feed import Feed, count_steps
+from sae.activations.feed import Feed, LiveFeed, count_steps
 from sae.activations.shuffle import batches_of_first_block, batches_per_block
 from sae.config import SaeConfig, TrainConfig, several
 from sae.dictionary.autoencoder import Sae
@@ -66,6 +66,14 @@ class LearnerPlan(NamedTuple):
     peak_lr: float
 
 
+class Combination(NamedTuple):
+    """What autoencoders at the same hookpoint can differ in."""
+
+    cfg: SaeConfig
+    lr: float | None
+    seed: int
+
+
 class SaePlan(NamedTuple):
     """One autoencoder to train: what it reads, its shape, and what it does not share with the others."""
 
@@ -113,13 +121,22 @@ class RunPlan(NamedTuple):
     """Tokens that an autoencoder is given at once."""
 
     @classmethod
-    def of(cls, cfg: TrainConfig, feed: Feed, *, processes: int = 1, before: Mapping[str, Any]) -> "RunPlan":
+    def of(
+        cls,
+        cfg: TrainConfig,
+        feed: Feed,
+        combinations: Mapping[str, Combination],
+        *,
+        processes: int,
+        batches_at_once: int,
+        before: Mapping[str, Any],
+    ) -> "RunPlan":
         """The plan on the data of `feed`; `before` is what the run that is resumed derived, {} for a new one.
 
         Raises ValueError, naming the option, for a choice that does not fit the model, the data or the processes.
         """
-        steps = plan_steps(cfg, feed, processes=processes, before=before)
-        saes = plan_saes(cfg, feed.widths)
+        steps = plan_steps(cfg, feed, batches_at_once, before)
+        saes = plan_saes(combinations, feed.widths)
         return cls(
             cfg,
             feed.widths,
@@ -139,8 +156,8 @@ class RunPlan(NamedTuple):
 
     @property
     def is_sweep(self) -> bool:
-        """Whether several autoencoders read the same hookpoint."""
-        return len(self.saes) > len(self.widths)
+        """Whether several autoencoders are trained at the same hookpoint."""
+        return len(self.saes) > len({plan.hookpoint for plan in self.saes.values()})
 
     def held_by(self, rank: int) -> dict[str, SaePlan]:
         """The autoencoders of which a process trains all or a part."""
@@ -172,22 +189,20 @@ class RunPlan(NamedTuple):
 # Steps
 
 
-def plan_steps(cfg: TrainConfig, feed: Feed, *, processes: int, before: Mapping[str, Any]) -> Steps:
-    """How the data of `feed` are divided. Raises ValueError for data without a step, or that cannot be so divided."""
-    at_once = batches_at_once(cfg, processes, before)
-    batches, tokens = count_steps(cfg, feed, at_once), cfg.batch_size * feed.ctx_len * at_once
+def plan_steps(cfg: TrainConfig, feed: Feed, at_once: int, before: Mapping[str, Any]) -> Steps:
+    """How the data of `feed`, read `at_once` batches at a time, are divided; as before, if the run is resumed.
+
+    Raises ValueError for data without a step, or that cannot be so divided.
+    """
+    chosen = before.get("steps_per_batch", 1) if before else cfg.steps_per_batch
+    batches = feed.rounds if isinstance(feed, LiveFeed) else count_steps(cfg, feed, at_once)
+    tokens = cfg.batch_size * feed.ctx_len * at_once
     d_total = sum(feed.widths.values())  # the order of tokens must not depend on what is trained on them
     block = batches_per_block(at_once, cfg.batch_size * feed.ctx_len * d_total * feed.dtype.itemsize)
-    chosen = before.get("steps_per_batch", 1) if before else cfg.steps_per_batch
     per_batch = _steps_per_batch(cfg, batches, tokens, chosen, mixed=block % at_once == 0)
     first = block if before else batches_of_first_block(block, at_once, tokens)
     first = int(before.get("shuffle_first_batches", first))  # all blocks were alike in runs of earlier versions
     return Steps(at_once, block, first, per_batch, tokens // per_batch, batches * per_batch)
-
-
-def batches_at_once(cfg: TrainConfig, processes: int, before: Mapping[str, Any]) -> int:
-    """Forward passes that are read for a step, or several; a resumed run reads as many as it did."""
-    return int(before.get("batches_per_step", cfg.grad_acc_steps * processes))
 
 
 def _steps_per_batch(cfg: TrainConfig, batches: int, tokens: int, chosen: int | None, *, mixed: bool) -> int:
@@ -230,19 +245,21 @@ def short_run_note(shapes: Iterable[SaeShape], tokens: int) -> str | None:
 # Autoencoders
 
 
-def plan_saes(cfg: TrainConfig, hookpoints: Iterable[str]) -> dict[str, SaePlan]:
-    """The autoencoders of a run, by name, combination after combination.
-
-    Raises ValueError if two combinations are the same.
-    """
-    combinations = list(product(several(cfg.sae), several(cfg.lr), several(cfg.seed)))
-    labels = _labels([_choices(*combination) for combination in combinations])
+def combinations(cfg: TrainConfig) -> dict[str, Combination]:
+    """What is trained at every hookpoint, by label. Raises ValueError if two combinations are the same."""
+    found = [Combination(*each) for each in product(several(cfg.sae), several(cfg.lr), several(cfg.seed))]
+    labels = _labels([_choices(*combination) for combination in found])
     if twice := [label for index, label in enumerate(labels) if label in labels[:index]]:
         raise ValueError(f"the configurations to train must differ, got {twice[0]} twice; leave one of them out")
-    names = written(hookpoints, transcode=cfg.transcodes)
+    return dict(zip(labels, found, strict=True))
+
+
+def plan_saes(combinations: Mapping[str, Combination], hookpoints: Iterable[str]) -> dict[str, SaePlan]:
+    """The autoencoders of a run, by name, combination after combination."""
+    names = written(hookpoints, transcode=any(each.cfg.transcode for each in combinations.values()))
     return {
         f"{label}/{name}" if label else name: SaePlan(name, *combination, label)
-        for label, combination in zip(labels, combinations, strict=True)
+        for label, combination in combinations.items()
         for name in names
     }
 

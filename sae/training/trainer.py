@@ -16,19 +16,18 @@ from sae.config import TrainConfig
 from sae.data.position import whole
 from sae.dictionary.wiring import Pair
 from sae.evaluation.reconstruction import ReconstructionMetrics, evaluate_reconstruction
-from sae.parallel.world import World
 from sae.report.training import report
 from sae.runs import checkpoint
-from sae.runs.folder import RunFolder, check_sources, continue_after_restart, derived_before
+from sae.runs.folder import check_sources
 from sae.runs.log import Record, Sink, note
-from sae.runs.stop_signals import StopRequests
 from sae.training import first_look, held_out, persistence, progress
 from sae.training.building import live_feed, make_learners, make_saes, make_source
+from sae.training.launch import Launch
 from sae.training.learner import FIRST_TOKENS, SaeLearner
 from sae.training.memory import free_memory
 from sae.training.persistence import Persistence
 from sae.training.progress import RunLog, Speed
-from sae.training.run_plan import RunPlan, SaePlan, SaeShape, batches_at_once, check_memory, short_run_note
+from sae.training.run_plan import RunPlan, SaePlan, SaeShape, check_memory, short_run_note
 
 T = TypeVar("T")
 
@@ -43,20 +42,34 @@ class SaeTrainer:
     each reads.
     """
 
-    def __init__(self, cfg: TrainConfig, dataset: Any, model: nn.Module | None = None) -> None:
-        """Raises ValueError, naming the option, for a choice that does not fit the model or the data."""
-        self.world = world = World.from_environment(shard_latents=cfg.shard_latents)
-        check_processes(cfg, world.size)
-        name = model_name(dataset, model)
-        self.cfg = cfg = world.from_main(partial(continue_after_restart, cfg, name, restarted=world.restarted))
-        self._before = before = world.from_main(partial(derived_before, cfg, name))
-        self.stop = StopRequests()
-        at_once = batches_at_once(cfg, world.size, before)
-        documents = not before or before.get("held_out_by") == "documents"  # older runs go on as they began
-        self.feed = open_feed(cfg, dataset, model, at_once, whole_documents=documents, wait=self.stop.wait)
+    def __init__(
+        self, cfg: TrainConfig, dataset: Any, model: nn.Module | None = None, *, launch: Launch[Any] | None = None
+    ) -> None:
+        """`launch` is how the run starts, if that is decided already.
+
+        Raises ValueError, naming the option, for a choice that does not fit the model or the data.
+        """
+        self.launch = launch = launch or Launch.of(cfg, model_name(dataset, model))
+        self.cfg, self.world, self.stop = launch.cfg, launch.world, launch.stop
+        cfg, world = launch.cfg, launch.world
+        self.feed = open_feed(
+            cfg,
+            dataset,
+            model,
+            launch.batches_at_once,
+            whole_documents=launch.whole_documents,
+            wait=launch.stop.wait,
+        )
         self.device = self.feed.device
 
-        self.plan = plan = RunPlan.of(cfg, self.feed, processes=world.size, before=before)
+        self.plan = plan = RunPlan.of(
+            cfg,
+            self.feed,
+            launch.combinations,
+            processes=world.size,
+            batches_at_once=launch.batches_at_once,
+            before=launch.before,
+        )
         world.placement = plan.placement
         if plan.is_sweep:
             held, free = plan.held_by(world.rank), free_memory(self.device)
@@ -77,9 +90,9 @@ class SaeTrainer:
         copies = len(world.placement.replicas(world.rank))  # of which one is written
         self.folder = world.from_main(
             partial(
-                RunFolder.plan,
+                launch.folder.sized,
                 cfg,
-                model_name=name,
+                model_name=launch.model_name,
                 checkpoint_bytes=sum(world.gather(checkpoint.size_on_disk(self.saes))) // copies,
                 total_steps=plan.steps.total,
             )
@@ -337,7 +350,7 @@ class SaeTrainer:
 
         Raises ValueError if the model or the data have been replaced since.
         """
-        for sentence in check_sources(self._before, self.fingerprints, self.cfg):
+        for sentence in check_sources(self.launch.before, self.fingerprints, self.cfg):
             self._note(sentence)
         folder, complaints = self.persistence.newest_undamaged()
         for complaint in complaints:
@@ -397,15 +410,3 @@ def _split(pair: Pair, parts: int) -> list[Pair]:
     x, y = pair
     targets = [None] * parts if y is None else y.tensor_split(parts)
     return list(zip(x.tensor_split(parts), targets, strict=True))
-
-
-def check_processes(cfg: TrainConfig, processes: int) -> None:
-    """Raise ValueError for what cannot be done on so many processes."""
-    if processes == 1 or not (cfg.distribute_layers or cfg.shard_latents > 1):
-        return
-    for name, default in (("loss_fn", "fvu"), ("eval_every", 0)):
-        if getattr(cfg, name) != default:
-            raise ValueError(
-                f"{name} must be {default} where no process holds all autoencoders, got {getattr(cfg, name)}; "
-                f"leave out --{name}, or --distribute_layers and --shard_latents"
-            )

@@ -1,0 +1,71 @@
+"""The start of a run: what is decided before model and data are read, once, and handed on."""
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+from sae.config import TrainConfig
+from sae.parallel.world import World
+from sae.runs.folder import RunFolder, continue_after_restart, derived_before
+from sae.runs.stop_signals import StopRequests
+from sae.training.run_plan import Combination, combinations
+
+Cfg = TypeVar("Cfg", bound=TrainConfig)
+
+
+@dataclass(frozen=True)
+class Launch(Generic[Cfg]):
+    """Which processes run, with which options, in which folder."""
+
+    world: World
+    cfg: Cfg
+    """The options, with `resume` where torchrun started a run anew."""
+    model_name: str
+    combinations: dict[str, Combination]
+    """What is trained at every hookpoint, by label."""
+    folder: RunFolder
+    before: dict[str, Any]
+    """What the run that is resumed derived from model and data; {} for a new one."""
+    stop: StopRequests = field(default_factory=StopRequests)
+
+    @classmethod
+    def of(cls, cfg: Cfg, model_name: str = "", *, world: World | None = None) -> "Launch[Cfg]":
+        """Join the other processes, unless that is done (`world`), and choose the folder. Writes nothing.
+
+        Raises ValueError for what cannot be done on so many processes, and as `RunFolder.plan` does.
+        """
+        world = world or join(cfg)
+        chosen = combinations(cfg)
+        cfg = world.from_main(partial(continue_after_restart, cfg, model_name, restarted=world.restarted))
+        folder = world.from_main(partial(RunFolder.plan, cfg, model_name=model_name))
+        before = world.from_main(partial(derived_before, cfg, folder.path))
+        return cls(world, cfg, model_name, chosen, folder, before)
+
+    @property
+    def batches_at_once(self) -> int:
+        """Forward passes, over all processes, that are read for a step, or several; resumed, as many as before."""
+        return int(self.before.get("batches_per_step", self.cfg.grad_acc_steps * self.world.size))
+
+    @property
+    def whole_documents(self) -> bool:
+        """Whether whole documents are held out; runs of earlier versions go on as they began."""
+        return not self.before or self.before.get("held_out_by") == "documents"
+
+
+def join(cfg: TrainConfig) -> World:
+    """The processes of the run. Raises ValueError for what cannot be done on so many."""
+    world = World.from_environment(shard_latents=cfg.shard_latents)
+    check_processes(cfg, world.size)
+    return world
+
+
+def check_processes(cfg: TrainConfig, processes: int) -> None:
+    """Raise ValueError for what cannot be done on so many processes."""
+    if processes == 1 or not (cfg.distribute_layers or cfg.shard_latents > 1):
+        return
+    for name, default in (("loss_fn", "fvu"), ("eval_every", 0)):
+        if getattr(cfg, name) != default:
+            raise ValueError(
+                f"{name} must be {default} where no process holds all autoencoders, got {getattr(cfg, name)}; "
+                f"leave out --{name}, or --distribute_layers and --shard_latents"
+            )
