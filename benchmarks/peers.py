@@ -35,6 +35,7 @@ PEERS = {
          "python-socketio[client]", "tokenizers", "sentencepiece", "plotly", "pydantic", "pillow", "setuptools"),
         without_dependencies=("dictionary-learning==0.1.0", "nnsight==0.3.7"),
     ),
+    "circuit_tracer": Peer("circuit-tracer", ("circuit-tracer==0.5.0",)),
 }  # fmt: skip
 
 

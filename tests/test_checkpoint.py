@@ -141,7 +141,7 @@ def test_a_folder_without_a_manifest_is_no_checkpoint(saved: Path) -> None:
 
 
 def test_a_hookpoint_that_the_checkpoint_lacks_is_named(saved: Path) -> None:
-    with pytest.raises(ValueError, match="layers.7 must hold cfg.json"):
+    with pytest.raises(ValueError, match="layers.7 must hold a dictionary, but there is no cfg.json"):
         checkpoint.load(saved, make_checkpoint()._replace(saes={"layers.7": make_sae(8, 16, 3)}))
 
 

@@ -13,7 +13,7 @@ from test_checkpoint import files_in, make_checkpoint
 
 from sae import Sae
 from sae.config import TrainConfig
-from sae.formats.eleuther import BEST
+from sae.formats.find import BEST
 from sae.runs import checkpoint
 from sae.runs.background_save import Saver
 from sae.runs.checkpoint import MANIFEST, Checkpoint

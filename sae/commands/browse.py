@@ -43,9 +43,9 @@ def _checkpoint(cfg: BrowseConfig) -> Path:
     path = Path(cfg.checkpoint)
     if path.is_dir():
         return path
-    from sae.formats import eleuther
+    from sae.formats.hub import locate
 
-    return eleuther.locate(cfg.checkpoint)
+    return locate(cfg.checkpoint)
 
 
 def open_index(plan: BrowsePlan) -> Index | None:

@@ -7,7 +7,7 @@ from sae.activations.cache.read import ActivationCache
 from sae.activations.feed import LiveFeed, Reading, adopted, plan_reading
 from sae.commands.load import check_model, load_language_model, load_text
 from sae.config import RunConfig
-from sae.formats import eleuther
+from sae.formats.hub import find_anywhere
 from sae.ops import eight_bit
 from sae.runs.log import note
 from sae.training.launch import Launch, join
@@ -36,7 +36,7 @@ def plan_text(launch: Launch[RunConfig]) -> Reading:
     cfg = launch.cfg
     skeleton, hookpoints = check_model(cfg)
     if cfg.finetune is not None:
-        eleuther.find(eleuther.locate(cfg.finetune), hookpoints)
+        find_anywhere(cfg.finetune, hookpoints)
     with launch.world.one_first(note, "prepared the data"):
         return plan_reading(
             cfg,

@@ -182,9 +182,18 @@ class Sae(nn.Module):
         """The same function in float32, to train on: with rows of W_dec of unit length if it has such a form.
 
         A length that all rows share goes into W_enc and b_enc. Lengths that differ cannot go there, since other latents
-        would be the k largest: such rows stay as they are and are trained freely, without `normalize_decoder`.
+        would be the k largest: such rows stay as they are and are trained freely, without `normalize_decoder`. An
+        encoder that did not subtract b_dec becomes one that does. Raises ValueError for what no training here
+        makes: thresholds of each latent, and a layer norm.
         """
+        if self.spec.selection == "jumprelu" or self.spec.layer_norm:
+            kind = "a layer norm" if self.spec.layer_norm else "thresholds of its own (JumpReLU, ReLU, gates)"
+            raise ValueError(f"a dictionary to continue must be one that is trained here, got one with {kind}")
         sae = self.to(torch.float32)
+        if not sae.spec.centred and sae.spec.is_autoencoder:  # b_enc takes up what b_dec will be subtracted from
+            shift = sae.encoder.weight.double() @ sae.b_dec.double()
+            bias = {"encoder.bias": (sae.encoder.bias.double() + shift).float()}
+            sae = Sae.of_tensors(sae.cfg, sae.state_dict() | bias)
         lengths = torch.linalg.vector_norm(sae.W_dec, dim=1)
         if not sae.cfg.normalize_decoder or (lengths - 1).abs().max() < _UNIT:
             return sae
@@ -194,11 +203,14 @@ class Sae(nn.Module):
         folded = {"encoder.weight": sae.encoder.weight * length, "encoder.bias": sae.encoder.bias * length}
         return Sae.of_tensors(sae.cfg, sae.state_dict() | folded | {"W_dec": sae.W_dec / length})
 
-    def save_to_disk(self, path: Path | str) -> None:
-        """Write cfg.json and sae.safetensors into the folder `path`, in EleutherAI's format."""
-        from sae.formats import eleuther
+    def save_to_disk(self, path: Path | str, *, format: str = "eleuther") -> None:
+        """Write the dictionary into the folder `path`: cfg.json and sae.safetensors, EleutherAI's format and our own.
 
-        eleuther.save(Path(path), self.saved())
+        `format` names another library's. Raises ValueError for what that cannot say.
+        """
+        from sae.formats.convert import write_one
+
+        write_one(Path(path), self.saved(), format)
 
     def saved(self) -> Saved:
         """The dictionary as a value; the tensors are not copied."""
@@ -206,23 +218,27 @@ class Sae(nn.Module):
 
     @classmethod
     def load_from_disk(cls, path: Path | str, device: torch.device | str = "cpu") -> "Sae":
-        """Load a folder with cfg.json and sae.safetensors, in the data type of the file.
+        """Load the dictionary in a folder or a file, of any format that is known, in the data type of the file.
 
-        Raises ValueError that names the file and what is wrong with it.
+        The format is recognised by the names of files. Raises ValueError that names the file and what is wrong with it.
         """
-        from sae.formats import eleuther
+        from sae.formats.find import place_at
 
-        return cls.from_saved(eleuther.load(Path(path)), device)
+        return cls.from_saved(place_at(Path(path)).read(), device)
 
     @classmethod
     def load_from_hub(
         cls, name: str, hookpoint: str | None = None, device: torch.device | str = "cpu", *, revision: str | None = None
     ) -> "Sae":
-        """Load the autoencoder of `hookpoint` from the hub repository `name`, or the repository's only one."""
-        from sae.formats import eleuther
+        """Load the dictionary of `hookpoint` from the hub repository `name`, or the repository's only one.
 
-        folder = eleuther.download(name, hookpoint, revision=revision)
-        return cls.load_from_disk(folder / hookpoint if hookpoint else folder, device)
+        `hookpoint` may also be the path of the dictionary in the repository. The others are not fetched.
+        """
+        from sae.formats.hub import fetch
+
+        found = fetch(name, None if hookpoint is None else [hookpoint], revision=revision, only_one=True)
+        (place,) = found.values()
+        return cls.from_saved(place.read(), device)
 
     @classmethod
     def load_many(
@@ -234,17 +250,16 @@ class Sae(nn.Module):
         local: bool | None = None,
         pattern: str | None = None,
     ) -> dict[str, "Sae"]:
-        """Load the autoencoders of a folder or hub repository, by hookpoint.
+        """Load the dictionaries of a folder or hub repository, by hookpoint, of any formats that are known.
 
         `layers` names hookpoints; `pattern` is a glob on them. A run's folder stands for its newest checkpoint, and the
-        folder of one autoencoder for that one. Of several configurations or seeds each is `<group>/<hookpoint>`.
+        folder of one autoencoder for that one. Of several at a hookpoint each is `<group>/<hookpoint>`.
         `local=None` means the folder if there is one of that name, else the hub.
         """
-        from sae.formats import eleuther
+        from sae.formats.hub import find_anywhere
 
-        folder = eleuther.locate(name) if local is None else Path(name) if local else eleuther.download(str(name), None)
-        found = eleuther.find(folder, layers, pattern)
-        return {hookpoint: cls.load_from_disk(path, device) for hookpoint, path in found.items()}
+        found = find_anywhere(name, layers, pattern, local=local)
+        return {hookpoint: cls.from_saved(place.read(), device) for hookpoint, place in found.items()}
 
     @classmethod
     def of_tensors(cls, cfg: SaeConfig, tensors: Mapping[str, Tensor]) -> "Sae":
@@ -293,10 +308,10 @@ class SaePart(Sae):
 
 
 def _standardised(x: Float[Tensor, "tokens d_in"]) -> tuple[Tensor, Tensor, Tensor]:
-    """Each token with mean 0 and standard deviation 1, and what it had; OpenAI's, with n − 1 and 1e-5."""
+    """Each token with mean 0 and standard deviation 1, and what it had; OpenAI's, with n − 1, and 1e-5 one way only."""
     mean = x.mean(-1, keepdim=True)
-    deviation = (x - mean).std(-1, keepdim=True) + 1e-5
-    return (x - mean) / deviation, mean, deviation
+    deviation = (x - mean).std(-1, keepdim=True)
+    return (x - mean) / (deviation + 1e-5), mean, deviation
 
 
 def _check_parts(cfg: SaeConfig, d_in: int, parts: int) -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sae.config import EvalConfig, TextConfig
-from sae.formats import eleuther
+from sae.formats.find import find, local
+from sae.formats.format import Place
+from sae.formats.hub import fetch
 from sae.runs.folder import RunRecord, fingerprints_in
 from sae.storage.files import absolute, check_writable
 
@@ -49,11 +51,11 @@ def plan_evaluation(cfg: EvalConfig, *, context_limit: Any) -> EvalPlan:
     `context_limit` maps a model's name to the length that it can read, or None. Raises ValueError in one line.
     """
     names = list(dict.fromkeys([cfg.checkpoint, *cfg.compare]))
-    paths = {name: _locate(name, cfg.hookpoints) for name in names}
+    found = {name: _locate(name, cfg.hookpoints) for name in names}
     folders: dict[str, dict[str, Path]] = {}
-    for name, path in paths.items():
-        folders |= _find(name, path, cfg.hookpoints)
-    records = {name: RunRecord.of(path) for name, path in paths.items()}
+    for name, (_, places) in found.items():
+        folders |= _find(name, places, cfg.hookpoints)
+    records = {name: RunRecord.of(path) for name, (path, _) in found.items()}
     record = records[cfg.checkpoint]
     text = _text(cfg, record, context_limit)
     held_out = record if record is not None and _is_the_runs_data(text, record) else None
@@ -71,41 +73,34 @@ def plan_evaluation(cfg: EvalConfig, *, context_limit: Any) -> EvalPlan:
     )
 
 
-def _find(name: str, path: Path, hookpoints: Sequence[str]) -> dict[str, dict[str, Path]]:
-    """By label, the folders of the autoencoders below `path`: one label for each configuration that a run trained."""
-    if (path / eleuther.CFG).is_file():
-        found = {_name_of(path, hookpoints): path}
-    else:
-        found = eleuther.find(path)
+def _find(name: str, places: dict[str, Place], hookpoints: Sequence[str]) -> dict[str, dict[str, Path]]:
+    """By label, where the autoencoders of `name` are: one label for each configuration that a run trained."""
     grouped: dict[str, dict[str, Path]] = {}
-    for place, folder in found.items():
-        group, _, hookpoint = place.rpartition("/")
+    for full, place in places.items():
+        group, _, hookpoint = full.rpartition("/")
+        if place.relative == "." and len(hookpoints) == 1 and not _is_pattern(hookpoints[0]):
+            hookpoint = hookpoints[0]  # one that was named itself is where the user says
         if not hookpoints or any(fnmatch.fnmatchcase(hookpoint, pattern) for pattern in hookpoints):
-            grouped.setdefault(f"{name.rstrip('/')}/{group}".rstrip("/"), {})[hookpoint] = folder
+            grouped.setdefault(f"{name.rstrip('/')}/{group}".rstrip("/"), {})[hookpoint] = place.path
     if not grouped:
         raise ValueError(
             f"hookpoints must name autoencoders of {name}, got {' '.join(hookpoints)}; "
-            f"it has {', '.join(sorted(found)[:20])}"
+            f"it has {', '.join(sorted(places)[:20])}"
         )
     return grouped
 
 
-def _locate(name: str, hookpoints: Sequence[str]) -> Path:
-    """The folder of that name; of a hub repository only the hookpoints that are named, if all are without globs."""
-    if eleuther.local(name) or not hookpoints or any(_is_pattern(hookpoint) for hookpoint in hookpoints):
-        return eleuther.locate(name)
-    return [eleuther.download(name, hookpoint) for hookpoint in hookpoints][-1]
+def _locate(name: str, hookpoints: Sequence[str]) -> tuple[Path, dict[str, Place]]:
+    """Folder and autoencoders of that name; of a hub repository only those that are named, if all are without globs."""
+    if (folder := local(name)) is not None:
+        return folder, find(folder)
+    named = bool(hookpoints) and not any(_is_pattern(hookpoint) for hookpoint in hookpoints)
+    places = fetch(name, hookpoints if named else None)
+    return next(iter(places.values())).root, places
 
 
 def _is_pattern(hookpoint: str) -> bool:
     return re.search(r"[*?\[]", hookpoint) is not None
-
-
-def _name_of(path: Path, hookpoints: Sequence[str]) -> str:
-    """The hookpoint of an autoencoder that was named itself: its folder's name, or the one that the user says."""
-    if len(hookpoints) == 1 and not _is_pattern(hookpoints[0]):
-        return hookpoints[0]
-    return eleuther.hookpoint_of(path)
 
 
 def _text(cfg: EvalConfig, record: RunRecord | None, context_limit: Any) -> TextConfig:

@@ -25,7 +25,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sae.dictionary.autoencoder import Sae
-from sae.formats.eleuther import BEST, read_tensors
+from sae.formats.files import read_tensors
+from sae.formats.find import BEST
 from sae.storage.files import MANIFEST, is_inside, link_that_leaves, read_json, sha256_of, sync, write_json
 
 TRAINER, STATE, CONFIG = "trainer.json", "state.safetensors", "config.json"

@@ -1,0 +1,181 @@
+"""Files of strangers: tensors from safetensors, torch and NumPy archives, checked before memory is taken.
+
+Every reader raises ValueError, in one line that names the file and the rule that it breaks.
+"""
+
+import zipfile
+from collections.abc import Mapping
+from math import prod
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from sae.storage.files import short
+
+_MAX_HEADER_BYTES = 2**20
+_MAX_PICKLE_BYTES, _MAX_ENTRIES = 2**20, 10_000
+_MAX_DEFLATED = 16
+"""How much larger a compressed NumPy archive may claim to be than its file."""
+
+
+class Shape(NamedTuple):
+    """What a file says of a tensor."""
+
+    dims: tuple[int, ...]
+    dtype: str
+
+
+def check_link(path: Path) -> None:
+    """A file lies in its folder; in the hub's cache it is a link to one in `blobs`."""
+    folder = path.parent.resolve()
+    homes = [folder, *(parent.parent / "blobs" for parent in folder.parents if parent.name == "snapshots")]
+    if path.is_symlink() and not any(path.resolve().is_relative_to(home) for home in homes):
+        raise ValueError(f"{path} leads out of its folder; put the file itself there")
+
+
+def check_there(path: Path) -> None:
+    """Raise ValueError unless there is such a file, in its folder."""
+    if not path.is_file():
+        raise ValueError(f"{path} must hold the weights, but there is no such file; is the download complete?")
+    check_link(path)
+
+
+# safetensors
+
+
+def check_header(path: Path) -> None:
+    """Raise ValueError if the header of a safetensors file cannot be one."""
+    check_there(path)
+    with path.open("rb") as file:
+        header_bytes = int.from_bytes(file.read(8), "little")
+    if not header_bytes <= min(_MAX_HEADER_BYTES, path.stat().st_size - 8):
+        raise ValueError(f"{path} must be a safetensors file, but it is damaged (a header of {header_bytes} bytes)")
+
+
+def shapes_in(path: Path) -> dict[str, Shape]:
+    """The tensors of a safetensors file by name; nothing but its header is read."""
+    check_header(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}
+            return {name: Shape(tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, "a safetensors file", error) from None
+
+
+def read_tensors(path: Path, shapes: Mapping[str, list[int]], *, others_too: bool = True) -> dict[str, Tensor]:
+    """The tensors of these names and shapes in a safetensors file, which are checked before memory is taken.
+
+    `others_too`: the file may hold more than these. Raises ValueError naming the file and the rule it breaks.
+    """
+    check_header(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            if not others_too and (unknown := sorted(set(file.keys()) - set(shapes))):
+                raise ValueError(
+                    f"{path} must hold {', '.join(shapes)} and nothing else, but holds {short(unknown)}, without which "
+                    f"the autoencoder is another; its configuration must say what they are for"
+                )
+            for name, shape in shapes.items():
+                if name not in file.keys():
+                    raise ValueError(f"{path} must hold the tensor {name}, but holds {short(sorted(file.keys())[:8])}")
+                found = file.get_slice(name).get_shape()
+                if found != list(shape):
+                    raise ValueError(f"{path}: {name} must have shape {shape} by its configuration, got {found}")
+            return {name: file.get_tensor(name) for name in shapes}
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, "a safetensors file", error) from None
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file."""
+    return read_tensors(path, {name: list(shape.dims) for name, shape in shapes_in(path).items()})
+
+
+# torch
+
+
+def read_torch(path: Path) -> dict[str, Any]:
+    """The dictionary in a file of `torch.save`; its tensors are mapped, not copied. No code in it is run.
+
+    Only tensors and plain values are taken, and a tensor may not be larger than the file.
+    """
+    check_there(path)
+    _check_archive(path, "a file of torch.save", largest=path.stat().st_size, small="data.pkl")
+    try:
+        value = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # a hostile pickle can raise anything
+        raise _damaged(path, "a file of torch.save that holds tensors and no code", error) from None
+    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+        raise ValueError(f"{path} must hold tensors by name, got {type(value).__name__}")
+    _check_sizes(path, value)
+    return dict(value)
+
+
+def _check_sizes(path: Path, value: Mapping[Any, Any]) -> None:
+    """Raise ValueError for a tensor that claims more elements than the file has bytes for."""
+    for name, tensor in value.items():
+        if isinstance(tensor, Tensor) and (
+            tensor.layout != torch.strided
+            or tensor.device.type != "cpu"
+            or tensor.is_quantized
+            or tensor.numel() * tensor.element_size() > path.stat().st_size
+        ):
+            raise ValueError(f"{path}: {short(name)} must be a plain tensor of the file, got {short(tensor.shape)}")
+
+
+# NumPy
+
+
+def read_npz(path: Path) -> dict[str, Tensor]:
+    """The arrays of numbers in a NumPy archive. Nothing in it is unpickled."""
+    check_there(path)
+    _check_archive(path, "a NumPy archive", largest=_MAX_DEFLATED * path.stat().st_size, small="")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
+            return {name: _array(archive, entry) for name, entry in names.items()}
+    except Exception as error:  # zlib, zipfile and NumPy each raise their own
+        raise _damaged(path, "a NumPy archive of numbers", error) from None
+
+
+def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Tensor:
+    with archive.open(entry) as file:
+        version = np.lib.format.read_magic(file)
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = header(file)
+        size = prod(shape) * dtype.itemsize
+        if dtype.kind not in "fiu" or any(dim < 0 for dim in shape) or size != entry.file_size - file.tell():
+            raise ValueError(f"{short(entry.filename)} is no array of numbers")
+        array = np.frombuffer(bytearray(file.read(size)), dtype=dtype)
+    array = array.astype(dtype.newbyteorder("="), copy=False)
+    return torch.from_numpy(array.reshape(shape, order="F" if fortran else "C"))
+
+
+def _check_archive(path: Path, what: str, *, largest: int, small: str) -> None:
+    """Raise ValueError unless the file is a zip archive whose entries do not claim more than `largest` bytes.
+
+    The entry of the name `small` is to be small. What torch maps must lie in the file uncompressed.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except Exception as error:
+        raise _damaged(path, what, error) from None
+    if len(entries) > _MAX_ENTRIES or sum(entry.file_size for entry in entries) > largest:
+        raise ValueError(f"{path} must be {what}, but it claims to be larger than it is; get it again")
+    for entry in entries:
+        if small and (entry.compress_type or entry.filename.endswith(small) and entry.file_size > _MAX_PICKLE_BYTES):
+            raise ValueError(f"{path} must be {what}, but {short(entry.filename)} is compressed or too large")
+
+
+def _damaged(path: Path, what: str, error: Exception) -> ValueError:
+    return ValueError(f"{path} must be {what}, but it is damaged ({_first(error)}); is the download complete?")
+
+
+def _first(error: Exception) -> str:
+    return " ".join(str(error).split())[:80] or type(error).__name__

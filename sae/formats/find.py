@@ -1,0 +1,171 @@
+"""Which dictionaries a folder holds, of whatever format, and under which names."""
+
+import fnmatch
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+
+from sae.formats import FORMATS
+from sae.formats.eleuther import ELEUTHER, canonical
+from sae.formats.format import Place, names_below
+from sae.storage.files import read_json, short
+
+BEST = "best.json"
+_SEED = re.compile(r"seed\d+")
+_INPUT_OF_BLOCK = re.compile(r"(?:.+\.)?(\d+)\.input")
+
+
+def places_in(folder: Path, names: Sequence[str]) -> list[Place]:
+    """The dictionaries among files of these relative names, which need not be there yet, each once.
+
+    Raises ValueError for one that files of two formats claim.
+    """
+    known, found = frozenset(names), dict[str, Place]()
+    for name in names:
+        for each in FORMATS.values():
+            claim = each.claim(PurePosixPath(name), known)
+            if claim is None:
+                continue
+            other = found.setdefault(claim.place, Place(each, folder / claim.place, claim.files, claim.place))
+            if other.format is not each:
+                raise ValueError(
+                    f"{folder / claim.place} must hold one format, but has {other.format.files} of "
+                    f"{other.format.library} and {each.files} of {each.library}; move one of them away"
+                )
+    return list(found.values())
+
+
+def place_at(path: Path) -> Place:
+    """The one dictionary in a folder, or in a file. Raises ValueError if there is none, or several."""
+    folder = path.parent if path.is_file() else path
+    found = places_in(folder, names_below(folder, depth=0))
+    if path.is_file():
+        found = [place for place in found if path.name in place.files]
+    found = [place for place in found if place.relative == "."] or found
+    if len(found) == 1:
+        return found[0]
+    if found:
+        several = ", ".join(place.relative for place in found[:8])
+        raise ValueError(f"{path} must hold one dictionary, but holds {several}; name one, or use Sae.load_many")
+    raise ValueError(
+        f"{path} must hold a dictionary, but there is {_looked_for()}; "
+        "name the folder of one hookpoint, or use Sae.load_many for all of them"
+    )
+
+
+def _looked_for() -> str:
+    return "no " + ", no ".join(dict.fromkeys(f"{each.files} ({each.library})" for each in FORMATS.values()))
+
+
+def find(folder: Path, names: Iterable[str] | None = None, pattern: str | None = None) -> dict[str, Place]:
+    """The dictionaries below `folder`, by hookpoint, in natural order.
+
+    A run's folder stands for its newest checkpoint, and one dictionary's for that alone. Of several at a hookpoint
+    (configurations, seeds, widths) each is `<group>/<hookpoint>`. A name may leave out the group if there is one of
+    that hookpoint, may be the path below `folder`, may be longer or shorter by the module that the text model lies in,
+    as another class of the model calls it, and is the key of what it found. Raises ValueError if there is none, or a
+    named one is missing or one of several.
+    """
+    return chosen_of(folder, found_in(folder), names, pattern)
+
+
+def chosen_of(
+    folder: Path | str, found: dict[str, Place], names: Iterable[str] | None, pattern: str | None
+) -> dict[str, Place]:
+    """Those of `found` that are named; see `find`."""
+    if names is None:
+        chosen = {name: [name] for name in found if pattern is None or fnmatch.fnmatchcase(name, pattern)}
+    else:
+        chosen = {name: _meant(name, found) for name in names}
+    missing = [name for name, meant in chosen.items() if not meant]
+    if missing or not chosen:
+        why = "" if found else f": there is {_looked_for()}"
+        raise ValueError(
+            f"{folder} must hold {missing or pattern or 'autoencoders'}, "
+            f"but holds {sorted(found, key=_natural)[:20] or 'none'}{why}"
+        )
+    for name, meant in chosen.items():
+        if len(meant) > 1:
+            several = sorted(meant, key=_natural)[:20]
+            raise ValueError(
+                f"{folder} must hold one autoencoder of {name}, but holds {', '.join(several)}; "
+                f"name one group, such as {Path(folder) / several[0].rpartition('/')[0]}"
+            )
+    return {name: found[chosen[name][0]] for name in sorted(chosen, key=_natural)}
+
+
+def _meant(name: str, found: dict[str, Place]) -> list[str]:
+    """Which of `found` a name stands for."""
+    if (own := canonical(name)) in found:
+        return [own]
+    if by_path := [key for key, place in found.items() if place.relative == name]:
+        return by_path
+    block = _INPUT_OF_BLOCK.fullmatch(name)
+    also = [name] if block is None else [name, f"layer_{block[1]}", f"layer_{block[1]}.pt"]
+    same = [each for each in found if each.rpartition("/")[2] in also]
+    near = [each for each in found if _is_wrapped(name, each) or _is_wrapped(each, name)]
+    return same or (near if len(near) == 1 else [])
+
+
+def found_in(folder: Path) -> dict[str, Place]:
+    """All dictionaries below `folder`, by group and hookpoint."""
+    if _is_a_seed(folder):
+        seed, every = f"{folder.name}/", found_in(folder.parent)
+        return {name.replace(seed, "", 1): place for name, place in every.items() if f"/{seed}" in f"/{name}"}
+    folder = _newest_step(folder)
+    return named(places_in(folder, names_below(folder)))
+
+
+def named(places: Iterable[Place]) -> dict[str, Place]:
+    """Dictionaries by group and hookpoint."""
+    every = {place.relative: place for place in places}
+    below = {relative: place for relative, place in every.items() if relative != "."} or every
+    # What eai-sparsify puts into `best` is an earlier state of what lies beside it.
+    newest = {relative: place for relative, place in below.items() if not relative.startswith("best/")} or below
+    pairs = [(_name_of(place), place) for place in newest.values()]
+    counts: dict[str, int] = {}
+    for name, _ in pairs:
+        counts[name] = counts.get(name, 0) + 1
+    return {name if counts[name] == 1 else f"{place.relative}/{name}": place for name, place in pairs}
+
+
+def _name_of(place: Place) -> str:
+    if place.format is ELEUTHER and place.relative != ".":
+        return canonical(place.relative.removeprefix("best/"))
+    return place.format.hookpoint(place.path) or ELEUTHER.hookpoint(place.path)
+
+
+def _is_a_seed(folder: Path) -> bool:
+    """Whether `<run>/seed<n>` is no folder, but one seed of each `<run>/<hookpoint>/seed<n>`."""
+    return _SEED.fullmatch(folder.name) is not None and not folder.exists() and folder.parent.is_dir()
+
+
+def _is_wrapped(name: str, longer: str) -> bool:
+    """Whether `longer` is `name` below the module that a text model lies in, as in `language_model.layers.3`."""
+    wrapper = longer.removesuffix(f".{name}")
+    return "." in name and wrapper != longer and not any(map(str.isdigit, wrapper))
+
+
+def _newest_step(folder: Path) -> Path:
+    steps = [path for path in folder.glob("step_*") if path.is_dir() and path.name[5:].isdigit()]
+    return max(steps, key=lambda path: int(path.name[5:]), default=folder)
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    parts = re.findall(r"\d+|\D+", name.replace("/", "."))
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+
+
+def local(name: str | Path) -> Path | None:
+    """The folder or file `name`; for `<run>/best` the run's best checkpoint; None if there is none on this disk."""
+    path = Path(name)
+    if path.name == "best" and path.with_name(BEST).is_file() and not path.exists():
+        return _best(path.with_name(BEST))
+    return path if path.exists() or _is_a_seed(path) else None
+
+
+def _best(path: Path) -> Path:
+    found = read_json(path).get("checkpoint")
+    if not isinstance(found, str) or not re.fullmatch(r"step_\d+", found):
+        raise ValueError(f"{path} must name a checkpoint such as step_1000, got {short(found)}; name the folder itself")
+    return path.with_name(found)

@@ -1,0 +1,120 @@
+"""Gemma Scope: params.npz in a folder whose name says the layer, and Gemma Scope 2: params.safetensors, config.json."""
+
+import json
+import re
+from collections.abc import Container
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from safetensors.torch import save_file
+
+from sae.dictionary.spec import Saved
+from sae.formats import hooks
+from sae.formats.files import read_npz, read_safetensors
+from sae.formats.format import About, Claim, Format, beside, in_folder, nearby, quietly
+from sae.formats.record import as_jumprelu, check_plain, needed, record, transposed, with_centre
+
+NPZ, WEIGHTS, CONFIG = "params.npz", "params.safetensors", "config.json"
+_LAYER = re.compile(r"layer_(\d{1,4})")
+_SITE = re.compile(r"[-_/](att|attn_out|mlp|mlp_out|transcoders?)(?:_all|_affine)?(?=/|$)")
+_NORM = ".post_feedforward_layernorm"
+_SITES = {"att": ".self_attn.o_proj.input", "mlp": _NORM, "tra": _NORM}
+
+
+def _claim_first(file: PurePosixPath, names: Container[str]) -> Claim | None:
+    return in_folder(file, NPZ) if file.name == NPZ else None
+
+
+def _claim_second(file: PurePosixPath, names: Container[str]) -> Claim | None:
+    if file.name != WEIGHTS:
+        return None
+    return in_folder(file, *(name for name in (CONFIG, WEIGHTS) if name == WEIGHTS or beside(file, CONFIG) in names))
+
+
+def _place(path: Path) -> str:
+    """What folders and the hub's repository are called, from the first to the last."""
+    return "/".join(path.absolute().parts[-8:]).lower()
+
+
+def _from_place(path: Path) -> str:
+    """The hookpoint by the names of folders: of a block's output, if they name no other site."""
+    found = _LAYER.findall(_place(path))
+    named = _SITE.findall(_place(path))
+    site = _SITES[named[-1][:3]] if named else ""
+    return f"layers.{int(found[-1])}{site}" if found else "embed_tokens" if "embedding" in _place(path) else ""
+
+
+def _is_transcoder(path: Path) -> bool:
+    return any(name.startswith("transcoder") for name in _SITE.findall(_place(path)))
+
+
+def hookpoint(path: Path) -> str:
+    """The hookpoint that config.json names, else the folder."""
+    config = next((quietly(file) for file in nearby(path, CONFIG)), {})
+    name = config.get("hf_hook_point_out") or config.get("hf_hook_point_in")
+    return hooks.to_module(name, config.get("model_name")) or _from_place(path)
+
+
+def read_first(path: Path) -> Saved:
+    """A dictionary of Gemma Scope. Raises ValueError naming the file and the rule it breaks."""
+    file = path / NPZ
+    found: dict[str, Any] = {re.sub("^w_", "W_", name): array for name, array in read_npz(file).items()}
+    W_enc, b_enc, W_dec, b_dec, threshold = needed(file, found, "W_enc", "b_enc", "W_dec", "b_dec", "threshold")
+    if "embedding" in path.absolute().parts and W_enc.dim() == 2:  # trained on embeddings times sqrt(d)
+        W_enc, W_dec = W_enc / len(W_enc) ** 0.5, W_dec * len(W_enc) ** 0.5
+    tensors = {"encoder.weight": transposed(W_enc), "encoder.bias": b_enc, "W_dec": W_dec, "b_dec": b_dec,
+               "threshold": threshold}  # fmt: skip
+    transcode = _is_transcoder(path)
+    layer = _from_place(path).removesuffix(_NORM)
+    return record(
+        path, tensors, "jumprelu", centred=False, transcode=transcode, writes=_from_place(path),
+        reads=f"{layer}.pre_feedforward_layernorm" if transcode else "",
+    )  # fmt: skip
+
+
+def read_second(path: Path) -> Saved:
+    """A dictionary of Gemma Scope 2. Raises ValueError naming the file and the rule it breaks."""
+    file = path / WEIGHTS
+    config = next((quietly(found) for found in nearby(path, CONFIG)), {})
+    found: dict[str, Any] = dict(read_safetensors(file))
+    W_enc, b_enc, W_dec, b_dec, threshold = needed(file, found, "w_enc", "b_enc", "w_dec", "b_dec", "threshold")
+    if W_dec.dim() == 3:
+        raise ValueError(f"{file} must hold one dictionary, but w_dec writes {len(W_dec)} layers: a cross-layer one")
+    tensors = {"encoder.weight": transposed(W_enc), "encoder.bias": b_enc, "W_dec": W_dec, "b_dec": b_dec,
+               "threshold": threshold}  # fmt: skip
+    if "affine_skip_connection" in found:
+        tensors["W_skip"] = transposed(needed(file, found, "affine_skip_connection")[0])
+    transcode = bool(config.get("hf_hook_point_out")) or _is_transcoder(path) or "W_skip" in tensors
+    reads = hooks.to_module(config.get("hf_hook_point_in"), config.get("model_name"))
+    return record(
+        path, tensors, "jumprelu", centred=False, transcode=transcode, writes=hookpoint(path),
+        reads=reads if transcode else "",
+    )  # fmt: skip
+
+
+def write(folder: Path, saved: Saved, about: About) -> None:
+    """Write one dictionary in Gemma Scope 2's format. Raises ValueError for what it cannot say."""
+    check_plain(saved, "Gemma Scope 2")
+    spec, tensors = with_centre(as_jumprelu(saved, "Gemma Scope 2"), False)
+    weights = {"w_enc": tensors["encoder.weight"].T, "w_dec": tensors["W_dec"], "b_enc": tensors["encoder.bias"],
+               "b_dec": tensors["b_dec"], "threshold": tensors["threshold"]}  # fmt: skip
+    weights |= {"affine_skip_connection": tensors["W_skip"].T} if "W_skip" in tensors else {}
+    writes = next(iter(spec.writes), about.hookpoint)
+    reads = next(iter(spec.reads), f"{writes}.input" if spec.cfg.transcode else writes)
+    config: dict[str, Any] = {"architecture": "jump_relu", "model_name": about.model, "hf_hook_point_in": _hf(reads)}
+    if spec.cfg.transcode:
+        config |= {"hf_hook_point_out": _hf(writes), "affine_connection": spec.cfg.skip_connection}
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: t.detach().cpu().contiguous() for name, t in weights.items()}, folder / WEIGHTS)
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _hf(hookpoint: str) -> str:
+    return f"model.{hookpoint}" if hookpoint.endswith((".input", ".output")) else f"model.{hookpoint}.output"
+
+
+GEMMA_SCOPE = Format("gemma-scope", "Gemma Scope", NPZ, (), _claim_first, _from_place, read_first)
+GEMMA_SCOPE_2 = Format(
+    "gemma-scope-2", "Gemma Scope 2", f"{WEIGHTS} with {CONFIG}", (CONFIG,), _claim_second, hookpoint, read_second,
+    write,
+)  # fmt: skip

@@ -1,0 +1,59 @@
+"""Names of places in a language model: other libraries' to module paths, and back.
+
+TransformerLens names places alike in all models, so a module's own name follows from the model's. Where it does not
+follow for certain, a name stays as it is.
+"""
+
+import re
+from typing import Any
+
+_BLOCK = re.compile(r"blocks\.(\d{1,4})\.(.+)")
+_HF = re.compile(r"(?:model\.)?((?:language_model\.)?layers\.\d{1,4}.*?)(?:\.output)?")
+_OURS = re.compile(r"(?:.+\.)?(?:h|layers|blocks|block)\.(\d{1,4})(?:\.(.+))?")
+_LISTS = {"gpt2": "h", "gpt-neo": "h", "gptj": "h", "gpt-j": "h", "bloom": "h", "falcon": "h", "opt-": "decoder.layers"}
+"""What models call their list of blocks, by a part of the model's name; others say `layers`."""
+_ATTENTION = {"gpt2": ("attn", "c_proj"), "gpt-neo": ("attn", "out_proj"), "pythia": ("attention", "dense"),
+              "neox": ("attention", "dense")}  # fmt: skip
+_NORM_AFTER_MLP = ("gemma-2", "gemma-3", "gemma2", "gemma3")
+"""Models whose MLP's output is normalised before it is added: TransformerLens's hook_mlp_out is after that."""
+_TO_LENS = {
+    None: "hook_resid_post", "input": "hook_resid_pre", "mlp": "hook_mlp_out", "mlp.input": "mlp.hook_in",
+    "post_feedforward_layernorm": "hook_mlp_out", "self_attn": "hook_attn_out", "attn": "hook_attn_out",
+    "attention": "hook_attn_out", "self_attn.o_proj.input": "attn.hook_z", "attn.c_proj.input": "attn.hook_z",
+    "attention.dense.input": "attn.hook_z",
+}  # fmt: skip
+
+
+def to_module(name: object, model: object = "") -> str:
+    """The module path of a place that another library names; a name of no known kind as it is, no name as none."""
+    if not isinstance(name, str) or len(name) > 200 or not name.isprintable():
+        return ""
+    if (found := _BLOCK.fullmatch(name)) is None:
+        path = _HF.fullmatch(name)
+        return path[1] if path else name
+    text = model.lower() if isinstance(model, str) else ""
+    block = f"{_of(_LISTS, text, 'layers')}.{found[1]}"
+    attention, out = _of(_ATTENTION, text, ("self_attn", "o_proj"))
+    mlp = "post_feedforward_layernorm" if any(part in text for part in _NORM_AFTER_MLP) else "mlp"
+    modules = {
+        "hook_resid_post": block, "hook_resid_pre": f"{block}.input", "hook_mlp_out": f"{block}.{mlp}",
+        "mlp.hook_in": f"{block}.mlp.input", "hook_mlp_in": f"{block}.mlp.input", "mlp.hook_out": f"{block}.mlp",
+        "hook_attn_out": f"{block}.{attention}", "attn.hook_z": f"{block}.{attention}.{out}.input",
+    }  # fmt: skip
+    return modules.get(found[2], name)
+
+
+def to_lens(hookpoint: str) -> str:
+    """TransformerLens's name of a module path; a path that it has no name for as it is."""
+    found = _OURS.fullmatch(hookpoint)
+    return f"blocks.{found[1]}.{_TO_LENS[found[2]]}" if found and found[2] in _TO_LENS else hookpoint
+
+
+def block_of(hookpoint: str) -> int | None:
+    """The number of the block that a module path lies in; None if it lies in none."""
+    found = _OURS.fullmatch(hookpoint)
+    return int(found[1]) if found else None
+
+
+def _of(table: dict[str, Any], text: str, otherwise: Any) -> Any:
+    return next((value for part, value in table.items() if part in text), otherwise)

@@ -1,0 +1,105 @@
+"""Dictionaries on the hub: what a repository holds, by its small files, and the files of those that are wanted."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from sae.formats import FORMATS
+from sae.formats.find import chosen_of, find, named, places_in
+from sae.formats.find import local as here
+from sae.formats.format import Place
+from sae.storage.files import is_inside
+
+_MOST_CONFIGS = 2_000
+
+
+def find_anywhere(
+    name: str | Path,
+    hookpoints: Iterable[str] | None = None,
+    pattern: str | None = None,
+    *,
+    local: bool | None = None,
+) -> dict[str, Place]:
+    """`find` in a local folder, or in a hub repository, of which nothing but what is named is fetched.
+
+    `local=None` means the folder if there is one of that name, else the hub.
+    """
+    folder = here(name) if local is None else Path(name) if local else None
+    return find(folder, hookpoints, pattern) if folder else fetch(str(name), hookpoints, pattern)
+
+
+def locate(name: str | Path) -> Path:
+    """The local folder `name`, else the local copy of the hub repository with all its dictionaries."""
+    return here(name) or next(iter(fetch(str(name), None).values())).root
+
+
+def fetch(
+    name: str,
+    hookpoints: Iterable[str] | None,
+    pattern: str | None = None,
+    *,
+    revision: str | None = None,
+    only_one: bool = False,
+) -> dict[str, Place]:
+    """The dictionaries of the hub repository `name` that are named (None: all), fetched; see `find`.
+
+    Raises ValueError in one line if the hub cannot be reached, the repository does not exist, or it lacks one; if it
+    has several, and `only_one` is wanted.
+    """
+    wanted = None if hookpoints is None else list(hookpoints)
+    for hookpoint in wanted or []:
+        if not is_inside(hookpoint):
+            raise ValueError(f"hookpoint must be a module path, got {hookpoint!r}")
+    files, exact = _files(name, revision)
+    configs = {config for each in FORMATS.values() for config in each.configs}
+    folder = _snapshot(name, exact, [file for file in files if file.rpartition("/")[2] in configs][:_MOST_CONFIGS])
+    chosen = chosen_of(name, named(places_in(folder, files)), wanted, pattern)
+    if only_one and len(chosen) > 1:
+        raise ValueError(f"hookpoint must be given for {name}, which holds {', '.join(list(chosen)[:20])}")
+    _snapshot(name, exact, sorted({file for place in chosen.values() for file in place.files}))
+    return chosen
+
+
+def _files(name: str, revision: str | None) -> tuple[list[str], str | None]:
+    """Names of the repository's files, and its commit; without a network, of what is in the cache."""
+    from huggingface_hub import HfApi
+
+    if _offline():
+        folder = _snapshot(name, revision, None)
+        return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()), revision
+    info = _asked(name, HfApi().model_info, name, revision=revision)
+    files = [file.rfilename for file in info.siblings or []]
+    return sorted(file for file in files if is_inside(file)), info.sha or revision
+
+
+def _offline() -> bool:
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def _snapshot(name: str, revision: str | None, files: list[str] | None) -> Path:
+    """The local copy with these files; None: with what is in the cache."""
+    from huggingface_hub import snapshot_download
+
+    escaped = None if files is None else ["".join(f"[{c}]" if c in "*?[" else c for c in file) for file in files]
+    options = {"local_files_only": True} if files is None else {"allow_patterns": escaped}
+    return Path(_asked(name, snapshot_download, name, revision=revision, **options))
+
+
+def _asked(name: str, call: Any, *arguments: Any, **options: Any) -> Any:
+    """What the hub answers. Raises ValueError in one line if it does not."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return call(*arguments, **options)
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise ValueError(
+            f"{name} must be a folder or a repository on the hub, but it cannot be had ({reason_of(error)}); "
+            "check the name, the network and HF_HUB_OFFLINE"
+        ) from None
+
+
+def reason_of(error: Exception) -> str:
+    """The first line of what the hub's client says."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

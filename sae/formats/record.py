@@ -1,0 +1,192 @@
+"""From other libraries' tensors to `Saved`, and the exact changes of form between conventions.
+
+b_dec can go into b_enc, lengths of decoder rows into the encoder, and a gate is a threshold: the function stays.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sae.config import SaeConfig
+from sae.dictionary.spec import Saved, Spec
+from sae.storage.files import short
+
+_UNIT = 1e-5
+"""How far lengths in float32 may be from 1 by rounding alone."""
+_MOST = 2**31
+DEFAULT_K = SaeConfig.k
+
+
+def record(
+    path: Path,
+    tensors: dict[str, Tensor],
+    selection: str,
+    *,
+    k: Any = None,
+    centred: bool,
+    transcode: bool = False,
+    layer_norm: bool = False,
+    prefixes: list[int] | None = None,
+    reads: str = "",
+    writes: str = "",
+) -> Saved:
+    """The dictionary of these tensors by the names of `Spec`, of any shape: a stranger gave them.
+
+    k may be of no meaning (jumprelu). `path` is for messages. Raises ValueError, naming it, for what does not fit.
+    """
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise ValueError(f"{path}: {name} must be a tensor, got {short(tensor)}")
+    W_enc, W_dec = tensors["encoder.weight"], tensors["W_dec"]
+    if W_enc.dim() != 2 or W_dec.dim() != 2 or not 0 < W_enc.numel() < _MOST**2 or not W_dec.numel():
+        raise ValueError(
+            f"{path}: W_enc and W_dec must be matrices, got shapes {tuple(W_enc.shape)} and {tuple(W_dec.shape)}"
+        )
+    (num_latents, d_in), d_out = W_enc.shape, W_dec.shape[1]
+    if not transcode and d_in != d_out:
+        raise ValueError(f"{path}: an autoencoder must write what it reads, got widths {d_in} and {d_out}")
+    if k is None:
+        k = min(DEFAULT_K, num_latents)
+    if type(k) is not int:
+        raise ValueError(f"{path}: k must be a whole number, got {short(k)}")
+    try:
+        cfg = SaeConfig(
+            num_latents=num_latents, k=k, selection="topk" if selection == "jumprelu" else selection,  # type: ignore[arg-type]
+            prefixes=prefixes or [], transcode=transcode, skip_connection="W_skip" in tensors,
+        )  # fmt: skip
+        spec = Spec(
+            cfg, d_in, d_out, num_latents, selection, centred=centred, layer_norm=layer_norm,
+            writes=(writes,) if writes else (), reads=(reads,) if reads else (),
+        )  # fmt: skip
+        cfg.check_k(num_latents)
+        saved = Saved(spec, {name: tensor.contiguous() for name, tensor in tensors.items()})
+        spec.check(saved.tensors)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    _check_types(path, saved)
+    return saved
+
+
+def _check_types(path: Path, saved: Saved) -> None:
+    types = {t.dtype for name, t in saved.tensors.items() if name != "threshold"}
+    if len(types) > 1 or not next(iter(types)).is_floating_point or next(iter(types)).itemsize < 2:
+        raise ValueError(f"{path}: all tensors must have one floating-point type, got {sorted(map(str, types))}")
+
+
+def needed(path: Path, tensors: dict[str, Any], *names: str) -> list[Tensor]:
+    """The tensors of these names. Raises ValueError if one is missing."""
+    for name in names:
+        if not isinstance(tensors.get(name), Tensor):
+            raise ValueError(f"{path} must hold the tensor {name}, but holds {short(sorted(tensors)[:8])}")
+        if not tensors[name].is_floating_point():
+            raise ValueError(f"{path}: {name} must have a floating-point type, got {tensors[name].dtype}")
+    return [tensors[name] for name in names]
+
+
+def transposed(tensor: Tensor) -> Tensor:
+    """The transpose of a matrix; other tensors stay, to be refused later."""
+    return tensor.T.contiguous() if tensor.dim() == 2 else tensor
+
+
+def has_unit_rows(W: Tensor) -> bool:
+    """Whether the rows have length 1 but for float32's rounding."""
+    lengths = torch.linalg.vector_norm(W.float(), dim=1)
+    return bool((lengths - 1).abs().max() <= _UNIT) if len(lengths) else True
+
+
+def with_norms_folded(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same function with decoder rows of length 1, where latents are told apart by act · length.
+
+    A threshold is one on act · length already, and stays. Rows of length 0 stay.
+    """
+    W_dec = tensors["W_dec"]
+    if W_dec.dim() != 2 or has_unit_rows(W_dec):
+        return tensors
+    wide = in_float32(tensors)
+    lengths = torch.linalg.vector_norm(wide["W_dec"], dim=1)
+    lengths = torch.where(lengths > 0, lengths, 1.0)
+    return wide | {
+        "encoder.weight": wide["encoder.weight"] * lengths[:, None],
+        "encoder.bias": wide["encoder.bias"] * lengths,
+        "W_dec": wide["W_dec"] / lengths[:, None],
+    }
+
+
+def in_float32(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors in float32 or wider: what is folded into half precision would be rounded."""
+    return {name: t.to(torch.promote_types(t.dtype, torch.float32)) for name, t in tensors.items()}
+
+
+def gate_as_threshold(W_enc: Tensor, r_mag: Tensor, b_gate: Tensor, b_mag: Tensor) -> dict[str, Tensor]:
+    """Encoder and threshold of a gated encoder, exactly: e^r w·x + b_mag, where w·x + b_gate > 0.
+
+    W_enc is (latents, d_in). Source: Rajamanoharan et al. 2024, arXiv:2404.16014, app. on weight sharing.
+    """
+    scale = r_mag.exp()
+    return {
+        "encoder.weight": W_enc * scale[:, None],
+        "encoder.bias": b_mag,
+        "threshold": b_mag - scale * b_gate,
+    }
+
+
+def with_centre(saved: Saved, centred: bool) -> Saved:
+    """The same function with, or without, b_dec being subtracted from what is read.
+
+    b_enc' = b_enc ∓ W_enc b_dec, computed in float64. Half precision becomes float32, which holds the result.
+    Raises ValueError for a transcoder, whose b_dec lies in another space.
+    """
+    spec, tensors = saved
+    if spec.centred == centred:
+        return saved
+    if spec.d_in != spec.d_out:
+        raise ValueError(
+            f"b_dec must be as wide as what is read to be subtracted from it, got {spec.d_out} and {spec.d_in}"
+        )
+    wide = in_float32(tensors)
+    shift = wide["encoder.weight"].double() @ wide["b_dec"].double()
+    bias = wide["encoder.bias"].double() + (shift if centred else -shift)
+    wide["encoder.bias"] = bias.to(wide["encoder.bias"].dtype)
+    return Saved(replace(spec, centred=centred), wide)
+
+
+def thresholds(saved: Saved) -> Tensor | None:
+    """The threshold of each latent (num_latents,); None if other rules than thresholds decide."""
+    spec, tensors = saved
+    if spec.selection not in ("jumprelu", "batchtopk"):
+        return None
+    return tensors["threshold"].expand(spec.num_latents).contiguous()
+
+
+def as_jumprelu(saved: Saved, library: str) -> Saved:
+    """The dictionary as one that keeps what is above a threshold. Raises ValueError if it does not do that."""
+    found = thresholds(saved)
+    if found is None:
+        raise ValueError(
+            f"{library} has no {saved.spec.selection}{' transcoder' * saved.spec.cfg.transcode} here, but thresholds; "
+            "sae convert with a model and data fits one and says what that changes"
+        )
+    return with_threshold(saved, found)
+
+
+def with_threshold(saved: Saved, threshold: Tensor) -> Saved:
+    """The dictionary with a threshold (num_latents,) instead of its selection."""
+    kept = {name: t for name, t in saved.tensors.items() if name != "threshold"}
+    W = kept["encoder.weight"]
+    return Saved(replace(saved.spec, selection="jumprelu"), kept | {"threshold": threshold.to(W.dtype).to(W.device)})
+
+
+def check_plain(saved: Saved, library: str, *, transcoders: bool = True, skip: bool = True, norm: bool = False) -> None:
+    """Raise ValueError for what a library has no word for."""
+    spec = saved.spec
+    kinds = {
+        "transcoders": spec.cfg.transcode and not transcoders,
+        "skip connections": spec.cfg.skip_connection and not skip,
+        "a layer norm of what is read": spec.layer_norm and not norm,
+        "the selection groupmax": spec.selection == "groupmax",
+    }
+    if has_not := [kind for kind, there in kinds.items() if there]:
+        raise ValueError(f"{library} cannot say this dictionary: it has no {' and no '.join(has_not)}; choose another")

@@ -1,0 +1,89 @@
+"""Every reader under hundreds of broken files: one clear line, or a dictionary; never a crash, never much memory."""
+
+import random
+import resource
+import shutil
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from strangers import STRANGERS, D, Stranger
+
+from sae import Sae
+from sae.formats.find import find
+
+ROUNDS = 200
+MORE_BYTES = 64 * 2**20
+ODD = [b"", b"\0" * 64, b"\xff" * 64, b"{}", b"[]", b"{" * 3000, b"null", b"&a [*a,*a]", b"PK\x03\x04", b"\x80\x04."]
+
+
+def broken(original: bytes, chance: random.Random) -> bytes:
+    """A file with bytes changed, cut, repeated or put in; or numbers in it made huge."""
+    content = bytearray(original)
+    for _ in range(chance.choice((1, 1, 2, 8))):
+        at = chance.randrange(len(content) or 1)
+        kind = chance.randrange(6)
+        if kind == 0 and content:
+            content[at] = chance.randrange(256)
+        elif kind == 1:
+            del content[at : at + chance.choice((1, 7, 100, 10**6))]
+        elif kind == 2:
+            content[at:at] = content[at : at + chance.choice((1, 9, 300))]
+        elif kind == 3:
+            content[at : at + 8] = struct.pack("<Q", chance.choice((0, 1, 2**31, 2**40, 2**63)))
+        elif kind == 4:
+            content[at : at + 1] = chance.choice((b"99999999999999", b"-1", b'"', b"null", b"[", b"\n", b"1e999"))
+        else:
+            content[at:at] = chance.randbytes(chance.choice((1, 4, 64)))
+    return bytes(content)
+
+
+@contextmanager
+def little_memory() -> Iterator[None]:
+    """A limit on what is taken beside what is there already."""
+    used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (used + MORE_BYTES, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def check(action: Callable[[], object], folder: Path) -> bool:
+    """Whether it succeeds; if not it must be a ValueError of one line that is not long."""
+    try:
+        with little_memory():
+            action()
+    except ValueError as error:
+        assert "\n" not in str(error) and len(str(error)) < 1500 and str(folder) in str(error), str(error)
+        return False
+    return True
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STRANGERS)
+def test_a_broken_file_is_told_in_one_line_or_read_as_what_it_says(tmp_path: Path, name: str) -> None:
+    stranger, chance = STRANGERS[name], random.Random(name)
+    folder = tmp_path / "repo-L0_3" / "layer_3"
+    stranger.write(folder)
+    assert read(folder, stranger).d_in == D
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    untouched = (tmp_path / "victim").write_bytes(b"mine")
+    for _ in range(ROUNDS):
+        file = chance.choice(files)
+        original = file.read_bytes()
+        file.write_bytes(chance.choice(ODD) if chance.random() < 0.1 else broken(original, chance))
+        check(lambda: read(folder, stranger), tmp_path)
+        check(lambda: find(folder), tmp_path)
+        file.write_bytes(original)
+    assert read(folder, stranger).d_in == D and untouched == 4
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted([*files, tmp_path / "victim"])
+    shutil.rmtree(folder)
+    assert not check(lambda: read(folder, stranger), tmp_path)
+
+
+def read(folder: Path, stranger: Stranger) -> Sae:
+    return Sae.load_from_disk(folder / stranger.file)
