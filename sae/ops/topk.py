@@ -6,6 +6,7 @@ from torch import Tensor
 
 import sae.ops.kernels as kernels
 import sae.ops.naive as naive
+import sae.ops.native.topk as compiled
 
 # Integers of the same width order the bit patterns of positive floats as the floats do, and reduce faster on CPUs.
 _ORDERED_AS = {torch.bfloat16: torch.int16, torch.float32: torch.int32}
@@ -27,6 +28,8 @@ def topk(
 
         if fast.covers(pre_acts.shape[1], k):
             return fast.topk(pre_acts, k)
+    if compiled.covers(pre_acts, k):
+        return compiled.topk(pre_acts, k)
     if pre_acts.device.type != "cpu" or pre_acts.dtype not in _ORDERED_AS or not pre_acts.is_contiguous():
         return naive.topk(pre_acts, k)
     values, indices = _topk(pre_acts.view(_ORDERED_AS[pre_acts.dtype]), k)

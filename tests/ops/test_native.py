@@ -13,6 +13,7 @@ from torch import Tensor
 
 import sae
 from sae.ops import LatentSegments, momentum, native
+from sae.ops.native import topk
 from sae.ops.segments import Segments
 
 SIZES = [(1, 48), (37, 48), (5, 7), (0, 48), (4, 300), (257, 16)]
@@ -92,6 +93,28 @@ def test_descend_equals_its_twin(
 
     for found, twin in zip(taken(), plainly(monkeypatch, taken), strict=True):
         close(found, twin)
+
+
+@pytest.mark.parametrize("shift", [0.0, -2.0, -50.0, 50.0])
+@pytest.mark.parametrize(("tokens", "columns", "k"), [(0, 96, 5), (1, 48, 6), (37, 96, 5), (5, 301, 9), (3, 4608, 32)])
+def test_topk_of_bf16_is_exact_and_its_columns_are_distinct(tokens: int, columns: int, k: int, shift: float) -> None:
+    """Also with many equal values, and with fewer than k that are positive, or none."""
+    x = (torch.randn(tokens, columns).mul(3).round() / 2 + shift).bfloat16()
+    assert topk.covers(x, k)
+    values, indices = topk.topk(x, k)
+    assert values.shape == indices.shape == (tokens, k)
+    expected = x.float().relu().topk(k).values
+    assert torch.equal(values.float().sort(descending=True).values, expected)
+    assert torch.equal(values, x.gather(1, indices).relu())
+    assert all(len(set(row)) == k for row in indices.tolist())
+
+
+def test_topk_keeps_nan_and_infinity() -> None:
+    x = torch.randn(2, 64).bfloat16()
+    x[0, 11], x[1, 63] = float("nan"), float("inf")
+    values, indices = topk.topk(x, 3)
+    assert 11 in indices[0] and values[0].isnan().sum() == 1
+    assert 63 in indices[1] and values[1].max() == float("inf")
 
 
 def test_any_number_of_threads_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:

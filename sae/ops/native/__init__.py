@@ -95,5 +95,5 @@ def _value(argument: Tensor | float | None) -> Any:
     if isinstance(argument, float):
         return ctypes.c_float(argument)
     if isinstance(argument, int):
-        return ctypes.c_int(argument)
+        return ctypes.c_long(argument)
     return ctypes.c_void_p(None if argument is None else argument.data_ptr())

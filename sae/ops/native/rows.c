@@ -1,4 +1,4 @@
-/* The passes of `sae.ops.momentum`, row by row. Matrices are (rows, d), one row after the other. */
+/* The passes of `sae.ops.momentum`, and `topk`, row by row. Matrices are (rows, d), one row after the other. */
 
 #include <float.h>
 #include <math.h>
@@ -56,7 +56,7 @@ static void gather(long begin, long end, long d, const int64_t *tokens, const fl
 void momentum(long first, long end, long d, float *exp_avg, float *exp_avg_sq, const float *gradient,
               const int64_t *bounds, const int64_t *tokens, const float *weights, const float *rows,
               const float *along, const float *matrix, const float *rates, float weight1, float weight2,
-              float epsilon, void *out, int is_bf16, float *energies) {
+              float epsilon, void *out, long is_bf16, float *energies) {
     float *restrict g = malloc(d * sizeof(float));
     for (long row = first; row < end; row++) {
         if (bounds)
@@ -83,8 +83,8 @@ void momentum(long first, long end, long d, float *exp_avg, float *exp_avg_sq, c
 
 /* `descend_` of the rows from first to end, which are first multiplied by `factors`. Those of `follower` take
    `its_length` of the same step. */
-void descend(long first, long end, long d, float *parameter, const void *step, int step_is_bf16, float length,
-             const float *factors, int unit_rows, void *copy, int copy_is_bf16, float *follower, float its_length) {
+void descend(long first, long end, long d, float *parameter, const void *step, long step_is_bf16, float length,
+             const float *factors, long unit_rows, void *copy, long copy_is_bf16, float *follower, float its_length) {
     float *restrict s = malloc(d * sizeof(float));
     for (long row = first; row < end; row++) {
         read_row(step, row, d, s, step_is_bf16);
@@ -105,4 +105,54 @@ void descend(long first, long end, long d, float *parameter, const void *step, i
         if (copy) write_row(copy, row, d, w, 1.0f, copy_is_bf16);
     }
     free(s);
+}
+
+/* The k-th largest of n values, or 0 if fewer than k are positive. Values are read as bits of bf16, whose order is that
+   of integers where they are positive. */
+static int16_t kth_largest(const int16_t *values, long n, long k) {
+    int counts[256] = {0}, high, low;
+    for (long i = 0; i < n; i++)
+        if (values[i] > 0) counts[values[i] >> 8]++;
+    for (high = 127; high >= 0 && k > counts[high]; high--) k -= counts[high];
+    if (high < 0) return 0;
+    memset(counts, 0, sizeof counts);
+    for (long i = 0; i < n; i++)
+        if (values[i] > 0 && values[i] >> 8 == high) counts[values[i] & 255]++;
+    for (low = 255; low > 0 && k > counts[low]; low--) k -= counts[low];
+    return (int16_t)(high << 8 | low);
+}
+
+/* `topk` of bf16, of the rows from first to end. Column j is in group j % num_groups, of `slices` columns or one more:
+   the k groups with the largest maxima hold the k largest values. */
+void topk(long first, long end, long d, const int16_t *matrix, long k, long slices, int16_t *values, int64_t *indices) {
+    const long num_groups = d / slices;
+    int16_t *restrict maxima = malloc((num_groups + d) * sizeof(int16_t)), *found = maxima + num_groups;
+    int64_t *at = malloc(d * sizeof(int64_t));
+    for (long row = first; row < end; row++) {
+        const int16_t *restrict x = matrix + row * d;
+        memcpy(maxima, x, num_groups * sizeof(int16_t));
+        for (long start = num_groups; start < d; start += num_groups) {
+            const long count = d - start < num_groups ? d - start : num_groups;
+            for (long g = 0; g < count; g++) maxima[g] = x[start + g] > maxima[g] ? x[start + g] : maxima[g];
+        }
+        int16_t least = kth_largest(maxima, num_groups, k);
+        if (least < 1) least = 1;
+        long number = 0;
+        for (long g = 0; g < num_groups; g++)
+            if (maxima[g] >= least)
+                for (long j = g; j < d; j += num_groups)
+                    if (x[j] >= least) found[number] = x[j], at[number++] = j;
+        int16_t *restrict top = values + row * k;
+        int64_t *restrict where = indices + row * k;
+        const int16_t last = number > k ? kth_largest(found, number, k) : 0;
+        long taken = 0;
+        for (long i = 0; i < number; i++)
+            if (found[i] > last) top[taken] = found[i], where[taken++] = at[i];
+        for (long i = 0; i < number && taken < k; i++)
+            if (found[i] == last) top[taken] = last, where[taken++] = at[i];
+        for (long j = 0; j < d && taken < k; j++)
+            if (x[j] < 1) top[taken] = 0, where[taken++] = j;
+    }
+    free(maxima);
+    free(at);
 }
