@@ -41,8 +41,8 @@ def start_transcoder_(
 ) -> None:
     """Set a new transcoder's weights by a few tokens: what each latent would best write by itself.
 
-    b_enc = −W_enc mean(x). Row i of W_dec is Σ aᵢ (y − ŷ₀) / Σ aᵢ², the least squares of one latent; its length goes
-    into the encoder, so that the k largest latents are those that write most. W_skip is the ridge regression of y on x.
+    b_enc = −W_enc mean(x). Row i of W_dec is Σ aᵢ (y − ŷ₀) / Σ aᵢ², the least squares of one latent, at
+    unit length; the median length goes into the encoder. W_skip is the ridge regression of y on x.
     """
     x, y = x.float(), y.float()
     sums = [x.new_tensor(float(len(x))), x.sum(0), y.sum(0)]
@@ -59,12 +59,13 @@ def start_transcoder_(
     rows, energy = segments.sum(acts, left), segments.sum_weights(acts.square())
     add_up([rows, energy])
     lengths = torch.linalg.vector_norm(rows, dim=1) / energy.clamp_min(torch.finfo(energy.dtype).tiny)
+    # One length for all: by lengths of their own few latents would win most tokens, and two thirds never fire.
     used = lengths[lengths > 0]
-    lengths = torch.where(lengths > 0, lengths, used.median() if len(used) else 1.0)
+    length = used.median() if len(used) else lengths.new_ones(())
     noise = torch.randn(rows.shape, generator=torch.Generator().manual_seed(0)).to(rows)
     sae.W_dec.data.copy_(F.normalize(torch.where((energy > 0).unsqueeze(1), rows, noise), dim=1))
-    sae.encoder.weight.data.mul_(lengths.unsqueeze(1))
-    sae.encoder.bias.data.mul_(lengths)
+    sae.encoder.weight.data.mul_(length)
+    sae.encoder.bias.data.mul_(length)
 
 
 def _without_code(sae: Sae, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "*tokens d_out"]:
