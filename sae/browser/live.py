@@ -1,42 +1,40 @@
-"""Texts that a user types: which latents fire on them, and what the model does with latents changed."""
+"""The language model behind the page: loaded when it is first asked for, one question at a time. Imports no torch."""
 
 from collections.abc import Callable
 from threading import Lock
-from typing import Any, NamedTuple
-
-import torch
-from torch import Tensor, nn
-
-from sae import lm
-
-from .collect import Read
-
-MOST_TOKENS = 512
-LATENTS_OF_TOKEN = 12
-
-
-class Loaded(NamedTuple):
-    """The model with its head, its tokenizer, and the dictionaries by place."""
-
-    model: nn.Module
-    tokenizer: Any
-    reads: dict[str, Read]
+from typing import Any
 
 
 class LiveModel:
-    """A model that is loaded when it is first asked for. One question at a time."""
+    """A model that is loaded when it is first asked for."""
 
-    def __init__(self, load: Callable[[], Loaded], maxima: Callable[[str], Any]) -> None:
-        """`maxima` has the largest activation of each latent of a place."""
+    def __init__(self, load: Callable[[], Any], maxima: Callable[[str], Any]) -> None:
+        """`load` makes a `steering.Loaded`; `maxima` has the largest activation of each latent of a place."""
         self._load, self._maxima, self._lock = load, maxima, Lock()
-        self._loaded: Loaded | None = None
+        self._loaded: Any = None
         self._failed = ""
 
     def state(self) -> dict[str, Any]:
         """Whether the model is loaded, and why it cannot be."""
         return {"loaded": self._loaded is not None, "why_not": self._failed}
 
-    def _ready(self) -> Loaded:
+    def read(self, text: str, place: str) -> dict[str, Any]:
+        """`steering.read` of the model. Raises ValueError if it cannot be loaded."""
+        with self._lock:
+            loaded = self._ready()
+            from .steering import read
+
+            return read(loaded, text, place)
+
+    def steer(self, text: str, place: str, edits: list[dict[str, Any]], new_tokens: int) -> dict[str, Any]:
+        """`steering.steer` of the model. Raises ValueError if it cannot be loaded."""
+        with self._lock:
+            loaded = self._ready()
+            from .steering import steer
+
+            return steer(loaded, text, place, edits, self._maxima(place), new_tokens)
+
+    def _ready(self) -> Any:
         if self._failed:
             raise ValueError(self._failed)
         if self._loaded is None:
@@ -47,68 +45,3 @@ class LiveModel:
                 self._failed = f"the language model cannot be loaded, so that only this box does not work: {reason}"
                 raise ValueError(self._failed) from error
         return self._loaded
-
-    @torch.no_grad()
-    def read(self, text: str, place: str) -> dict[str, Any]:
-        """The strongest latents of each token. Raises ValueError if the model cannot be loaded."""
-        with self._lock:
-            loaded = self._ready()
-            tokens = self._tokens(loaded, text)
-            read = loaded.reads[place]
-            x = lm.harvest(loaded.model, tokens, [read.reads])[read.reads][0]
-            acts, indices = read.dictionary.encode(x.to(read.dictionary.W_dec.device).float())
-            order = acts.argsort(dim=1, descending=True)[:, :LATENTS_OF_TOKEN]
-            rows = zip(acts.gather(1, order).tolist(), indices.gather(1, order).tolist(), strict=True)
-            latents = [[[at, act] for act, at in zip(*row, strict=True) if act > 0] for row in rows]
-            return {"ids": tokens[0].tolist(), "latents": latents}
-
-    @torch.no_grad()
-    def steer(self, text: str, place: str, edits: list[dict[str, Any]], new_tokens: int) -> dict[str, Any]:
-        """The most likely continuation, clean and changed, and how far the changed predictions are from the clean ones.
-
-        An edit adds `strength` times the latent's maximum on every token; strength None ablates it. KL, in nats, is
-        KL(clean ‖ changed) of the next token after each token of the text.
-        """
-        with self._lock:
-            loaded = self._ready()
-            tokens, read = self._tokens(loaded, text), loaded.reads[place]
-            edit = _edit_of(edits, self._maxima(place))
-            saes = {read.hookpoint: read.dictionary}
-            clean = lm.full_logits(loaded.model, tokens)[0].float().log_softmax(-1)
-            with lm.graft(loaded.model, saes, keep_error=True, edit=edit):
-                changed = lm.full_logits(loaded.model, tokens)[0].float().log_softmax(-1)
-            kl = (clean.exp() * (clean - changed)).nan_to_num().sum(-1).clamp_min(0)
-            plain = _continue(loaded.model, tokens, new_tokens)
-            with lm.graft(loaded.model, saes, keep_error=True, edit=edit):
-                steered = _continue(loaded.model, tokens, new_tokens)
-            return {"ids": tokens[0].tolist(), "kl": kl.tolist(), "clean": plain, "steered": steered}
-
-    def _tokens(self, loaded: Loaded, text: str) -> Tensor:
-        if loaded.tokenizer is None:
-            raise ValueError("a text can be read only with the model's tokenizer, and it has none")
-        limit = min(MOST_TOKENS, lm.context_limit(loaded.model) or MOST_TOKENS)
-        ids = loaded.tokenizer.encode(text)[:limit]
-        if not ids:
-            raise ValueError("the text must have a token")
-        return torch.tensor([ids])
-
-
-def _edit_of(edits: list[dict[str, Any]], maxima: Any) -> Callable[[lm.Latents], None]:
-    def edit(latents: lm.Latents) -> None:
-        for each in edits:
-            latent, strength = each["latent"], each["strength"]
-            if strength is None:
-                latents[latent] = 0
-            else:
-                latents[latent] += strength * float(maxima[latent])
-
-    return edit
-
-
-def _continue(model: nn.Module, tokens: Tensor, number: int) -> list[int]:
-    """The most likely next tokens."""
-    found = tokens
-    for _ in range(number):
-        following = lm.full_logits(model, found)[:, -1].argmax(-1, keepdim=True)
-        found = torch.cat([found, following.to(found)], 1)
-    return found[0, tokens.shape[1] :].tolist()

@@ -16,7 +16,7 @@ from sae.config import BrowseConfig
 from sae.storage.files import MANIFEST
 
 if TYPE_CHECKING:
-    from sae.browser.live import Loaded
+    from sae.browser.steering import Loaded
 
 
 def browse(cfg: BrowseConfig) -> int:

@@ -8,8 +8,8 @@ from typing import Any
 from sae import lm
 from sae.activations.source import check_excluded
 from sae.browser.collect import Read, collect
-from sae.browser.live import Loaded
 from sae.browser.plan import BrowsePlan, about, other_indexes
+from sae.browser.steering import Loaded
 from sae.commands.load import load_language_model, load_text
 from sae.config import BrowseConfig
 from sae.data.tokens import SampledSequences, as_sequences

@@ -3,6 +3,8 @@
 import gzip
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -87,6 +89,15 @@ def test_an_index_is_made_once_and_then_only_opened(run: Run, monkeypatch: pytes
     assert run("runs/run", "--max_tokens", "500")[0] == 0
     assert run("runs/run/step_16", "--max_tokens", "500")[0] == 0  # the same checkpoint
     assert before.stat().st_mtime_ns == changed
+
+
+def test_what_opens_an_index_imports_no_heavy_library() -> None:
+    code = (
+        "import sys, sae.commands.browse, sae.browser.live, sae.browser.server, sae.browser.notes; "
+        "print([name for name in ('torch', 'transformers', 'datasets', 'safetensors') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_another_checkpoint_or_other_options_have_an_index_of_their_own(run: Run) -> None:

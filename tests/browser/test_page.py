@@ -12,8 +12,9 @@ from tiny_models import tiny_tokenizer
 
 from sae.browser import Index
 from sae.browser.export import write_pages
-from sae.browser.live import LiveModel, Loaded
+from sae.browser.live import LiveModel
 from sae.browser.notes import Notes
+from sae.browser.steering import Loaded
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [

@@ -17,10 +17,11 @@ from tiny_models import tiny_tokenizer
 
 from sae import lm
 from sae.browser import Index
-from sae.browser.live import LiveModel, Loaded
+from sae.browser.live import LiveModel
 from sae.browser.notes import Notes, read_explanations
 from sae.browser.payload import LIST_COLUMNS, list_columns
 from sae.browser.server import free_socket, make_app
+from sae.browser.steering import Loaded
 
 
 class Served:

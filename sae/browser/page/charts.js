@@ -13,9 +13,10 @@ export function bars(counts, label, { height = 96, tip, kind = "bar", logarithmi
     return [bar, area];
   });
   const [left, right] = label;
-  return svg("svg", { viewBox: `0 0 ${width} ${height + 18}`, role: "img", "aria-label": `${left} to ${right}` },
-    svg("line", { x1: 0, x2: width, y1: height, y2: height }), found,
-    svg("text", { x: 0, y: height + 14 }, left), svg("text", { x: width, y: height + 14, "text-anchor": "end" }, right));
+  const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", role: "img", "aria-label": `${left} to ${right}` },
+    svg("line", { x1: 0, x2: width, y1: height, y2: height }), found);
+  picture.style.height = height + "px";
+  return h("div", {}, picture, h("div", { class: "axis num" }, h("span", {}, left), h("span", {}, right)));
 }
 
 export function activationHistogram(latent) {
@@ -31,7 +32,7 @@ export function densityHistogram(columns, shown, choose) {
     if (density > 0) counts[Math.max(0, Math.min(bins - 1, Math.floor(((Math.log10(density) - low) / -low) * bins)))] += 1;
   }
   const edge = (at) => percent(10 ** (low - (low * at) / bins));
-  return bars(counts, ["density 0.0001 %", "100 %"], { height: 160 - 18, kind: "base", tip: (at, count) => `${edge(at)} – ${edge(at + 1)}: ${grouped(count)} latents` });
+  return bars(counts, ["density 0.0001 %", "100 %"], { height: 142, kind: "base", tip: (at, count) => `${edge(at)} – ${edge(at + 1)}: ${grouped(count)} latents` });
 }
 
 // Density against maximum, both logarithmic. A click opens the nearest latent.

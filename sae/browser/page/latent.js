@@ -93,7 +93,7 @@ export async function latentPage(state) {
   const sides = h("div", { class: "stack" },
     !never && h("section", { class: "panel" }, h("h2", {}, "Activations (logarithmic)"), activationHistogram(about)),
     !never && h("section", { class: "panel" }, h("h2", {}, "Tokens by share of its activations"), pairs(about.share, (value) => Math.round(100 * value) + " %"),
-      about.by_mean.length > 0 && [h("h2", {}, "Tokens by mean activation"), pairs(about.by_mean, (value) => number(value))]),
+      about.by_mean.length > 0 && [h("h2", { class: "next" }, "Tokens by mean activation"), pairs(about.by_mean, (value) => number(value))]),
     about.up.length > 0 && about.up[0][0] !== NONE && h("section", { class: "panel" }, h("h2", {}, "Effect on the logits" + (index.places[place].path === "direct" ? "" : " (direct path only)")),
       h("div", { class: "pair" }, pairs(about.up, (value) => "+" + number(value, 2)), pairs(about.down, (value) => number(value, 2)))));
 

@@ -107,7 +107,7 @@ export async function listPage(state) {
   const sinks = about.massive ? `${grouped(about.massive)} massive tokens (attention sinks and the like) are left out of all lists.` : "";
   const page = h("div", { class: "stack" },
     h("div", {}, h("h1", {}, about.name),
-      h("p", { class: "soft small" }, `${grouped(number_of)} latents on ${grouped(index.tokens)} tokens of ${index.about.dataset ?? "the data"}. `, sinks, about.path === "direct" ? "" : " Logit effects: direct path only.", index.why_no_logits ? ` No logit effects: ${index.why_no_logits}.` : "")),
+      h("p", { class: "soft small" }, `${grouped(number_of)} latents on ${grouped(index.tokens)} tokens of ${(index.about.dataset || "the data").split("/").pop()}. `, sinks, about.path === "direct" ? "" : " Logit effects: direct path only.", index.why_no_logits ? ` No logit effects: ${index.why_no_logits}.` : "")),
     pictures,
     h("div", { class: "panel" }, h("div", { class: "row" }, search, kind, flag, count), table));
   queueMicrotask(() => { update(); table.scrollTop = view.scroll; paint(); });

@@ -10,7 +10,7 @@ export async function tryPage(state) {
   const [vocabulary, columns] = await Promise.all([data.vocabulary(), data.columns(index, place)]);
   const link = (latent, value) => h("a", { class: "flag num", href: `#/${place}/${latent}` }, `${latent} · ${number(value)}`);
   const text = h("textarea", { rows: 4, "aria-label": "text", placeholder: "Type a text. The first time the language model is loaded, which takes a few seconds.", oninput: () => { kept.text = text.value; } }, kept.text);
-  const out = h("div", { class: "stack" }), below = h("div", { class: "list" }), steered = h("div", { class: "stack" });
+  const out = h("div", { class: "stack" }), below = h("div", {}), steered = h("div", { class: "stack" });
   const busy = (button, work) => async () => {
     button.disabled = true; const label = button.textContent; button.textContent = "…";
     try { await work(); } catch (error) { out.replaceChildren(h("p", { class: "warn", role: "alert" }, error.message)); }
@@ -20,7 +20,7 @@ export async function tryPage(state) {
   async function read() {
     const found = await data.read(place, text.value);
     const strength = found.latents.map((each) => each[0]?.[1] ?? 0), order = [...strength].sort((a, b) => a - b);
-    const largest = order[Math.floor(order.length * 0.95)] || 1;
+    const largest = order[Math.floor(order.length * 0.85)] || 1;
     const show = (at) => below.replaceChildren(h("div", { class: "row" }, h("span", { class: "tok" }, visible(vocabulary[found.ids[at]] ?? "")), found.latents[at].map(([latent, value]) => link(latent, value))));
     out.replaceChildren(h("div", { class: "row" }, h("h2", {}, "The strongest latent of each token; click a token for all"), h("span", { class: "grow" }), legend(largest)),
       passage(vocabulary, found.ids, strength.map((value, at) => [at, value]), largest, { onclick: show, tip: (at) => found.latents[at].slice(0, 5).map(([latent, value]) => `${latent} · ${number(value)}`).join("\n") || "nothing fires" }), below);
@@ -42,7 +42,7 @@ export async function tryPage(state) {
 
   async function steer() {
     const found = await data.steer({ text: text.value, place, edits: kept.edits, new_tokens: kept.length });
-    const most = Math.max(...found.kl, 1e-6), words = (ids) => ids.map((id) => vocabulary[id] ?? "").join("");
+    const most = Math.max(...found.kl, 1e-6), words = (ids) => ids.map((id) => vocabulary[id] ?? "").join("").replace(/\n/g, "↵");
     steered.replaceChildren(
       h("div", { class: "pair" }, h("div", {}, h("h2", {}, "Clean"), h("div", { class: "text" }, words(found.clean) || "–")), h("div", {}, h("h2", {}, "Steered"), h("div", { class: "text" }, words(found.steered) || "–"))),
       h("div", { class: "row" }, h("h2", {}, "How far the next-token predictions move (KL, nats)"), h("span", { class: "grow" }), legend(most, "KL", "kl")),
