@@ -1,6 +1,7 @@
 """Train k-sparse autoencoders on every layer of a language model at once, on the fly."""
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: `sae --help` need not wait for PyTorch."""
+    if name == "__version__":
+        return version("sae")
     if name not in _HOMES:
         raise AttributeError(f"module 'sae' has no attribute {name!r}")
     return getattr(import_module(f"sae.{_HOMES[name]}"), name)

@@ -1,6 +1,7 @@
 """Who may know whom: the map of /docs, kept true by walking the imports of every file."""
 
 import ast
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -176,6 +177,13 @@ def test_what_help_needs_imports_no_heavy_library(name: str) -> None:
         PACKAGE / "commands/table.py",
         PACKAGE / "config.py",
     }
+
+
+def test_the_package_says_its_version_and_that_it_is_typed() -> None:
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())
+    assert sae.__version__ == project["project"]["version"]
+    assert (PACKAGE / "py.typed").is_file() and "py.typed" in project["tool"]["setuptools"]["package-data"]["sae"]
+    assert f"version: {sae.__version__}" in (PACKAGE.parent / "CITATION.cff").read_text()
 
 
 def test_importing_runs_no_statement_that_decides_something() -> None:
