@@ -5,5 +5,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/scripts/setup.sh"
 if [ $# -gt 0 ]; then
     exec python -m pytest "$@"
 fi
+if ! command -v chromium >/dev/null && ! command -v google-chrome >/dev/null; then
+    echo "test: the page's tests are skipped without Chromium; on Debian and Ubuntu: apt install chromium" >&2
+fi
 python -m pytest -n 2 -m "not slow"
 exec python -m pytest -m slow
