@@ -436,7 +436,7 @@ def _names(names: list[str]) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.removeprefix("ValueError: ").replace("|", "/")[:300]
+    return re.sub(r"^\w+Error: ", "", text).replace("|", "/")[:300]
 
 
 if __name__ == "__main__":
