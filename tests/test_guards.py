@@ -35,8 +35,8 @@ MAY_KNOW = {
     },
     "__init__": {"config", "dictionary", "evaluation", "lm", "training"},
     "commands": {
-        "activations", "browser", "config", "data", "evaluation", "formats", "lm", "ops", "parallel", "report", "runs",
-        "storage", "training",
+        "activations", "browser", "config", "data", "dictionary", "evaluation", "formats", "lm", "ops", "parallel",
+        "report", "runs", "storage", "training",
     },
     "__main__": {"commands", "parallel"},
 }  # fmt: skip
@@ -252,5 +252,6 @@ def test_only_the_report_prints() -> None:
         "report/evaluation.py",
         "commands/browse.py",
         "commands/cache.py",
+        "commands/convert.py",
         "__main__.py",
     }

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from sae.commands.parser import Groups, parse
-from sae.config import BrowseConfig, CacheConfig, EvalConfig, RunConfig
+from sae.config import BrowseConfig, CacheConfig, ConvertConfig, EvalConfig, InfoConfig, RunConfig
 
 TRAIN_GROUPS = {
     "data": (
@@ -86,7 +86,7 @@ def read(arguments: Sequence[str]) -> tuple[Command, Any]:
 
 
 def _list_of_commands() -> str:
-    lines = [f"  sae {name:<6} {command.description.splitlines()[0]}" for name, command in COMMANDS.items()]
+    lines = [f"  sae {name:<7} {command.description.splitlines()[0]}" for name, command in COMMANDS.items()]
     return "\n".join([f"Commands, each with its own --help; without one of these words it is {DEFAULT}:", *lines])
 
 
@@ -112,6 +112,18 @@ def _browse(cfg: BrowseConfig) -> int:
     from sae.commands.browse import browse
 
     return browse(cfg)
+
+
+def _convert(cfg: ConvertConfig) -> int:
+    from sae.commands.convert import convert
+
+    return convert(cfg)
+
+
+def _info(cfg: InfoConfig) -> int:
+    from sae.commands.convert import info
+
+    return info(cfg)
 
 
 DEFAULT = "train"
@@ -149,5 +161,21 @@ COMMANDS = {
         ("model", "dataset"),
         "Write the activations of a language model to the disk, for sae --activations to train on.\n"
         "Example: sae cache EleutherAI/pythia-160m wikitext.jsonl --layers 3 7 --activations pythia-wikitext",
+    ),
+    "convert": Command(
+        _convert,
+        ConvertConfig,
+        {"what": ("source", "target", "to", "hookpoints"), "thresholds": ("activations",)},
+        ("source", "target"),
+        "Write dictionaries in another library's format.\n"
+        "Example: sae convert checkpoints/my-run my-run-saelens --to saelens",
+    ),
+    "info": Command(
+        _info,
+        InfoConfig,
+        {"what": ("source",)},
+        ("source",),
+        "Say which dictionaries a folder, a file or a hub repository holds: format, widths, rule, type and size.\n"
+        "Example: sae info google/gemma-scope-2b-pt-res",
     ),
 }

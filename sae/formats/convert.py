@@ -41,3 +41,9 @@ def write_set(folder: Path, dictionaries: Mapping[str, Callable[[], Saved]], nam
         each.write(folder / each.folder_of(hookpoint), read(), about._replace(hookpoint=bare))
     if each.finish is not None:
         each.finish(folder, list(dictionaries), about)
+
+
+def says_topk(name: str, saved: Saved) -> bool:
+    """Whether the format can say that the k largest stay."""
+    only_thresholds = ("circuit-tracer", "gemma-scope-2")
+    return name not in only_thresholds and not (saved.spec.cfg.transcode and name == "saelens")

@@ -179,3 +179,35 @@ def _damaged(path: Path, what: str, error: Exception) -> ValueError:
 
 def _first(error: Exception) -> str:
     return " ".join(str(error).split())[:80] or type(error).__name__
+
+
+def shapes_of(path: Path) -> dict[str, Shape]:
+    """The tensors of a file of any of these kinds by name; no weights are read."""
+    if path.suffix == ".safetensors":
+        return shapes_in(path)
+    if path.suffix == ".npz":
+        return _shapes_npz(path)
+    found = read_torch(path)
+    inner = next((found[name] for name in ("ae", "sae") if isinstance(found.get(name), dict)), found)
+    return {
+        str(name): Shape(tuple(t.shape), str(t.dtype).removeprefix("torch."))
+        for name, t in inner.items()
+        if isinstance(t, Tensor)
+    }
+
+
+def _shapes_npz(path: Path) -> dict[str, Shape]:
+    check_there(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {entry.filename.removesuffix(".npy"): _shape(archive, entry) for entry in archive.infolist()}
+    except Exception as error:
+        raise _damaged(path, "a NumPy archive of numbers", error) from None
+
+
+def _shape(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Shape:
+    with archive.open(entry) as file:
+        version = np.lib.format.read_magic(file)
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = header(file)
+        return Shape(tuple(shape), str(dtype))

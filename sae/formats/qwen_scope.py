@@ -23,17 +23,22 @@ def hookpoint(path: Path) -> str:
     return f"layers.{int(found[1])}" if found else ""
 
 
+def k_of(path: Path) -> int | None:
+    """k, by the names of the folders around a file."""
+    named = _K.findall("/".join(path.absolute().parts[-6:]))
+    return int(named[-1]) if named else None
+
+
 def read(path: Path) -> Saved:
     """The dictionary in a file. Raises ValueError naming the file and the rule it breaks."""
     W_enc, b_enc, W_dec, b_dec = needed(path, read_torch(path), "W_enc", "b_enc", "W_dec", "b_dec")
-    named = _K.findall("/".join(path.absolute().parts[-6:]))
-    if not named:
+    if (k := k_of(path)) is None:
         raise ValueError(
             f"{path} must lie in a folder whose name ends with L0_<k>, as the repository's does: nothing else says k; "
             "rename its folder"
         )
     tensors = {"encoder.weight": W_enc, "encoder.bias": b_enc, "W_dec": transposed(W_dec), "b_dec": b_dec}
-    return record(path, tensors, "topk", k=int(named[-1]), centred=False, writes=hookpoint(path))
+    return record(path, tensors, "topk", k=k, centred=False, writes=hookpoint(path))
 
 
 QWEN_SCOPE = Format("qwen-scope", "Qwen Scope", "layer<n>.sae.pt", (), _claim, hookpoint, read)

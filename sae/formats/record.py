@@ -167,7 +167,7 @@ def as_jumprelu(saved: Saved, library: str) -> Saved:
     if found is None:
         raise ValueError(
             f"{library} has no {saved.spec.selection}{' transcoder' * saved.spec.cfg.transcode} here, but thresholds; "
-            "sae convert with a model and data fits one and says what that changes"
+            "sae convert with --activations fits one and says what that changes"
         )
     return with_threshold(saved, found)
 

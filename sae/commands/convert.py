@@ -1,0 +1,114 @@
+"""`sae convert SOURCE TARGET`: dictionaries in another library's format. `sae info SOURCE`: what is there."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from sae.activations.cache.read import ActivationCache, held_out_batches
+from sae.config import ConvertConfig, InfoConfig
+from sae.dictionary.autoencoder import Sae
+from sae.dictionary.spec import Saved
+from sae.evaluation.thresholds import with_fitted_threshold
+from sae.formats.convert import says_topk, writable, write_set
+from sae.formats.describe import Description, describe
+from sae.formats.find import find
+from sae.formats.format import About, Place
+from sae.formats.hub import find_anywhere
+from sae.runs.folder import RunRecord
+
+_MOST_TOKENS, _BATCH = 65_536, 8
+
+
+def convert(cfg: ConvertConfig) -> int:
+    """Write, or leave nothing. The cheap checks come first."""
+    writable(cfg.to)
+    target = Path(cfg.target)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"TARGET must be a new folder, but {target} is there; choose another")
+    found = find_anywhere(cfg.source, cfg.hookpoints or None)
+    cache = ActivationCache(cfg.activations) if cfg.activations is not None else None
+    partial_target = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial_target, ignore_errors=True)
+    try:
+        readers = {name: partial(_read, cfg, name, place, cache) for name, place in found.items()}
+        write_set(partial_target, readers, cfg.to, _about(next(iter(found.values()))))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():
+            target.rmdir()
+        partial_target.rename(target)
+    finally:
+        shutil.rmtree(partial_target, ignore_errors=True)
+    _show([describe(name, place) for name, place in find(target).items()])
+    return 0
+
+
+def _about(place: Place) -> About:
+    """What the run's record says of model and data."""
+    record = RunRecord.of(place.path)
+    options = record.options if record is not None else {}
+    ctx_len = record.derived.get("ctx_len") if record is not None else None
+    known = {name: str(options[name]) for name in ("model", "dataset") if isinstance(options.get(name), str)}
+    return About(**known, ctx_len=ctx_len if type(ctx_len) is int else 0)
+
+
+def _read(cfg: ConvertConfig, name: str, place: Place, cache: ActivationCache | None) -> Saved:
+    """The dictionary, with a threshold if the format needs one and activations are given."""
+    saved = place.read()
+    if saved.spec.selection != "topk" or says_topk(cfg.to, saved) or cache is None:
+        return saved
+    hookpoint = name.rpartition("/")[2]
+    reads = next(iter(saved.spec.reads), f"{hookpoint}.input" if saved.spec.cfg.transcode else hookpoint)
+    sides = [reads, *([hookpoint] if saved.spec.cfg.transcode else [])]
+    x, *y = _activations(cache, sides)
+    changed = with_fitted_threshold(Sae.from_saved(saved).float(), x, *y)
+    print(
+        f"{name}: TopK becomes JumpReLU with threshold {changed.threshold:.4g}; on {len(x):,} held-out tokens L0 was "
+        f"{changed.l0[0]:.2f} and is {changed.l0[1]:.2f}, FVU was {changed.fvu[0]:.4f} and is {changed.fvu[1]:.4f}"
+    )
+    return changed.sae.saved()
+
+
+def _activations(cache: ActivationCache, hookpoints: Sequence[str]) -> list[torch.Tensor]:
+    """Held-out activations of each hookpoint (tokens, width), in float32."""
+    if missing := [name for name in hookpoints if name not in cache.header.hookpoints]:
+        raise ValueError(
+            f"activations must be of {', '.join(hookpoints)}, but {cache.folder} has no {', '.join(missing)}; "
+            f"cache them with sae cache --hookpoints {' '.join(hookpoints)}"
+        )
+    parts: dict[str, list[torch.Tensor]] = {name: [] for name in hookpoints}
+    tokens = 0
+    for batch in held_out_batches(cache, hookpoints, _BATCH):
+        for name in hookpoints:
+            parts[name].append(batch.activations[name].float())
+        tokens += len(parts[hookpoints[0]][-1])
+        if tokens >= _MOST_TOKENS:
+            break
+    return [torch.cat(parts[name])[:_MOST_TOKENS] for name in hookpoints]
+
+
+def info(cfg: InfoConfig) -> int:
+    """Print a line for each dictionary."""
+    _show([describe(name, place) for name, place in find_anywhere(cfg.source).items()])
+    return 0
+
+
+_COLUMNS: dict[str, Callable[[Description], str]] = {
+    "hookpoint": lambda d: d.hookpoint,
+    "format": lambda d: d.format,
+    "width": lambda d: f"{d.d_in:,}" if d.d_in == d.d_out else f"{d.d_in:,} → {d.d_out:,}",
+    "latents": lambda d: f"{d.num_latents:,}",
+    "rule": lambda d: d.rule,
+    "type": lambda d: d.dtype,
+    "MB": lambda d: f"{d.num_bytes / 1e6:,.1f}",
+    "model": lambda d: d.model,
+}
+
+
+def _show(descriptions: Sequence[Description]) -> None:
+    rows = [list(_COLUMNS), *([column(each) for column in _COLUMNS.values()] for each in descriptions)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
+    for row in rows:
+        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())

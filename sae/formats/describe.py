@@ -1,0 +1,78 @@
+"""What a dictionary is, by its configuration and the headers of its files."""
+
+from math import prod
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sae.formats.files import Shape, shapes_of
+from sae.formats.format import Place, quietly
+from sae.formats.qwen_scope import QWEN_SCOPE, k_of
+from sae.storage.files import short
+
+_BIASES = ("encoder.bias", "b_enc", "b_E", "latent_bias", "encoder_linear.bias", "b_mag", "mag_bias")
+_ENCODERS = ("encoder.weight", "W_enc", "w_enc", "W_E", "encoder_linear.weight")
+_DECODERS = ("W_dec", "w_dec", "W_D", "decoder.weight", "decoder_linear.weight", "decoder.linear.weight")
+_RULES = ("activation", "architecture", "dict_class", "act_fn")
+_TYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
+
+
+class Description(NamedTuple):
+    """One line of `sae info`."""
+
+    hookpoint: str
+    format: str
+    d_in: int
+    num_latents: int
+    d_out: int
+    rule: str
+    """How latents are selected, as the configuration says it, and k."""
+    dtype: str
+    model: str
+    num_bytes: int
+    """Of all files."""
+
+
+def describe(name: str, place: Place) -> Description:
+    """The dictionary at a place. Raises ValueError naming the file and the rule it breaks; reads no weights."""
+    paths = [place.root / file for file in place.files]
+    weights = next(path for path in reversed(paths) if path.suffix not in (".json", ".yaml"))
+    shapes = shapes_of(weights)
+    latents = prod(_first(weights, shapes, _BIASES).dims)
+    encoder, decoder = _first(weights, shapes, _ENCODERS), _first(weights, shapes, _DECODERS)
+    config = _flat(next((quietly(path) for path in paths if path.suffix == ".json"), {}))
+    return Description(
+        hookpoint=name,
+        format=place.format.name,
+        d_in=prod(encoder.dims) // max(latents, 1),
+        num_latents=latents,
+        d_out=prod(decoder.dims) // max(latents, 1),
+        rule=_rule(place, config, shapes),
+        dtype=_TYPES.get(encoder.dtype, encoder.dtype),
+        model=short(config["model_name"]).strip("'") if config.get("model_name") else "",
+        num_bytes=sum(path.stat().st_size for path in paths),
+    )
+
+
+def _first(path: Path, shapes: dict[str, Shape], names: tuple[str, ...]) -> Shape:
+    found = next((shapes[name] for name in names if name in shapes), None)
+    if found is None:
+        raise ValueError(f"{path} must hold one of {', '.join(names)}, but holds {short(sorted(shapes)[:8])}")
+    return found
+
+
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a configuration, of its parts too."""
+    parts = [
+        part for name in ("trainer", "metadata", "activation_fn_kwargs") if isinstance(part := config.get(name), dict)
+    ]
+    return {name: value for part in (*parts, config) for name, value in part.items()}
+
+
+def _rule(place: Place, config: dict[str, Any], shapes: dict[str, Shape]) -> str:
+    by_tensors = "jumprelu" if any("threshold" in name for name in shapes) else "topk" if "k" in config else ""
+    rule = next((config[name] for name in _RULES if isinstance(config.get(name), str)), by_tensors)
+    rule = "topk" if config.get("activation_fn_str") == "topk" else rule
+    k = config.get("k", config.get("top_k"))
+    if place.format is QWEN_SCOPE:
+        rule, k = "topk", k_of(place.path)
+    return short(rule).strip("'") + (f", k {k}" if type(k) is int and "jump" not in str(rule) else "")

@@ -1,0 +1,136 @@
+"""`sae convert` and `sae info`: what they write, say and refuse."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from oracle import make_sae
+from strangers import STRANGERS, D, M
+
+from sae import Sae, SaeConfig
+from sae.__main__ import main
+from sae.activations.cache.format import CacheHeader
+from sae.activations.cache.write import write_cache
+from sae.activations.source import LiveActivations
+from sae.data import TokenBatches
+from sae.evaluation.thresholds import with_fitted_threshold
+
+WIDTH = 48
+
+
+def run_of_two(folder: Path) -> dict[str, Sae]:
+    """A step of a run with two autoencoders."""
+    saes = {name: make_sae(WIDTH, 96, 5, dtype=torch.float32) for name in ("layers.0", "layers.1")}
+    for name, sae in saes.items():
+        sae.save_to_disk(folder / "step_3" / name)
+    return saes
+
+
+def cache_of(folder: Path, hookpoints: list[str], width: int) -> Path:
+    """Activations of 30 sequences of 8 tokens, 16 of them held out."""
+    table = torch.randn(240, width)
+    batches = TokenBatches(torch.arange(240).reshape(30, 8), 2, seed=0, held_out=16)
+    live = LiveActivations(batches, lambda ids: {name: table[ids] + i for i, name in enumerate(hookpoints)})
+    options = {"model": "m", "exclude_tokens": [], "exclude_positions": []}
+    header = CacheHeader(options, dict.fromkeys(hookpoints, width), hookpoints, "float32", False, 0, 8, 30, 2)
+    write_cache(folder, header, live, (live.batch(part) for part in batches.held_out_batches()))
+    return folder
+
+
+def test_a_run_is_converted_hookpoint_by_hookpoint_and_computes_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saes, x = run_of_two(tmp_path / "run"), torch.randn(37, WIDTH)
+    for to in ("saelens", "dictionary-learning", "llamascopium", "eleuther"):
+        assert main(["convert", str(tmp_path / "run"), str(tmp_path / to), "--to", to]) == 0
+        again = Sae.load_many(tmp_path / to)
+        assert list(again) == list(saes)
+        for name, sae in saes.items():
+            torch.testing.assert_close(again[name](x).recon, sae(x).recon, rtol=1e-4, atol=1e-4)
+        shown = capsys.readouterr().out.splitlines()
+        assert [line.split()[:2] for line in shown[1:]] == [[name, to] for name in saes]
+        assert all("48" in line and "96" in line and "float32" in line for line in shown[1:])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        ["run", "saelens", "dictionary-learning", "llamascopium", "eleuther"]
+    )
+
+
+def test_a_topk_becomes_one_threshold_that_leaves_as_many_latents_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_of_two(tmp_path / "run")
+    cache = cache_of(tmp_path / "cache", ["layers.0", "layers.1"], WIDTH)
+    command = ["convert", str(tmp_path / "run"), str(tmp_path / "out"), "--to", "gemma-scope-2"]
+    assert main(command) == 2
+    assert "sae convert with" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert main([*command, "--activations", str(cache)]) == 0
+    said = capsys.readouterr().out
+    assert "layers.1: TopK becomes JumpReLU with threshold" in said and "on 128 held-out tokens L0 was 5.00" in said
+    assert Sae.load_many(tmp_path / "out")["layers.0"].spec.selection == "jumprelu"
+
+
+def test_the_fitted_threshold_leaves_k_latents_in_the_mean_and_reports_what_it_changed() -> None:
+    sae, x = make_sae(WIDTH, 96, 5, dtype=torch.float32), torch.randn(4096, WIDTH)
+    changed = with_fitted_threshold(sae, x)
+    assert changed.l0[0] == 5 and abs(changed.l0[1] - 5) < 0.1
+    pre = (x - sae.b_dec) @ sae.encoder.weight.T + sae.encoder.bias
+    acts = pre.relu() * (pre > changed.threshold)
+    fvu = ((acts @ sae.W_dec + sae.b_dec - x).square().sum() / (x - x.mean(0)).square().sum()).item()
+    assert abs(changed.fvu[1] - fvu) < 1e-4 and abs(changed.fvu[0] - sae(x).fvu.item()) < 1e-6
+
+
+REFUSED: dict[str, Any] = {
+    "no such format": (["--to", "word"], "format must be one of eleuther, saelens"),
+    "a hookpoint that is not there": (["--to", "saelens", "--hookpoints", "layers.7"], r"must hold \['layers.7'\]"),
+    "autoencoders for circuit-tracer": (["--to", "circuit-tracer"], "circuit-tracer"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_converted_is_told_in_one_line_and_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    run_of_two(tmp_path / "run")
+    arguments, message = REFUSED[name]
+    assert main(["convert", str(tmp_path / "run"), str(tmp_path / "out"), *arguments]) == 2
+    said = capsys.readouterr().err
+    assert re.search(message, said) and said.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_what_is_there_is_never_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_of_two(tmp_path / "run")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes").write_text("mine")
+    assert main(["convert", str(tmp_path / "run"), str(tmp_path / "mine")]) == 2
+    assert "TARGET must be a new folder" in capsys.readouterr().err
+    assert (tmp_path / "mine" / "notes").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", STRANGERS)
+def test_info_says_what_there_is_without_reading_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    stranger = STRANGERS[name]
+    folder = tmp_path / "repo-L0_3" / "layer_3"
+    stranger.write(folder)
+    saved = Sae.load_from_disk(folder / stranger.file).spec
+    monkeypatch.setattr("sae.formats.files.read_tensors", None)
+    monkeypatch.setattr("sae.formats.files.read_npz", None)
+    assert main(["info", str(tmp_path)]) == 0
+    line = capsys.readouterr().out.splitlines()[1]
+    width = f"{D} → {saved.d_out}" if saved.d_out != D else f"{D}"
+    assert line.split()[:2] == [stranger.hookpoint, stranger.format] and f" {width} " in line and f"  {M} " in line
+    assert "float32" in line
+    if saved.selection == "topk" and stranger.format != "openai":  # whose k is in its file alone
+        assert "k 3" in line
+
+
+def test_info_of_a_damaged_file_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Sae(D, SaeConfig(num_latents=M, k=3)).save_to_disk(tmp_path / "a")
+    (tmp_path / "a" / "sae.safetensors").write_bytes(b"\xff" * 64)
+    assert main(["info", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "damaged" in said and said.count("\n") == 1
