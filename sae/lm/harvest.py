@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .context import context_limit
 from .explain import one_line
-from .hookpoints import base_model, locate, resolve_hookpoints
+from .hookpoints import base_model, block_list, locate
 from .layout import as_tokens, found_instead
 from .load import vocab_size
 from .wrappers import eagerly
@@ -99,16 +99,22 @@ _PROBE = 64
 """Positions of a forward that is tried: more than the pieces in which some models compute."""
 
 
+def _last_block(base: nn.Module) -> list[str]:
+    """The hookpoint of the last block, alone; none if the model has no list of blocks."""
+    try:
+        path, count = block_list(base)
+    except ValueError:
+        return []
+    return [f"{path}.{count - 1}"]
+
+
 def cannot_compute(model: nn.Module) -> str:
     """Why the model cannot run in the type of its weights, in one line; "" if it can.
 
     Of a model without its head only the blocks are run: what comes after them, such as a voice, may take long.
     """
     base = base_model(model)
-    try:
-        blocks = resolve_hookpoints(base)[-1:] if base is model else []
-    except ValueError:  # no list of blocks
-        blocks = []
+    blocks = _last_block(base) if base is model else []
     try:
         tokens = _tokens(base, (1, min(_PROBE, context_limit(base) or _PROBE)))
         with as_before(base), evaluating(base), torch.no_grad():
