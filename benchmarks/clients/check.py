@@ -58,7 +58,7 @@ def dictionary(kind: str) -> Saved:
         spec = replace(saved.spec, selection="jumprelu", centred=False)
         return Saved(spec, saved.tensors | {"threshold": 1 + torch.rand(M)})
     if sae.threshold is not None:
-        saved.tensors["threshold"].fill_(4.0)  # few tokens have more than 4 k above it, at which ours stops
+        saved.tensors["threshold"].fill_(5.0)  # no token has more than 4 k above it, where ours stops
     return saved
 
 
