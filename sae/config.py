@@ -282,22 +282,7 @@ class TrainConfig:
                 f"encode_in_8bit goes with --loss_fn fvu, whose gradient is sparse, got {self.loss_fn!r}; "
                 "leave out one of them"
             )
-        for sae in several(self.sae):
-            if self.loss_fn != "fvu" and (kind := sae.needs_reconstruction):
-                raise ValueError(
-                    f"loss_fn must be fvu with {kind}, which is trained on reconstruction, got {self.loss_fn!r}; "
-                    "leave out one of them"
-                )
-            if self.encode_in_8bit and sae.selection == "groupmax":
-                raise ValueError(
-                    "encode_in_8bit finds the largest latents of all, got selection groupmax, which takes one of each "
-                    "group; leave out one of them"
-                )
-            if self.shard_latents > 1 and (kind := sae.needs_all_latents):
-                raise ValueError(
-                    f"shard_latents must be 1 with {kind}, which needs all latents of a token in one place, got "
-                    f"{self.shard_latents}; leave out one of them"
-                )
+        self._check_kinds()
         if (self.steps_per_batch or 1) > 1 and self.loss_fn != "fvu":
             raise ValueError(
                 f"steps_per_batch must be 1 with --loss_fn {self.loss_fn}, whose steps take whole sequences, got "
@@ -316,6 +301,25 @@ class TrainConfig:
                 f"run_name must be a path inside save_dir, got {self.run_name!r}; "
                 "leave out '..' and a leading '/', and choose the place with --save_dir"
             )
+
+    def _check_kinds(self) -> None:
+        """Raise ValueError for a kind of dictionary that cannot be trained in this way."""
+        for sae in several(self.sae):
+            if self.loss_fn != "fvu" and (kind := sae.needs_reconstruction):
+                raise ValueError(
+                    f"loss_fn must be fvu with {kind}, which is trained on reconstruction, got {self.loss_fn!r}; "
+                    "leave out one of them"
+                )
+            if self.encode_in_8bit and sae.selection == "groupmax":
+                raise ValueError(
+                    "encode_in_8bit finds the largest latents of all, got selection groupmax, which takes one of each "
+                    "group; leave out one of them"
+                )
+            if self.shard_latents > 1 and (kind := sae.needs_all_latents):
+                raise ValueError(
+                    f"shard_latents must be 1 with {kind}, which needs all latents of a token in one place, got "
+                    f"{self.shard_latents}; leave out one of them"
+                )
 
     @property
     def transcodes(self) -> bool:

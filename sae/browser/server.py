@@ -108,107 +108,137 @@ def _hostname(host: str) -> str | None:
 Answer = Callable[[Request], Awaitable[Response]]
 
 
-def make_app(index: Index, notes: Notes, live: Live) -> Starlette:
-    """The pages and the data of an index."""
-    names = list(index.places)
+class Pages:
+    """The answers to the page's requests."""
 
-    def place_of(request: Request) -> Place:
+    def __init__(self, index: Index, notes: Notes, live: Live) -> None:
+        self.index, self.notes, self.live, self.names = index, notes, live, list(index.places)
+
+    def place_of(self, request: Request) -> Place:
+        """The place that is asked for."""
         number = request.path_params["place"]
-        if not 0 <= number < len(names):
+        if not 0 <= number < len(self.names):
             raise _Refused(f"there is no place {number}")
-        return index[names[number]]
+        return self.index[self.names[number]]
 
-    def latent_of(request: Request) -> Latent:
-        place, number = place_of(request), request.path_params["latent"]
+    def latent_of(self, request: Request) -> Latent:
+        """The latent that is asked for."""
+        place, number = self.place_of(request), request.path_params["latent"]
         if not 0 <= number < place.num_latents:
             raise _Refused(f"{place.name} has latents 0 to {place.num_latents - 1}, not {number}")
         return place[number]
 
-    async def about(request: Request) -> Response:
-        return JSONResponse(await run_in_threadpool(about_index, index) | {"live": live.state()})
+    async def about(self, request: Request) -> Response:
+        """What is indexed, and whether the language model is there."""
+        return JSONResponse(await run_in_threadpool(about_index, self.index) | {"live": self.live.state()})
 
-    async def vocabulary(request: Request) -> Response:
-        return JSONResponse(await run_in_threadpool(lambda: index.vocabulary))
+    async def vocabulary(self, request: Request) -> Response:
+        """The texts of all tokens."""
+        return JSONResponse(await run_in_threadpool(lambda: self.index.vocabulary))
 
-    async def columns(request: Request) -> Response:
-        return Response(await run_in_threadpool(packed_columns, place_of(request)), media_type="application/x-columns")
+    async def columns(self, request: Request) -> Response:
+        """The list of a place, column by column."""
+        return Response(
+            await run_in_threadpool(packed_columns, self.place_of(request)), media_type="application/x-columns"
+        )
 
-    async def latent(request: Request) -> Response:
-        return JSONResponse(await run_in_threadpool(about_latent, latent_of(request)))
+    async def latent(self, request: Request) -> Response:
+        """A latent."""
+        return JSONResponse(await run_in_threadpool(about_latent, self.latent_of(request)))
 
-    async def related(request: Request) -> Response:
-        return JSONResponse(await run_in_threadpool(about_related, latent_of(request)))
+    async def related(self, request: Request) -> Response:
+        """Its neighbours, and what fires with it."""
+        return JSONResponse(await run_in_threadpool(about_related, self.latent_of(request)))
 
-    async def context(request: Request) -> Response:
-        at, found = request.path_params["position"], latent_of(request)
-        if not 0 <= at < index.num_tokens:
+    async def context(self, request: Request) -> Response:
+        """More of one passage."""
+        at, found = request.path_params["position"], self.latent_of(request)
+        if not 0 <= at < self.index.num_tokens:
             raise _Refused("there is no such token")
         return JSONResponse(await run_in_threadpool(lambda: about_context(found.context(at, 160, 160))))
 
-    async def active(request: Request) -> Response:
-        at, place = request.path_params["position"], place_of(request)
-        if not 0 <= at < index.num_tokens:
+    async def active(self, request: Request) -> Response:
+        """The latents that are active on a token."""
+        at, place = request.path_params["position"], self.place_of(request)
+        if not 0 <= at < self.index.num_tokens:
             raise _Refused("there is no such token")
         return JSONResponse([list(each) for each in await run_in_threadpool(place.active_at, at)])
 
-    async def search(request: Request) -> Response:
-        text, place = request.query_params.get("text", ""), place_of(request)
+    async def search(self, request: Request) -> Response:
+        """The latents whose passages hold a text."""
+        text, place = request.query_params.get("text", ""), self.place_of(request)
         if not 0 < len(text) <= 200:
             raise _Refused("a text to search for must have 1 to 200 characters")
         return JSONResponse([list(each) for each in await run_in_threadpool(place.search, text)])
 
-    async def read_notes(request: Request) -> Response:
-        return JSONResponse(notes.of(place_of(request).name))
+    async def read_notes(self, request: Request) -> Response:
+        """The notes of a place."""
+        return JSONResponse(self.notes.of(self.place_of(request).name))
 
-    async def write_note(request: Request) -> Response:
-        found = latent_of(request)
-        return JSONResponse(await run_in_threadpool(notes.put, found.place.name, found.index, await body_of(request)))
-
-    async def explanations(request: Request) -> Response:
-        place = place_of(request)
-        if request.method == "GET":
-            text = write_explanations(
-                notes.of(place.name), model=str(index.header.about.get("model")), layer=place.name
-            )
-            return PlainTextResponse(text, media_type="application/jsonl")
-        lines = (await request.body()).decode("utf-8", "replace").splitlines()
-        found = [each for each in read_explanations(lines) if each[0] < place.num_latents]
-        return JSONResponse({"count": await run_in_threadpool(notes.put_many, place.name, found)})
-
-    async def read_text(request: Request) -> Response:
-        body = await body_of(request)
+    async def write_note(self, request: Request) -> Response:
+        """Keep a note."""
+        found = self.latent_of(request)
         return JSONResponse(
-            await run_in_threadpool(live.read, text_in(body), names[number_in(body, "place", len(names))])
+            await run_in_threadpool(self.notes.put, found.place.name, found.index, await body_of(request))
         )
 
-    async def steer(request: Request) -> Response:
+    async def explanations(self, request: Request) -> Response:
+        """Explanations, written out or read in."""
+        place = self.place_of(request)
+        if request.method == "GET":
+            text = write_explanations(
+                self.notes.of(place.name), model=str(self.index.header.about.get("model")), layer=place.name
+            )
+            return PlainTextResponse(text, media_type="application/jsonl")
+        lines = (await content_of(request)).decode("utf-8", "replace").splitlines()
+        found = [each for each in read_explanations(lines) if each[0] < place.num_latents]
+        return JSONResponse({"count": await run_in_threadpool(self.notes.put_many, place.name, found)})
+
+    async def read_text(self, request: Request) -> Response:
+        """The latents of every token of a text."""
         body = await body_of(request)
-        name = names[number_in(body, "place", len(names))]
-        edits = checked_edits(body.get("edits"), index[name].num_latents)
+        return JSONResponse(
+            await run_in_threadpool(
+                self.live.read, text_in(body), self.names[number_in(body, "place", len(self.names))]
+            )
+        )
+
+    async def steer(self, request: Request) -> Response:
+        """What the model writes, clean and steered."""
+        body = await body_of(request)
+        name = self.names[number_in(body, "place", len(self.names))]
+        edits = checked_edits(body.get("edits"), self.index[name].num_latents)
         new_tokens = number_in(body, "new_tokens", 257)
-        return JSONResponse(await run_in_threadpool(live.steer, text_in(body), name, edits, new_tokens))
+        return JSONResponse(await run_in_threadpool(self.live.steer, text_in(body), name, edits, new_tokens))
 
-    async def live_state(request: Request) -> Response:
-        return JSONResponse(live.state())
+    async def live_state(self, request: Request) -> Response:
+        """Whether the language model is there."""
+        return JSONResponse(self.live.state())
 
-    async def page(request: Request) -> Response:
+    async def page(self, request: Request) -> Response:
+        """A file of the page."""
         name = request.path_params.get("name", "index.html")
         files = {path.name: path for path in PAGE.iterdir() if path.suffix in KINDS}
         if name not in files:
             return PlainTextResponse("there is no such page", 404)
         return Response(files[name].read_bytes(), media_type=KINDS[files[name].suffix])
 
+
+def make_app(index: Index, notes: Notes, live: Live) -> Starlette:
+    """The pages and the data of an index."""
+    pages = Pages(index, notes, live)
     at_place, at_latent = "/api/place/{place:int}", "/api/place/{place:int}/latent/{latent:int}"
     routes = [
-        Route("/api/index", about), Route("/api/vocabulary", vocabulary), Route("/api/live", live_state),
-        Route(f"{at_place}/columns", columns), Route(f"{at_place}/search", search),
-        Route(f"{at_place}/active/{{position:int}}", active), Route(f"{at_place}/notes", read_notes),
-        Route(f"{at_place}/explanations", explanations, methods=["GET", "POST"]),
-        Route(at_latent, latent), Route(f"{at_latent}/related", related),
-        Route(f"{at_latent}/context/{{position:int}}", context),
-        Route(f"{at_latent}/note", write_note, methods=["PUT"]),
-        Route("/api/try", read_text, methods=["POST"]), Route("/api/steer", steer, methods=["POST"]),
-        Route("/", page), Route("/{name}", page),
+        Route("/api/index", pages.about), Route("/api/vocabulary", pages.vocabulary),
+        Route("/api/live", pages.live_state),
+        Route(f"{at_place}/columns", pages.columns), Route(f"{at_place}/search", pages.search),
+        Route(f"{at_place}/active/{{position:int}}", pages.active), Route(f"{at_place}/notes", pages.read_notes),
+        Route(f"{at_place}/explanations", pages.explanations, methods=["GET", "POST"]),
+        Route(at_latent, pages.latent), Route(f"{at_latent}/related", pages.related),
+        Route(f"{at_latent}/context/{{position:int}}", pages.context),
+        Route(f"{at_latent}/note", pages.write_note, methods=["PUT"]),
+        Route("/api/try", pages.read_text, methods=["POST"]), Route("/api/steer", pages.steer, methods=["POST"]),
+        Route("/", pages.page), Route("/{name}", pages.page),
     ]  # fmt: skip
     handlers: Any = {_Refused: _told, ValueError: _told, OSError: _told}
     app = Starlette(routes=routes, exception_handlers=handlers)
@@ -220,13 +250,19 @@ async def _told(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": " ".join(str(error).split())[:400]}, 404 if isinstance(error, _Refused) else 400)
 
 
-async def body_of(request: Request) -> dict[str, Any]:
-    """The JSON object that was sent. Raises ValueError if it is none, or too large."""
+async def content_of(request: Request) -> bytes:
+    """What was sent. Raises ValueError if it is too large."""
     content = b""
     async for part in request.stream():
         content += part
         if len(content) > _MAX_BODY:
             raise ValueError(f"what is sent must be at most {_MAX_BODY} bytes")
+    return content
+
+
+async def body_of(request: Request) -> dict[str, Any]:
+    """The JSON object that was sent. Raises ValueError if it is none, or too large."""
+    content = await content_of(request)
     try:
         found = json.loads(content)
     except (ValueError, RecursionError):

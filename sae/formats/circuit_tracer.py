@@ -12,8 +12,8 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
+import sae.formats.hooks as hooks
 from sae.dictionary.spec import Saved
-from sae.formats import hooks
 from sae.formats.files import check_link, read_safetensors
 from sae.formats.format import About, Claim, Format, beside
 from sae.formats.record import as_jumprelu, check_plain, needed, record

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import sae.formats.hooks as hooks
 from sae.dictionary.spec import Saved
-from sae.formats import hooks
 from sae.formats.files import read_torch
 from sae.formats.format import About, Claim, Format, in_folder, nearby, quietly
 from sae.formats.record import as_jumprelu, check_plain, gate_as_threshold, needed, record, transposed, with_centre

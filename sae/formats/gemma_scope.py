@@ -8,8 +8,8 @@ from typing import Any
 
 from safetensors.torch import save_file
 
+import sae.formats.hooks as hooks
 from sae.dictionary.spec import Saved
-from sae.formats import hooks
 from sae.formats.files import read_npz, read_safetensors
 from sae.formats.format import About, Claim, Format, beside, in_folder, nearby, quietly
 from sae.formats.record import as_jumprelu, check_plain, needed, record, transposed, with_centre

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+import sae.formats.hooks as hooks
 from sae.dictionary.spec import Saved
-from sae.formats import hooks
 from sae.formats.files import check_link, read_safetensors, read_torch
 from sae.formats.format import About, Claim, Format, beside, in_folder, nearby, quietly
 from sae.formats.record import (
