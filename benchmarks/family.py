@@ -44,7 +44,10 @@ def rows(cache: str, kinds: list[str], shape: dict[str, Any], options: dict[str,
             seconds = {name: watch.read() for name, watch in trainer.speed.stopwatches.items()}
         for name, metrics in found.items():
             speed = tokens / seconds[name]
-            yield {"kind": kind, "hookpoint": name, "tokens": tokens, "tokens_per_second": speed} | metrics._asdict()
+            measured = metrics._asdict()
+            held_out = {"held_out_tokens": measured.pop("tokens")}
+            row = {"kind": kind, "hookpoint": name, "trained_tokens": tokens, "tokens_per_second": speed}
+            yield row | held_out | measured
 
 
 def main() -> None:

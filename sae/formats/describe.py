@@ -75,4 +75,6 @@ def _rule(place: Place, config: dict[str, Any], shapes: dict[str, Shape]) -> str
     k = config.get("k", config.get("top_k"))
     if place.format is QWEN_SCOPE:
         rule, k = "topk", k_of(place.path)
-    return short(rule).strip("'") + (f", k {k}" if type(k) is int and "jump" not in str(rule) else "")
+    kinds = [name for name in ("transcode", "skip_connection") if config.get(name) is True]
+    words = [short(rule).strip("'"), *([f"k {k}"] if type(k) is int and "jump" not in str(rule) else []), *kinds]
+    return ", ".join(words)

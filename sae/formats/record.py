@@ -186,7 +186,7 @@ def check_plain(saved: Saved, library: str, *, transcoders: bool = True, skip: b
         "transcoders": spec.cfg.transcode and not transcoders,
         "skip connections": spec.cfg.skip_connection and not skip,
         "a layer norm of what is read": spec.layer_norm and not norm,
-        "the selection groupmax": spec.selection == "groupmax",
+        "groupmax selection": spec.selection == "groupmax",
     }
     if has_not := [kind for kind, there in kinds.items() if there]:
         raise ValueError(f"{library} cannot say this dictionary: it has no {' and no '.join(has_not)}; choose another")
