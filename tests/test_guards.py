@@ -253,5 +253,6 @@ def test_only_the_report_prints() -> None:
         "commands/browse.py",
         "commands/cache.py",
         "commands/convert.py",
+        "commands/push.py",
         "__main__.py",
     }

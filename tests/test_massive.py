@@ -180,7 +180,9 @@ def test_latents_that_are_nearly_used_are_kept_apart_so_that_rounding_exchanges_
     sae.set_decoder_norm_to_unit_norm()
     direction = F.normalize(LONG, dim=0)
     near = torch.arange(30, 60)
-    sae.encoder.weight.data[near] += direction * (2 - sae.encoder.weight[near] @ direction).unsqueeze(1)  # all alike
+    alike = torch.full((30,), 2.0)
+    alike[10:15] = 2.02  # a little more than the others, so that it is not arbitrary which are used
+    sae.encoder.weight.data[near] += direction * (alike - sae.encoder.weight[near] @ direction).unsqueeze(1)
     before = sae.encoder.weight.detach().clone()
     tokens = MassiveTokens(D, torch.device("cpu"))
     tokens.add(LONG.unsqueeze(0), torch.zeros(D), torch.ones(1))

@@ -34,7 +34,7 @@ def convert(cfg: ConvertConfig) -> int:
     shutil.rmtree(partial_target, ignore_errors=True)
     try:
         readers = {name: partial(_read, cfg, name, place, cache) for name, place in found.items()}
-        write_set(partial_target, readers, cfg.to, _about(next(iter(found.values()))))
+        write_set(partial_target, readers, cfg.to, about_run(next(iter(found.values()))))
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
             target.rmdir()
@@ -45,7 +45,7 @@ def convert(cfg: ConvertConfig) -> int:
     return 0
 
 
-def _about(place: Place) -> About:
+def about_run(place: Place) -> About:
     """What the run's record says of model and data."""
     record = RunRecord.of(place.path)
     options = record.options if record is not None else {}

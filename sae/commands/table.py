@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from sae.commands.parser import Groups, parse
-from sae.config import BrowseConfig, CacheConfig, ConvertConfig, EvalConfig, InfoConfig, RunConfig
+from sae.config import BrowseConfig, CacheConfig, ConvertConfig, EvalConfig, InfoConfig, PushConfig, RunConfig
 
 TRAIN_GROUPS = {
     "data": (
@@ -120,6 +120,12 @@ def _convert(cfg: ConvertConfig) -> int:
     return convert(cfg)
 
 
+def _push(cfg: PushConfig) -> int:
+    from sae.commands.push import push
+
+    return push(cfg)
+
+
 def _info(cfg: InfoConfig) -> int:
     from sae.commands.convert import info
 
@@ -169,6 +175,14 @@ COMMANDS = {
         ("source", "target"),
         "Write dictionaries in another library's format.\n"
         "Example: sae convert checkpoints/my-run my-run-saelens --to saelens",
+    ),
+    "push": Command(
+        _push,
+        PushConfig,
+        {"what": ("source", "repository", "formats", "license", "private", "force", "dry_run"), "hub": ("hf_token",)},
+        ("source", "repository"),
+        "Put dictionaries on the hub, with a card, in one commit.\n"
+        "Example: sae push checkpoints/my-run OWNER/NAME --formats saelens --dry_run",
     ),
     "info": Command(
         _info,

@@ -1,0 +1,92 @@
+"""`sae push SOURCE OWNER/NAME`: dictionaries to the hub, with a card, in one commit."""
+
+import re
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from sae.commands.convert import about_run
+from sae.config import PushConfig
+from sae.formats.card import card
+from sae.formats.convert import writable, write_set
+from sae.formats.describe import describe
+from sae.formats.find import find
+from sae.formats.find import local as here
+from sae.formats.format import Place
+from sae.formats.upload import CARD, check_repository, files_below, upload
+from sae.runs.folder import RunRecord
+from sae.storage.files import read_json
+
+_TOLD = (
+    "recipe",
+    "max_tokens",
+    "ctx_len",
+    "batch_size",
+    "lr",
+    "seed",
+    "loss_fn",
+    "exclude_tokens",
+    "exclude_positions",
+)
+
+
+def push(cfg: PushConfig) -> int:
+    """Write everything into a folder of its own, then add it as one commit. The cheap checks come first."""
+    for name in cfg.formats:
+        writable(name)
+    folder = here(cfg.source)
+    if folder is None:
+        raise ValueError(f"SOURCE must be a local folder, and {cfg.source} is none; name a run or one of its steps")
+    found = find(folder)
+    if not cfg.dry_run:
+        check_repository(cfg.repository, token=cfg.hf_token, force=cfg.force)
+    with TemporaryDirectory() as staged:
+        files = _files(cfg, found, Path(staged))
+        for path, content in files.items():
+            size = len(content) if isinstance(content, bytes) else content.stat().st_size
+            print(f"{size / 1e6:10,.2f} MB  {path}")
+        if cfg.dry_run:
+            print(f"nothing was sent: this is what {cfg.repository} would get")
+            return 0
+        message = f"{len(found)} dictionaries, by sae"
+        address = upload(cfg.repository, files, token=cfg.hf_token, private=cfg.private, message=message)
+    print(f"pushed  {address}")
+    return 0
+
+
+def _files(cfg: PushConfig, found: dict[str, Place], staged: Path) -> dict[str, Path | bytes]:
+    """What the repository gets, by path: our own format at the top, others in folders of their names, and the card."""
+    first = next(iter(found.values()))
+    about = about_run(first)
+    readers = {name: place.read for name, place in found.items()}
+    write_set(staged / "own", readers, "eleuther", about)
+    files = files_below(staged / "own")
+    for name in cfg.formats:
+        if name != "eleuther":
+            write_set(staged / name, readers, name, about)
+            files |= files_below(staged / name, name)
+    described = {name: describe(name, place) for name, place in find(staged / "own").items()}
+    record = RunRecord.of(first.path)
+    run = {} if record is None else {name: record.options[name] for name in _TOLD if record.options.get(name)}
+    text = card(
+        cfg.repository, described, about, ["eleuther", *cfg.formats], run=run, measured=_measured(record),
+        license=cfg.license,
+    )  # fmt: skip
+    return {CARD: text.encode(), **files}
+
+
+def _measured(record: RunRecord | None) -> dict[str, dict[str, float]]:
+    """The newest `eval.json` of the run, by hookpoint; nothing without one, or with several labels."""
+    if record is None:
+        return {}
+    paths = [path for path in record.folder.glob("eval*/eval.json") if re.fullmatch(r"eval(-\d+)?", path.parent.name)]
+    newest = max(paths, key=lambda path: path.stat().st_mtime, default=None)
+    results: Any = {} if newest is None else read_json(newest).get("results", {})
+    if not isinstance(results, dict) or len(results) != 1:
+        return {}
+    (by_hookpoint,) = results.values()
+    return {
+        hookpoint: {name: value for name, value in quality["metrics"].items() if isinstance(value, float | int)}
+        for hookpoint, quality in by_hookpoint.items()
+        if isinstance(quality, dict) and isinstance(quality.get("metrics"), dict)
+    }

@@ -1,0 +1,162 @@
+"""`sae push`: what a repository gets, over the hub client's real protocol against a server on loopback."""
+
+import base64
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+import torch
+
+import sae.__main__
+from sae import Sae, SaeConfig
+
+CREATED = {"url": "http://127.0.0.1/me/dicts", "name": "me/dicts", "id": "1"}
+SHA = "0" * 40
+
+
+class Hub(ThreadingHTTPServer):
+    """A hub of one repository."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files: dict[str, bytes] = {}
+        self.exists = False
+        self.commits = 0
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Hub
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+    def answer(self, content: Any, status: int = 200) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(status)
+        for name, value in {"content-type": "application/json", "content-length": str(len(body))}.items():
+            self.send_header(name, value)
+        if status == 404:
+            self.send_header("x-error-code", "RepoNotFound")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self) -> None:
+        if not self.server.exists:
+            return self.answer({"error": "Repository not found"}, 404)
+        files = [{"rfilename": name} for name in self.server.files]
+        entries = [
+            {"type": "file", "path": name, "size": len(content), "oid": SHA}
+            for name, content in self.server.files.items()
+        ]
+        self.answer(entries if "/tree/" in self.path else {"id": "me/dicts", "sha": SHA, "siblings": files})
+
+    def do_POST(self) -> None:
+        sent = self.rfile.read(int(self.headers.get("content-length", 0)))
+        if self.path.endswith("/repos/create"):
+            self.server.exists = True
+            self.answer(CREATED)
+        elif "/preupload/" in self.path:
+            asked = json.loads(sent)["files"]
+            modes = [{"path": each["path"], "uploadMode": "regular", "shouldIgnore": False} for each in asked]
+            self.answer({"files": modes})
+        elif "/commit/" in self.path:
+            for line in sent.splitlines():
+                entry = json.loads(line)
+                if entry["key"] == "file":
+                    self.server.files[entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
+            self.server.commits += 1
+            self.answer({"commitUrl": f"http://127.0.0.1/me/dicts/commit/{SHA}", "commitOid": SHA, "success": True})
+        else:  # the card's front matter
+            self.answer({"errors": [], "warnings": []})
+
+
+@contextmanager
+def hub() -> Iterator[Hub]:
+    server = Hub()
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def dictionaries(tmp_path: Path) -> Path:
+    for hookpoint in ("layers.0", "layers.1"):
+        Sae(32, SaeConfig(num_latents=64, k=4)).save_to_disk(tmp_path / "run" / hookpoint)
+    return tmp_path / "run"
+
+
+def push(server: Hub, home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {
+        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(home), "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": "hf_secret",
+    }  # fmt: skip
+    command = [sys.executable, "-m", "sae", "push", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+
+
+def test_everything_is_pushed_in_one_commit_and_never_over_others_files(dictionaries: Path, tmp_path: Path) -> None:
+    with hub() as server:
+        done = push(server, tmp_path / "home", str(dictionaries), "me/dicts", "--formats", "saelens")
+        assert done.returncode == 0, done.stderr
+        assert server.commits == 1 and "hf_secret" not in done.stdout + done.stderr
+        for name in ("layers.0/sae.safetensors", "layers.1/cfg.json"):
+            assert server.files[name] == (dictionaries / name).read_bytes()
+        assert "saelens/layers.1/sae_weights.safetensors" in server.files
+        card = server.files["README.md"].decode()
+        assert card.startswith("---\nlibrary_name: ") and '"sparse-autoencoder"' in card and "layers.1" in card
+        assert 'Sae.load_from_hub("me/dicts", "layers.0")' in card and str(tmp_path) not in card
+
+        again = push(server, tmp_path / "home", str(dictionaries), "me/dicts")
+        assert again.returncode == 2 and "me/dicts holds README.md" in again.stderr and server.commits == 1
+        assert len(again.stderr.strip().splitlines()) == 1
+        forced = push(server, tmp_path / "home", str(dictionaries), "me/dicts", "--force")
+        assert forced.returncode == 0 and server.commits == 2
+
+
+def test_what_was_pushed_loads_as_what_was_saved(dictionaries: Path, tmp_path: Path) -> None:
+    with hub() as server:
+        assert push(server, tmp_path / "home", str(dictionaries), "me/dicts").returncode == 0
+    for name, content in server.files.items():
+        path = tmp_path / "copy" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    x = torch.randn(3, 32)
+    for hookpoint, loaded in Sae.load_many(tmp_path / "copy").items():
+        assert loaded(x).recon.equal(Sae.load_from_disk(dictionaries / hookpoint)(x).recon)
+
+
+def test_a_dry_run_lists_the_files_and_asks_nobody(dictionaries: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sae.__main__.main(["push", str(dictionaries), "me/dicts", "--dry_run"]) == 0
+    out = capsys.readouterr().out
+    assert "layers.1/sae.safetensors" in out and "nothing was sent" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["RUN", "dicts"], "must be OWNER/NAME, got 'dicts'"),
+        (["RUN"], "SOURCE and OWNER/NAME must be given"),
+        (["nowhere", "me/dicts"], "nowhere is none"),
+        (["RUN", "me/dicts", "--formats", "gguf"], "format must be one of"),
+        (["RUN", "me/dicts"], "offline mode"),
+        (["RUN", "me/dicts", "--formats", "circuit-tracer", "--dry_run"], "circuit-tracer has transcoders"),
+    ],
+)
+def test_what_cannot_be_pushed_is_one_line(
+    dictionaries: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    given = [str(dictionaries) if each == "RUN" else each for each in arguments]
+    assert sae.__main__.main(["push", *given]) == 2
+    error = capsys.readouterr().err
+    assert message in error and len(error.strip().splitlines()) == 1
