@@ -21,7 +21,15 @@ from torch import Tensor
 from sae import lm, ops
 from sae.config import SaeConfig
 from sae.dictionary.autoencoder import Sae
-from sae.dictionary.gradients import Gradients, Reconstruction, Weights, add_auxk_gradients_, reconstruction_gradients
+from sae.dictionary.gradients import (
+    Gradients,
+    Reconstruction,
+    Wanted,
+    Weights,
+    add_auxk_gradients_,
+    encoded,
+    pullback,
+)
 from sae.dictionary.losses import VarianceSums
 from sae.dictionary.selection import selection
 from sae.training.capped_adam import CappedAdam
@@ -200,7 +208,8 @@ class Trainee:
             k = round(self.sae.cfg.k * more)
             select = lambda pre_acts: ops.topk(pre_acts, k)  # noqa: E731
         limit = self.recipe.token_limit * self.variance or None
-        grads, recon = reconstruction_gradients(self.weights, x, select, scale=scale, limit=limit)
+        code = encoded(self.weights, x, select)
+        grads, recon = pullback(self.weights, code, None, Wanted(scale, limit))
         if self.recipe.auxk and len(self.dead.indices):
             add_auxk_gradients_(grads, self.weights, recon, self.dead.indices, scale=scale * self.recipe.auxk)
         self.fired.zero_().index_add_(0, recon.top_indices.flatten(), recon.fired.flatten().int())

@@ -11,7 +11,7 @@ from test_resume import stop_after
 from tiny_models import VOCAB_SIZE, tiny_model
 
 from sae import Sae, SaeConfig, SaeTrainer, TrainConfig, ops
-from sae.dictionary.gradients import Weights, add_auxk_gradients_, reconstruction_gradients
+from sae.dictionary.gradients import Wanted, Weights, add_auxk_gradients_, encoded, pullback
 from sae.dictionary.losses import auxk_scale
 from sae.dictionary.selection import selection
 from sae.ops import eight_bit, naive
@@ -66,7 +66,8 @@ def test_gradients_are_the_oracles(num_dead: int) -> None:
     oracle = dense_gradients(sae.double(), x.double(), scale=0.7, auxk_scale=0.2 * auxk_scale(num_dead, 24), dead=dead)
     sae = sae.float().to("cuda")
     weights = Weights.of(sae, torch.float32)
-    grads, recon = reconstruction_gradients(weights, x.to("cuda"), selection(sae.cfg), scale=0.7)
+    code = encoded(weights, x.to("cuda"), selection(sae.cfg))
+    grads, recon = pullback(weights, code, None, Wanted(0.7))
     if num_dead:
         add_auxk_gradients_(grads, weights, recon, dead.to("cuda"), scale=0.2)
     for name in ("W_enc", "b_enc", "W_dec", "b_dec"):

@@ -5,7 +5,15 @@ import torch
 from oracle import dense_gradients, make_sae
 
 from sae import Sae
-from sae.dictionary.gradients import Gradients, Weights, add_auxk_gradients_, reconstruction_gradients, token_shares
+from sae.dictionary.gradients import (
+    Gradients,
+    Wanted,
+    Weights,
+    add_auxk_gradients_,
+    encoded,
+    pullback,
+    token_shares,
+)
 from sae.dictionary.losses import auxk_scale
 from sae.dictionary.selection import selection
 
@@ -24,7 +32,8 @@ def explicit(
 ) -> Gradients:
     weights, total = Weights.of(sae, sae.dtype), None
     for part in x.tensor_split(parts):
-        grads, recon = reconstruction_gradients(weights, part, selection(sae.cfg), scale=scale, limit=limit)
+        code = encoded(weights, part, selection(sae.cfg))
+        grads, recon = pullback(weights, code, None, Wanted(scale, limit))
         if len(dead):
             add_auxk_gradients_(grads, weights, recon, dead, scale=auxk)
         total = grads if total is None else total.plus(grads)
@@ -98,7 +107,8 @@ def test_all_latents_kept_is_a_dense_autoencoder() -> None:
 
 def test_bf16_gradients_stay_close_to_float64() -> None:
     sae, x = make_sae(dtype=torch.float32), torch.randn(256, 48)
-    grads, _ = reconstruction_gradients(Weights.of(sae, torch.bfloat16), x, selection(sae.cfg), scale=1.0)
+    weights = Weights.of(sae, torch.bfloat16)
+    grads, _ = pullback(weights, encoded(weights, x, selection(sae.cfg)), None, Wanted(1.0))
     oracle = dense_gradients(sae, x)
     for name in NAMES:
         one, other = getattr(grads, name)[:].double(), getattr(oracle, name)

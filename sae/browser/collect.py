@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from sae import lm
+from sae.activations.first import first_activations
 from sae.activations.source import check_finite, counted
 from sae.dictionary.losses import EVERYTHING, Ordinary, spread
 from sae.dictionary.wiring import Wiring
@@ -38,17 +39,6 @@ _BYTES_OF_EVENT = 16
 _PRE_ACTS = 2**25
 """Entries of the dense code that exist at a time."""
 _FLOAT16 = (2.0**-24, 65504.0)
-
-
-@runtime_checkable
-class Dictionary(Protocol):
-    """What is looked at: `Sae` is one."""
-
-    num_latents: int
-    W_dec: Any
-
-    def encode(self, x: Tensor) -> Any:
-        """x (tokens, d_in) -> (acts, indices), both (tokens, width). A latent with activation 0 did not fire."""
 
 
 class Read(NamedTuple):
@@ -165,19 +155,10 @@ class Look(NamedTuple):
 def _look(model: nn.Module, reads: Mapping[str, Read], batches: Iterator[Batch]) -> dict[str, Look]:
     """By place; the same on all ranks, whatever the batches."""
     hookpoints = list(dict.fromkeys(read.reads for read in reads.values()))
-    found: dict[str, list[Tensor]] = {hookpoint: [] for hookpoint in hookpoints}
-    left = LOOK_TOKENS
-    for tokens, kept in batches:
-        enough = int((kept.sum(1).cumsum(0) < left).sum()) + 1  # sequences
-        tokens, kept = tokens[:enough], kept[:enough]
-        for hookpoint, acts in lm.harvest(model, tokens, hookpoints).items():
-            found[hookpoint].append(acts[kept.to(acts.device)].float().cpu())
-        left -= int(kept.sum())
-        if left <= 0:
-            break
+    found = first_activations(model, hookpoints, batches, LOOK_TOKENS)
     looks = {}
     for name, read in reads.items():
-        x = torch.cat(found[read.reads])[:LOOK_TOKENS]
+        x = found[read.reads][:LOOK_TOKENS].cpu()
         rule = spread(x, x).rule if len(x) else EVERYTHING
         looks[name] = Look(rule, _scale(read.dictionary, x[rule.counts(x) > 0]))
     return looks

@@ -7,14 +7,13 @@ that decide what is in it. So an index of something else is never taken for this
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sae.config import BrowseConfig
 from sae.runs.folder import RunRecord
-from sae.storage.files import absolute, check_writable
+from sae.storage.files import absolute, check_writable, newest_step
 
 from .layout import VERSION
 
@@ -24,7 +23,6 @@ _ASKED = (
     "hookpoints", "split", "text_column", "streaming", "ctx_len", "max_tokens", "exclude_tokens", "exclude_positions",
     "batch_size", "dtype", "load_in_8bit", "attn_implementation", "revision",
 )  # fmt: skip
-_STEP = re.compile(r"step_(\d+)")
 _SAMPLES, _SAMPLE_BYTES = 32, 4096
 
 
@@ -71,12 +69,6 @@ def plan_browse(cfg: BrowseConfig, checkpoint: Path) -> BrowsePlan:
     if not (base / key).exists():
         check_writable("out", base)
     return BrowsePlan(base, key, record)
-
-
-def newest_step(checkpoint: Path) -> Path:
-    """The newest checkpoint of a run; what is none stays as it is."""
-    steps = {int(match[1]): path for path in checkpoint.glob("step_*") if (match := _STEP.fullmatch(path.name))}
-    return steps[max(steps)] if steps else checkpoint
 
 
 def digest(path: Path) -> str:

@@ -144,27 +144,6 @@ class Wanted(NamedTuple):
     """Nested reconstructions. None: one."""
 
 
-def reconstruction_gradients(
-    weights: Weights,
-    x: Float[Tensor, "tokens d_in"],
-    select: Select,
-    *,
-    scale: float | Tensor,
-    limit: float | Tensor | None = None,
-    longest: Float[Tensor, ""] | None = None,
-    encode: Encode = ops.encode,
-    shards: LatentShards = WHOLE,
-) -> tuple[Gradients, Reconstruction]:
-    """The gradient of scale · Σ ‖x̂ − x‖² for an autoencoder with one reconstruction; scale = 1 / (N v).
-
-    Fields as of `Wanted`. `encode` may be 8-bit. Where `shards` hold other latents, the code and the gradients are
-    those of one's own; b_dec's is the whole.
-    """
-    wanted = Wanted(scale, limit, longest)
-    code = encoded(weights, x, select, encode=encode, shards=shards)
-    return pullback(weights, code, None, wanted, shards=shards)
-
-
 class Code(NamedTuple):
     """The code of some tokens, and what it was made from."""
 
@@ -255,8 +234,8 @@ def _pullback_of_bags(
     for j in reversed(range(count - 1)):  # Σ_{j ≥ b}
         pulls[j] += pulls[j + 1]
     grad_pre = ops.gather_dot_bags(pulls.flatten(0, 1), bags, weights.W_dec) * slope
-    sums = ops.LatentSegments(bags.indices, len(weights.W_enc)).sum_bags(
-        bags.acts * slope, pulls.flatten(0, 1), bags.bag, grad_pre, code.centred, bags.token
+    sums = ops.LatentSegments(bags.indices, len(weights.W_enc)).sum_pair(
+        bags.acts * slope, pulls.flatten(0, 1), grad_pre, code.centred, row_of=(bags.bag, bags.token)
     )
     b_dec = pulls[0].sum(0) * slope
     if weights.centred:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
 from sae import lm
+from sae.activations.first import first_activations
 from sae.activations.source import check_excluded, counted
 from sae.data.tokens import SampledSequences
 from sae.dictionary.autoencoder import Sae
@@ -182,17 +182,7 @@ def evaluate_many(
 
 def _rules(model: nn.Module, hookpoints: list[str], batches: Iterable[Batch]) -> dict[str, Ordinary]:
     """Which tokens are ordinary at each hookpoint, by the first sequences: the same on all ranks, in any batches."""
-    found: dict[str, list[Tensor]] = {hookpoint: [] for hookpoint in hookpoints}
-    left = RULE_TOKENS
-    for tokens, kept in batches:
-        enough = int((kept.sum(1).cumsum(0) < left).sum()) + 1  # sequences
-        tokens, kept = tokens[:enough], kept[:enough]
-        for hookpoint, acts in lm.harvest(model, tokens, hookpoints).items():
-            found[hookpoint].append(acts[kept.to(acts.device)].float())
-        left -= int(kept.sum())
-        if left <= 0:
-            break
-    some = {hookpoint: torch.cat(parts) for hookpoint, parts in found.items() if parts}
+    some = first_activations(model, hookpoints, batches, RULE_TOKENS)
     return {hookpoint: spread(x, x).rule if len(x) else EVERYTHING for hookpoint, x in some.items()}
 
 

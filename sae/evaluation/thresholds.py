@@ -1,6 +1,5 @@
 """A threshold in the place of the k largest, for libraries that have nothing else, and what that changes."""
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 from sae.dictionary.autoencoder import Sae
 from sae.dictionary.spec import Saved
 from sae.dictionary.threshold import RunningThreshold
+from sae.formats.record import with_threshold
 
 _PART = 1024
 
@@ -50,7 +50,4 @@ def with_fitted_threshold(
 
 
 def _jumping(sae: Sae, threshold: float) -> Saved:
-    spec, tensors = sae.saved()
-    kept = {name: t for name, t in tensors.items() if name != "threshold"}
-    level = torch.full_like(tensors["encoder.bias"], threshold)
-    return Saved(replace(spec, selection="jumprelu"), kept | {"threshold": level})
+    return with_threshold(sae.saved(), torch.full_like(sae.encoder.bias.detach(), threshold))

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from sae.formats import FORMATS
 from sae.formats.eleuther import ELEUTHER, canonical
 from sae.formats.format import Place, names_below
-from sae.storage.files import read_json, short
+from sae.storage.files import newest_step, read_json, short
 
 BEST = "best.json"
 _SEED = re.compile(r"seed\d+")
@@ -112,7 +112,7 @@ def found_in(folder: Path) -> dict[str, Place]:
     if _is_a_seed(folder):
         seed, every = f"{folder.name}/", found_in(folder.parent)
         return {name.replace(seed, "", 1): place for name, place in every.items() if f"/{seed}" in f"/{name}"}
-    folder = _newest_step(folder)
+    folder = newest_step(folder)
     return named(places_in(folder, names_below(folder)))
 
 
@@ -144,11 +144,6 @@ def _is_wrapped(name: str, longer: str) -> bool:
     """Whether `longer` is `name` below the module that a text model lies in, as in `language_model.layers.3`."""
     wrapper = longer.removesuffix(f".{name}")
     return "." in name and wrapper != longer and not any(map(str.isdigit, wrapper))
-
-
-def _newest_step(folder: Path) -> Path:
-    steps = [path for path in folder.glob("step_*") if path.is_dir() and path.name[5:].isdigit()]
-    return max(steps, key=lambda path: int(path.name[5:]), default=folder)
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

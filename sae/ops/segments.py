@@ -97,7 +97,7 @@ class LatentSegments:
     """
 
     def __init__(self, indices: Int[Tensor, "*tokens k"], num_latents: int) -> None:
-        """`indices` of flat entries (entries,) have rows that each sum is told (`sum_bags`)."""
+        """Each of flat entries (entries,) has a token of its own; a sum may be told others (`row_of`)."""
         flat = indices.flatten()
         self._latents, self._order = torch.sort(flat.int(), stable=True)
         self._tokens = self._order if indices.dim() == 1 else self._order // indices.shape[1]
@@ -108,48 +108,43 @@ class LatentSegments:
         """out[j] = Σ over the (n, i) with indices[n, i] = j of weights[n, i] · rows[n]. Twin: `naive.segment_sum`."""
         return self.rows(weights, rows)[:]
 
-    def rows(self, weights: Float[Tensor, "tokens k"], rows: Float[Tensor, "tokens d"]) -> SegmentRows:
-        """`sum`, of which only the rows are computed that are asked for, when they are."""
-        return SegmentRows(self._tokens, self._bounds, weights.flatten()[self._order], rows)
+    def rows(
+        self,
+        weights: Float[Tensor, "*tokens k"],
+        rows: Float[Tensor, "rows d"],
+        row_of: Int[Tensor, "entries"] | None = None,
+    ) -> SegmentRows:
+        """`sum`, of which only the rows are computed that are asked for, when they are.
+
+        `row_of` names the row of each of flat entries. None: that of its token.
+        """
+        tokens = self._tokens if row_of is None else row_of[self._order]
+        return SegmentRows(tokens, self._bounds, weights.flatten()[self._order], rows)
 
     def sum_pair(
         self,
-        weights_a: Float[Tensor, "tokens k"],
-        rows_a: Float[Tensor, "tokens d"],
-        weights_b: Float[Tensor, "tokens k"],
-        rows_b: Float[Tensor, "tokens d"],
+        weights_a: Float[Tensor, "*tokens k"],
+        rows_a: Float[Tensor, "rows_a d_a"],
+        weights_b: Float[Tensor, "*tokens k"],
+        rows_b: Float[Tensor, "rows_b d_b"],
+        *,
+        row_of: tuple[Int[Tensor, "entries"], Int[Tensor, "entries"]] | None = None,
     ) -> PairSums:
         """Both sums and the sums of their weights; on a GPU in one pass over the entries, added up in float32.
 
-        Without the kernels the two matrices are `SegmentRows`: whoever needs them a few rows at a time, as an optimizer
-        does, never has them in memory.
+        `row_of` names the rows of each of flat entries in both tables, which may then differ in size. Without the
+        kernels the two matrices are `SegmentRows`: whoever needs them a few rows at a time, as an optimizer does, never
+        has them in memory.
         """
-        if kernels.usable(weights_a, rows_a, weights_b, rows_b):
+        if row_of is None and kernels.usable(weights_a, rows_a, weights_b, rows_b):
             import sae.ops.kernels.segments as fast
 
             pairs = (weights_a, rows_a, weights_b, rows_b)
             return PairSums(*fast.sum_pair(*pairs, latents=self._latents, order=self._order, bounds=self._bounds))
+        row_of_a, row_of_b = (None, None) if row_of is None else row_of
         return PairSums(
-            a=self.rows(weights_a, rows_a),
-            b=self.rows(weights_b, rows_b),
-            weights_b=self.sum_weights(weights_b),
-            products=self.sum_weights(weights_a * weights_b),
-        )
-
-    def sum_bags(
-        self,
-        weights_a: Float[Tensor, "entries"],
-        rows_a: Float[Tensor, "rows_a d_a"],
-        row_of_a: Int[Tensor, "entries"],
-        weights_b: Float[Tensor, "entries"],
-        rows_b: Float[Tensor, "rows_b d_b"],
-        row_of_b: Int[Tensor, "entries"],
-    ) -> PairSums:
-        """`sum_pair` of flat entries, each of which names its row of both tables; they may differ in width."""
-        order, bounds = self._order, self._bounds
-        return PairSums(
-            a=SegmentRows(row_of_a[order], bounds, weights_a[order], rows_a),
-            b=SegmentRows(row_of_b[order], bounds, weights_b[order], rows_b),
+            a=self.rows(weights_a, rows_a, row_of_a),
+            b=self.rows(weights_b, rows_b, row_of_b),
             weights_b=self.sum_weights(weights_b),
             products=self.sum_weights(weights_a * weights_b),
         )

@@ -53,6 +53,12 @@ def _with_each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
+def newest_step(run: Path) -> Path:
+    """The newest checkpoint `step_<n>` in the folder of a run; what holds none is one itself."""
+    steps = [path for path in run.glob("step_*") if path.is_dir() and path.name[5:].isdigit()]
+    return max(steps, key=lambda path: int(path.name[5:]), default=run)
+
+
 def short(value: object) -> str:
     """A value for a message: one line, and never long."""
     return " ".join(reprlib.repr(value).split())[:60]

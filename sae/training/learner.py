@@ -163,25 +163,24 @@ class SaeLearner:
         self._set_rates()
         if new and self._recipe.fit_encoder and y is None:
             self.sae.encoder.weight.data.copy_(self.sae.W_dec)
-        self._start_threshold(read, add_up)
         if new and (self._recipe.fit_encoder or y is not None):
+            self._read_weights(read, add_up)
             to_write = None if y is None else few[ordinary]
             scale = best_encoder_scale(self.sae, read[ordinary], to_write, add_up)
             self.sae.encoder.weight.data.mul_(scale)
             self.sae.encoder.bias.data.mul_(scale)
-        self._set_weights()
-        self._start_threshold(read, add_up)
+        self._read_weights(read, add_up)
 
     def _measure_read(self, x: Float[Tensor, "tokens d_in"], add_up: AddUp) -> None:
         sums = VarianceSums.of(x)
         add_up([*sums])
         self._read.copy_(torch.stack([sums.total_variance(), sums.second]) / sums.tokens)
 
-    def _start_threshold(self, x: Float[Tensor, "tokens d_in"], add_up: AddUp) -> None:
-        """Find the threshold of batchtopk for the weights as they are."""
+    def _read_weights(self, x: Float[Tensor, "tokens d_in"], add_up: AddUp) -> None:
+        """Read the parameters anew, and find batchtopk's threshold for them."""
+        self._set_weights()
         if self._threshold is None:
             return
-        self._set_weights()
         self._threshold.counts.zero_()
         self._threshold.add(encoded(self._weights, x, self._candidates, encode=self._encode, by_threshold=True).acts)
         add_up([self._threshold.step_counts])
