@@ -149,6 +149,17 @@ def test_what_sae_eval_says_of_a_transcoder_is_of_the_module_s_output() -> None:
     assert quality["kl_div_with_sae"] == pytest.approx(kl, rel=1e-4)
 
 
+def test_a_transcoder_is_trained_further_and_not_as_an_autoencoder_of_its_output(make: Make) -> None:
+    folder = str(make(run_name="first").fit())
+    further = make(run_name="further", finetune=folder)
+    before, after = Sae.load_many(folder), further.saes
+    assert all(after[name].W_dec.equal(sae.W_dec) and after[name].reads_input for name, sae in before.items())
+    further.fit()
+    with pytest.raises(ValueError, match="transcode must be given .*; add --transcode") as caught:
+        make(sae=SaeConfig(), run_name="other", finetune=folder)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_module_s_input_cannot_be_transcoded(make: Make) -> None:
     with pytest.raises(ValueError, match="got layers.1.mlp.input; give layers.1.mlp"):
         make(hookpoints=["layers.1.mlp.input"])

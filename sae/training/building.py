@@ -58,8 +58,11 @@ def _start(plan: SaePlan, sae: Sae, run: RunPlan, tell: Callable[[str], None]) -
             raise ValueError(
                 f"{option} comes with finetune, and {name} in {source} has {found}, got {given}; leave out --{option}"
             )
-    own = SaePlan(name, sae.cfg, None, 0)
-    for found, wanted in ((sae.d_in, own.d_in(run.widths)), (sae.d_out, own.d_out(run.widths))):
+    if sae.cfg.transcode and not plan.cfg.transcode:
+        raise ValueError(
+            f"transcode must be given to train a transcoder further, which {name} in {source} is; add --transcode"
+        )
+    for found, wanted in ((sae.d_in, plan.d_in(run.widths)), (sae.d_out, plan.d_out(run.widths))):
         if found != wanted:
             raise ValueError(
                 f"finetune: {name} in {source} must be {wanted} wide, as the model is, got {found}; "
