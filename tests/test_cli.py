@@ -553,6 +553,17 @@ def test_ctrl_c_outside_training_says_the_truth_about_what_is_on_disk(
     assert ("nothing was written" in result.err) == (not Path("runs").exists())
 
 
+def test_a_message_that_the_parser_breaks_is_told_whole_and_without_what_stands_beside_an_option(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert sae.__main__.main(["model", "text", "--selection", "relu"]) == 2
+    assert "Expected one of ('topk', 'batchtopk', 'groupmax')" in capsys.readouterr().err
+    unknown = [f"--unknown_{'x' * 30}_{n}" for n in range(3)]
+    assert sae.__main__.main(["model", "text", *unknown, "hf_secret"]) == 2
+    error = capsys.readouterr().err
+    assert all(option in error for option in unknown) and "hf_secret" not in error
+
+
 # The list of options
 
 

@@ -208,9 +208,10 @@ def _unboxed(text: str, prog: str) -> str:
     """The command-line parser's message without its frame, in one line."""
     frame = re.compile(r"[─-╿]+|^[|+]|[|+]$|-{4,}")
     lines = [" ".join(frame.sub(" ", line).split()) for line in text.splitlines()]
-    # The first line is the frame's title, the second the message; then come options that were perhaps meant.
-    meant = [line for line in lines if line.startswith("--")]
-    message = next((line for line in lines[1:] if line), "the options cannot be read")
+    # The first line is the frame's title, then come the message, a rule, and options that were perhaps meant.
+    told = list(itertools.takewhile(bool, itertools.dropwhile(operator.not_, lines[1:])))
+    meant = [line for line in lines if line.startswith("--") and line not in told]
+    message = " ".join(told) or "the options cannot be read"
     # What stands beside an unknown option may be a secret that was meant for a known one.
     if message.startswith("Unrecognized options:") and (unknown := re.findall(r"--?[^\s,=]+", message)):
         message = f"there is no option {', '.join(unknown)}"
