@@ -171,10 +171,14 @@ class Trainee:
     def _capped(self, dtype: torch.dtype) -> CappedAdam:
         r = self.recipe
         first = {"W_dec": self.parameters["W_dec"], "log_length": torch.zeros(self.sae.num_latents)}
-        capped = CappedAdam(first | self.parameters, beta1=r.beta1, beta2=r.beta2, product_dtype=dtype)
-        capped.followers["W_dec"] = "encoder.weight", r.following
-        capped.log_lengths["encoder.weight"] = "log_length"
-        return capped
+        return CappedAdam(
+            first | self.parameters,
+            beta1=r.beta1,
+            beta2=r.beta2,
+            followers={"W_dec": ("encoder.weight", r.following)},
+            log_lengths={"encoder.weight": "log_length"},
+            product_dtype=dtype,
+        )
 
     @torch.no_grad()
     def _best_length(self, x: Tensor) -> float:

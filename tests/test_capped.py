@@ -99,8 +99,7 @@ def test_a_follower_takes_its_share_of_a_step_beside_its_own(rows_bytes: int, mo
     found = {}
     for share in (0.0, 0.3):
         weights = {"leader": start.clone(), "follower": start.clone()}
-        optimizer = CappedAdam(weights, beta1=0.7, beta2=0.9)
-        optimizer.followers["leader"] = "follower", share
+        optimizer = CappedAdam(weights, beta1=0.7, beta2=0.9, followers={"leader": ("follower", share)})
         optimizer.copies["follower"] = torch.zeros(37, 48, dtype=torch.bfloat16)
         optimizer.step({"leader": first, "follower": second}, 1e-2, skip=NO)
         assert torch.equal(optimizer.copies["follower"], weights["follower"].bfloat16())
@@ -115,8 +114,8 @@ def test_the_length_of_rows_has_a_step_of_its_own(rows_bytes: int, monkeypatch: 
     monkeypatch.setitem(adam._ROWS_BYTES, "cpu", rows_bytes)
     start, signs = torch.randn(37, 48), torch.randn(37).sign()
     weights = {"length": torch.zeros(37), "w": start.clone()}
-    optimizer = CappedAdam(weights, beta1=0.7, beta2=0.9)
-    optimizer.log_lengths["w"], optimizer.rates["length"] = "length", 3.0
+    optimizer = CappedAdam(weights, beta1=0.7, beta2=0.9, log_lengths={"w": "length"})
+    optimizer.rates["length"] = 3.0
     for _ in range(2):
         optimizer.step({"length": signs, "w": torch.zeros(37, 48)}, 1e-2, skip=NO)
         optimizer.step({"length": signs, "w": torch.zeros(37, 48)}, 1e-2, skip=torch.ones(()))

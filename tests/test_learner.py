@@ -600,7 +600,7 @@ def test_a_step_goes_through_its_recording_where_there_is_one(monkeypatch: pytes
     plain = run()
     assert not calls
     monkeypatch.setattr("sae.training.learner.kernels", SimpleNamespace(usable=lambda *_: True))
-    monkeypatch.setattr("sae.training.learner.Recorded", Played)
+    monkeypatch.setattr("sae.training.cuda_graphs.Recorded", Played)
     recorded = run()
     assert calls == ["differentiate", "descend"] * 4 and len(made) == 2
     assert recorded[1] == plain[1]

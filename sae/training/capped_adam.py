@@ -10,6 +10,7 @@ followed from step to step by orthogonal iteration, as in Dion (Ahn et al. 2025,
 
 import math
 from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
 
 import torch
 from jaxtyping import Float
@@ -54,17 +55,20 @@ class CappedAdam(Adam):
         beta1: float,
         beta2: float,
         unit_rows: Collection[str] = (),
+        followers: Mapping[str, tuple[str, float]] = MappingProxyType({}),
+        log_lengths: Mapping[str, str] = MappingProxyType({}),
         product_dtype: torch.dtype = torch.float32,
         shards: LatentShards = WHOLE,
     ) -> None:
-        """`parameters` as of `Adam`; U is held and multiplied in `product_dtype`. `shards` hold other rows of them."""
+        """`parameters` as of `Adam`, stepped in their order; U is held and multiplied in `product_dtype`.
+
+        `followers`: for a matrix, another whose rows take so many times each of its steps, beside their own. The
+        follower's own step must come later: it brings the copy up to date. `log_lengths`: for a matrix, the parameter
+        (latents,) whose steps are those of the logarithm of its rows' length, at most 1 each, beside what its own steps
+        change of it; that parameter comes earlier, and is 0 between steps. `shards` hold other rows.
+        """
         super().__init__(parameters, beta1=beta1, beta2=beta2, unit_rows=unit_rows)
-        self.followers: dict[str, tuple[str, float]] = {}
-        """Of the matrices that it names, another whose rows take so many times each of their steps, beside their own.
-        Its own step has to come later, which brings its copy up to date: `parameters` are stepped in their order."""
-        self.log_lengths: dict[str, str] = {}
-        """Of the matrices that it names, the parameter (latents,) whose steps are those of the logarithm of their rows'
-        length, at most 1 each, beside what their own steps change of it. It comes earlier, and is 0 between steps."""
+        self._followers, self._log_lengths = followers, log_lengths
         self._product_dtype, self._shards = product_dtype, shards
         matrices = {name: p for name, p in self._parameters.items() if p.dim() == 2}
         self.exp_avg_sq |= {name: p.new_zeros(len(p)) for name, p in matrices.items()}
@@ -93,8 +97,8 @@ class CappedAdam(Adam):
         self, name: str, step: Float[Tensor, "latents d_in"], length: Float[Tensor, ""], skip: Float[Tensor, ""]
     ) -> None:
         """Take a step of this length, and bring along what follows it."""
-        parameter, (follower, share) = self._parameters[name], self.followers.get(name, (None, 0.0))
-        log_length = self._parameters.get(self.log_lengths.get(name, ""))
+        parameter, (follower, share) = self._parameters[name], self._followers.get(name, (None, 0.0))
+        log_length = self._parameters.get(self._log_lengths.get(name, ""))
         factors = None if log_length is None else log_length.clamp(-1.0, 1.0).exp()
         for some in _parts(parameter):
             descend_(

@@ -2,10 +2,12 @@
 Python needs longer to ask for them than the GPU needs to do them."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Generic, TypeVar
 from weakref import WeakSet
 
 import torch
+from torch import Tensor
 
 WARM_UP = 3
 """Calls before the recording, in which kernels are compiled and libraries take their memory."""
@@ -52,3 +54,35 @@ class Recorded(Generic[T]):
             self._result = self._work()
         inside.add(self)
         return graph
+
+
+class StepRecording:
+    """The two halves of an optimizer step, recorded for steps of one shape."""
+
+    def __init__(self, differentiate: Callable[[Tensor], T], descend: Callable[[], None]) -> None:
+        """`differentiate` is given the same tensor in every call, and `descend` follows it, as `Recorded` asks."""
+        self._differentiate, self._descend = differentiate, descend
+        self._halves: tuple[Tensor, Recorded[Any], Recorded[None]] | None = None
+        self._begun = False
+
+    def drop(self) -> None:
+        """Forget the recording: what it reads was replaced."""
+        self._halves, self._begun = None, False
+
+    def begin(self, x: Tensor) -> Callable[[], Any] | None:
+        """The first half, on these activations; None for other shapes than that of the first call."""
+        if self._halves is None:
+            into = torch.empty_like(x)
+            first, second = partial(self._differentiate, into), self._descend
+            self._halves = into, Recorded(first, x.device), Recorded(second, x.device)
+        into, first_half, _ = self._halves
+        if (into.shape, into.dtype) != (x.shape, x.dtype):
+            return None
+        into.copy_(x)
+        self._begun = True
+        return first_half
+
+    def end(self) -> Callable[[], None] | None:
+        """The second half of the step whose first was begun here; None if it was not."""
+        begun, self._begun = self._begun, False
+        return self._halves[2] if begun and self._halves is not None else None

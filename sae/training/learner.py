@@ -1,10 +1,8 @@
 """One autoencoder in training: its optimizer, dead latents, normaliser and meters. It knows neither files nor ranks."""
 
 import math
-import sys
 import weakref
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -15,7 +13,7 @@ from sae import ops
 from sae.dictionary.autoencoder import Sae
 from sae.dictionary.gradients import Gradients, Reconstruction, Wanted, Weights, add_auxk_gradients_, encoded, pullback
 from sae.dictionary.levels import Levels
-from sae.dictionary.losses import Ordinary, VarianceSums, fvu, spread
+from sae.dictionary.losses import Ordinary, spread
 from sae.dictionary.selection import selection, width
 from sae.dictionary.shards import WHOLE, LatentShards
 from sae.dictionary.spec import PER_LATENT
@@ -24,10 +22,12 @@ from sae.ops import eight_bit
 from sae.ops.encode import Encode
 from sae.training.adam import Adam, Gradient, Tangent
 from sae.training.capped_adam import CappedAdam
-from sae.training.cuda_graphs import Recorded
+from sae.training.cuda_graphs import StepRecording
 from sae.training.dead_latents import DeadLatents
 from sae.training.initial import AddUp, best_encoder_scale, start_transcoder_
 from sae.training.massive_tokens import MassiveTokens
+from sae.training.meters import Meters, Metrics
+from sae.training.normaliser import Normaliser
 from sae.training.recipe import Recipe, firings, k_at
 
 GAO2024 = Recipe()
@@ -39,28 +39,6 @@ _FIRING_SHARE = 0.1
 """Of the newest step in the moving average of how often each latent fires."""
 _PROBE = 16
 """Tokens on which the recall of 8-bit candidates is measured at a log step, for about 1 % of the time of a step."""
-
-
-class Metrics(NamedTuple):
-    """What happened to one autoencoder since the metrics were last read. Exact: merged from sums over tokens."""
-
-    fvu: float
-    """Fraction of variance unexplained, over these tokens (`losses.fvu`)."""
-    l0: float
-    """Mean number of latents that fired per token."""
-    auxk: float
-    """Share of the residual's energy that AuxK leaves: Σ‖ê − e‖² / Σ‖e‖²; 1 if no latent was dead."""
-    dead_fraction: float
-    """Share of latents that are dead now."""
-
-
-class RecordedStep(NamedTuple):
-    """The two halves of a step, recorded on a GPU."""
-
-    x: Float[Tensor, "tokens d_in"]
-    """Where the step's activations go."""
-    differentiate: Recorded[tuple[Gradients, Reconstruction]]
-    descend: Recorded[None]
 
 
 class SaeLearner:
@@ -105,6 +83,8 @@ class SaeLearner:
         self._probe: Tensor | None = None
         self._threshold = RunningThreshold(sae.device) if sae.cfg.selection == "batchtopk" else None
         self._is_autoencoder = sae.spec.is_autoencoder
+        me = weakref.proxy(self)  # so that only its users keep the learner
+        self._recording = StepRecording((lambda x: me._differentiate(x)), (lambda: me._take_step()))
         self._set_k(sae.cfg.k)
         self._grads: Gradients | None = None
         # The rows of W_enc follow those of W_dec where both are directions of the same activations.
@@ -117,14 +97,7 @@ class SaeLearner:
         self._massive = MassiveTokens(sae.d_out, sae.device)
         self._lr = torch.zeros((), device=sae.device)
         self._average_firings = torch.ones((), device=sae.device)
-        self._mean = torch.zeros(sae.d_out, device=sae.device)
-        self._variance = torch.ones((), dtype=torch.float64, device=sae.device)
-        self._read = torch.ones(2, dtype=torch.float64, device=sae.device)
-        """Of what a transcoder reads, the variance and the energy per token."""
-        self._longest = torch.full((), math.inf, device=sae.device)
-        self._variance_sums = VarianceSums.zeros(sae.d_out, sae.device)
-        self._sums = torch.zeros(3, dtype=torch.float64, device=sae.device)
-        self._step_variance_sums, self._step_sums = VarianceSums.zeros(sae.d_out, sae.device), self._sums.clone()
+        self._normaliser, self._meters = Normaliser(sae.d_out, sae.device), Meters(sae.d_out, sae.device)
 
     # The normaliser
 
@@ -149,17 +122,14 @@ class SaeLearner:
         read = x[:FIRST_TOKENS] if fit_on is None else fit_on
         few = read if y is None else y[:FIRST_TOKENS] if fit_to is None else fit_to
         found = spread(target, few, add_up)
-        counted = found.ordinary if self._recipe.spare_massive else found.everything
-        self._mean.copy_(counted.mean())
-        self._variance.copy_(counted.total_variance() / counted.tokens)
-        self._longest.copy_(found.rule.farthest)
+        self._normaliser.set(found, spare_massive=self._recipe.spare_massive)
         ordinary = found.rule.counts(few) > 0
         if y is not None:
-            self._measure_read(x, add_up)
+            self._normaliser.set_read(x, add_up)
             if new:
                 start_transcoder_(self.sae, read[ordinary], few[ordinary], add_up)
         elif new:
-            self.sae.b_dec.data.copy_(self._mean)
+            self.sae.b_dec.data.copy_(self._normaliser.mean)
         self._set_rates()
         if new and self._recipe.fit_encoder and y is None:
             self.sae.encoder.weight.data.copy_(self.sae.W_dec)
@@ -170,11 +140,6 @@ class SaeLearner:
             self.sae.encoder.weight.data.mul_(scale)
             self.sae.encoder.bias.data.mul_(scale)
         self._read_weights(read, add_up)
-
-    def _measure_read(self, x: Float[Tensor, "tokens d_in"], add_up: AddUp) -> None:
-        sums = VarianceSums.of(x)
-        add_up([*sums])
-        self._read.copy_(torch.stack([sums.total_variance(), sums.second]) / sums.tokens)
 
     def _read_weights(self, x: Float[Tensor, "tokens d_in"], add_up: AddUp) -> None:
         """Read the parameters anew, and find batchtopk's threshold for them."""
@@ -196,7 +161,7 @@ class SaeLearner:
         """Read the parameters anew, after they were set."""
         self._weights = Weights.of(self.sae, self._compute_dtype)
         self._optimizer.copies = self._weights.copies()
-        self._drop_recording()
+        self._recording.drop()
 
     def _set_k(self, k: int) -> None:
         """Let so many latents of each token stay."""
@@ -209,18 +174,16 @@ class SaeLearner:
             self.sae.threshold.copy_(self._threshold.value(k))
         self._levels = Levels.of(cfg, self._all_latents, k)
         self._encode: Encode = partial(eight_bit.encode, k=most) if self._encode_in_8bit else ops.encode
-        self._drop_recording()
-
-    def _drop_recording(self) -> None:
-        self._recorded: RecordedStep | None = None
-        self._replayed: RecordedStep | None = None
+        self._recording.drop()
 
     def _set_rates(self) -> None:
         """Give W_enc and the biases their learning rates. Waits for the device."""
         rates = self._optimizer.rates
         d_in, d_out = self.sae.d_in, self.sae.d_out
         # What is read and what is written have units of their own; of an autoencoder they are the same.
-        ratio = 1.0 if self._is_autoencoder else math.sqrt(self.variance * d_out / (self._read[0].item() * d_in))
+        ratio = (
+            1.0 if self._is_autoencoder else math.sqrt(self.variance * d_out / (self._normaliser.read[0].item() * d_in))
+        )
         rates["encoder.weight"] = self._recipe.encoder_rate * ratio
         rates["W_skip"] = ratio
         rates[_LOG_LENGTH] = (self._recipe.length_rate or 0.0) * math.sqrt(d_out)
@@ -230,12 +193,12 @@ class SaeLearner:
     @property
     def rule(self) -> Ordinary:
         """Which tokens are ordinary, as far as `initialise` saw; in a step their distance is from b_dec."""
-        return Ordinary(self._mean, self._longest)
+        return self._normaliser.rule
 
     @property
     def variance(self) -> float:
-        """The normaliser: total variance per token of the activations that `initialise` saw. Waits for the device."""
-        return self._variance.item()
+        """Total variance per token of the activations that `initialise` saw. Waits for the device."""
+        return self._normaliser.variance.item()
 
     # One step
 
@@ -256,29 +219,14 @@ class SaeLearner:
         """Add the gradients of the loss on these tokens, and the sums that are reported. `y` as of `initialise`."""
         if len(x) == 0:
             return
-        if (recorded := self._recorded_for(x)) is None:
-            self._collect(*self._differentiate(x, y))
-        else:
-            recorded.x.copy_(x)
-            self._replayed = recorded
-            self._collect(*recorded.differentiate())
+        into = self._recording.begin(x) if self._can_be_recorded() else None
+        self._collect(*(self._differentiate(x, y) if into is None else into()))
 
-    def _recorded_for(self, x: Float[Tensor, "tokens d_in"]) -> RecordedStep | None:
-        """The recording of steps that begin with so many tokens.
-
-        None without our kernels, where latents are sharded, for later parts of a step, and for other numbers of tokens
-        than that of the first step.
-        """
+    def _can_be_recorded(self) -> bool:
+        """Whether a step's shapes are known before: not where latents are sharded, nor in later parts of a step."""
         if not kernels.usable(self._weights.W_dec) or self._shards is not WHOLE or self._grads is not None:
-            return None
-        if self._threshold is not None or self._levels is not None or not self._is_autoencoder:
-            return None  # shapes that depend on the tokens
-        if self._recorded is None:
-            into, me = torch.empty_like(x), weakref.proxy(self)  # so that only its users keep the learner
-            halves = (lambda: me._differentiate(into)), (lambda: me._take_step())
-            self._recorded = RecordedStep(into, *(Recorded(half, x.device) for half in halves))
-        fits = (self._recorded.x.shape, self._recorded.x.dtype) == (x.shape, x.dtype)
-        return self._recorded if fits else None
+            return False
+        return self._threshold is None and self._levels is None and self._is_autoencoder
 
     def _differentiate(
         self, x: Float[Tensor, "tokens d_in"], y: Float[Tensor, "tokens d_out"] | None = None
@@ -290,7 +238,7 @@ class SaeLearner:
         if self._threshold is not None and self.sae.threshold is not None:
             self._threshold.add(code.acts)
             code = code._replace(acts=code.acts * (code.acts > self.sae.threshold))
-        wanted = Wanted(self._scale(), self._limit(), self._longest, self._levels)
+        wanted = Wanted(self._scale(), self._limit(), self._normaliser.longest, self._levels)
         grads, recon = pullback(self._weights, code, y, wanted, ragged=by_threshold, shards=self._shards)
         if self._recipe.spare_massive and self._is_autoencoder:
             assert recon.ordinary is not None
@@ -299,11 +247,10 @@ class SaeLearner:
         return grads, recon
 
     def _limit(self) -> Tensor | None:
-        """What ‖what is read‖ ‖residual‖ may be before a token's gradient is cut: so many variances per token."""
-        if self._recipe.token_limit is None:
+        """What ‖what is read‖ ‖residual‖ may be before a token's gradient is cut; None: anything."""
+        if (variances := self._recipe.token_limit) is None:
             return None
-        units = self._variance if self._is_autoencoder else (self._variance * self._read[1]).sqrt()
-        return (self._recipe.token_limit * units).to(self.sae.dtype)
+        return self._normaliser.limit(variances, reads_what_it_writes=self._is_autoencoder).to(self.sae.dtype)
 
     def add(self, grads: Gradients, recon: Reconstruction) -> None:
         """Add gradients of these tokens that come from elsewhere, those of AuxK, and the sums that are reported."""
@@ -313,10 +260,8 @@ class SaeLearner:
     def _note(self, recon: Reconstruction) -> None:
         """Add these tokens to the step's sums, as if AuxK had left all of the error."""
         self._fired.index_add_(0, recon.top_indices.flatten(), recon.fired.flatten().int())
-        self._step_variance_sums.add_(recon.variance.shifted_by(self.sae.b_dec.detach() - self._mean))
-        fired = self._shards.sum_(recon.fired.sum().double())
-        squared_error = recon.squared_error.double()
-        self._step_sums += torch.stack([squared_error, squared_error, fired])
+        variance = recon.variance.shifted_by(self.sae.b_dec.detach() - self._normaliser.mean)
+        self._meters.add(variance, recon.squared_error, self._shards.sum_(recon.fired.sum().double()))
 
     def _collect(self, grads: Gradients, recon: Reconstruction) -> None:
         """Add AuxK's gradients, and these to the step's."""
@@ -332,7 +277,7 @@ class SaeLearner:
                 shards=self._shards,
                 num_dead=num_dead,
             )
-            self._step_sums[1] += auxk_error.double() - recon.squared_error.double()
+            self._meters.add_auxk(auxk_error.double() - recon.squared_error.double())
         self._tokens += len(recon.residual)
         if self._grads is None:
             self._grads = grads
@@ -349,25 +294,22 @@ class SaeLearner:
         self._grads = Gradients(*dense)
         massive = [self._massive.step_total] if self._recipe.spare_massive else []
         counts = [] if self._threshold is None else [self._threshold.step_counts]
-        return [*dense, self._fired, self._tokens, *massive, *counts, *self._step_variance_sums, self._step_sums]
+        return [*dense, self._fired, self._tokens, *massive, *counts, *self._meters.of_step()]
 
     def _scale(self) -> Tensor:
         """What makes a squared error this step's share of the loss."""
-        return (1 / (self._tokens_per_step * self._variance)).to(self.sae.dtype)
+        return self._normaliser.scale(self._tokens_per_step).to(self.sae.dtype)
 
     def update(self, lr: float) -> None:
         """Take one optimizer step with what was accumulated. A step whose sums are not finite changes nothing."""
-        tokens = int(self._tokens)
+        tokens, descend = int(self._tokens), self._recording.end() or self._take_step
         if self._grads is not None and tokens:
             self._lr.fill_(lr)
             self._average_firings.fill_(firings(tokens, self._k, self._all_latents))
-            if self._replayed is None:
-                self._take_step()
-            else:
-                self._replayed.descend()
+            descend()
         else:
-            self._count_step()
-        self._grads = self._replayed = None
+            self._meters.count_step()
+        self._grads = None
         self.dead.update(self._fired > 0, tokens)
         self._fired.zero_()
         self._tokens.zero_()
@@ -378,7 +320,7 @@ class SaeLearner:
 
     def _take_step(self) -> None:
         assert self._grads is not None
-        self._count_step()
+        self._meters.count_step()
         self._slow_rare_latents()
         self._descend(self._grads)
 
@@ -390,8 +332,8 @@ class SaeLearner:
             # ⟨W_dec gradient, W_dec⟩ and ⟨W_enc gradient, W_enc⟩ + b_enc · its gradient: both Σ activation · gradient.
             by_name[_LOG_LENGTH] = grads.radial - self._weights.b_enc * grads.b_enc
         # A gradient that is not finite shows in these, which are sums of the same terms: 0 times it is NaN.
-        self._sums += 0 * (grads.b_enc.sum() + grads.b_dec.sum() + grads.radial.sum())
-        skip = (~self._sums.isfinite().all()).float()
+        self._meters.check(grads.b_enc.sum(), grads.b_dec.sum(), grads.radial.sum())
+        skip = (~self._meters.finite()).float()
         self._optimizer.step(by_name, self._lr if self._lr.is_cuda else self._lr.item(), skip=skip)
 
     def _slow_rare_latents(self) -> None:
@@ -410,7 +352,7 @@ class SaeLearner:
 
         They see the same tokens, but a gradient may overflow for one of them alone, who would then be waited for.
         """
-        count = self._massive.some() and not self._shards.total(int(not self._sums.isfinite().all()))
+        count = self._massive.some() and not self._shards.total(int(not self._meters.finite()))
         self._massive.end_step(count=count)
         if count:
             unit_norm = self.sae.cfg.normalize_decoder
@@ -418,30 +360,13 @@ class SaeLearner:
 
     # Meters
 
-    def _count_step(self) -> None:
-        """Let the step's sums count: until then the state is that before the step, should an error end it halfway."""
-        self._variance_sums.add_(self._step_variance_sums)
-        self._sums += self._step_sums
-        self._step_variance_sums.zero_()
-        self._step_sums.zero_()
-
     def read_metrics(self) -> Metrics:
         """The metrics since the last call, which starts them anew. Waits for the device.
 
         Raises FloatingPointError if a loss was not finite; the weights are those before that step.
         """
-        variance, sums = self._variance_sums.clone(), self._sums.clone()
-        self._variance_sums.zero_()
-        self._sums.zero_()
-        squared_error, auxk_error, fired = sums.tolist()
-        if not math.isfinite(squared_error + auxk_error):
-            raise FloatingPointError("the loss is not finite")
-        return Metrics(
-            fvu=fvu(sums[0], variance.total_variance()).item(),
-            l0=fired / max(1.0, variance.tokens.item()),
-            auxk=auxk_error / max(squared_error, sys.float_info.min),
-            dead_fraction=self._shards.total(self.dead.silent_for(self._report_dead_after)) / self._all_latents,
-        )
+        silent = self._shards.total(self.dead.silent_for(self._report_dead_after))
+        return self._meters.read(dead_fraction=silent / self._all_latents)
 
     def read_recall(self) -> float | None:
         """Of 8-bit candidates, share of the true k largest among them on a few of the last tokens; else None. Waits."""
@@ -457,16 +382,11 @@ class SaeLearner:
         state |= {
             "firing_rate": self._firing_rate,
             "massive": self._massive.total,
-            "mean": self._mean,
-            "variance": self._variance,
-            "longest": self._longest,
-            "meters.sums": self._sums,
         }
+        state |= self._normaliser.state_dict(of_read=not self._is_autoencoder)
         if self._threshold is not None:
             state["threshold.counts"] = self._threshold.counts
-        if not self._is_autoencoder:
-            state["read"] = self._read
-        state |= {f"meters.variance.{name}": t for name, t in self._variance_sums._asdict().items()}
+        state |= {f"meters.{name}": t for name, t in self._meters.state_dict().items()}
         state |= {f"adam.{name}": t for name, t in self._optimizer.state_dict().items()}
         return state
 
@@ -498,14 +418,19 @@ def _optimizer(sae: Sae, recipe: Recipe, product_dtype: torch.dtype, shards: Lat
     if not recipe.capped:
         return Adam(parameters, **betas, unit_rows=unit_rows)
     first = {"W_dec": parameters.pop("W_dec")}  # W_enc's step comes after those that move it
+    log_lengths = {}
     if recipe.length_rate is not None:
         first[_LOG_LENGTH] = torch.zeros(sae.num_latents, dtype=sae.dtype, device=sae.device)
-    capped = CappedAdam(first | parameters, **betas, unit_rows=unit_rows, product_dtype=product_dtype, shards=shards)
-    if recipe.following:
-        capped.followers["W_dec"] = "encoder.weight", recipe.following
-    if recipe.length_rate is not None:
-        capped.log_lengths["encoder.weight"] = _LOG_LENGTH
-    return capped
+        log_lengths["encoder.weight"] = _LOG_LENGTH
+    return CappedAdam(
+        first | parameters,
+        **betas,
+        unit_rows=unit_rows,
+        followers={"W_dec": ("encoder.weight", recipe.following)} if recipe.following else {},
+        log_lengths=log_lengths,
+        product_dtype=product_dtype,
+        shards=shards,
+    )
 
 
 def is_per_latent(name: str) -> bool:
