@@ -47,6 +47,11 @@ class SaeConfig:
     """Hierarchical: numbers of latents, each the so many largest of a token, which reconstruct by themselves too, with
     equal weight in the loss, so that one dictionary serves every k among them. k is always the last."""
 
+    crosscode: bool = False
+    """Crosscoder: one dictionary for all chosen hookpoints, whose latents are computed from all of them and reconstruct
+    all of them. Each hookpoint counts equally: it is divided by its standard deviation. expansion_factor is of the
+    widest hookpoint."""
+
     transcode: bool = False
     """Transcoder: read the input of each hookpoint, which is a module, and reconstruct its output."""
 
@@ -75,6 +80,10 @@ class SaeConfig:
             raise ValueError(
                 "skip_connection must come with transcode: an autoencoder would copy what it reads; "
                 "add --transcode, or leave out --skip_connection"
+            )
+        if self.crosscode and self.transcode:
+            raise ValueError(
+                "crosscode reconstructs what is read and transcode something else, got both; leave out one of them"
             )
         for name in ("d_in", "num_latents"):
             value = getattr(self, name)
@@ -112,7 +121,7 @@ class SaeConfig:
     def needs_reconstruction(self) -> str:
         """What of this shape cannot be trained end to end; empty if nothing."""
         kinds = {"selection batchtopk": self.selection == "batchtopk", "prefixes": self.prefixes,
-                 "budgets": self.budgets, "transcode": self.transcode}  # fmt: skip
+                 "budgets": self.budgets, "crosscode": self.crosscode, "transcode": self.transcode}  # fmt: skip
         return next((kind for kind, there in kinds.items() if there), "")
 
     @property

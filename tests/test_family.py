@@ -19,7 +19,12 @@ from sae.training.recipe import Recipe
 N, D_IN, D_OUT, LATENTS, K = 37, 48, 20, 96, 6
 SELECTIONS = ("topk", "batchtopk", "groupmax")
 LEVELS = {"one": {}, "prefixes": {"prefixes": [8, 40]}, "budgets": {"budgets": [1, 3]}}
-WIRINGS = {"autoencoder": {}, "transcoder": {"transcode": True}, "skip": {"transcode": True, "skip_connection": True}}
+WIRINGS = {
+    "autoencoder": {},
+    "transcoder": {"transcode": True},
+    "skip": {"transcode": True, "skip_connection": True},
+    "crosscoder": {"crosscode": True},
+}
 KINDS = [
     (rule, levels, wiring)
     for rule, levels, wiring in product(SELECTIONS, LEVELS, WIRINGS)
@@ -30,13 +35,21 @@ KINDS = [
 def member(rule: str, levels: str, wiring: str, *, dtype: torch.dtype = torch.float64) -> Sae:
     """A dictionary in general position: no bias is 0, encoder and decoder differ, and a threshold leaves some."""
     cfg = SaeConfig(num_latents=LATENTS, k=K, selection=rule, **LEVELS[levels], **WIRINGS[wiring])
-    sae = Sae(D_IN, cfg, d_out=D_OUT if cfg.transcode else None, dtype=dtype)
+    sae = new(cfg, dtype)
     with torch.no_grad():
+        if sae.scale is not None:
+            sae.scale.copy_(torch.tensor([0.7] * 20 + [1.6] * 28))
         for parameter in sae.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
         if sae.threshold is not None:
             sae.threshold.fill_(2.0)
     return sae
+
+
+def new(cfg: SaeConfig, dtype: torch.dtype) -> Sae:
+    ends = {"writes": ("layers.0", "layers.1"), "widths": (20, 28)} if cfg.crosscode else {}
+    d_out = D_OUT if cfg.transcode else D_IN
+    return Sae(D_IN, cfg, d_out=d_out, dtype=dtype, spec=Spec(cfg, D_IN, d_out, LATENTS, **ends))
 
 
 def activations(sae: Sae) -> tuple[Tensor, Tensor | None]:
@@ -56,6 +69,7 @@ def dense_kept(sae: Sae, pre_acts: Tensor) -> Tensor:
 
 def dense_loss(sae: Sae, x: Tensor, y: Tensor | None, scale: float, limit: float | None = None) -> Tensor:
     """scale · Σ share · mean over levels of ‖x̂_j − y‖², over dense tensors."""
+    x = x if sae.scale is None else x * sae.scale
     read = x if sae.cfg.transcode else x - sae.b_dec
     pre_acts = read @ sae.encoder.weight.T + sae.encoder.bias
     code = pre_acts.relu() * dense_kept(sae, pre_acts)
@@ -100,7 +114,7 @@ def test_every_gradient_of_every_member_equals_dense_autograd(
 def test_training_s_code_is_inference_s_code(rule: str, levels: str, wiring: str) -> None:
     sae = member(rule, levels, wiring)
     x, y = activations(sae)
-    error = (sae(x, y).recon - (x if y is None else y)).square().sum()
+    error = sae.scaled(sae(x, y).recon - (x if y is None else y)).square().sum()
     sae.cfg.prefixes = sae.cfg.budgets = []  # the whole code alone
     torch.testing.assert_close(error.detach(), dense_loss(sae, x, y, 1.0).detach())
 
@@ -112,6 +126,7 @@ def test_what_is_saved_is_what_is_loaded(rule: str, levels: str, wiring: str, tm
     loaded = Sae.load_from_disk(tmp_path)
     assert loaded.spec.selection == rule and loaded.cfg.levels_for(LATENTS) == sae.cfg.levels_for(LATENTS)
     assert (loaded.d_in, loaded.d_out, loaded.spec.centred) == (sae.d_in, sae.d_out, sae.spec.centred)
+    assert loaded.spec.parts == sae.spec.parts and loaded.cfg.crosscode == (wiring == "crosscoder")
     for name, tensor in sae.state_dict().items():
         assert loaded.state_dict()[name].equal(tensor), name
 
@@ -154,7 +169,7 @@ def test_how_a_step_is_split_changes_rounding_only_and_the_error_falls(rule: str
     def train(parts: int) -> tuple[Sae, float, float]:
         torch.manual_seed(0)
         cfg = SaeConfig(num_latents=LATENTS, k=K, selection=rule, **LEVELS[levels], **WIRINGS[wiring])
-        sae = Sae(D_IN, cfg, d_out=D_OUT if cfg.transcode else None, dtype=torch.float32)
+        sae = new(cfg, torch.float32)
         features, written = torch.randn(200, D_IN), torch.randn(200, D_OUT)
         recipe = Recipe.named("default", 60, 8.0)
         learner = SaeLearner(

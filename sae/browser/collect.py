@@ -51,7 +51,7 @@ class Read(NamedTuple):
     @property
     def reads(self) -> str:
         """Where it reads: of a transcoder what the module receives."""
-        return Wiring.of(self.hookpoint, transcode=getattr(self.dictionary, "reads_input", False)).reads
+        return Wiring.of(self.hookpoint, transcode=getattr(self.dictionary, "reads_input", False)).reads[0]
 
 
 @runtime_checkable

@@ -13,6 +13,7 @@ from sae.browser.steering import Loaded
 from sae.commands.load import load_language_model, load_text
 from sae.config import BrowseConfig
 from sae.data.tokens import SampledSequences, as_sequences
+from sae.dictionary.wiring import CROSSCODER
 from sae.evaluation.command import load_dictionaries
 from sae.evaluation.plan import EvalPlan, plan_evaluation
 from sae.parallel.world import World
@@ -33,6 +34,10 @@ def make_index(cfg: BrowseConfig, plan: BrowsePlan) -> bool:
     check_excluded(
         what.exclude_tokens, what.exclude_positions, vocab_size=lm.vocab_size(skeleton), ctx_len=what.text.ctx_len
     )
+    if CROSSCODER in what.hookpoints:
+        raise ValueError(
+            "sae browse reads one hookpoint for each dictionary, got a crosscoder; leave it out with --hookpoints"
+        )
     for hookpoint in what.hookpoints:
         lm.locate(skeleton, hookpoint)
     if world.is_main and (others := other_indexes(plan)):

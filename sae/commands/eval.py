@@ -4,8 +4,10 @@ from sae import lm
 from sae.activations.source import check_excluded
 from sae.commands.load import load_language_model, load_text
 from sae.config import EvalConfig
+from sae.dictionary.wiring import CROSSCODER
 from sae.evaluation.command import load_dictionaries, measure_plan
 from sae.evaluation.plan import plan_evaluation
+from sae.evaluation.targets import written_by
 from sae.parallel.world import World
 from sae.report.evaluation import report_evaluation
 from sae.runs.folder import command, versions
@@ -27,10 +29,13 @@ def evaluate(cfg: EvalConfig) -> int:
         ctx_len=plan.text.ctx_len,
     )
     for hookpoint in plan.hookpoints:
-        lm.locate(skeleton, hookpoint)
+        if hookpoint != CROSSCODER:
+            lm.locate(skeleton, hookpoint)
     with world.one_first(note, "prepared the data"):
         dataset = load_text(plan.text, skeleton)
     dictionaries = load_dictionaries(plan, device)
+    for hookpoint in {name for saes in dictionaries.values() for name in written_by(saes)}:
+        lm.locate(skeleton, hookpoint)
     model = load_language_model(plan.text, device, head=True)
     evaluation, sentences = measure_plan(plan, model, dataset, dictionaries, batch_size=cfg.batch_size, ranks=world)
     world.close()

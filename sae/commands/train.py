@@ -11,6 +11,7 @@ from sae.formats.hub import find_anywhere
 from sae.ops import eight_bit
 from sae.runs.log import note
 from sae.training.launch import Launch, join
+from sae.training.run_plan import names
 from sae.training.trainer import SaeTrainer
 
 
@@ -36,7 +37,7 @@ def plan_text(launch: Launch[RunConfig]) -> Reading:
     cfg = launch.cfg
     skeleton, hookpoints = check_model(cfg)
     if cfg.finetune is not None:
-        find_anywhere(cfg.finetune, hookpoints)
+        find_anywhere(cfg.finetune, names(launch.combinations, hookpoints))
     with launch.world.one_first(note, "prepared the data"):
         return plan_reading(
             cfg,

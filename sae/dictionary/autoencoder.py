@@ -46,7 +46,8 @@ class SaeOutput(NamedTuple):
 class Sae(nn.Module):
     """A k-sparse autoencoder: x̂ = Σ_i a_i W_dec[i] + b_dec, a = TopK(ReLU((x − b_dec) W_encᵀ + b_enc)).
 
-    Or a transcoder, which reads x and writes something else, and may add W_skip x: `spec` says what it is.
+    Or a transcoder, which reads x and writes something else, and may add W_skip x; or a crosscoder, whose x is that of
+    several hookpoints side by side, times `scale`: `spec` says what it is.
     `encoder.weight` is (num_latents, d_in) and `W_dec` (num_latents, d_out): row = latent. New weights follow Gao et
     al. 2024, arXiv:2406.04093, app. A.1: rows of W_dec uniform on the sphere, W_enc equal to W_dec, biases 0; the
     trainer sets b_dec to the mean of the data.
@@ -75,7 +76,7 @@ class Sae(nn.Module):
         super().__init__()
         num_latents = cfg.latents_for(d_in) // parts
         self.cfg, self.d_in, self.d_out, self.num_latents = cfg, d_in, d_in if d_out is None else d_out, num_latents
-        self.spec = spec or Spec(cfg, d_in, self.d_out, num_latents)
+        self.spec = replace(spec or Spec(cfg, d_in, self.d_out, num_latents), num_latents=num_latents)
         """What the dictionary, or this part of one, computes."""
         _check_parts(cfg, d_in, parts)
         self.encoder = nn.Linear(d_in, self.num_latents, device="meta", dtype=dtype)
@@ -90,6 +91,9 @@ class Sae(nn.Module):
         declared = self.spec.tensors()
         skip = torch.zeros(declared["W_skip"].shape, device=device, dtype=dtype) if "W_skip" in declared else None
         self.W_skip = None if skip is None else nn.Parameter(skip)
+        self.scale: Tensor | None
+        scale = torch.ones(declared["scale"].shape, device=device, dtype=dtype) if "scale" in declared else None
+        self.register_buffer("scale", scale)
         shape = declared["threshold"].shape if "threshold" in declared else None
         self.threshold: Tensor | None
         self.register_buffer("threshold", None if shape is None else torch.zeros(shape, device=device))
@@ -110,9 +114,22 @@ class Sae(nn.Module):
         return not self.spec.is_autoencoder
 
     @property
+    def reads_several(self) -> bool:
+        """Whether it reads several hookpoints: a crosscoder."""
+        return len(self.spec.widths) > 1
+
+    @property
     def decodes_with_input(self) -> bool:
         """Whether `decode` needs what was encoded."""
         return self.W_skip is not None or self.spec.layer_norm
+
+    def scaled(self, x: Float[Tensor, "*batch d_out"]) -> Float[Tensor, "*batch d_out"]:
+        """What is read or written, in the units of its error: those of a crosscoder make its hookpoints count alike."""
+        return x if self.scale is None else x * self.scale
+
+    def unscaled(self, x: Float[Tensor, "*batch d_out"]) -> Float[Tensor, "*batch d_out"]:
+        """The opposite of `scaled`."""
+        return x if self.scale is None else x / self.scale
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Encoded:
         """Keep the latents of each token that the selection says; for topk the k largest.
@@ -125,7 +142,7 @@ class Sae(nn.Module):
                 f"activations must be d_in={self.d_in} wide, got shape {tuple(x.shape)}; "
                 "is this the autoencoder of another hookpoint?"
             )
-        flat = x.to(self.dtype).reshape(-1, self.d_in)
+        flat = self.scaled(x.to(self.dtype).reshape(-1, self.d_in))
         flat = _standardised(flat)[0] if self.spec.layer_norm else flat
         read = flat - self.b_dec if self.spec.centred else flat
         select = selection_of(self.spec, self.threshold)
@@ -147,6 +164,7 @@ class Sae(nn.Module):
         batch, width = top_acts.shape[:-1], top_acts.shape[-1]
         acts = top_acts.to(self.dtype).reshape(-1, width)
         out = Decode.apply(acts, top_indices.reshape(-1, width).contiguous(), self.W_dec) + self.b_dec
+        out = self.unscaled(out)
         if self.W_skip is None and not self.spec.layer_norm:
             return out.view(*batch, self.d_out)
         if x is None:
@@ -168,8 +186,8 @@ class Sae(nn.Module):
         recon = self.decode(*encoded, x)
         if y is None and not self.spec.is_autoencoder:
             return SaeOutput(recon, *encoded, torch.full((), torch.nan, device=recon.device))
-        target = at_least_float32(x if y is None else y).reshape(-1, self.d_out)
-        error = (target - at_least_float32(recon).reshape(-1, self.d_out)).square().sum()
+        target = self.scaled(at_least_float32(x if y is None else y).reshape(-1, self.d_out))
+        error = (target - self.scaled(at_least_float32(recon).reshape(-1, self.d_out))).square().sum()
         return SaeOutput(recon, *encoded, fvu(error, VarianceSums.of(target).total_variance().to(error.dtype)))
 
     @torch.no_grad()
@@ -193,15 +211,16 @@ class Sae(nn.Module):
         if not sae.spec.centred and sae.spec.is_autoencoder:  # b_enc takes up what b_dec will be subtracted from
             shift = sae.encoder.weight.double() @ sae.b_dec.double()
             bias = {"encoder.bias": (sae.encoder.bias.double() + shift).float()}
-            sae = Sae.of_tensors(sae.cfg, sae.state_dict() | bias)
+            sae = Sae.of_tensors(sae.cfg, sae.state_dict() | bias, like=sae.spec)
         lengths = torch.linalg.vector_norm(sae.W_dec, dim=1)
         if not sae.cfg.normalize_decoder or (lengths - 1).abs().max() < _UNIT:
             return sae
         length = lengths.mean()
         if not (length > 0 and (lengths / length - 1).abs().max() < _UNIT):
-            return Sae.of_tensors(replace(sae.cfg, normalize_decoder=False), sae.state_dict())
+            free = replace(sae.cfg, normalize_decoder=False)
+            return Sae.of_tensors(free, sae.state_dict(), like=sae.spec)
         folded = {"encoder.weight": sae.encoder.weight * length, "encoder.bias": sae.encoder.bias * length}
-        return Sae.of_tensors(sae.cfg, sae.state_dict() | folded | {"W_dec": sae.W_dec / length})
+        return Sae.of_tensors(sae.cfg, sae.state_dict() | folded | {"W_dec": sae.W_dec / length}, like=sae.spec)
 
     def save_to_disk(self, path: Path | str, *, format: str = "eleuther") -> None:
         """Write the dictionary into the folder `path`: cfg.json and sae.safetensors, EleutherAI's format and our own.
@@ -262,10 +281,16 @@ class Sae(nn.Module):
         return {hookpoint: cls.from_saved(place.read(), device) for hookpoint, place in found.items()}
 
     @classmethod
-    def of_tensors(cls, cfg: SaeConfig, tensors: Mapping[str, Tensor]) -> "Sae":
-        """The dictionary with these tensors, by the names of its `state_dict`; they are not copied."""
+    def of_tensors(cls, cfg: SaeConfig, tensors: Mapping[str, Tensor], *, like: Spec | None = None) -> "Sae":
+        """The dictionary with these tensors, by the names of its `state_dict`; they are not copied.
+
+        It has the hookpoints of the one that is `like` it.
+        """
         (num_latents, d_in), d_out = tensors["encoder.weight"].shape, tensors["W_dec"].shape[1]
-        return cls.from_saved(Saved(Spec(cfg, d_in, d_out, num_latents), dict(tensors)), tensors["W_dec"].device)
+        spec = Spec(cfg, d_in, d_out, num_latents)
+        if like is not None:
+            spec = replace(spec, reads=like.reads, writes=like.writes, widths=like.widths)
+        return cls.from_saved(Saved(spec, dict(tensors)), tensors["W_dec"].device)
 
     @classmethod
     def from_saved(cls, saved: Saved, device: torch.device | str = "cpu") -> "Sae":
@@ -304,7 +329,8 @@ class SaePart(Sae):
         x: Float[Tensor, "*batch d_in"] | None = None,
     ) -> Float[Tensor, "*batch d_out"]:
         """The reconstruction from the latents of all parts."""
-        return self._shards.sum_(super().decode(top_acts, top_indices) - self.b_dec) + self.b_dec
+        own = self.scaled(super().decode(top_acts, top_indices))
+        return self.unscaled(self._shards.sum_(own - self.b_dec) + self.b_dec)
 
 
 def _standardised(x: Float[Tensor, "tokens d_in"]) -> tuple[Tensor, Tensor, Tensor]:

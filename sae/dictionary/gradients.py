@@ -86,6 +86,8 @@ class Weights(NamedTuple):
     W_skip: Float[Tensor, "d_out d_in"] | None = None
     centred: bool = True
     """Whether b_dec is subtracted from what is read."""
+    scale: Float[Tensor, "d_in"] | None = None
+    """By which a crosscoder multiplies what it reads, and so what it is to write."""
 
     @classmethod
     def of(cls, sae: Sae, compute_dtype: torch.dtype) -> "Weights":
@@ -93,12 +95,14 @@ class Weights(NamedTuple):
         W_enc, W_dec, b_enc = (t.detach() for t in (sae.encoder.weight, sae.W_dec, sae.encoder.bias))
         gathered = W_dec.to(compute_dtype) if kernels.usable(W_dec) else W_dec
         W_skip = None if sae.W_skip is None else sae.W_skip.detach()
-        centred = bool(sae.spec.centred)
-        return cls(W_enc, W_dec, b_enc, sae.b_dec.detach(), W_enc.to(compute_dtype), gathered, W_skip, centred)
+        centred, b_dec, low = bool(sae.spec.centred), sae.b_dec.detach(), W_enc.to(compute_dtype)
+        return cls(W_enc, W_dec, b_enc, b_dec, low, gathered, W_skip, centred, sae.scale)
 
     def read(self, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens d_in"]:
-        """What the encoder's product is taken of: x − b_dec, or x itself."""
-        return x.to(self.b_dec.dtype) - self.b_dec if self.centred else x.to(self.b_dec.dtype)
+        """What the encoder's product is taken of: x − b_dec, or x itself; of a crosscoder scale · x − b_dec."""
+        x = x.to(self.b_dec.dtype)
+        x = x if self.scale is None else x * self.scale
+        return x - self.b_dec if self.centred else x
 
     def _pairs(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Parameters that have a copy, and it, by name."""

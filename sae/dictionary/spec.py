@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import NamedTuple
 
 from torch import Tensor
@@ -10,6 +11,7 @@ from sae.config import SaeConfig
 
 PER_LATENT = {
     "encoder.weight": True, "encoder.bias": True, "W_dec": True, "b_dec": False, "W_skip": False, "threshold": False,
+    "scale": False,
 }  # fmt: skip
 """The tensors of a dictionary that is trained, and whether they have a row for each latent."""
 
@@ -44,12 +46,19 @@ class Spec:
     """Hookpoints that it writes, if they are known."""
     reads: tuple[str, ...] = field(default=())
     """Hookpoints that it reads, if they are known and others than `writes`."""
+    widths: tuple[int, ...] = field(default=())
+    """Of a crosscoder the width of each hookpoint, in the order of `writes`; they add up to d_in."""
 
     def __post_init__(self) -> None:
         if not self.selection:
             object.__setattr__(self, "selection", self.cfg.selection)
         if self.centred is None:
             object.__setattr__(self, "centred", not self.cfg.transcode)
+        if self.widths and (sum(self.widths) != self.d_in or len(self.widths) != len(self.writes)):
+            raise ValueError(
+                f"the widths of the {len(self.writes)} hookpoints of a crosscoder must add up to d_in={self.d_in}, "
+                f"got {list(self.widths)}"
+            )
 
     @property
     def k(self) -> int:
@@ -60,6 +69,13 @@ class Spec:
     def is_autoencoder(self) -> bool:
         """Whether it writes what it reads."""
         return not self.cfg.transcode
+
+    @property
+    def parts(self) -> dict[str, slice]:
+        """Of a crosscoder the dimensions of each hookpoint; empty for others."""
+        names = self.writes if self.widths else ()
+        ends = zip(names, self.widths, accumulate(self.widths), strict=True)
+        return {name: slice(end - width, end) for name, width, end in ends}
 
     def tensors(self) -> dict[str, Declared]:
         """The tensors that the dictionary has, by name."""
@@ -72,6 +88,8 @@ class Spec:
         }
         if self.cfg.skip_connection:
             shapes["W_skip"] = (self.d_out, self.d_in)
+        if self.cfg.crosscode:
+            shapes["scale"] = (self.d_in,)
         if self.selection == "batchtopk":
             shapes["threshold"] = ()
         declared = {name: Declared(shape, PER_LATENT[name]) for name, shape in shapes.items()}

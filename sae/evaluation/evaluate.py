@@ -2,7 +2,7 @@
 
 import os.path
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -15,10 +15,12 @@ from sae.activations.source import check_excluded, counted
 from sae.data.tokens import SampledSequences
 from sae.dictionary.autoencoder import Sae
 from sae.dictionary.losses import EVERYTHING, Ordinary, Spread, spread
-from sae.evaluation.measure import ALL, Dictionaries, Measured, Reference, means, measure, nothing
+from sae.evaluation.measure import ALL, Measured, Reference, means, measure, nothing
 from sae.evaluation.metrics import Quality, as_json, qualities
 from sae.evaluation.moments import merge, on_cpu, tensors_of
 from sae.evaluation.ranks import ALONE, Batch, Ranks, Share
+from sae.evaluation.relative_norms import histogram
+from sae.evaluation.targets import Dictionaries, Targets, harvested, rows, targets
 from sae.runs.log import Progress
 
 TOP = 0.01
@@ -46,6 +48,8 @@ class Evaluation:
     """Whether the next token's cross-entropy was measured."""
     why_no_head: str = ""
     """A sentence, if there were no logits."""
+    relative_norms: Mapping[str, Mapping[str, list[int]]] = field(default_factory=dict)
+    """Of crosscoders, by label and hookpoint: latents by their `relative_norms.relative_norms`, in bins from 0 to 1."""
 
     def __getitem__(self, key: str | tuple[str, str]) -> Quality:
         """The quality at a hookpoint ("all": all at once), or at (label, hookpoint) when several were measured.
@@ -84,7 +88,8 @@ class Evaluation:
         for (label, hookpoint), quality in self.qualities.items():
             results[label][hookpoint] = quality._asdict()
         data = {"tokens": self.tokens, "sequences": self.sequences, "ctx_len": self.ctx_len}
-        return as_json({"data": data, "variance": self.variance, "results": results})
+        norms = {"relative_norms": self.relative_norms} if self.relative_norms else {}
+        return as_json({"data": data, "variance": self.variance, "results": results, **norms})
 
 
 def evaluate(
@@ -131,9 +136,11 @@ def evaluate_many(
     The first time for the mean of the activations, the second for everything else; `bar` makes a progress bar for
     each. What checkpoints have in common, such as the clean model and the ablations, is run once.
     """
-    hookpoints = list(dict.fromkeys(hookpoint for saes in dictionaries.values() for hookpoint in saes))
-    widths = lm.widths(model, hookpoints, getattr(batches, "ctx_len", None))
-    _check_widths(dictionaries, widths)
+    found = targets(dictionaries)
+    hookpoints = list(dict.fromkeys(rows(found).values()))
+    widths = lm.widths(model, harvested(found, hookpoints), getattr(batches, "ctx_len", None))
+    _check_widths(found, widths)
+    widths = {hookpoint: widths[hookpoint] for hookpoint in hookpoints}
 
     def counting() -> Iterator[Batch]:
         return ((tokens, counted(tokens, exclude_tokens, exclude_positions)) for tokens in batches)
@@ -177,7 +184,21 @@ def evaluate_many(
         has_head=head is not None,
         causal=causal,
         why_no_head=why_no_head,
+        relative_norms=_relative_norms(found, total),
     )
+
+
+def _relative_norms(found: Targets, total: Measured) -> dict[str, dict[str, list[int]]]:
+    """By label and hookpoint, of those that have crosscoders."""
+    shares = {
+        label: {
+            name: histogram(target.sae, total.reconstructions[label, name].fired, target.part)
+            for name, target in of_one.items()
+            if target.part is not None
+        }
+        for label, of_one in found.items()
+    }
+    return {label: by_hookpoint for label, by_hookpoint in shares.items() if by_hookpoint}
 
 
 def _rules(model: nn.Module, hookpoints: list[str], batches: Iterable[Batch]) -> dict[str, Ordinary]:
@@ -201,11 +222,11 @@ def _over_ranks(zeros: dict[str, Spread], own: Mapping[str, Spread], ranks: Rank
     return sums
 
 
-def _check_widths(dictionaries: Dictionaries, widths: Mapping[str, int]) -> None:
-    for label, saes in dictionaries.items():
-        for hookpoint, sae in saes.items():
-            if sae.d_out != widths[hookpoint]:
+def _check_widths(found: Targets, widths: Mapping[str, int]) -> None:
+    for label, of_one in found.items():
+        for target in of_one.values():
+            if target.width != widths[target.writes]:
                 raise ValueError(
-                    f"{f'{label}: ' if label else ''}the autoencoder of {hookpoint} must be {widths[hookpoint]} wide, "
-                    f"as the model is, got {sae.d_out}; is it of another model?"
+                    f"{f'{label}: ' if label else ''}the autoencoder of {target.writes} must be "
+                    f"{widths[target.writes]} wide, as the model is, got {target.width}; is it of another model?"
                 )

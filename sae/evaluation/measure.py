@@ -11,16 +11,12 @@ from torch import Tensor, nn
 
 from sae import lm
 from sae.activations.source import check_finite
-from sae.dictionary.autoencoder import Sae
 from sae.dictionary.losses import Ordinary, Spread, VarianceSums, at_least_float32
-from sae.dictionary.wiring import Wiring
 from sae.evaluation.moments import Sums, merge, on_cpu, tensors_of
 from sae.evaluation.predictions import Predictions, compare_predictions
 from sae.evaluation.ranks import Batch
 from sae.evaluation.sums import PREDICTION, ActivationSums, PredictionSums, ReconstructionSums
-
-Dictionaries = Mapping[str, Mapping[str, Sae]]
-"""Autoencoders by the label of their checkpoint and by hookpoint."""
+from sae.evaluation.targets import Coded, Dictionaries, Target, Targets, harvested, targets
 
 Key = TypeVar("Key")
 
@@ -83,19 +79,21 @@ def _each_on_cpu(found: dict[Key, Sums]) -> dict[Key, Sums]:
 
 def nothing(dictionaries: Dictionaries, widths: Mapping[str, int], ctx_len: int, *, has_head: bool) -> Measured:
     """The sums of no sequence, of all that `measure` finds at these hookpoints, in a fixed order; on the CPU."""
-    alone = [(label, hookpoint) for hookpoint in widths for label, saes in dictionaries.items() if hookpoint in saes]
-    at_once = [(label, ALL) for group in _same_hookpoints(dictionaries) for label in group]
+    found = targets(dictionaries)
+    alone = [(label, hookpoint) for hookpoint in widths for label, of_one in found.items() if hookpoint in of_one]
+    at_once = [(label, ALL) for group in _same_hookpoints(found) for label in group]
     return Measured(
         {hookpoint: ActivationSums.zeros(d_in) for hookpoint, d_in in widths.items()},
-        {(label, at): ReconstructionSums.zeros(dictionaries[label][at].num_latents, ctx_len) for label, at in alone},
+        {(label, at): ReconstructionSums.zeros(found[label][at].sae.num_latents, ctx_len) for label, at in alone},
         {key: PredictionSums.zeros(ctx_len) for key in alone + at_once if has_head},
     )
 
 
 def count_runs(dictionaries: Dictionaries, *, has_head: bool) -> int:
     """How often `measure` runs the model on a batch: clean, and of each graft with its two ablations."""
-    labels = Counter(hookpoint for saes in dictionaries.values() for hookpoint in saes)
-    groups = [*labels.values(), *map(len, _same_hookpoints(dictionaries))]
+    found = targets(dictionaries)
+    labels = Counter(hookpoint for of_one in found.values() for hookpoint in of_one)
+    groups = [*labels.values(), *map(len, _same_hookpoints(found))]
     return 1 + has_head * sum(2 + grafts for grafts in groups)
 
 
@@ -132,9 +130,12 @@ def measure(
     `head` makes the model's logits; without it nothing is grafted, and the forward is cut short. Tokens that do not
     count keep their activations, and appear in no sum. `on_part` hears which part of the work is
     done, by the runs of the model.
+
+    A crosscoder's code is that of the clean activations, so that its reconstructions do not depend on each other.
     """
     tokens, kept = batch
-    seen, clean = _clean_run(model, head, tokens, _harvested(dictionaries, references))
+    found = targets(dictionaries)
+    seen, clean = _clean_run(model, head, tokens, harvested(found, references))
     references = {hookpoint: each.to(seen[hookpoint].device) for hookpoint, each in references.items()}
     mean = {hookpoint: each.mean for hookpoint, each in references.items()}
     runs, number = count_runs(dictionaries, has_head=head is not None), count(1)
@@ -145,38 +146,48 @@ def measure(
     ran()
     where = kept.to(next(iter(seen.values())).device)
     measured = Measured({}, {}, {})
+    coded: dict[int, Coded] = {}
+    known: dict[tuple[str, str], Tensor] = {}
     for hookpoint in references:
         x = seen[hookpoint]
         measured.activations[hookpoint] = ActivationSums.of(x[where].to(mean[hookpoint]) - mean[hookpoint])
         recons = {}
-        for label, saes in dictionaries.items():
-            if hookpoint in saes:
-                read = seen[wiring_of(saes[hookpoint], hookpoint).reads]
-                sums, recons[label] = reconstruct(saes[hookpoint], read, x, references[hookpoint], where)
+        for label, of_one in found.items():
+            if hookpoint in of_one:
+                target = of_one[hookpoint]
+                sums, recons[label] = reconstruct(target, _coded(coded, target, seen), x, references[hookpoint], where)
                 measured.reconstructions[label, hookpoint] = sums
+                known |= {} if target.part is None else {(label, hookpoint): recons[label]}
         if head is not None and clean is not None:
             # One hookpoint alone: its input is the clean activation, whose reconstruction is known.
             grafts = {label: {hookpoint: _constant(recon)} for label, recon in recons.items()}
             predicted = _predict(model, head, tokens, where, clean, grafts, {hookpoint: mean[hookpoint]}, ran)
             measured.predictions.update({(label, hookpoint): sums for label, sums in predicted.items()})
     if head is not None and clean is not None:
-        for group in _same_hookpoints(dictionaries):
+        for group in _same_hookpoints(found):
             hookpoints = next(iter(group.values()))
             at_once = {hookpoint: mean[hookpoint] for hookpoint in hookpoints}
-            predicted = _predict(model, head, tokens, where, clean, group, at_once, ran)
+            grafts = {label: _all_of(label, of_one, known) for label, of_one in group.items()}
+            predicted = _predict(model, head, tokens, where, clean, grafts, at_once, ran)
             measured.predictions.update({(label, ALL): sums for label, sums in predicted.items()})
     return measured
 
 
-def wiring_of(sae: Sae, hookpoint: str) -> Wiring:
-    """What the dictionary of a hookpoint reads and writes."""
-    return Wiring.of(hookpoint, transcode=sae.reads_input)
+def _coded(done: dict[int, Coded], target: Target, seen: Mapping[str, Tensor]) -> Coded:
+    """What the dictionary makes of the batch; a crosscoder, which has several targets, does so once."""
+    if target.part is None:
+        return Coded.of(target, seen)
+    if id(target.sae) not in done:
+        done[id(target.sae)] = Coded.of(target, seen)
+    return done[id(target.sae)]
 
 
-def _harvested(dictionaries: Dictionaries, hookpoints: Iterable[str]) -> list[str]:
-    """The hookpoints and what is read to reconstruct them."""
-    reads = (wiring_of(sae, hookpoint).reads for saes in dictionaries.values() for hookpoint, sae in saes.items())
-    return list(dict.fromkeys([*hookpoints, *reads]))
+def _all_of(label: str, of_one: Mapping[str, Target], known: Mapping[tuple[str, str], Tensor]) -> dict[str, Any]:
+    """What is grafted where all of a checkpoint are: the dictionaries, and what is `known` of crosscoders."""
+    return {
+        hookpoint: _constant(known[label, hookpoint]) if (label, hookpoint) in known else target.sae
+        for hookpoint, target in of_one.items()
+    }
 
 
 def _clean_run(
@@ -200,15 +211,13 @@ def _clean_run(
 
 
 def reconstruct(
-    sae: Sae, read: Tensor, x: Tensor, reference: Reference, where: Bool[Tensor, "batch seq"]
+    target: Target, coded: Coded, x: Tensor, reference: Reference, where: Bool[Tensor, "batch seq"]
 ) -> tuple[ReconstructionSums, Tensor]:
-    """The sums of one dictionary over the tokens `where`, and its reconstruction of all of x, from what is `read`."""
-    read, x = (at_least_float32(each.to(sae.device)) for each in (read, x))
-    acts, indices = sae.encode(read)
-    recon = sae.decode(acts, indices, read) if sae.decodes_with_input else sae.decode(acts, indices)
-    fired = acts > 0
-    counts = torch.zeros(sae.num_latents, dtype=torch.int64, device=sae.device)
-    counts.index_add_(0, indices.flatten(), (fired & where.unsqueeze(-1)).flatten().long())
+    """The sums of one dictionary over the tokens `where`, and its reconstruction of all of x."""
+    x, fired = at_least_float32(x.to(target.sae.device)), coded.acts > 0
+    recon = coded.recon if target.part is None else coded.recon[..., target.part]
+    counts = torch.zeros(target.sae.num_latents, dtype=torch.int64, device=x.device)
+    counts.index_add_(0, coded.indices.flatten(), (fired & where.unsqueeze(-1)).flatten().long())
     means = reference.mean.to(x), reference.ordinary_mean.to(x)
     ordinary, kept = reference.rule.counts(x), at_least_float32(recon)
     return ReconstructionSums.of(x, kept, fired.sum(-1), counts, *means, ordinary, where), recon
@@ -260,10 +269,10 @@ def _constant(value: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda x: value.to(x).expand_as(x)
 
 
-def _same_hookpoints(dictionaries: Dictionaries) -> list[dict[str, Mapping[str, Sae]]]:
+def _same_hookpoints(found: Targets) -> list[dict[str, Mapping[str, Target]]]:
     """Those with more than one hookpoint, in groups that have the same: they share the ablations of all at once."""
-    groups: dict[frozenset[str], dict[str, Mapping[str, Sae]]] = {}
-    for label, saes in dictionaries.items():
-        if len(saes) > 1:
-            groups.setdefault(frozenset(saes), {})[label] = saes
+    groups: dict[frozenset[str], dict[str, Mapping[str, Target]]] = {}
+    for label, of_one in found.items():
+        if len(of_one) > 1:
+            groups.setdefault(frozenset(of_one), {})[label] = of_one
     return list(groups.values())

@@ -25,6 +25,8 @@ class ReconstructionMetrics(NamedTuple):
     """Mean number of latents that fire per token."""
     unused_fraction: float
     """Share of latents that fire on none of the tokens. Falls as tokens are added."""
+    fvu_at: dict[str, float] | None = None
+    """Of a crosscoder the FVU at each of its hookpoints, over the ordinary tokens."""
 
 
 class ReconstructionMeter:
@@ -36,24 +38,32 @@ class ReconstructionMeter:
         self._variance = VarianceSums.zeros(sae.d_out, sae.device)
         self._ordinary_variance = self._variance.clone()
         self._squared_errors = torch.zeros(2, dtype=torch.float64, device=sae.device)
+        self._parts = sae.spec.parts
+        self._variances = [VarianceSums.zeros(part.stop - part.start, sae.device) for part in self._parts.values()]
+        self._errors = torch.zeros(len(self._parts), dtype=torch.float64, device=sae.device)
         self._counts = torch.zeros(sae.num_latents, dtype=torch.int64, device=sae.device)
 
     @torch.no_grad()
     def add(self, x: Tensor, y: Tensor | None = None) -> None:
         """Account for activations x (tokens, d_in), of which y (tokens, d_out) is to be made; None: x itself."""
         encoded = self._sae.encode(x)
-        recon = at_least_float32(self._sae.decode(*encoded, x))
-        x = at_least_float32(x if y is None else y)
+        recon = self._sae.scaled(at_least_float32(self._sae.decode(*encoded, x)))
+        x = self._sae.scaled(at_least_float32(x if y is None else y))
         ordinary, errors = self._rule.counts(x).to(x.dtype), torch.linalg.vector_norm(x - recon, dim=1).square()
         self._squared_errors += torch.stack([errors.sum(), ordinary.dot(errors)]).double()
         self._variance = self._variance.merge(VarianceSums.of(x))
         self._ordinary_variance = self._ordinary_variance.merge(VarianceSums.of(x, ordinary))
+        for index, part in enumerate(self._parts.values()):
+            self._errors[index] += ordinary.dot(torch.linalg.vector_norm((x - recon)[:, part], dim=1).square())
+            self._variances[index] = self._variances[index].merge(VarianceSums.of(x[:, part], ordinary))
         fired = (encoded.top_acts > 0).flatten()
         self._counts.index_add_(0, encoded.top_indices.flatten(), fired.long())
 
     def result(self) -> ReconstructionMetrics:
         """The metrics over all tokens so far."""
         tokens = int(self._variance.tokens)
+        by_part = zip(self._parts, self._errors, self._variances, strict=True)
+        fvu_at = {name: fvu(error, variance.total_variance()).item() for name, error, variance in by_part}
         return ReconstructionMetrics(
             tokens=tokens,
             fvu=fvu(self._squared_errors[1], self._ordinary_variance.total_variance()).item(),
@@ -61,6 +71,7 @@ class ReconstructionMeter:
             massive_tokens=tokens - int(self._ordinary_variance.tokens),
             l0=self._counts.sum().item() / max(1, tokens),
             unused_fraction=(self._counts == 0).double().mean().item(),
+            fvu_at=fvu_at or None,
         )
 
 

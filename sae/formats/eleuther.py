@@ -16,13 +16,15 @@ from sae.config import SaeConfig
 from sae.dictionary.spec import Saved, Spec
 from sae.formats.files import check_link, read_tensors
 from sae.formats.format import About, Claim, Format, beside, in_folder
-from sae.storage.files import read_json, short
+from sae.storage.files import is_inside, read_json, short
 
 CFG, WEIGHTS = "cfg.json", "sae.safetensors"
+_CROSSCODER = "crosscoder "
+"""What stands before the selection of a crosscoder, which another library would take for an autoencoder."""
 _SEED = re.compile(r"seed\d+")
 _KINDS = {
     "expansion_factor": int, "normalize_decoder": bool, "num_latents": int, "k": int,
-    "transcode": bool, "skip_connection": bool, "prefixes": list, "budgets": list,
+    "transcode": bool, "skip_connection": bool, "prefixes": list, "budgets": list, "crosscode": bool,
 }  # fmt: skip
 """Types of the fields of cfg.json that are fields of `SaeConfig`."""
 
@@ -38,9 +40,11 @@ def save(folder: Path, saved: Saved) -> None:
         raise ValueError(
             "EleutherAI's format has autoencoders that subtract b_dec and transcoders that do not; convert it first"
         )
+    if spec.cfg.crosscode and not spec.widths:
+        raise ValueError("a crosscoder must know its hookpoints and their widths to be saved; give its Spec widths")
     folder.mkdir(parents=True, exist_ok=True)
     cfg = {
-        "activation": spec.selection,
+        "activation": f"{_CROSSCODER}{spec.selection}" if spec.cfg.crosscode else spec.selection,
         "expansion_factor": spec.cfg.expansion_factor,
         "normalize_decoder": spec.cfg.normalize_decoder,
         "num_latents": len(tensors["W_dec"]),
@@ -52,6 +56,8 @@ def save(folder: Path, saved: Saved) -> None:
     }
     cfg |= {name: value for name in ("prefixes", "budgets") if (value := getattr(spec.cfg, name))}
     cfg |= {"d_out": spec.d_out} if spec.d_out != spec.d_in else {}
+    if spec.cfg.crosscode:
+        cfg |= {"crosscode": True, "hookpoints": dict(zip(spec.writes, spec.widths, strict=True))}
     (folder / CFG).write_text(json.dumps(cfg, indent=2) + "\n")
     save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, folder / WEIGHTS)
 
@@ -92,11 +98,29 @@ def _read_cfg(path: Path) -> Spec:
             f"{path}: d_in, d_out and num_latents must be between 1 and 2**31, "
             f"got {d_in}, {short(d_out)} and {num_latents}"
         )
-    return Spec(cfg, d_in, d_out, num_latents, selection)
+    ends = _hookpoints_in(path, raw, d_in) if cfg.crosscode else {}
+    if cfg.crosscode and d_out != d_in:
+        raise ValueError(f"{path}: a crosscoder must write what it reads, got d_in={d_in} and d_out={d_out}")
+    return Spec(cfg, d_in, d_out, num_latents, selection, writes=tuple(ends), widths=tuple(ends.values()))
+
+
+def _hookpoints_in(path: Path, raw: dict[str, Any], d_in: int) -> dict[str, int]:
+    """The hookpoints of a crosscoder and their widths."""
+    found = raw.get("hookpoints")
+    ends: dict[str, int] = found if isinstance(found, dict) else {}
+    fit = all(is_inside(name) and type(width) is int and width > 0 for name, width in ends.items())
+    if not ends or not fit or sum(ends.values()) != d_in:
+        raise ValueError(
+            f"{path}: hookpoints must map those of the crosscoder to widths that add up to d_in={d_in}, got "
+            f"{short(found)}"
+        )
+    return ends
 
 
 def _selection_in(path: Path, raw: dict[str, Any]) -> str:
     selection = raw.get("activation", "topk")
+    if raw.get("crosscode") is True and isinstance(selection, str):
+        selection = selection.removeprefix(_CROSSCODER)
     if selection not in ("topk", "batchtopk", "groupmax", "jumprelu"):
         raise ValueError(f"{path}: activation={short(selection)} is not supported; known are topk and groupmax")
     if raw.get("signed"):

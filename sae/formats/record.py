@@ -183,6 +183,7 @@ def check_plain(saved: Saved, library: str, *, transcoders: bool = True, skip: b
     """Raise ValueError for what a library has no word for."""
     spec = saved.spec
     kinds = {
+        "crosscoders": spec.cfg.crosscode,
         "transcoders": spec.cfg.transcode and not transcoders,
         "skip connections": spec.cfg.skip_connection and not skip,
         "a layer norm of what is read": spec.layer_norm and not norm,

@@ -146,6 +146,11 @@ class _Splice:
         turned: bool,
     ) -> None:
         """`turned`: what passes is (seq, batch, d_in)."""
+        if getattr(sae, "reads_several", False):
+            raise ValueError(
+                f"what is grafted at {hookpoint} must read one hookpoint, got a crosscoder, whose later hookpoints are "
+                "not known when the first one is replaced; sae.evaluate measures it, with the clean model's code"
+            )
         if edit is not None and not isinstance(sae, Coder):
             raise ValueError(
                 f"edit needs latents to change, and what is grafted at {hookpoint} is {type(sae).__name__}, without "

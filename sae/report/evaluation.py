@@ -14,6 +14,7 @@ from typing import Any
 
 from sae.evaluation.evaluate import Evaluation
 from sae.evaluation.metrics import Quality
+from sae.evaluation.relative_norms import BINS
 from sae.report.pictures import draw_all
 
 COLUMNS = {
@@ -146,6 +147,7 @@ def page(evaluation: Evaluation, about: Mapping[str, Any], pictures: Mapping[str
         _table([], [[name, value] for name, value in about.items()], names=2),
         f"<p>{html.escape(title(evaluation))}</p>",
         _table(["checkpoint", "hookpoint", *shown], quality_rows, names=2),
+        *_relative_norms(evaluation),
         "<h2>Where the variance sits</h2>",
         "<p>The share of it in the 1 % of the tokens, and of the dimensions, that have most. Where that is most of it, "
         "FVU says little about the rest.</p>",
@@ -158,6 +160,24 @@ def page(evaluation: Evaluation, about: Mapping[str, Any], pictures: Mapping[str
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         f"<title>sae eval</title><style>{_STYLE}</style></head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
     )
+
+
+def _relative_norms(evaluation: Evaluation) -> list[str]:
+    """Of crosscoders, latents by the share that a hookpoint has of their decoder norms."""
+    counts = [
+        [label, hookpoint, *(f"{count:,}" for count in bins)]
+        for label, by_hookpoint in evaluation.relative_norms.items()
+        for hookpoint, bins in by_hookpoint.items()
+    ]
+    if not counts:
+        return []
+    shares = [f"to {(index + 1) / BINS:.0%}" for index in range(BINS)]
+    return [
+        "<h2>Decoder norms</h2>",
+        "<p>Latents that fired, by ‖decoder row at the hookpoint‖ / Σ over hookpoints. Near 0 % and 100 % a latent "
+        "is of other hookpoints, or of this one alone.</p>",
+        _table(["checkpoint", "hookpoint", *shares], counts, names=2),
+    ]
 
 
 def _table(headings: Iterable[str], rows: Iterable[Iterable[Any]], *, names: int) -> str:

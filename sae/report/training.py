@@ -47,11 +47,17 @@ def report(
 
 
 def _write(run: Path, results: Mapping[str, ReconstructionMetrics], records: list[Record]) -> None:
-    measured = as_json({name: metrics._asdict() for name, metrics in results.items()})
+    measured = as_json({name: _flat(metrics) for name, metrics in results.items()})
     (run / "evaluation.json").write_text(json.dumps(measured, indent=2) + "\n")
     draw_curves(records, run / "curves.png")
     if any("/" in name for name in results):  # combinations
         draw_frontier(results, run / "frontier.png")
+
+
+def _flat(metrics: ReconstructionMetrics) -> dict[str, float]:
+    """The numbers by name, those at the hookpoints of a crosscoder as in metrics.jsonl."""
+    own = metrics._asdict()
+    return own | {f"fvu/{hookpoint}": value for hookpoint, value in (own.pop("fvu_at") or {}).items()}
 
 
 def _print_table(
@@ -76,6 +82,8 @@ def _print_table(
             f"{metrics.unused_fraction:.1%}",
             "-" if math.isnan(speeds[name]) else f"{speeds[name]:,.0f}",
         )
+        for hookpoint, value in (metrics.fvu_at or {}).items():
+            table.add_row(f"  {hookpoint}", f"{value:.4f}")
     Console().print(table)
 
 

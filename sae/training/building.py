@@ -14,6 +14,7 @@ from sae.activations.shuffle import ShuffleBuffer
 from sae.activations.source import counted
 from sae.config import SaeConfig
 from sae.dictionary.autoencoder import Sae, SaePart
+from sae.dictionary.spec import Spec
 from sae.parallel.world import World
 from sae.training.end_to_end import EndToEnd
 from sae.training.learner import SaeLearner, is_per_latent
@@ -35,9 +36,17 @@ def make_saes(plan: RunPlan, world: World, device: torch.device, tell: Callable[
 
 def _new(plan: SaePlan, widths: Mapping[str, int], world: World, device: torch.device) -> Sae:
     # A seed of its own, so that an autoencoder does not depend on which others are trained beside it.
-    generator = torch.Generator().manual_seed(plan.seed + zlib.crc32(plan.hookpoint.encode()))
+    generator = torch.Generator().manual_seed(plan.seed + zlib.crc32("+".join(plan.wiring.writes).encode()))
     d_in, d_out = plan.d_in(widths), plan.d_out(widths)
-    return _sae(d_in, plan.cfg, world, d_out=d_out, device=device, generator=generator)
+    return _sae(d_in, plan.cfg, world, d_out=d_out, device=device, generator=generator, spec=_spec(plan, widths))
+
+
+def _spec(plan: SaePlan, widths: Mapping[str, int]) -> Spec | None:
+    """What the configuration of a new dictionary does not say: the hookpoints of a crosscoder."""
+    if not plan.across:
+        return None
+    d_in, parts = plan.d_in(widths), tuple(widths[name] for name in plan.across)
+    return Spec(plan.cfg, d_in, d_in, plan.cfg.latents_for(d_in), writes=plan.across, widths=parts)
 
 
 def _sae(d_in: int, cfg: SaeConfig, world: World, **options: Any) -> Sae:
@@ -62,6 +71,11 @@ def _start(plan: SaePlan, sae: Sae, run: RunPlan, tell: Callable[[str], None]) -
         raise ValueError(
             f"transcode must be given to train a transcoder further, which {name} in {source} is; add --transcode"
         )
+    if plan.across and sae.spec.writes != plan.across:
+        raise ValueError(
+            f"finetune: the crosscoder in {source} is of {', '.join(sae.spec.writes)}, got {', '.join(plan.across)}; "
+            "give its own with --hookpoints"
+        )
     for found, wanted in ((sae.d_in, plan.d_in(run.widths)), (sae.d_out, plan.d_out(run.widths))):
         if found != wanted:
             raise ValueError(
@@ -77,8 +91,8 @@ def _start(plan: SaePlan, sae: Sae, run: RunPlan, tell: Callable[[str], None]) -
 def _copy(start: Sae, world: World, device: torch.device) -> Sae:
     tensors = {key: t.clone() for key, t in world.part(start.state_dict(), is_split=is_per_latent).items()}
     if world.placement.shards == 1:
-        return Sae.of_tensors(start.cfg, tensors)
-    sae = _sae(start.d_in, replace(start.cfg, num_latents=start.num_latents), world, device=device)
+        return Sae.of_tensors(start.cfg, tensors, like=start.spec)
+    sae = _sae(start.d_in, replace(start.cfg, num_latents=start.num_latents), world, device=device, spec=start.spec)
     sae.load_state_dict(tensors)
     return sae
 

@@ -20,6 +20,7 @@ def check_some_are_left(first: Activations, held_out: Batch, world: World) -> No
 def check_they_differ(learners: dict[str, SaeLearner], world: World) -> None:
     """Raise ValueError, naming the hookpoints, where the first tokens have the same activations on all processes."""
     constant = [name for name, learner in learners.items() if learner.variance == 0]
+    constant += [hookpoint for learner in learners.values() for hookpoint in learner.constant]
     if alike := list(dict.fromkeys(name for names in world.gather(constant) for name in names)):
         message = (
             f"activations at {', '.join(alike[:5])} must differ between tokens, but all of the first batches are "

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from sae import ops
 from sae.dictionary.autoencoder import Sae
+from sae.dictionary.losses import spread
 
 AddUp = Callable[[list[Tensor]], None]
 """Adds to sums over tokens, in place, those over tokens that other processes have."""
@@ -29,10 +30,45 @@ def best_encoder_scale(
     `y` is what is to be written; None: x. 1 where nothing fires.
     """
     encoded, nothing = sae.encode(x), _without_code(sae, x)
-    aim, recon = (x if y is None else y).float() - nothing, sae.decode(*encoded, x) - nothing
+    aim = sae.scaled((x if y is None else y).float()) - nothing
+    recon = sae.scaled(sae.decode(*encoded, x)) - nothing
     energy, product = recon.square().sum(), (recon * aim).sum()
     add_up([energy, product])
     return torch.where(energy > 0, product / energy, 1.0).clamp_min(0)
+
+
+def balance(standard_deviations: Float[Tensor, "hookpoints"]) -> Float[Tensor, "hookpoints"]:
+    """The factors with which all hookpoints of a crosscoder get the same standard deviation: their geometric mean.
+
+    1 of one hookpoint, and where nothing varies, which the first look refuses.
+    """
+    logarithms = standard_deviations.double().log()
+    factors = (logarithms.mean() - logarithms).exp()
+    return torch.where(logarithms.isfinite().all(), factors, 1.0).float()
+
+
+@torch.no_grad()
+def balance_(
+    sae: Sae,
+    x: Float[Tensor, "tokens d_in"],
+    few: Float[Tensor, "some d_in"],
+    add_up: AddUp = lambda sums: None,
+    *,
+    spare_massive: bool,
+) -> list[str]:
+    """Set a crosscoder's scales so that every hookpoint has the same variance per token over x.
+
+    Massive tokens, which `few` tell first, do not count if they are spared. Returns the hookpoints without variance.
+    """
+    assert sae.scale is not None
+    found = []
+    for part in sae.spec.parts.values():
+        sums = spread(x[:, part], few[:, part], add_up)
+        counted = sums.ordinary if spare_massive else sums.everything
+        found.append((counted.total_variance() / counted.tokens).sqrt())
+    for part, factor in zip(sae.spec.parts.values(), balance(torch.stack(found)), strict=True):
+        sae.scale[part] = factor
+    return [name for name, each in zip(sae.spec.parts, found, strict=True) if not each]
 
 
 @torch.no_grad()
@@ -69,7 +105,7 @@ def start_transcoder_(
 
 
 def _without_code(sae: Sae, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "*tokens d_out"]:
-    """What a dictionary writes if no latent fires."""
+    """What a dictionary writes if no latent fires, `Sae.scaled`."""
     return sae.b_dec if sae.W_skip is None else sae.b_dec + x.float() @ sae.W_skip.T
 
 

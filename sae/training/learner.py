@@ -24,7 +24,7 @@ from sae.training.adam import Adam, Gradient, Tangent
 from sae.training.capped_adam import CappedAdam
 from sae.training.cuda_graphs import StepRecording
 from sae.training.dead_latents import DeadLatents
-from sae.training.initial import AddUp, best_encoder_scale, start_transcoder_
+from sae.training.initial import AddUp, balance_, best_encoder_scale, start_transcoder_
 from sae.training.massive_tokens import MassiveTokens
 from sae.training.meters import Meters, Metrics
 from sae.training.normaliser import Normaliser
@@ -97,7 +97,10 @@ class SaeLearner:
         self._massive = MassiveTokens(sae.d_out, sae.device)
         self._lr = torch.zeros((), device=sae.device)
         self._average_firings = torch.ones((), device=sae.device)
-        self._normaliser, self._meters = Normaliser(sae.d_out, sae.device), Meters(sae.d_out, sae.device)
+        self._normaliser = Normaliser(sae.d_out, sae.device)
+        self._meters = Meters(sae.d_out, sae.device, sae.spec.parts)
+        self.constant: list[str] = []
+        """Hookpoints of a crosscoder at which the first tokens are all the same."""
 
     # The normaliser
 
@@ -115,12 +118,16 @@ class SaeLearner:
 
         `y` is what is to be written; None: x. A `new` autoencoder's b_dec starts at the mean, and its W_enc, if the
         recipe says so, at the multiple of W_dec with which the tokens `fit_on` (None: the first of x) are reconstructed
-        best; a transcoder as `start_transcoder_` says, by `fit_on` and what they are `fit_to`. Raises ValueError for no
-        tokens.
+        best; a transcoder as `start_transcoder_` says, by `fit_on` and what they are `fit_to`; of a crosscoder the
+        scales of its hookpoints come first. Raises ValueError for no tokens.
         """
-        target = x if y is None else y
         read = x[:FIRST_TOKENS] if fit_on is None else fit_on
         few = read if y is None else y[:FIRST_TOKENS] if fit_to is None else fit_to
+        target = x if y is None else y
+        if self.sae.reads_several:
+            if new:
+                self.constant = balance_(self.sae, x, read, add_up, spare_massive=self._recipe.spare_massive)
+            target, few = self.sae.scaled(target), self.sae.scaled(few)
         found = spread(target, few, add_up)
         self._normaliser.set(found, spare_massive=self._recipe.spare_massive)
         ordinary = found.rule.counts(few) > 0
@@ -260,8 +267,10 @@ class SaeLearner:
     def _note(self, recon: Reconstruction) -> None:
         """Add these tokens to the step's sums, as if AuxK had left all of the error."""
         self._fired.index_add_(0, recon.top_indices.flatten(), recon.fired.flatten().int())
-        variance = recon.variance.shifted_by(self.sae.b_dec.detach() - self._normaliser.mean)
-        self._meters.add(variance, recon.squared_error, self._shards.sum_(recon.fired.sum().double()))
+        shift = self.sae.b_dec.detach() - self._normaliser.mean
+        fired = self._shards.sum_(recon.fired.sum().double())
+        self._meters.add(recon.variance.shifted_by(shift), recon.squared_error, fired)
+        self._meters.at.add(recon, shift)
 
     def _collect(self, grads: Gradients, recon: Reconstruction) -> None:
         """Add AuxK's gradients, and these to the step's."""
@@ -367,6 +376,10 @@ class SaeLearner:
         """
         silent = self._shards.total(self.dead.silent_for(self._report_dead_after))
         return self._meters.read(dead_fraction=silent / self._all_latents)
+
+    def read_by_hookpoint(self) -> dict[str, float]:
+        """Of a crosscoder the FVU at each hookpoint since the last call; empty for others. Waits for the device."""
+        return self._meters.at.read()
 
     def read_recall(self) -> float | None:
         """Of 8-bit candidates, share of the true k largest among them on a few of the last tokens; else None. Waits."""

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -9,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae.dictionary.losses import VarianceSums, fvu
+from sae.training.by_hookpoint import ErrorsByHookpoint
 
 
 class Metrics(NamedTuple):
@@ -30,7 +32,9 @@ class Meters:
     All are changed in place, so that a recorded step may hold them.
     """
 
-    def __init__(self, d_out: int, device: torch.device) -> None:
+    def __init__(self, d_out: int, device: torch.device, parts: Mapping[str, slice] | None = None) -> None:
+        """`parts` are the dimensions of each hookpoint of a crosscoder."""
+        self.at = ErrorsByHookpoint(parts or {}, device)
         self.variance, self.step_variance = VarianceSums.zeros(d_out, device), VarianceSums.zeros(d_out, device)
         self.sums = torch.zeros(3, dtype=torch.float64, device=device)
         """(3,): squared error, what AuxK leaves of it, and latents that fired."""
@@ -52,6 +56,7 @@ class Meters:
         self.sums += self.step_sums
         self.step_variance.zero_()
         self.step_sums.zero_()
+        self.at.count_step()
 
     def check(self, *sums: Float[Tensor, ""]) -> None:
         """Make the sums NaN if one of these is not finite."""
@@ -63,7 +68,7 @@ class Meters:
 
     def of_step(self) -> list[Tensor]:
         """The step's sums, to which others may add theirs in place."""
-        return [*self.step_variance, self.step_sums]
+        return [*self.step_variance, self.step_sums, *self.at.step_sums()]
 
     def read(self, dead_fraction: float) -> Metrics:
         """The metrics since the last call, which starts them anew. Waits for the device.
@@ -85,4 +90,5 @@ class Meters:
 
     def state_dict(self) -> dict[str, Tensor]:
         """The sums of whole steps, by name; what is copied into them is loaded."""
-        return {"sums": self.sums} | {f"variance.{name}": t for name, t in self.variance._asdict().items()}
+        state = {"sums": self.sums} | {f"variance.{name}": t for name, t in self.variance._asdict().items()}
+        return state | {f"at.{name}": t for name, t in self.at.state_dict().items()}

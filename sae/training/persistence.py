@@ -39,8 +39,11 @@ class Persistence:
         """On the main process all autoencoders and their optimizers, beside the `trainer`'s own state."""
         weights = self._gathered({name: dict(sae.state_dict()) for name, sae in self._saes.items()})
         states = self._gathered({name: learner.state_dict() for name, learner in self._learners.items()})
-        saes = {name: Sae.of_tensors(self._shapes[name].cfg, tensors) for name, tensors in weights.items()}
+        saes = {name: self._whole(name, tensors) for name, tensors in weights.items()}
         return Checkpoint(saes, states, trainer)
+
+    def _whole(self, name: str, tensors: Mapping[str, Tensor]) -> Sae:
+        return Sae.of_tensors(self._shapes[name].cfg, tensors, like=self._shapes[name].spec)
 
     def _gathered(self, held: Mapping[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
         """On the main process the tensors of all autoencoders, brought there if need be; elsewhere nothing."""
@@ -92,10 +95,7 @@ class Persistence:
     def _like(self) -> Checkpoint:
         """The shapes and types of what this process holds, as it is when it is whole."""
         shapes = partial(self._world.shapes_of_whole, is_split=is_per_latent)
-        saes = {
-            name: Sae.of_tensors(self._shapes[name].cfg, shapes(dict(sae.state_dict())))
-            for name, sae in self._saes.items()
-        }
+        saes = {name: self._whole(name, shapes(dict(sae.state_dict()))) for name, sae in self._saes.items()}
         states = {name: shapes(learner.state_dict()) for name, learner in self._learners.items()}
         return Checkpoint(saes, states, {})
 

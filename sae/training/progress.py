@@ -88,6 +88,7 @@ def read_metrics(learner: SaeLearner) -> dict[str, float] | FloatingPointError:
     except FloatingPointError as error:
         return error
     recall = learner.read_recall()
+    metrics |= {f"fvu/{hookpoint}": value for hookpoint, value in learner.read_by_hookpoint().items()}
     return metrics if recall is None else metrics | {"recall": recall}
 
 

@@ -5,7 +5,7 @@ a label, and trains an autoencoder named label/hookpoint at each hookpoint, all 
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import product
 from typing import Any, NamedTuple, TypeVar
 
@@ -13,7 +13,8 @@ from sae.activations.feed import Feed, LiveFeed, count_steps
 from sae.activations.shuffle import batches_of_first_block, batches_per_block
 from sae.config import SaeConfig, TrainConfig, several
 from sae.dictionary.autoencoder import Sae
-from sae.dictionary.wiring import Wiring, written
+from sae.dictionary.spec import Spec
+from sae.dictionary.wiring import CROSSCODER, Wiring, written
 from sae.parallel.placement import Placement, place
 from sae.training.recipe import Recipe, firings, peak_lr, schedule, steps_per_batch, warmup_steps
 
@@ -51,11 +52,13 @@ class SaeShape(NamedTuple):
     cfg: SaeConfig
     d_in: int
     num_latents: int
+    spec: Spec | None = None
+    """What else it is; its number of latents may be that of a part."""
 
     @classmethod
     def of(cls, sae: Sae, parts: int) -> "SaeShape":
         """The whole shape, from one of `parts` equal parts."""
-        return cls(sae.cfg, sae.d_in, sae.num_latents * parts)
+        return cls(sae.cfg, sae.d_in, sae.num_latents * parts, sae.spec)
 
 
 class LearnerPlan(NamedTuple):
@@ -86,19 +89,21 @@ class SaePlan(NamedTuple):
     """Seed of the initial weights, together with the hookpoint."""
     label: str = ""
     """What the combination is called; empty if there is only one."""
+    across: tuple[str, ...] = ()
+    """The hookpoints of a crosscoder."""
 
     @property
     def wiring(self) -> Wiring:
         """What it reads and writes."""
-        return Wiring.of(self.hookpoint, transcode=self.cfg.transcode)
+        return Wiring.across(self.across) if self.across else Wiring.of(self.hookpoint, transcode=self.cfg.transcode)
 
     def d_in(self, widths: Mapping[str, int]) -> int:
         """Width of what it reads."""
-        return widths[self.wiring.reads]
+        return sum(widths[hookpoint] for hookpoint in self.wiring.reads)
 
     def d_out(self, widths: Mapping[str, int]) -> int:
         """Width of what it writes."""
-        return widths[self.wiring.writes]
+        return sum(widths[hookpoint] for hookpoint in self.wiring.writes)
 
 
 class RunPlan(NamedTuple):
@@ -137,6 +142,8 @@ class RunPlan(NamedTuple):
         """
         steps = plan_steps(cfg, feed, batches_at_once, before)
         saes = plan_saes(combinations, feed.widths)
+        if cfg.finetune is None:
+            saes = {name: _with_latents(one, feed.widths) for name, one in saes.items()}
         return cls(
             cfg,
             feed.widths,
@@ -256,12 +263,33 @@ def combinations(cfg: TrainConfig) -> dict[str, Combination]:
 
 def plan_saes(combinations: Mapping[str, Combination], hookpoints: Iterable[str]) -> dict[str, SaePlan]:
     """The autoencoders of a run, by name, combination after combination."""
-    names = written(hookpoints, transcode=any(each.cfg.transcode for each in combinations.values()))
+    chosen = written(hookpoints, transcode=any(each.cfg.transcode for each in combinations.values()))
     return {
-        f"{label}/{name}" if label else name: SaePlan(name, *combination, label)
+        f"{label}/{plan.hookpoint}" if label else plan.hookpoint: plan
         for label, combination in combinations.items()
-        for name in names
+        for plan in _plans_of(combination, label, chosen)
     }
+
+
+def names(combinations: Mapping[str, Combination], hookpoints: list[str]) -> list[str]:
+    """What dictionaries at the chosen `hookpoints` are called, without the labels of combinations, each once."""
+    plans = (plan for each in combinations.values() for plan in _plans_of(each, "", hookpoints))
+    return list(dict.fromkeys(plan.hookpoint for plan in plans))
+
+
+def _plans_of(combination: Combination, label: str, hookpoints: list[str]) -> list[SaePlan]:
+    """Those of a combination: one at each hookpoint, or one for all."""
+    if combination.cfg.crosscode:
+        return [SaePlan(CROSSCODER, *combination, label, tuple(hookpoints))]
+    return [SaePlan(hookpoint, *combination, label) for hookpoint in hookpoints]
+
+
+def _with_latents(plan: SaePlan, widths: Mapping[str, int]) -> SaePlan:
+    """The plan of a crosscoder with its number of latents, which follows from the widest of its hookpoints."""
+    if not plan.across or plan.cfg.num_latents:
+        return plan
+    widest = max(widths[hookpoint] for hookpoint in plan.across)
+    return plan._replace(cfg=replace(plan.cfg, num_latents=widest * plan.cfg.expansion_factor))
 
 
 def _choices(sae: SaeConfig, lr: float | None, seed: int) -> dict[str, Any]:
@@ -293,7 +321,7 @@ def _placement(cfg: TrainConfig, saes: Mapping[str, SaePlan], widths: Mapping[st
     d_in = {name: plan.d_in(widths) for name, plan in saes.items()}
     return place(
         {name: d_in[name] * plan.cfg.latents_for(d_in[name]) for name, plan in saes.items()},
-        {name: plan.wiring for name, plan in saes.items()},
+        {name: plan.wiring.hookpoints for name, plan in saes.items()},
         size=processes,
         shards=cfg.shard_latents,
         distribute=cfg.distribute_layers,

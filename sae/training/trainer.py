@@ -260,7 +260,9 @@ class SaeTrainer:
 
     def _by_sae(self, activations: Activations) -> dict[str, Pair]:
         """What each dictionary reads and is to write, by its name."""
-        return {name: self.plans[name].wiring.pair(activations) for name in self.saes}
+        wirings = {name: self.plans[name].wiring for name in self.saes}
+        pairs = {wiring: wiring.pair(activations) for wiring in dict.fromkeys(wirings.values())}
+        return {name: pairs[wiring] for name, wiring in wirings.items()}
 
     def _begin_to_add_up(self, learner: SaeLearner) -> Callable[[], None]:
         """Start to add the step's sums over the processes that train the same; the result waits for it.

@@ -1,0 +1,95 @@
+"""What is measured of a dictionary: each hookpoint that it writes, by itself."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sae.dictionary.autoencoder import Sae
+from sae.dictionary.losses import at_least_float32
+from sae.dictionary.wiring import Wiring, side_by_side
+
+Dictionaries = Mapping[str, Mapping[str, Sae]]
+"""Autoencoders by the label of their checkpoint and by hookpoint. A crosscoder may have any name."""
+
+
+class Target(NamedTuple):
+    """One hookpoint that a dictionary writes."""
+
+    sae: Sae
+    reads: tuple[str, ...]
+    writes: str
+    part: slice | None = None
+    """Which dimensions of what it writes. None: all."""
+
+    @property
+    def width(self) -> int:
+        """Width of what is written there."""
+        return self.sae.d_out if self.part is None else self.part.stop - self.part.start
+
+
+Targets = Mapping[str, Mapping[str, Target]]
+"""By label and by what the row is called: the hookpoint that is written."""
+
+
+class Coded(NamedTuple):
+    """What a dictionary makes of a batch."""
+
+    acts: Float[Tensor, "batch seq width"]
+    indices: Int[Tensor, "batch seq width"]
+    recon: Float[Tensor, "batch seq d_out"]
+
+    @classmethod
+    def of(cls, target: Target, activations: Mapping[str, Tensor]) -> "Coded":
+        """Encoded and decoded, of activations by hookpoint."""
+        sae, parts = target.sae, {name: activations[name] for name in target.reads}
+        read = at_least_float32(side_by_side({name: x.to(sae.device) for name, x in parts.items()}, target.reads))
+        acts, indices = sae.encode(read)
+        also = (read,) if sae.decodes_with_input else ()
+        return cls(acts, indices, sae.decode(acts, indices, *also))
+
+
+def targets(dictionaries: Dictionaries) -> dict[str, dict[str, Target]]:
+    """The targets of each checkpoint. Raises ValueError if two of its dictionaries write the same hookpoint."""
+    return {label: _of_one(saes) for label, saes in dictionaries.items()}
+
+
+def _of_one(saes: Mapping[str, Sae]) -> dict[str, Target]:
+    found: dict[str, Target] = {}
+    for name, sae in saes.items():
+        for row, target in _targets_of(name, sae):
+            if row in found:
+                raise ValueError(
+                    f"a checkpoint must have one dictionary that writes {row}, got a crosscoder and another one; "
+                    "measure them apart, with --hookpoints"
+                )
+            found[row] = target
+    return found
+
+
+def _targets_of(name: str, sae: Sae) -> Iterator[tuple[str, Target]]:
+    if not sae.cfg.crosscode:
+        wiring = Wiring.of(name, transcode=sae.reads_input)
+        yield name, Target(sae, wiring.reads, wiring.writes[0])
+        return
+    if not sae.spec.parts:
+        raise ValueError(f"the crosscoder {name} must know its hookpoints to be measured, got none; load it from a run")
+    for hookpoint, part in sae.spec.parts.items():
+        yield hookpoint, Target(sae, sae.spec.writes, hookpoint, part)
+
+
+def written_by(saes: Mapping[str, Sae]) -> list[str]:
+    """The hookpoints that dictionaries, by name, write."""
+    return [target.writes for target in _of_one(saes).values()]
+
+
+def rows(found: Targets) -> dict[str, str]:
+    """The hookpoint of each row, over all checkpoints."""
+    return {row: target.writes for of_one in found.values() for row, target in of_one.items()}
+
+
+def harvested(found: Targets, hookpoints: Iterable[str]) -> list[str]:
+    """These hookpoints, and what is read to reconstruct them."""
+    reads = (hookpoint for of_one in found.values() for target in of_one.values() for hookpoint in target.reads)
+    return list(dict.fromkeys([*hookpoints, *reads]))
