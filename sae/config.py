@@ -53,7 +53,8 @@ class SaeConfig:
     widest hookpoint."""
 
     transcode: bool = False
-    """Transcoder: read the input of each hookpoint, which is a module, and reconstruct its output."""
+    """Transcoder: read the input of each hookpoint, which is a module, and reconstruct its output; or of 'A->B' read A
+    and reconstruct B."""
 
     skip_connection: bool = False
     """Add a linear map of what is read to what is reconstructed; for transcoders."""
@@ -190,7 +191,7 @@ class TrainConfig:
 
     hookpoints: list[str] = field(default_factory=list)
     """Module paths of the base model whose outputs to train on, with globs ('layers.*.mlp'); a trailing '.input' names
-    a module's input. None: the output of every block."""
+    a module's input, and with transcode 'A->B' two of them. None: the output of every block."""
 
     layers: list[int] = field(default_factory=list)
     """Indices of the blocks whose outputs to train on, from 0. None: all."""

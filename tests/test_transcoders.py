@@ -1,5 +1,6 @@
 """Transcoders: a dictionary that reads a module's input and writes its output, trained, measured and grafted."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -163,3 +164,140 @@ def test_a_transcoder_is_trained_further_and_not_as_an_autoencoder_of_its_output
 def test_a_module_s_input_cannot_be_transcoded(make: Make) -> None:
     with pytest.raises(ValueError, match="got layers.1.mlp.input; give layers.1.mlp"):
         make(hookpoints=["layers.1.mlp.input"])
+
+
+# From one hookpoint to another: A->B
+
+AB = "layers.0->layers.2"
+
+
+def weights_of(folder: Path) -> list[bytes]:
+    return [path.read_bytes() for path in sorted(folder.rglob("sae.safetensors"))]
+
+
+def transcoder(skip: bool = True) -> Sae:
+    sae = Sae(32, SaeConfig(num_latents=96, k=6, transcode=True, skip_connection=skip))
+    torch.nn.init.normal_(sae.W_dec, std=0.3)
+    if sae.W_skip is not None:
+        torch.nn.init.normal_(sae.W_skip, std=0.1)
+    return sae
+
+
+def test_from_a_module_s_input_to_its_output_is_that_module_s_transcoder_to_the_bit(make: Make) -> None:
+    named = make(hookpoints=["layers.1.mlp.input -> layers.1.mlp"], run_name="named")
+    assert list(named.saes) == ["layers.1.mlp.input->layers.1.mlp"]
+    assert weights_of(named.fit()) == weights_of(make(hookpoints=[MLP], run_name="module").fit())
+
+
+def test_a_transcoder_between_any_two_hookpoints_is_trained_kept_and_resumed(make: Make, tmp_path: Path) -> None:
+    hookpoints = [AB, "layers.*.mlp", "layers.2->layers.1.mlp.dense_h_to_4h"]
+    whole = make(hookpoints=hookpoints, run_name="whole", save_every=4)
+    mlps = ["layers.0.mlp", "layers.1.mlp", "layers.2.mlp"]
+    assert list(whole.saes) == [*mlps, AB, "layers.2->layers.1.mlp.dense_h_to_4h"]
+    assert whole.saes[hookpoints[2]].W_dec.shape == (96, 48)
+    folder = whole.fit()
+    loaded = Sae.load_many(folder)
+    assert set(loaded) == set(whole.saes)
+    assert (loaded[AB].spec.reads, loaded[AB].spec.writes) == (("layers.0",), ("layers.2",))
+    x, y = harvest(tiny_model("gpt_neox"), tiny_tokens(6, 7), ["layers.0", "layers.2"]).values()
+    assert loaded[AB](x, y).fvu < 0.9
+
+    half = make(hookpoints=hookpoints, run_name="stopped", save_every=4)
+    half.initialise()
+    for _ in range(7):
+        half.train_step()
+    half.folder.claim(half.cfg, half.describe())
+    half.save()
+    resumed = make(hookpoints=hookpoints, run_name="stopped", save_every=4, resume=True).fit()
+    assert weights_of(folder) == weights_of(resumed)
+
+    cached = ["layers.0", "layers.2", "layers.*.mlp", "layers.*.mlp.input", "layers.1.mlp.dense_h_to_4h"]
+    options = {"hookpoints": cached, "dtype": "float32", "shuffle": False, "activations": str(tmp_path / "cache")}
+    cache = cache_activations(CacheConfig(batch_size=4, **options), tiny_tokens(84, 8, seed=1), tiny_model("gpt_neox"))
+    from_cache = make(ActivationCache(str(cache)), None, run_name="cached", hookpoints=hookpoints).fit()
+    assert weights_of(folder) == weights_of(from_cache)
+
+
+def test_a_grafted_transcoder_from_a_to_b_reads_a_and_stands_at_b() -> None:
+    model, tokens, sae = tiny_model("gpt_neox", causal_lm=True), tiny_tokens(), transcoder()
+    with torch.no_grad():
+        by_hand = sae(harvest(model, tokens, ["layers.0"])["layers.0"]).recon
+        with graft(model, {AB: sae}):
+            grafted = model(tokens).logits
+        with graft(model, {"layers.2": lambda y: by_hand}):
+            torch.testing.assert_close(model(tokens).logits, grafted)
+        # What it reads is what another graft leaves there, in whatever order they are given.
+        other = Sae(32, SaeConfig(num_latents=96, k=6))
+        replaced = sae(other(harvest(model, tokens, ["layers.0"])["layers.0"]).recon).recon
+        with graft(model, {"layers.2": lambda y: replaced}):
+            expected = model(tokens).logits
+        for both in ({AB: sae, "layers.0": other}, {"layers.0": other, AB: sae}):
+            with graft(model, both):
+                torch.testing.assert_close(model(tokens).logits, expected)
+
+
+def test_sae_eval_of_a_transcoder_from_a_to_b_is_of_b_and_also_where_a_comes_after() -> None:
+    model, tokens = tiny_model("gpt_neox", causal_lm=True), tiny_tokens(8, 7)
+    saes = {AB: transcoder(), "layers.2->layers.1": transcoder()}
+    found = evaluate(model, tokens, saes, max_tokens=56)
+    x = harvest(model, tokens, ["layers.0", "layers.1", "layers.2"])
+    with torch.no_grad():
+        clean = model(tokens).logits.log_softmax(-1)
+        new = {"layers.2": saes[AB](x["layers.0"]).recon, "layers.1": saes["layers.2->layers.1"](x["layers.2"]).recon}
+
+        def kl(*names: str) -> float:
+            with graft(model, {name: lambda y, name=name: new[name] for name in names}):
+                grafted = model(tokens).logits.log_softmax(-1)
+            return float((clean.exp() * (clean - grafted)).sum(-1).mean())
+
+        for name, writes in ((AB, "layers.2"), ("layers.2->layers.1", "layers.1")):
+            y = x[writes].flatten(0, 1)
+            expected = (new[writes].flatten(0, 1) - y).square().sum() / (y - y.mean(0)).square().sum()
+            assert found[name].metrics["fvu"] == pytest.approx(expected.item(), rel=1e-4)
+            assert found[name].metrics["kl_div_with_sae"] == pytest.approx(kl(writes), rel=1e-4)
+        assert found["all"].metrics["kl_div_with_sae"] == pytest.approx(kl("layers.1", "layers.2"), rel=1e-4)
+        with (
+            pytest.raises(ValueError, match="must read what comes before, got layers.2") as caught,
+            graft(model, {"layers.2->layers.1": saes["layers.2->layers.1"]}),
+        ):
+            model(tokens)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("hookpoint", "message"),
+    [
+        ("layers.*->layers.2", "one place on each side of ->, .* in which layers.\\* stands for 3; name each pair"),
+        ("layers.0->layers.0", "two places to transcode between"),
+        ("layers.0->layers.1->layers.2", "two places to transcode between"),
+        ("->layers.2", "two places to transcode between"),
+        ("layers.0->layers.9", "'layers.9' matches nothing"),
+    ],
+)
+def test_two_ends_that_cannot_be_are_one_line(make: Make, hookpoint: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        make(hookpoints=[hookpoint])
+    assert "\n" not in str(caught.value)
+
+
+def test_two_ends_are_for_transcoders_and_a_cache_must_have_both(make: Make, tmp_path: Path) -> None:
+    for sae in (SaeConfig(num_latents=96, k=6), SaeConfig(num_latents=96, k=6, crosscode=True)):
+        with pytest.raises(
+            ValueError, match="got layers.0->layers.2, which transcoders read and write; add --transcode"
+        ):
+            make(sae=sae, hookpoints=[AB])
+    options = {"hookpoints": ["layers.2"], "dtype": "float32", "activations": str(tmp_path / "cache")}
+    cached = cache_activations(CacheConfig(batch_size=4, **options), tiny_tokens(84, 8, seed=1), tiny_model("gpt_neox"))
+    with pytest.raises(ValueError, match="lack layers.0"):
+        make(ActivationCache(str(cached)), None, hookpoints=[AB])
+
+
+@pytest.mark.parametrize(
+    "ends", [{"reads": "layers.0"}, {"reads": 3, "writes": "layers.1"}, {"reads": "..", "writes": "a"}]
+)
+def test_a_stranger_s_ends_must_be_two_hookpoints(ends: dict[str, Any], tmp_path: Path) -> None:
+    transcoder().save_to_disk(tmp_path)
+    cfg = json.loads((tmp_path / "cfg.json").read_text())
+    (tmp_path / "cfg.json").write_text(json.dumps(cfg | ends))
+    with pytest.raises(ValueError, match="reads and writes must be two hookpoints"):
+        Sae.load_from_disk(tmp_path)

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from sae import lm
 from sae.activations.cache.read import ActivationCache, CachedActivations, held_out_batches
 from sae.activations.source import Activations, ActivationSource, Batch, LiveActivations, check_excluded
-from sae.config import TrainConfig
+from sae.config import TrainConfig, several
 from sae.data.prefetch import ReadAhead
 from sae.data.retry import Wait, patiently
 from sae.data.source import TokenSource
 from sae.data.tokens import TokenBatches, as_sequences, held_out_count
-from sae.dictionary.wiring import to_harvest, written
+from sae.dictionary.wiring import ARROW, Wiring, to_harvest, written
 from sae.storage.files import absolute
 
 
@@ -44,8 +44,10 @@ class Feed(Extent, Protocol):
     data_seed: int
     """Of the order of the data, and so of what is held out."""
     device: torch.device
+    chosen: list[str]
+    """Where to train: hookpoints, and A->B."""
     widths: dict[str, int]
-    """{hookpoint: d_in}"""
+    """{hookpoint: d_in} of all that is read for it."""
     dtype: torch.dtype
     """Of the activations."""
     read_with: dict[str, Any]
@@ -80,7 +82,8 @@ class Feed(Extent, Protocol):
 class Reading(NamedTuple):
     """What is read: at which hookpoints of the language model, on which tokens. Planned without its weights."""
 
-    hookpoints: list[str]
+    chosen: list[str]
+    """Where to train: hookpoints, and A->B."""
     tokens: TokenBatches
     rounds: int
     """How often the batches of a step, or of several, are read (`count_steps`)."""
@@ -112,7 +115,8 @@ class LiveFeed:
             dataset = plan_reading(
                 cfg, dataset, model, hookpoints, batches_at_once, whole_documents=whole_documents, wait=wait
             )
-        hookpoints, self.tokens, self.rounds = dataset
+        self.chosen, self.tokens, self.rounds = dataset
+        hookpoints = to_harvest(self.chosen, transcode=cfg.transcodes)
         # What is at hand is read in no time; a stream is fetched and tokenised.
         self.batches: TokenSource = self.tokens if self.tokens.num_sequences is not None else ReadAhead(self.tokens)
         """The tokens to train on. `tokens` knows about the data, and has what is held out."""
@@ -180,10 +184,8 @@ class CachedFeed:
         adopted(cfg, cache.header.options)
         _check_no_model_needed(cfg)
         header = cache.header
-        hookpoints = cached_hookpoints(
-            list(header.hookpoints), header.blocks, cfg.hookpoints, cfg.layers, cfg.layer_stride
-        )
-        hookpoints = to_harvest(written(hookpoints, transcode=cfg.transcodes), transcode=cfg.transcodes)
+        self.chosen = chosen_of_cache(cfg, list(header.hookpoints), header.blocks)
+        hookpoints = to_harvest(self.chosen, transcode=cfg.transcodes)
         if missing := [name for name in hookpoints if name not in header.hookpoints]:
             raise ValueError(
                 f"the activations must hold what transcoders read, and lack {', '.join(missing[:4])}; "
@@ -257,8 +259,38 @@ def open_feed(
 
 
 def chosen_hookpoints(cfg: TrainConfig, model: nn.Module) -> list[str]:
-    """The hookpoints of `model`, with weights or without, that the options name."""
-    return lm.resolve_hookpoints(model, hookpoints=cfg.hookpoints, layers=cfg.layers, layer_stride=cfg.layer_stride)
+    """The hookpoints of `model`, with weights or without, that the options name, and A->B.
+
+    Raises ValueError if an option names nothing in the model.
+    """
+    plain, pairs = _pairs(cfg)
+    found = [ARROW.join(_one_place(model, end, pair) for end in Wiring.of(pair, transcode=True).ends) for pair in pairs]
+    if pairs and not plain:
+        return list(dict.fromkeys(found))
+    alone = lm.resolve_hookpoints(model, hookpoints=plain, layers=cfg.layers, layer_stride=cfg.layer_stride)
+    return list(dict.fromkeys([*alone, *found]))
+
+
+def _pairs(cfg: TrainConfig) -> tuple[list[str], list[str]]:
+    """Of the hookpoints of the options, the patterns and the A->B. Raises ValueError unless all can be transcoded."""
+    pairs = [name for name in cfg.hookpoints if ARROW in name]
+    if pairs and not all(sae.transcode for sae in several(cfg.sae)):
+        raise ValueError(
+            f"hookpoints must name one place for an autoencoder, got {pairs[0]}, which transcoders read and write; "
+            "add --transcode, or to cache them name both"
+        )
+    return [name for name in cfg.hookpoints if ARROW not in name], pairs
+
+
+def _one_place(model: nn.Module, end: str, pair: str) -> str:
+    """The one hookpoint that an end of A->B names."""
+    found = lm.resolve_hookpoints(model, hookpoints=[end])
+    if len(found) > 1:
+        raise ValueError(
+            f"hookpoints must name one place on each side of {ARROW}, got {pair!r}, in which {end} stands for "
+            f"{len(found)}; name each pair"
+        )
+    return found[0]
 
 
 def check_sequences(cfg: TrainConfig, model: nn.Module, ctx_len: int) -> None:
@@ -282,13 +314,13 @@ def plan_reading(
 
     `hookpoints` are the chosen ones. Raises ValueError, naming the option, for a choice that does not fit.
     """
-    harvested = to_harvest(hookpoints, transcode=cfg.transcodes)
+    to_harvest(hookpoints, transcode=cfg.transcodes)  # what cannot be transcoded is told before the data is read
     tokens = token_batches(
         cfg, dataset, batches_at_once, vocab_size=lm.vocab_size(model), whole_documents=whole_documents, wait=wait
     )
     if tokens.ctx_len != checked:  # those that come ready-made have a length of their own
         check_sequences(cfg, model, tokens.ctx_len)
-    return Reading(harvested, tokens, count_steps(cfg, tokens, batches_at_once))
+    return Reading(hookpoints, tokens, count_steps(cfg, tokens, batches_at_once))
 
 
 def token_batches(
@@ -370,6 +402,19 @@ def _check_no_model_needed(cfg: TrainConfig) -> None:
                 f"{name} must be {default} on cached activations, got {getattr(cfg, name)}: it needs the model; "
                 f"leave out --{name}, or --activations"
             )
+
+
+def chosen_of_cache(cfg: TrainConfig, names: Sequence[str], blocks: Sequence[str]) -> list[str]:
+    """Where to train on a cache of the hookpoints `names`, as the options say; `blocks` are those of the layers.
+
+    Raises ValueError if that needs one that was not cached.
+    """
+    plain, pairs = _pairs(cfg)
+    found = [ARROW.join(Wiring.of(pair, transcode=True).ends) for pair in pairs]
+    if pairs and not plain:
+        return list(dict.fromkeys(found))
+    alone = cached_hookpoints(names, blocks, plain, cfg.layers, cfg.layer_stride)
+    return list(dict.fromkeys([*written(alone, transcode=cfg.transcodes), *found]))
 
 
 def cached_hookpoints(

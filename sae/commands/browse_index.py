@@ -39,7 +39,7 @@ def make_index(cfg: BrowseConfig, plan: BrowsePlan) -> bool:
             "sae browse reads one hookpoint for each dictionary, got a crosscoder; leave it out with --hookpoints"
         )
     for hookpoint in what.hookpoints:
-        lm.locate(skeleton, hookpoint)
+        lm.canonical_ends(skeleton, hookpoint)
     if world.is_main and (others := other_indexes(plan)):
         note(f"{plan.base} has {len(others)} of other checkpoints, data or options; this one is made beside them")
     with world.one_first(note, "prepared the data"):

@@ -11,6 +11,7 @@ from sae.activations.cache.read import ActivationCache, held_out_batches
 from sae.config import ConvertConfig, InfoConfig
 from sae.dictionary.autoencoder import Sae
 from sae.dictionary.spec import Saved
+from sae.dictionary.wiring import Wiring
 from sae.evaluation.thresholds import with_fitted_threshold
 from sae.formats.convert import says_topk, writable, write_set
 from sae.formats.describe import Description, describe
@@ -60,8 +61,9 @@ def _read(cfg: ConvertConfig, name: str, place: Place, cache: ActivationCache | 
     if saved.spec.selection != "topk" or says_topk(cfg.to, saved) or cache is None:
         return saved
     hookpoint = name.rpartition("/")[2]
-    reads = next(iter(saved.spec.reads), f"{hookpoint}.input" if saved.spec.cfg.transcode else hookpoint)
-    sides = [reads, *([hookpoint] if saved.spec.cfg.transcode else [])]
+    wiring = Wiring.of(hookpoint, transcode=saved.spec.cfg.transcode)
+    reads = next(iter(saved.spec.reads), wiring.reads[0])
+    sides = [reads, *(wiring.writes if saved.spec.cfg.transcode else [])]
     x, *y = _activations(cache, sides)
     changed = with_fitted_threshold(Sae.from_saved(saved).float(), x, *y)
     print(

@@ -30,7 +30,7 @@ def evaluate(cfg: EvalConfig) -> int:
     )
     for hookpoint in plan.hookpoints:
         if hookpoint != CROSSCODER:
-            lm.locate(skeleton, hookpoint)
+            lm.canonical_ends(skeleton, hookpoint)
     with world.one_first(note, "prepared the data"):
         dataset = load_text(plan.text, skeleton)
     dictionaries = load_dictionaries(plan, device)

@@ -1,7 +1,7 @@
 """What a dictionary reads and writes: hookpoints, one or several.
 
-An autoencoder has one. A transcoder reads a module's input and writes its output. A crosscoder reads several and
-writes the same ones.
+An autoencoder has one. A transcoder reads a module's input and writes its output, or reads A and writes B, which is
+called A->B. A crosscoder reads several and writes the same ones.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,6 +12,8 @@ from torch import Tensor
 
 INPUT = ".input"
 """What the name of a hookpoint ends with that is a module's input."""
+ARROW = "->"
+"""What stands between the two hookpoints of a transcoder that are named both."""
 CROSSCODER = "crosscoder"
 """The name of the dictionary of all chosen hookpoints."""
 
@@ -29,7 +31,9 @@ class Wiring(NamedTuple):
 
     @classmethod
     def of(cls, hookpoint: str, *, transcode: bool) -> "Wiring":
-        """The wiring at a hookpoint. Raises ValueError for a transcoder of a module's input."""
+        """The wiring at a hookpoint, or A->B. Raises ValueError for a transcoder of a module's input, or of A to A."""
+        if ARROW in hookpoint:
+            return cls._between(hookpoint, transcode=transcode)
         if not transcode:
             return cls((hookpoint,), (hookpoint,))
         if hookpoint.endswith(INPUT):
@@ -40,10 +44,26 @@ class Wiring(NamedTuple):
         return cls((hookpoint + INPUT,), (hookpoint,))
 
     @classmethod
+    def _between(cls, name: str, *, transcode: bool) -> "Wiring":
+        if not transcode:
+            raise ValueError(f"hookpoints must name one place for an autoencoder, got {name}; add --transcode")
+        reads, *writes = (end.strip() for end in name.split(ARROW))
+        if len(writes) != 1 or not reads or not writes[0] or reads == writes[0]:
+            raise ValueError(
+                f"hookpoints must name two places to transcode between, as in 'layers.3{ARROW}layers.4', got {name!r}"
+            )
+        return cls((reads,), (writes[0],))
+
+    @classmethod
     def across(cls, hookpoints: Iterable[str]) -> "Wiring":
         """The wiring of a crosscoder."""
         names = tuple(hookpoints)
         return cls(names, names)
+
+    @property
+    def ends(self) -> tuple[str, str]:
+        """Of a transcoder, what it reads and what it writes."""
+        return self.reads[0], self.writes[0]
 
     @property
     def hookpoints(self) -> list[str]:
@@ -63,14 +83,14 @@ def side_by_side(activations: Mapping[str, Tensor], hookpoints: tuple[str, ...])
     return torch.cat([activations[hookpoint] for hookpoint in hookpoints], -1)
 
 
-def to_harvest(hookpoints: Iterable[str], *, transcode: bool) -> list[str]:
-    """All hookpoints that dictionaries at `hookpoints` need, those first; `transcode`: some of them are transcoders."""
-    chosen = list(hookpoints)
-    inputs = [Wiring.of(hookpoint, transcode=True).reads[0] for hookpoint in chosen] if transcode else []
-    return list(dict.fromkeys([*chosen, *inputs]))
+def to_harvest(chosen: Iterable[str], *, transcode: bool) -> list[str]:
+    """All hookpoints that dictionaries of these names need, what they write first; `transcode`: some of them do."""
+    wirings = [Wiring.of(name, transcode=transcode) for name in chosen]
+    reads = [hookpoint for wiring in wirings for hookpoint in wiring.reads]
+    return list(dict.fromkeys([hookpoint for wiring in wirings for hookpoint in wiring.writes] + reads))
 
 
-def written(harvested: Iterable[str], *, transcode: bool) -> list[str]:
-    """Those of `to_harvest` that were chosen."""
-    names = list(harvested)
+def written(cached: Iterable[str], *, transcode: bool) -> list[str]:
+    """Of hookpoints in a cache those to train at: for transcoders not the inputs of modules that are there too."""
+    names = list(cached)
     return [name for name in names if not (transcode and name.endswith(INPUT) and name.removesuffix(INPUT) in names)]

@@ -33,7 +33,7 @@ def _in_one_spelling(model: nn.Module, dictionaries: dict[str, dict[str, Sae]]) 
 
 
 def _renamed(model: nn.Module, saes: dict[str, Sae]) -> dict[str, Sae]:
-    renamed = {name if one.cfg.crosscode else lm.canonical(model, name): one for name, one in saes.items()}
+    renamed = {name if one.cfg.crosscode else lm.canonical_ends(model, name): one for name, one in saes.items()}
     return renamed if len(renamed) == len(saes) else saes  # two spellings in one checkpoint stay apart
 
 

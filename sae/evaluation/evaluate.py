@@ -156,8 +156,8 @@ def evaluate_many(
             "the data must have a token to measure on beside those excluded, got none; give more text, or exclude fewer"
         )
     references = {
-        hookpoint: Reference(sums.everything.mean(), sums.ordinary.mean(), rules[hookpoint])
-        for hookpoint, sums in spreads.items()
+        row: Reference(spreads[at].everything.mean(), spreads[at].ordinary.mean(), rules[at])
+        for row, at in rows(found).items()
     }
     with ranks.together():
         head, why_no_head = _find_head(model, share.ctx_len)
@@ -166,7 +166,8 @@ def evaluate_many(
         share = Share(counting(), ranks, progress.reach)
         for batch in share:
             measured = measured.add(measure(model, batch, dictionaries, references, head=head, on_part=share.part_done))
-    total = nothing(dictionaries, widths, share.ctx_len, has_head=head is not None).add(measured.on_cpu())
+    of_rows = {row: widths[at] for row, at in rows(found).items()}
+    total = nothing(dictionaries, of_rows, share.ctx_len, has_head=head is not None).add(measured.on_cpu())
     ranks.add_up(total.tensors())()
     causal = head is not None and head.is_causal
     return Evaluation(

@@ -16,7 +16,7 @@ from sae.evaluation.moments import Sums, merge, on_cpu, tensors_of
 from sae.evaluation.predictions import Predictions, compare_predictions
 from sae.evaluation.ranks import Batch
 from sae.evaluation.sums import PREDICTION, ActivationSums, PredictionSums, ReconstructionSums
-from sae.evaluation.targets import Coded, Dictionaries, Target, Targets, harvested, targets
+from sae.evaluation.targets import Coded, Dictionaries, Target, Targets, harvested, reads_later, rows, targets
 
 Key = TypeVar("Key")
 
@@ -125,18 +125,20 @@ def measure(
     head: lm.Head | None,
     on_part: Callable[[float], None] = lambda part: None,
 ) -> Measured:
-    """The sums of one batch. `references` are by hookpoint of `dictionaries`.
+    """The sums of one batch. `references` are by hookpoint of `dictionaries`, or A->B.
 
     `head` makes the model's logits; without it nothing is grafted, and the forward is cut short. Tokens that do not
     count keep their activations, and appear in no sum. `on_part` hears which part of the work is
     done, by the runs of the model.
 
-    A crosscoder's code is that of the clean activations, so that its reconstructions do not depend on each other.
+    A code of what comes after what it writes, as that of a crosscoder, is of the clean activations also where all are
+    replaced.
     """
     tokens, kept = batch
     found = targets(dictionaries)
-    seen, clean = _clean_run(model, head, tokens, harvested(found, references))
-    references = {hookpoint: each.to(seen[hookpoint].device) for hookpoint, each in references.items()}
+    at = rows(found)
+    seen, clean = _clean_run(model, head, tokens, harvested(found, (at[row] for row in references)))
+    references = {row: each.to(seen[at[row]].device) for row, each in references.items()}
     mean = {hookpoint: each.mean for hookpoint, each in references.items()}
     runs, number = count_runs(dictionaries, has_head=head is not None), count(1)
 
@@ -149,7 +151,7 @@ def measure(
     coded: dict[int, Coded] = {}
     known: dict[tuple[str, str], Tensor] = {}
     for hookpoint in references:
-        x = seen[hookpoint]
+        x = seen[at[hookpoint]]
         measured.activations[hookpoint] = ActivationSums.of(x[where].to(mean[hookpoint]) - mean[hookpoint])
         recons = {}
         for label, of_one in found.items():
@@ -157,7 +159,8 @@ def measure(
                 target = of_one[hookpoint]
                 sums, recons[label] = reconstruct(target, _coded(coded, target, seen), x, references[hookpoint], where)
                 measured.reconstructions[label, hookpoint] = sums
-                known |= {} if target.part is None else {(label, hookpoint): recons[label]}
+                if reads_later(target, list(seen)):
+                    known[label, hookpoint] = recons[label]
         if head is not None and clean is not None:
             # One hookpoint alone: its input is the clean activation, whose reconstruction is known.
             grafts = {label: {hookpoint: _constant(recon)} for label, recon in recons.items()}
@@ -183,7 +186,7 @@ def _coded(done: dict[int, Coded], target: Target, seen: Mapping[str, Tensor]) -
 
 
 def _all_of(label: str, of_one: Mapping[str, Target], known: Mapping[tuple[str, str], Tensor]) -> dict[str, Any]:
-    """What is grafted where all of a checkpoint are: the dictionaries, and what is `known` of crosscoders."""
+    """What is grafted where all of a checkpoint are: the dictionaries, or their reconstructions that are `known`."""
     return {
         hookpoint: _constant(known[label, hookpoint]) if (label, hookpoint) in known else target.sae
         for hookpoint, target in of_one.items()
@@ -193,7 +196,7 @@ def _all_of(label: str, of_one: Mapping[str, Target], known: Mapping[tuple[str, 
 def _clean_run(
     model: nn.Module, head: lm.Head | None, tokens: Tensor, hookpoints: list[str]
 ) -> tuple[dict[str, Tensor], lm.Hidden | None]:
-    """The activations, and the hidden states; None, and the forward cut short, without a head."""
+    """The activations, in the order of the forward, and the hidden states; None, and cut short, without a head."""
     if head is None:
         return lm.harvest(model, tokens, hookpoints), None
     seen: dict[str, Tensor] = {}
@@ -207,7 +210,7 @@ def _clean_run(
 
     with lm.graft(model, {hookpoint: recorder(hookpoint) for hookpoint in hookpoints}):
         clean = head.run(tokens)
-    return {hookpoint: seen[hookpoint] for hookpoint in hookpoints}, clean
+    return seen, clean
 
 
 def reconstruct(

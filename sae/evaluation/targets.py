@@ -1,6 +1,6 @@
 """What is measured of a dictionary: each hookpoint that it writes, by itself."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from jaxtyping import Float, Int
@@ -77,6 +77,12 @@ def _targets_of(name: str, sae: Sae) -> Iterator[tuple[str, Target]]:
         raise ValueError(f"the crosscoder {name} must know its hookpoints to be measured, got none; load it from a run")
     for hookpoint, part in sae.spec.parts.items():
         yield hookpoint, Target(sae, sae.spec.writes, hookpoint, part)
+
+
+def reads_later(target: Target, order: Sequence[str]) -> bool:
+    """Whether a forward that passes hookpoints in this order knows what is read only after what is written."""
+    last = max(order.index(hookpoint) for hookpoint in target.reads)
+    return last > order.index(target.writes) or target.part is not None
 
 
 def written_by(saes: Mapping[str, Sae]) -> list[str]:

@@ -58,6 +58,8 @@ def save(folder: Path, saved: Saved) -> None:
     cfg |= {"d_out": spec.d_out} if spec.d_out != spec.d_in else {}
     if spec.cfg.crosscode:
         cfg |= {"crosscode": True, "hookpoints": dict(zip(spec.writes, spec.widths, strict=True))}
+    if spec.cfg.transcode and spec.reads and spec.writes:
+        cfg |= {"reads": spec.reads[0], "writes": spec.writes[0]}
     (folder / CFG).write_text(json.dumps(cfg, indent=2) + "\n")
     save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, folder / WEIGHTS)
 
@@ -101,7 +103,16 @@ def _read_cfg(path: Path) -> Spec:
     ends = _hookpoints_in(path, raw, d_in) if cfg.crosscode else {}
     if cfg.crosscode and d_out != d_in:
         raise ValueError(f"{path}: a crosscoder must write what it reads, got d_in={d_in} and d_out={d_out}")
-    return Spec(cfg, d_in, d_out, num_latents, selection, writes=tuple(ends), widths=tuple(ends.values()))
+    reads, writes = _ends_in(path, raw) if cfg.transcode else ((), tuple(ends))
+    return Spec(cfg, d_in, d_out, num_latents, selection, reads=reads, writes=writes, widths=tuple(ends.values()))
+
+
+def _ends_in(path: Path, raw: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What a transcoder reads and writes, if its configuration says it."""
+    found = [raw[name] for name in ("reads", "writes") if raw.get(name) is not None]
+    if not all(isinstance(name, str) and is_inside(name) for name in found) or len(found) == 1:
+        raise ValueError(f"{path}: reads and writes must be two hookpoints, got {short(found)}; leave both out")
+    return tuple(found[:1]), tuple(found[1:])
 
 
 def _hookpoints_in(path: Path, raw: dict[str, Any], d_in: int) -> dict[str, int]:

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from .harvest import check_one_stream, first_tensor, positions_first, vectors
-from .hookpoints import base_model, locate
+from .hookpoints import ARROW, base_model, locate
 from .layout import like
 from .wrappers import check_hooks_are_alone, eagerly, unwrapped
 
@@ -28,7 +28,7 @@ class Coder(Protocol):
         """Any number of latents a token -> (…, d_in).
 
         What it encoded is a third argument if it says that it `decodes_with_input`. If it says that it `reads_input`, x
-        is the input of the module, and the result stands in the place of its output.
+        is the input of the module, or A of A->B, and the result stands in the place of its output, or of B.
         """
 
 
@@ -83,7 +83,8 @@ def graft(
 ) -> Iterator[nn.Module]:
     """Inside `with`, `model` runs with the reconstruction of each hookpoint in place of its activation.
 
-    `saes` holds, by hookpoint, an `Sae` or any function of the activation (batch, seq, d_in). With `keep_error` what
+    `saes` holds, by hookpoint, or A->B of a transcoder, an `Sae` or any function of the activation (batch, seq, d_in),
+    of B. What a transcoder reads is what all other grafts leave there. With `keep_error` what
     the reconstruction misses, held constant, is added again: without `edit` the model then computes what it always
     does, bit for bit. `edit` changes the latents between encoding and decoding. Where `mask` is False the activation
     stays as it is. Reconstructions are rounded to the type of the activation. Gradients flow to the weights of `saes`
@@ -96,24 +97,24 @@ def graft(
     """
     check_hooks_are_alone(model)
     base = base_model(model)
-    turned = positions_first(base, saes)
-    splices = {
-        name: _Splice(name, sae, keep_error=keep_error, edit=edit, mask=mask, turned=name in turned)
-        for name, sae in saes.items()
-    }
+    turned = positions_first(base, dict.fromkeys(end.strip() for name in saes for end in name.split(ARROW)))
+    splices = [
+        _Splice(name, sae, keep_error=keep_error, edit=edit, mask=mask, turned=turned) for name, sae in saes.items()
+    ]
     with ExitStack() as stack:
         stack.enter_context(eagerly(model))
-        for name, splice in splices.items():
-            module, side = locate(base, name)
+        for splice in splices:
+            module, side = locate(base, splice.writes)
             if side == "input":
                 stack.enter_context(module.register_forward_pre_hook(splice.on_input, with_kwargs=True))
             else:
-                if splice.reads_input:
-                    stack.enter_context(module.register_forward_pre_hook(splice.on_read, with_kwargs=True))
                 stack.enter_context(module.register_forward_hook(splice.on_output))
             for around in _around(unwrapped(model), module):
                 stack.enter_context(around.register_forward_pre_hook(splice.on_start, with_kwargs=True))
                 stack.enter_context(around.register_forward_hook(splice.on_end, always_call=True))
+        for splice in splices:  # after all replacements, so that these are what is read
+            if splice.reads_input:
+                splice.hook_what_it_reads(base, stack)
         yield model
 
 
@@ -143,9 +144,9 @@ class _Splice:
         keep_error: bool,
         edit: Edit | None,
         mask: Tensor | None,
-        turned: bool,
+        turned: set[str],
     ) -> None:
-        """`turned`: what passes is (seq, batch, d_in)."""
+        """`hookpoint` may be A->B. At hookpoints that are `turned` (seq, batch, d_in) passes."""
         if getattr(sae, "reads_several", False):
             raise ValueError(
                 f"what is grafted at {hookpoint} must read one hookpoint, got a crosscoder, whose later hookpoints are "
@@ -157,7 +158,10 @@ class _Splice:
                 "encode and decode; graft an Sae, or leave edit out"
             )
         self._hookpoint, self._sae, self._keep_error, self._edit, self._mask = hookpoint, sae, keep_error, edit, mask
-        self._turned, self._done = turned, False
+        reads, _, writes = hookpoint.rpartition(ARROW)
+        self._reads, self.writes, self._done = reads.strip(), writes.strip(), False
+        """What is read is the module's own input, if it is not named."""
+        self._turned, self._reads_turned = self.writes in turned, (self._reads or self.writes) in turned
         self.reads_input = bool(getattr(sae, "reads_input", False))
         self._input: Tensor | None = None
         self._shape: tuple[int, ...] | None = None
@@ -166,7 +170,7 @@ class _Splice:
     def on_start(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A forward begins, or a part of the one that runs."""
         if self._outermost is None:
-            self._outermost, self._done = module, False
+            self._outermost, self._done, self._input = module, False, None
             self._shape = _shape_of_tokens((*args, *kwargs.values()))
 
     def on_end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -174,14 +178,30 @@ class _Splice:
         if self._outermost is module:
             self._outermost = None
 
+    def hook_what_it_reads(self, base: nn.Module, stack: ExitStack) -> None:
+        """Let a transcoder see what it reads: the input of its module, or A of A->B."""
+        module, side = locate(base, self._reads or self.writes)
+        if side == "input" or not self._reads:
+            stack.enter_context(module.register_forward_pre_hook(self.on_read, with_kwargs=True))
+        else:
+            stack.enter_context(module.register_forward_hook(self.on_read_output))
+
     def on_read(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Keep what the module reads, for a transcoder."""
-        if self._done:
-            return
+        """Keep what the module receives."""
         order = sorted(kwargs, key="hidden_states".__ne__)
-        values: Any = args if any(isinstance(each, Tensor) for each in args) else {name: kwargs[name] for name in order}
-        x = first_tensor(values)
-        self._input = vectors(f"{self._hookpoint}.input", values, self._known_shape(x), turned=self._turned)
+        self._keep(args if any(isinstance(each, Tensor) for each in args) else {name: kwargs[name] for name in order})
+
+    def on_read_output(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """Keep what the module puts out."""
+        self._keep(output)
+
+    def _keep(self, values: Any) -> None:
+        """Keep what is read, the first time in a forward."""
+        if self._done or self._input is not None:
+            return
+        what = self._reads or f"{self.writes}.input"
+        shape = self._known_shape(first_tensor(values), turned=self._reads_turned)
+        self._input = vectors(what, values, shape, turned=self._reads_turned)
 
     def on_output(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         if not self._done:
@@ -212,12 +232,12 @@ class _Splice:
         several = [new if value is x else value for value in values]
         return type(values)(*several) if hasattr(values, "_fields") else type(values)(several)
 
-    def _known_shape(self, x: Tensor | None) -> tuple[int, ...] | None:
+    def _known_shape(self, x: Tensor | None, *, turned: bool | None = None) -> tuple[int, ...] | None:
         """(batch, seq) of the tokens, where the value's own axes do not say it."""
         if x is None or x.ndim < 3:
             return None
         if x.ndim == 3:
-            return (x.shape[1], x.shape[0]) if self._turned else None
+            return (x.shape[1], x.shape[0]) if (self._turned if turned is None else turned) else None
         return self._shape
 
     def replace(self, x: Float[Tensor, "batch seq d_in"]) -> Float[Tensor, "batch seq d_in"]:
@@ -237,6 +257,11 @@ class _Splice:
             return x
         if not isinstance(self._sae, Coder):
             return self._checked(self._sae(x), x)
+        if self.reads_input and self._reads and self._input is None:
+            raise ValueError(
+                f"what is grafted at {self.writes} must read what comes before, got {self._reads}, which comes after; "
+                "such a transcoder can be measured alone, and not grafted"
+            )
         read = self._input if self.reads_input and self._input is not None else x
         also = (read,) if getattr(self._sae, "decodes_with_input", False) else ()
         acts, indices = self._sae.encode(read)

@@ -22,6 +22,8 @@ from torch import nn
 from .wrappers import unwrapped
 
 SIDES = ("input", "output")
+ARROW = "->"
+"""Between the two hookpoints of a name A->B: what is read, and what is replaced."""
 WRAPPERS = ("model", "language_model", "text_model")
 """What classes that hold a text model call it: leading parts of a path that a class without the wrapper lacks."""
 _HIDDEN_STATE = re.compile(r"layer_(\d+)(\.pt)?")
@@ -98,6 +100,11 @@ def canonical(model: nn.Module, hookpoint: str) -> str:
     path = next(path for path, each in base.named_modules() if each is module)
     name = _short(_text_path(base), path)
     return f"{name}.input" if side == "input" else name
+
+
+def canonical_ends(model: nn.Module, name: str) -> str:
+    """The same as `canonical`, of a hookpoint or of both in A->B."""
+    return ARROW.join(canonical(model, end.strip()) for end in name.split(ARROW))
 
 
 def locate(model: nn.Module, hookpoint: str) -> tuple[nn.Module, str]:

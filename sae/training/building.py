@@ -15,6 +15,7 @@ from sae.activations.source import counted
 from sae.config import SaeConfig
 from sae.dictionary.autoencoder import Sae, SaePart
 from sae.dictionary.spec import Spec
+from sae.dictionary.wiring import ARROW
 from sae.parallel.world import World
 from sae.training.end_to_end import EndToEnd
 from sae.training.learner import SaeLearner, is_per_latent
@@ -42,11 +43,12 @@ def _new(plan: SaePlan, widths: Mapping[str, int], world: World, device: torch.d
 
 
 def _spec(plan: SaePlan, widths: Mapping[str, int]) -> Spec | None:
-    """What the configuration of a new dictionary does not say: the hookpoints of a crosscoder."""
-    if not plan.across:
-        return None
-    d_in, parts = plan.d_in(widths), tuple(widths[name] for name in plan.across)
-    return Spec(plan.cfg, d_in, d_in, plan.cfg.latents_for(d_in), writes=plan.across, widths=parts)
+    """What the configuration of a new dictionary does not say: the hookpoints of a crosscoder, and of A->B."""
+    (reads, writes), d_in, d_out = plan.wiring, plan.d_in(widths), plan.d_out(widths)
+    shape = plan.cfg, d_in, d_out, plan.cfg.latents_for(d_in)
+    if plan.across:
+        return Spec(*shape, writes=writes, widths=tuple(widths[name] for name in writes))
+    return Spec(*shape, reads=reads, writes=writes) if ARROW in plan.hookpoint else None
 
 
 def _sae(d_in: int, cfg: SaeConfig, world: World, **options: Any) -> Sae:

@@ -14,7 +14,7 @@ from sae.activations.shuffle import batches_of_first_block, batches_per_block
 from sae.config import SaeConfig, TrainConfig, several
 from sae.dictionary.autoencoder import Sae
 from sae.dictionary.spec import Spec
-from sae.dictionary.wiring import CROSSCODER, Wiring, written
+from sae.dictionary.wiring import CROSSCODER, Wiring
 from sae.parallel.placement import Placement, place
 from sae.training.recipe import Recipe, firings, peak_lr, schedule, steps_per_batch, warmup_steps
 
@@ -141,7 +141,7 @@ class RunPlan(NamedTuple):
         Raises ValueError, naming the option, for a choice that does not fit the model, the data or the processes.
         """
         steps = plan_steps(cfg, feed, batches_at_once, before)
-        saes = plan_saes(combinations, feed.widths)
+        saes = plan_saes(combinations, feed.chosen)
         if cfg.finetune is None:
             saes = {name: _with_latents(one, feed.widths) for name, one in saes.items()}
         return cls(
@@ -262,8 +262,8 @@ def combinations(cfg: TrainConfig) -> dict[str, Combination]:
 
 
 def plan_saes(combinations: Mapping[str, Combination], hookpoints: Iterable[str]) -> dict[str, SaePlan]:
-    """The autoencoders of a run, by name, combination after combination."""
-    chosen = written(hookpoints, transcode=any(each.cfg.transcode for each in combinations.values()))
+    """The autoencoders of a run at the chosen `hookpoints`, by name, combination after combination."""
+    chosen = list(hookpoints)
     return {
         f"{label}/{plan.hookpoint}" if label else plan.hookpoint: plan
         for label, combination in combinations.items()
