@@ -10,7 +10,7 @@ K_STAGES = 4
 """Where k grows, it is so many different numbers: k / 4, k / 2, 3 k / 4 and k (`k_at`)."""
 SMALLEST_K, WIDEST, FEWEST_FIRINGS = 8, 576, 1.75
 """Where k grows, it is never less than so many, than one in so many latents, and than gives each so many `firings`:
-with less, latents die (docs/recipe.md)."""
+with less, latents die (docs/notebook.md)."""
 
 
 class Recipe(NamedTuple):
@@ -71,7 +71,7 @@ def steps_per_batch(batches: int, tokens: int) -> int:
     """How many optimizer steps to make of each of so many batches of so many tokens: a power of two.
 
     More than one in a short run, which learns more from more steps. Not more than add up to `ENOUGH_STEPS`, and none of
-    fewer than `FEWEST_TOKENS` tokens: from there on it learns no more, and takes longer (docs/recipe.md).
+    fewer than `FEWEST_TOKENS` tokens: from there on it learns no more, and takes longer (docs/notebook.md).
     """
     steps = 1
     while 2 * steps * batches <= ENOUGH_STEPS and tokens % (2 * steps) == 0 and tokens >= 2 * steps * FEWEST_TOKENS:
@@ -96,7 +96,7 @@ def short_run(total_steps: int, firings: float, *, at_256_steps: float) -> float
     It falls with the root of the steps, so that the random walk that noisy gradients make is equally long,
     lr · sqrt(steps), in runs of any length. Below 256 steps it does not rise: there latents die. A row's
     gradient has less noise if it comes from more tokens: the rate rises with the fourth root of the `firings`, around
-    the 7.1 of 1024 tokens, 4608 latents and k 32, by at most √2 either way, as far as was measured (docs/recipe.md).
+    the 7.1 of 1024 tokens, 4608 latents and k 32, by at most √2 either way, as far as was measured (docs/notebook.md).
     """
     tokens = min(max(firings / (1024 * 32 / 4608), 0.25), 4.0) ** 0.25
     return max(1.0, at_256_steps * tokens * math.sqrt(256 / max(256, total_steps)))
