@@ -29,7 +29,7 @@ MAY_KNOW = {
     # what composes them
     "evaluation": {"activations", "config", "data", "dictionary", "formats", "lm", "runs", "storage"},
     "browser": {"activations", "config", "dictionary", "lm", "runs", "storage"},
-    "report": {"evaluation", "runs"},
+    "report": {"config", "evaluation", "runs"},
     "training": {
         "activations", "config", "data", "dictionary", "evaluation", "lm", "ops", "parallel", "report", "runs",
     },
@@ -250,6 +250,7 @@ def test_only_the_report_prints() -> None:
     assert printing <= {
         "report/training.py",
         "report/evaluation.py",
+        "report/selftest.py",
         "commands/browse.py",
         "commands/cache.py",
         "commands/convert.py",

@@ -3,18 +3,18 @@
 Names come from strangers' files: they are shown as text and never as markup.
 """
 
-import base64
 import html
 import json
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sae.evaluation.evaluate import Evaluation
 from sae.evaluation.metrics import Quality
 from sae.evaluation.relative_norms import BINS
+from sae.report.html import document, picture, plain, table
 from sae.report.pictures import draw_all
 
 COLUMNS = {
@@ -57,8 +57,8 @@ def report_evaluation(evaluation: Evaluation, out: Path, about: Mapping[str, Any
 
 def _write(evaluation: Evaluation, out: Path, about: Mapping[str, Any]) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    document = {"about": dict(about), **evaluation.to_json()}
-    (out / "eval.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    numbers = {"about": dict(about), **evaluation.to_json()}
+    (out / "eval.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
     pictures = draw_all(evaluation, out)
     (out / "report.html").write_text(page(evaluation, about, pictures), encoding="utf-8")
 
@@ -80,11 +80,6 @@ def cell(quality: Quality, metric: str, form: str) -> str:
     if metric not in WITH_INTERVAL or not math.isfinite(high - low):
         return form.format(value)
     return f"{form.format(value)} ± {form.format((high - low) / 2)}"
-
-
-def plain(text: object) -> str:
-    """A stranger's text without what a terminal or a page would obey."""
-    return "".join(character if character.isprintable() else "�" for character in str(text))[:200]
 
 
 def title(evaluation: Evaluation) -> str:
@@ -123,15 +118,6 @@ def _print_table(evaluation: Evaluation) -> None:
 # The page
 
 
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
-th, td { padding: .2rem .7rem; border-bottom: 1px solid #ddd; text-align: right; }
-th.name, td.name { text-align: left; overflow-wrap: anywhere; }
-img { max-width: 100%; }
-"""
-
-
 def page(evaluation: Evaluation, about: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
     """One HTML file that needs no network and runs no script; every name in it is escaped."""
     shown = columns(evaluation)
@@ -144,22 +130,17 @@ def page(evaluation: Evaluation, about: Mapping[str, Any], pictures: Mapping[str
     ]
     parts = [
         "<h1>How good are these dictionaries?</h1>",
-        _table([], [[name, value] for name, value in about.items()], names=2),
+        table([], [[name, value] for name, value in about.items()], names=2),
         f"<p>{html.escape(title(evaluation))}</p>",
-        _table(["checkpoint", "hookpoint", *shown], quality_rows, names=2),
+        table(["checkpoint", "hookpoint", *shown], quality_rows, names=2),
         *_relative_norms(evaluation),
         "<h2>Where the variance sits</h2>",
         "<p>The share of it in the 1 % of the tokens, and of the dimensions, that have most. Where that is most of it, "
         "FVU says little about the rest.</p>",
-        _table(["hookpoint", "top 1 % of tokens", "top 1 % of dimensions"], variance_rows, names=1),
-        *(_picture(name, image) for name, image in pictures.items()),
+        table(["hookpoint", "top 1 % of tokens", "top 1 % of dimensions"], variance_rows, names=1),
+        *(picture(name, image) for name, image in pictures.items()),
     ]
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        f"<title>sae eval</title><style>{_STYLE}</style></head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
-    )
+    return document("sae eval", parts)
 
 
 def _relative_norms(evaluation: Evaluation) -> list[str]:
@@ -176,22 +157,5 @@ def _relative_norms(evaluation: Evaluation) -> list[str]:
         "<h2>Decoder norms</h2>",
         "<p>Latents that fired, by ‖decoder row at the hookpoint‖ / Σ over hookpoints. Near 0 % and 100 % a latent "
         "is of other hookpoints, or of this one alone.</p>",
-        _table(["checkpoint", "hookpoint", *shares], counts, names=2),
+        table(["checkpoint", "hookpoint", *shares], counts, names=2),
     ]
-
-
-def _table(headings: Iterable[str], rows: Iterable[Iterable[Any]], *, names: int) -> str:
-    """An HTML table whose first `names` columns are text."""
-
-    def line(tag: str, cells: Iterable[Any]) -> str:
-        written = [
-            f"<{tag}{' class=name' if index < names else ''}>{html.escape(plain(each))}</{tag}>"
-            for index, each in enumerate(cells)
-        ]
-        return f"<tr>{''.join(written)}</tr>"
-
-    return "<table>\n" + "\n".join([line("th", headings), *(line("td", row) for row in rows)]) + "\n</table>"
-
-
-def _picture(name: str, image: bytes) -> str:
-    return f'<img alt="{html.escape(name)}" src="data:image/png;base64,{base64.b64encode(image).decode()}">'

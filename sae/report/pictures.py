@@ -4,6 +4,7 @@ import io
 import math
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,18 +40,19 @@ def draw_all(evaluation: Evaluation, out: Path) -> dict[str, bytes]:
         drawings["frontier"] = draw_frontier
     images = {}
     for name, draw in drawings.items():
-        images[name] = _png(evaluation, draw)
+        images[name] = png(partial(draw, evaluation))
         (out / f"{name}.png").write_bytes(images[name])
     return images
 
 
-def _png(evaluation: Evaluation, draw: Callable[[Evaluation, Figure], None]) -> bytes:
+def png(draw: Callable[[Figure], None]) -> bytes:
+    """A picture of what `draw` puts into a figure."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
-    draw(evaluation, figure)
+    draw(figure)
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # letters that the font lacks are shown as boxes
