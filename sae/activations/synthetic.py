@@ -138,7 +138,7 @@ class SyntheticFeed:
     def __init__(self, cfg: SelftestConfig, device: torch.device) -> None:
         self.features = Features(cfg.num_features, cfg.width, cfg.data_seed)
         self.device, self.data_seed, self.ctx_len = device, cfg.data_seed, SEQUENCE
-        self.widths = {HOOKPOINT: cfg.width}
+        self.chosen, self.widths = [HOOKPOINT], {HOOKPOINT: cfg.width}
         self.read_with: dict[str, Any] = {}
         self.held_out = HELD_OUT // SEQUENCE
         tokens = cfg.batch_size * SEQUENCE
