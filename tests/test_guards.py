@@ -21,7 +21,7 @@ MAY_KNOW = {
     "dictionary": {"config", "ops"},
     "formats": {"config", "dictionary", "storage"},
     # the edges: a model, data, files, other processes
-    "lm": set(),
+    "lm": {"ops"},  # passes in C
     "data": {"storage"},
     "activations": {"config", "data", "dictionary", "lm", "storage"},
     "runs": {"config", "dictionary", "formats", "storage"},

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .context import context_limit
 from .explain import one_line
+from .fused import fused
 from .hookpoints import base_model, block_list, locate
 from .layout import as_tokens, found_instead
 from .load import vocab_size
@@ -47,7 +48,7 @@ def harvest(
 
 def _run(base: nn.Module, tokens: Tensor, hookpoints: Sequence[str]) -> "Capture":
     capture = Capture(hookpoints, tuple(tokens.shape))
-    with eagerly(base), _hooked(base, capture), evaluating(base), torch.no_grad(), suppress(_Stop):
+    with eagerly(base), fused(base), _hooked(base, capture), evaluating(base), torch.no_grad(), suppress(_Stop):
         base(tokens.to(device_of(base)), **without_cache(base))
     return capture
 

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from .fused import fused
 from .harvest import as_before, device_of, evaluating, without_cache
 from .hookpoints import base_model
 from .load import class_with_head, is_masked, vocab_size
@@ -137,7 +138,7 @@ class _Stop(Exception):
 
 
 def _forward(model: nn.Module, tokens: Tensor) -> Any:
-    with eagerly(model), evaluating(model):
+    with eagerly(model), fused(model), evaluating(model):
         return model(input_ids=tokens.to(device_of(model)), **without_cache(model))
 
 

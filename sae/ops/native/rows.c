@@ -1,4 +1,5 @@
-/* The passes of `sae.ops.momentum`, and `topk`, row by row. Matrices are (rows, d), one row after the other. */
+/* The passes of `sae.ops.momentum`, `topk`, and a transformer's elementwise work, row by row. Matrices are (rows, d), one
+   row after the other. */
 
 #include <float.h>
 #include <math.h>
@@ -155,4 +156,92 @@ void topk(long first, long end, long d, const int16_t *matrix, long k, long slic
     }
     free(maxima);
     free(at);
+}
+
+/* RMSNorm of the rows from first to end: weight * bf16(x / rms(x)); with `widely` the product with the weight, or with
+   1 + weight, is of float32 and rounded once. */
+void rms_norm(long first, long end, long d, const uint16_t *x, const uint16_t *weight, long widely, long plus_one,
+              float epsilon, uint16_t *to) {
+    float *restrict scale = malloc(2 * d * sizeof(float)), *restrict wide = scale + d;
+    for (long i = 0; i < d; i++) scale[i] = from_bf16(weight[i]) + (plus_one ? 1.0f : 0.0f);
+    for (long row = first; row < end; row++) {
+        const uint16_t *restrict in = x + row * d;
+        uint16_t *restrict out = to + row * d;
+        float square = 0;
+        for (long i = 0; i < d; i++) {
+            wide[i] = from_bf16(in[i]);
+            square += wide[i] * wide[i];
+        }
+        const float factor = 1.0f / sqrtf(square / d + epsilon);
+        if (widely)
+            for (long i = 0; i < d; i++) out[i] = to_bf16(wide[i] * factor * scale[i]);
+        else
+            for (long i = 0; i < d; i++) out[i] = to_bf16(from_bf16(to_bf16(wide[i] * factor)) * scale[i]);
+    }
+    free(scale);
+}
+
+/* e^x to about six digits, in operations that have vectors. */
+static inline float exponential(float x) {
+    x = x > 88.0f ? 88.0f : x;
+    x = x < -87.0f ? -87.0f : x;
+    const float whole = floorf(x * 1.44269504f + 0.5f), part = x - whole * 0.693147181f;
+    const int32_t bits = ((int32_t)whole + 127) << 23;
+    float power;
+    memcpy(&power, &bits, 4);
+    return power * (1.0f + part * (1.0f + part * (0.5f + part * (1.0f / 6 + part * (1.0f / 24 + part * (1.0f / 120 +
+           part / 720))))));
+}
+
+/* to = bf16(x / (1 + e^-s)), where s is x, or with `is_gelu` sqrt(8 / pi) (x + 0.044715 x^3). */
+static void activate(long d, const uint16_t *restrict from, int is_gelu, float *restrict to) {
+    if (is_gelu)
+        for (long i = 0; i < d; i++) {
+            const float x = from_bf16(from[i]);
+            to[i] = x / (1.0f + exponential(-1.59576912f * (x + 0.044715f * x * x * x)));
+        }
+    else
+        for (long i = 0; i < d; i++) {
+            const float x = from_bf16(from[i]);
+            to[i] = x / (1.0f + exponential(-x));
+        }
+    for (long i = 0; i < d; i++) to[i] = from_bf16(to_bf16(to[i]));
+}
+
+/* Gated activation of the rows from first to end: act(gate) * up, act SiLU, or with `is_gelu` the tanh form of GELU. */
+void gated(long first, long end, long d, const uint16_t *gate, const uint16_t *up, long is_gelu, uint16_t *to) {
+    float *restrict active = malloc(d * sizeof(float));
+    for (long row = first; row < end; row++) {
+        activate(d, gate + row * d, is_gelu, active);
+        const uint16_t *restrict u = up + row * d;
+        for (long i = 0; i < d; i++) active[i] *= from_bf16(u[i]);
+        write_row(to, row, d, active, 1.0f, 1);
+    }
+    free(active);
+}
+
+/* Rotary position embedding of one head: x * cos + (-x2, x1) * sin, each term rounded, x1 and x2 its halves. */
+static void rotate_head(long half, const uint16_t *restrict x, const uint16_t *restrict cosines,
+                        const uint16_t *restrict sines, uint16_t *restrict low, uint16_t *restrict high) {
+    for (long i = 0; i < half; i++) {
+        const float turned = from_bf16(to_bf16(from_bf16(x[i + half]) * from_bf16(sines[i])));
+        low[i] = to_bf16(from_bf16(to_bf16(from_bf16(x[i]) * from_bf16(cosines[i]))) - turned);
+    }
+    for (long i = 0; i < half; i++) {
+        const float turned = from_bf16(to_bf16(from_bf16(x[i]) * from_bf16(sines[i + half])));
+        high[i] = to_bf16(from_bf16(to_bf16(from_bf16(x[i + half]) * from_bf16(cosines[i + half]))) + turned);
+    }
+}
+
+/* Of the rows from first to end, each of d / width heads. Row r has the angles of row r % angles. */
+void rotate(long first, long end, long d, const uint16_t *x, long width, const uint16_t *cosines, const uint16_t *sines,
+            long angles, uint16_t *to) {
+    const long half = width / 2, heads = d / width;
+    for (long row = first; row < end; row++) {
+        const long at = row % angles * width;
+        for (long head = 0; head < heads; head++) {
+            uint16_t *out = to + row * d + head * width;
+            rotate_head(half, x + row * d + head * width, cosines + at, sines + at, out, out + half);
+        }
+    }
 }
