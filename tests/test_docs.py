@@ -38,7 +38,6 @@ STANDS_FOR = {
     "meta-llama/Meta-Llama-3-8B": "llama",
     "openai-community/gpt2": "gpt2",
     "togethercomputer/RedPajama-Data-1T-Sample": "my-texts.jsonl",
-    "step_1000": "step_8",
     "torchrun --nproc_per_node 2": f"{sys.executable} -m torch.distributed.run --standalone --nproc_per_node 2",
     '{"": "cuda"}': '{"": "cpu"}',
 }
@@ -56,7 +55,6 @@ NOT_RUN = {
     "git clone <this repository> sae && cd sae": "it has no address here",
     "./demo.sh": "tests/test_demo.py runs it",
     "./demo.sh --browse": "it shows the page until Ctrl-C; tests/browser/test_page.py opens that",
-    "./test.sh": "it runs this test",
     "pip install .": "scripts/setup.sh has done it",
     "torchrun --nproc_per_node gpu -m sae meta-llama/Meta-Llama-3-8B DATASET --distribute_layers --batch_size 1 "
     "--layer_stride 2 --grad_acc_steps 8 --ctx_len 2048 --load_in_8bit --micro_acc_steps 2": "it needs GPUs",
@@ -174,7 +172,7 @@ def added(words: list[str]) -> list[str]:
     return ["--no_log_to_wandb"] if "--activations" in words else TRAINS
 
 
-NEEDS_A_RUN = {"README.md", "docs/tutorials/evaluate.md", "docs/tutorials/look-at-latents.md",
+NEEDS_A_RUN = {"docs/tutorials/evaluate.md", "docs/tutorials/look-at-latents.md",
                "docs/tutorials/load-others.md"}  # fmt: skip
 
 
@@ -193,6 +191,28 @@ def test_what_is_not_run_is_still_written_somewhere() -> None:
     assert set(NOT_RUN) <= written, set(NOT_RUN) - written
     text = "".join((ROOT / page).read_text() for page in PAGES)
     assert not [name for name in STANDS_FOR if name not in text]
+
+
+def sentences(page: str) -> list[str]:
+    """The prose of a page: no blocks, tables, pictures or headings."""
+    text = re.sub(r"^```.*?^```$", "", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
+    lines = ["" if line.startswith(("|", "#", "!")) else line for line in text.splitlines()]
+    paragraphs = re.split(r"\n\s*\n|\n- ", "\n".join(lines))
+    return [
+        each for paragraph in paragraphs for each in re.split(r"(?<=[.?!])\s+", " ".join(paragraph.split())) if each
+    ]
+
+
+@pytest.mark.parametrize("page", [*PAGES, "docs/index.md", "docs/recipe.md"])
+def test_sentences_are_short(page: str) -> None:
+    """25 words at most, what stands in parentheses left out."""
+    words = {each: len(re.findall(r"[\w’']+", re.sub(r"\([^)]*\)", "", each))) for each in sentences(page)}
+    long = [each for each, number in words.items() if number > 25]
+    assert not long
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_bytes()) <= 7000
 
 
 @pytest.mark.skipif(find_spec("mkdocs") is None, reason="mkdocs is not there: pip install '.[docs]'; .ci/run does")
