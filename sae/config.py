@@ -519,6 +519,10 @@ class EvalConfig(SourceConfig):
     compare: list[str] = field(default_factory=list)
     """Further checkpoints, measured on the same tokens."""
 
+    stability: list[str] = field(default_factory=list)
+    """Say how many latents the checkpoint shares with these, such as runs of other seeds, and nothing else: only
+    weights are read, no model and no data. Of a run with several seeds name the run itself."""
+
     hookpoints: list[str] = field(default_factory=list)
     """Measure only these hookpoints, with globs. None: all that the checkpoint has."""
 
@@ -553,6 +557,8 @@ class EvalConfig(SourceConfig):
         super().__post_init__()
         if not self.checkpoint:
             raise ValueError("CHECKPOINT must be given: the folder of a run, or a hub id; sae eval CHECKPOINT")
+        if self.stability and self.compare:
+            raise ValueError("stability and compare measure different things; give one of --stability and --compare")
         _check_positive(self, "batch_size")
         for name in ("ctx_len", "max_tokens"):
             if getattr(self, name) is not None:

@@ -251,6 +251,7 @@ def test_only_the_report_prints() -> None:
         "report/training.py",
         "report/evaluation.py",
         "report/selftest.py",
+        "report/stability.py",
         "commands/browse.py",
         "commands/cache.py",
         "commands/convert.py",

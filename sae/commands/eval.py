@@ -1,21 +1,28 @@
 """`sae eval CHECKPOINT`: measure dictionaries on tokens that training never saw."""
 
+from functools import partial
+
 from sae import lm
 from sae.activations.source import check_excluded
 from sae.commands.load import load_language_model, load_text
 from sae.config import EvalConfig
+from sae.dictionary.autoencoder import Sae
 from sae.dictionary.wiring import CROSSCODER
 from sae.evaluation.command import load_dictionaries, measure_plan
-from sae.evaluation.plan import plan_evaluation
+from sae.evaluation.plan import plan_evaluation, plan_stability
+from sae.evaluation.stability import stabilities
 from sae.evaluation.targets import written_by
-from sae.parallel.world import World
+from sae.parallel.world import World, check_alone
 from sae.report.evaluation import report_evaluation
+from sae.report.stability import report_stability
 from sae.runs.folder import command, versions
 from sae.runs.log import note
 
 
 def evaluate(cfg: EvalConfig) -> int:
     """Load autoencoders, data and model, measure, report. The cheap checks come first."""
+    if cfg.stability:
+        return compare_latents(cfg)
     world = World.from_environment()
     access = {"revision": cfg.revision, "token": cfg.hf_token}
     (device, *_) = world.local_devices(lm.check_device(cfg.device))
@@ -46,4 +53,18 @@ def evaluate(cfg: EvalConfig) -> int:
     about = {"command": " ".join(command()), "model": plan.text.model, "data": plan.text.dataset}
     about |= {"tokens": " ".join(sentences), "versions": ", ".join(f"{k} {v}" for k, v in versions().items())}
     report_evaluation(evaluation, plan.out, about)
+    return 0
+
+
+def compare_latents(cfg: EvalConfig) -> int:
+    """Pair the latents of several checkpoints, report. No model, no data."""
+    check_alone("sae eval --stability")
+    plan = plan_stability(cfg)
+    load = {
+        label: {hookpoint: partial(Sae.load_from_disk, folder) for hookpoint, folder in folders.items()}
+        for label, folders in plan.places.items()
+    }
+    found = stabilities(load, plan.first, tell=note)
+    about = {"command": " ".join(command()), "versions": ", ".join(f"{k} {v}" for k, v in versions().items())}
+    report_stability(found, plan.out, about)
     return 0

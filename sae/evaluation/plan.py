@@ -73,6 +73,26 @@ def plan_evaluation(cfg: EvalConfig, *, context_limit: Any) -> EvalPlan:
     )
 
 
+class StabilityPlan(NamedTuple):
+    """Which dictionaries' latents are to be compared."""
+
+    places: dict[str, dict[str, Path]]
+    """Of each autoencoder, by the label of its checkpoint and its hookpoint."""
+    first: set[str]
+    """The labels of the checkpoint that was named first."""
+    out: Path
+
+
+def plan_stability(cfg: EvalConfig) -> StabilityPlan:
+    """Find the checkpoints. Raises ValueError in one line."""
+    path, places = _locate(cfg.checkpoint, cfg.hookpoints)
+    first = _find(cfg.checkpoint, places, cfg.hookpoints)
+    found = dict(first)
+    for name in cfg.stability:
+        found |= _find(name, _locate(name, cfg.hookpoints)[1], cfg.hookpoints)
+    return StabilityPlan(found, set(first), _free_folder(cfg, RunRecord.of(path)))
+
+
 def _find(name: str, places: dict[str, Place], hookpoints: Sequence[str]) -> dict[str, dict[str, Path]]:
     """By label, where the autoencoders of `name` are: one label for each configuration that a run trained."""
     grouped: dict[str, dict[str, Path]] = {}

@@ -1,0 +1,89 @@
+"""The end of `sae eval --stability`: a table, eval.json, the histograms, and one HTML file that holds it all."""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sae.evaluation.metrics import as_json
+from sae.evaluation.stability import BINS, SHARED, Stability
+from sae.report.html import document, picture, plain, table
+from sae.report.pictures import png
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+else:
+    Figure = Any
+
+
+def report_stability(found: Sequence[Stability], out: Path, about: Mapping[str, Any]) -> None:
+    """Print the table and write eval.json, stability.png and report.html into the new folder `out`.
+
+    Raises OSError in one line, after the table, if the folder cannot be written.
+    """
+    _print_table(found)
+    image = png(partial(draw_histograms, found))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        numbers = {"about": dict(about), "stability": as_json([each.to_json() for each in found])}
+        (out / "eval.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+        (out / "stability.png").write_bytes(image)
+        (out / "report.html").write_text(page(found, about, image), encoding="utf-8")
+    except OSError as error:
+        raise OSError(f"{out} cannot be written ({error}); the table above is all that was measured") from error
+    for what, path in {"numbers": out / "eval.json", "report": out / "report.html"}.items():
+        print(f"{what:<11} {path}")
+
+
+HEADINGS = ("PW-MCC", *(f"≥ {least:g}" for least in SHARED), "latents", "pairs")
+
+
+def cells(one: Stability) -> list[str]:
+    """A pair's numbers, under `HEADINGS`."""
+    sizes = " and ".join(f"{size:,}" for size in dict.fromkeys(one.latents))
+    return [f"{one.pw_mcc:.4f}", *(f"{share:.1%}" for share in one.shared.values()), sizes, one.matching]
+
+
+def page(found: Sequence[Stability], about: Mapping[str, Any], image: bytes) -> str:
+    """One HTML file."""
+    rows = [[one.hookpoint, one.checkpoint, one.other, *cells(one)] for one in found]
+    return document("sae eval --stability", [
+        "<h1>Which latents do these dictionaries share?</h1>",
+        table([], [[name, value] for name, value in about.items()], names=2),
+        "<p>Latents are paired one to one by the |cosine| of their rows of W_dec. PW-MCC is the mean over the pairs; "
+        f"≥ {SHARED[0]:g} is the share of them with at least so much.</p>",
+        table(["hookpoint", "checkpoint", "other", *HEADINGS], rows, names=3),
+        picture("stability", image),
+    ])  # fmt: skip
+
+
+def draw_histograms(found: Sequence[Stability], figure: Figure) -> None:
+    """One line per pair of dictionaries: pairs of latents by |cosine|."""
+    from matplotlib import colormaps
+
+    axes = figure.subplots()
+    edges = [index / BINS for index in range(BINS + 1)]
+    for index, one in enumerate(found):
+        label = plain(f"{one.hookpoint}: {one.other}")[-60:].replace("$", r"\$").lstrip("_")
+        axes.stairs(one.histogram, edges, label=label, color=colormaps["viridis"](0.8 * index / max(1, len(found) - 1)))
+    axes.set(xlim=(0, 1), xlabel="|cosine| of a latent and its partner", ylabel="latents", title="shared latents")
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize="small", ncols=1 + len(found) // 20)
+
+
+def _print_table(found: Sequence[Stability]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    title = "latents paired one to one by |cosine| of their rows of W_dec"
+    shown = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for heading in ("hookpoint", "checkpoint", "other"):
+        shown.add_column(heading, overflow="fold")
+    for heading in HEADINGS:
+        shown.add_column(heading, justify="right", no_wrap=True)
+    for one in found:
+        shown.add_row(*(Text(plain(name)) for name in (one.hookpoint, one.checkpoint, one.other)), *cells(one))
+    Console().print(shown)
