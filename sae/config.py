@@ -519,6 +519,10 @@ class EvalConfig(SourceConfig):
     compare: list[str] = field(default_factory=list)
     """Further checkpoints, measured on the same tokens."""
 
+    baselines: list[Literal["random", "pca"]] = field(default_factory=list)
+    """Measure dictionaries that nobody trained beside the checkpoint's, with its L0. random: as many random unit rows;
+    pca: the principal components, of which each token keeps its largest."""
+
     stability: list[str] = field(default_factory=list)
     """Say how many latents the checkpoint shares with these, such as runs of other seeds, and nothing else: only
     weights are read, no model and no data. Of a run with several seeds name the run itself."""
@@ -557,8 +561,12 @@ class EvalConfig(SourceConfig):
         super().__post_init__()
         if not self.checkpoint:
             raise ValueError("CHECKPOINT must be given: the folder of a run, or a hub id; sae eval CHECKPOINT")
-        if self.stability and self.compare:
-            raise ValueError("stability and compare measure different things; give one of --stability and --compare")
+        others = [name for name in ("compare", "baselines") if getattr(self, name)]
+        if self.stability and others:
+            raise ValueError(
+                f"stability reads weights alone, and {others[0]} measures on data; give one of --stability and "
+                f"--{others[0]}"
+            )
         _check_positive(self, "batch_size")
         for name in ("ctx_len", "max_tokens"):
             if getattr(self, name) is not None:

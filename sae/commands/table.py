@@ -41,7 +41,7 @@ TRAIN_GROUPS = {
 """Headings of --help, and under which each option stands."""
 
 EVAL_GROUPS = {
-    "what": ("checkpoint", "model", "dataset", "compare", "stability", "hookpoints"),
+    "what": ("checkpoint", "model", "dataset", "compare", "baselines", "stability", "hookpoints"),
     "data": (
         "split", "text_column", "streaming", "ctx_len", "max_tokens", "exclude_tokens", "exclude_positions",
         "data_preprocessing_num_proc",

@@ -8,8 +8,11 @@ import torch
 from torch import nn
 
 from sae import lm
+from sae.activations.first import first_activations
+from sae.activations.source import counted
 from sae.data.tokens import SampledSequences, Sequences, SequenceStream, as_sequences, held_out_fingerprint
 from sae.dictionary.autoencoder import Sae
+from sae.evaluation.baselines import FIT_TOKENS, baselines, check_can_have_baselines
 from sae.evaluation.evaluate import Evaluation, evaluate_many
 from sae.evaluation.plan import EvalPlan, may_have_seen
 from sae.evaluation.ranks import ALONE, Ranks
@@ -57,6 +60,7 @@ def measure_plan(
         source, plan.max_tokens, min(batch_size, max(1, share)), seed=plan.seed, vocab_size=lm.vocab_size(model),
         of_documents=_held_out_documents(plan),
     )  # fmt: skip
+    dictionaries |= _baselines(plan, model, dictionaries, sample)
     evaluation = evaluate_many(
         model, sample, dictionaries,
         exclude_tokens=plan.exclude_tokens, exclude_positions=plan.exclude_positions, ranks=ranks,
@@ -64,6 +68,21 @@ def measure_plan(
     )  # fmt: skip
     about = [*_which_tokens(plan, evaluation), *_predictions(evaluation), *_massive(evaluation)]
     return evaluation, [*changed, *models, *about]
+
+
+def _baselines(
+    plan: EvalPlan, model: nn.Module, dictionaries: dict[str, dict[str, Sae]], sample: SampledSequences
+) -> dict[str, dict[str, Sae]]:
+    """The baselines that were asked for, by label and hookpoint, fitted on the first of these tokens."""
+    made: dict[str, dict[str, Sae]] = {}
+    for label, kinds in plan.baselines.items():
+        saes = dictionaries[label]
+        check_can_have_baselines(saes)
+        counting = ((tokens, counted(tokens, plan.exclude_tokens, plan.exclude_positions)) for tokens in sample)
+        found = baselines(kinds, saes, first_activations(model, list(saes), counting, FIT_TOKENS))
+        alone = len(plan.baselines) == 1
+        made |= {name if alone else f"{label}/{name}": each for name, each in found.items()}
+    return made
 
 
 def _held_out_documents(plan: EvalPlan) -> int | None:

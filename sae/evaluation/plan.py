@@ -38,6 +38,8 @@ class EvalPlan(NamedTuple):
     seed: int
     max_tokens: int
     out: Path
+    baselines: dict[str, Sequence[str]]
+    """By label, the kinds that are measured beside the dictionaries of the checkpoint that was named first."""
 
     @property
     def hookpoints(self) -> list[str]:
@@ -55,6 +57,8 @@ def plan_evaluation(cfg: EvalConfig, *, context_limit: Any) -> EvalPlan:
     folders: dict[str, dict[str, Path]] = {}
     for name, (_, places) in found.items():
         folders |= _find(name, places, cfg.hookpoints)
+    kinds: Sequence[str] = list(dict.fromkeys(cfg.baselines))
+    first = _find(cfg.checkpoint, found[cfg.checkpoint][1], cfg.hookpoints) if kinds else {}
     records = {name: RunRecord.of(path) for name, (path, _) in found.items()}
     record = records[cfg.checkpoint]
     text = _text(cfg, record, context_limit)
@@ -70,6 +74,7 @@ def plan_evaluation(cfg: EvalConfig, *, context_limit: Any) -> EvalPlan:
         seed=held_out.seed if held_out is not None else 42,
         max_tokens=_max_tokens(cfg, held_out, text.ctx_len),
         out=_free_folder(cfg, record),
+        baselines=dict.fromkeys(first, kinds),
     )
 
 

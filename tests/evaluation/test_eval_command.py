@@ -27,9 +27,9 @@ from sae.report.evaluation import columns, page, report_evaluation
 
 SMALL = ["--expansion_factor", "4", "--batch_size", "4", "--ctx_len", "16", "--max_tokens", "1024"]
 OPTIONS = {
-    "checkpoint", "model", "dataset", "compare", "stability", "hookpoints", "split", "text_column", "streaming",
-    "ctx_len", "max_tokens", "exclude_tokens", "exclude_positions", "data_preprocessing_num_proc", "out", "batch_size",
-    "device", "dtype", "load_in_8bit", "attn_implementation", "revision", "hf_token",
+    "checkpoint", "model", "dataset", "compare", "baselines", "stability", "hookpoints", "split", "text_column",
+    "streaming", "ctx_len", "max_tokens", "exclude_tokens", "exclude_positions", "data_preprocessing_num_proc", "out",
+    "batch_size", "device", "dtype", "load_in_8bit", "attn_implementation", "revision", "hf_token",
 }  # fmt: skip
 
 
@@ -419,6 +419,19 @@ def test_an_autoencoder_of_another_width_is_named(run: Run) -> None:
     Sae(48, SaeConfig(num_latents=64, k=4)).save_to_disk("wide/layers.0")
     status, _, err = run("runs/k4", "--compare", "wide")
     assert status == 2 and "wide: the autoencoder of layers.0 must be 32 wide, as the model is, got 48" in err
+
+
+def test_baselines_stand_beside_the_checkpoint_with_its_l0_in_every_file(run: Run) -> None:
+    status, out, err = run("runs/k4", "--baselines", "pca", "random", "--max_tokens", "400", "--out", "out")
+    assert status == 0, err
+    results, page_text = numbers("out")["results"], Path("out/report.html").read_text()
+    assert list(results) == ["runs/k4", "PCA", "random rows"]
+    for label, by_hookpoint in results.items():
+        assert list(by_hookpoint) == ["layers.0", "layers.2", "all"] and label in page_text and label in out
+        assert by_hookpoint["layers.0"]["metrics"]["l0"] == pytest.approx(4, abs=0.02)
+        assert 0 < by_hookpoint["all"]["metrics"]["kl_div_with_sae"]
+    fvu = {label: found["layers.0"]["metrics"]["fvu"] for label, found in results.items()}
+    assert fvu["runs/k4"] < fvu["random rows"]
 
 
 def test_the_list_of_options_is_frozen_and_each_is_documented() -> None:

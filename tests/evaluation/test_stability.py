@@ -101,6 +101,7 @@ BAD = [
     (["one", "--stability", "one"], "name another checkpoint than this one"),
     (["one", "--stability", "nowhere/at/all"], "nowhere/at/all"),
     (["one", "--stability", "two", "--compare", "two"], "give one of --stability and --compare"),
+    (["one", "--stability", "two", "--baselines", "pca"], "give one of --stability and --baselines"),
     (["one", "--stability"], "stability must be followed by at least one value"),
 ]
 
