@@ -56,6 +56,11 @@ class SaeConfig:
     """Transcoder: read the input of each hookpoint, which is a module, and reconstruct its output; or of 'A->B' read A
     and reconstruct B."""
 
+    cross_layer: bool = False
+    """Cross-layer transcoder: transcode each hookpoint, which is a module, to its own output and those of all chosen
+    modules after it, each of which the dictionaries up to it reconstruct together. For L modules L (L + 1) / 2
+    decoders."""
+
     skip_connection: bool = False
     """Add a linear map of what is read to what is reconstructed; for transcoders."""
 
@@ -77,6 +82,13 @@ class SaeConfig:
                 "leave out one of them"
             )
         _check("budgets", self.budgets, max(self.budgets, default=0) <= self.k, f"at most k={self.k}", "raise --k")
+        if self.cross_layer:
+            self.transcode = True
+            if self.prefixes or self.budgets:
+                raise ValueError(
+                    "cross_layer reconstructs with the codes of several layers, of which prefixes and budgets cannot "
+                    "each leave out some, got both; leave out one of them"
+                )
         if self.skip_connection and not self.transcode:
             raise ValueError(
                 "skip_connection must come with transcode: an autoencoder would copy what it reads; "
@@ -122,14 +134,15 @@ class SaeConfig:
     def needs_reconstruction(self) -> str:
         """What of this shape cannot be trained end to end; empty if nothing."""
         kinds = {"selection batchtopk": self.selection == "batchtopk", "prefixes": self.prefixes,
-                 "budgets": self.budgets, "crosscode": self.crosscode, "transcode": self.transcode}  # fmt: skip
+                 "budgets": self.budgets, "crosscode": self.crosscode, "cross_layer": self.cross_layer,
+                 "transcode": self.transcode}  # fmt: skip
         return next((kind for kind, there in kinds.items() if there), "")
 
     @property
     def needs_all_latents(self) -> str:
         """What of this shape cannot be split over processes by latents; empty if nothing."""
         kinds = {"selection groupmax": self.selection == "groupmax", "prefixes": self.prefixes,
-                 "budgets": self.budgets, "transcode": self.transcode}  # fmt: skip
+                 "budgets": self.budgets, "cross_layer": self.cross_layer, "transcode": self.transcode}  # fmt: skip
         return next((kind for kind, there in kinds.items() if there), "")
 
     def levels_for(self, num_latents: int) -> list[int]:
@@ -324,6 +337,11 @@ class TrainConfig:
                 raise ValueError(
                     "encode_in_8bit finds the largest latents of all, got selection groupmax, which takes one of each "
                     "group; leave out one of them"
+                )
+            if self.distribute_layers and sae.cross_layer:
+                raise ValueError(
+                    "distribute_layers gives each process other layers, and those of cross_layer are trained together; "
+                    "leave out one of them"
                 )
             if self.shard_latents > 1 and (kind := sae.needs_all_latents):
                 raise ValueError(

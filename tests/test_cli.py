@@ -44,7 +44,7 @@ OPTIONS = {
     "model", "dataset", "activations", "split", "text_column", "streaming", "ctx_len", "max_tokens", "exclude_tokens",
     "exclude_positions", "data_preprocessing_num_proc",
     "hookpoints", "layers", "layer_stride", "expansion_factor", "num_latents", "k", "selection", "prefixes",
-    "budgets", "crosscode", "transcode", "skip_connection", "normalize_decoder", "finetune",
+    "budgets", "crosscode", "transcode", "cross_layer", "skip_connection", "normalize_decoder", "finetune",
     "batch_size", "grad_acc_steps", "micro_acc_steps", "steps_per_batch", "loss_fn", "lr", "lr_warmup_steps",
     "auxk_alpha", "dead_feature_threshold", "recipe", "seed",
     "save_dir", "run_name", "resume", "resume_changed", "save_every", "keep_last", "save_best",

@@ -44,9 +44,10 @@ def make_index(cfg: BrowseConfig, plan: BrowsePlan) -> bool:
         note(f"{plan.base} has {len(others)} of other checkpoints, data or options; this one is made beside them")
     with world.one_first(note, "prepared the data"):
         dataset = load_text(what.text, skeleton)
+    reads = _reads(what, device)
     model = load_language_model(what.text, device, head=True)
     collect(
-        plan.folder, model, _sample(cfg, what, dataset, lm.vocab_size(skeleton)), _reads(what, device),
+        plan.folder, model, _sample(cfg, what, dataset, lm.vocab_size(skeleton)), reads,
         lm.token_texts(_tokenizer(cfg, what), lm.vocab_size(skeleton)),
         about=about(plan, cfg, what.text, versions(), " ".join(command())),
         exclude_tokens=what.exclude_tokens, exclude_positions=what.exclude_positions, workers=world,
@@ -77,6 +78,11 @@ def _plan(cfg: BrowseConfig, plan: BrowsePlan | None) -> EvalPlan:
 def _reads(what: EvalPlan, device: Any) -> dict[str, Read]:
     """The dictionaries by place: named by their hookpoint, and by their configuration too if there are several."""
     found = load_dictionaries(what, device)
+    if any(dictionary.writes_several for dictionaries in found.values() for dictionary in dictionaries.values()):
+        raise ValueError(
+            "sae browse shows dictionaries that write one hookpoint, got layers of a cross-layer transcoder; "
+            "leave them out with --hookpoints"
+        )
     several = len(found) > 1
     return {
         f"{label.rpartition('/')[2]}/{hookpoint}" if several else hookpoint: Read(hookpoint, dictionary)

@@ -116,7 +116,12 @@ class Sae(nn.Module):
     @property
     def reads_several(self) -> bool:
         """Whether it reads several hookpoints: a crosscoder."""
-        return len(self.spec.widths) > 1
+        return self.cfg.crosscode and len(self.spec.widths) > 1
+
+    @property
+    def writes_several(self) -> bool:
+        """Whether it writes several hookpoints of which it reads at most one: a layer of a cross-layer transcoder."""
+        return self.cfg.cross_layer and len(self.spec.widths) > 1
 
     @property
     def decodes_with_input(self) -> bool:
@@ -142,7 +147,8 @@ class Sae(nn.Module):
                 f"activations must be d_in={self.d_in} wide, got shape {tuple(x.shape)}; "
                 "is this the autoencoder of another hookpoint?"
             )
-        flat = self.scaled(x.to(self.dtype).reshape(-1, self.d_in))
+        flat = x.to(self.dtype).reshape(-1, self.d_in)
+        flat = self.scaled(flat) if self.spec.is_autoencoder else flat
         flat = _standardised(flat)[0] if self.spec.layer_norm else flat
         read = flat - self.b_dec if self.spec.centred else flat
         select = selection_of(self.spec, self.threshold)
@@ -164,9 +170,8 @@ class Sae(nn.Module):
         batch, width = top_acts.shape[:-1], top_acts.shape[-1]
         acts = top_acts.to(self.dtype).reshape(-1, width)
         out = Decode.apply(acts, top_indices.reshape(-1, width).contiguous(), self.W_dec) + self.b_dec
-        out = self.unscaled(out)
         if self.W_skip is None and not self.spec.layer_norm:
-            return out.view(*batch, self.d_out)
+            return self.unscaled(out).view(*batch, self.d_out)
         if x is None:
             raise ValueError("x must be given to decode with a skip connection or a layer norm; pass what was encoded")
         flat = x.to(self.dtype).reshape(-1, self.d_in)
@@ -175,7 +180,7 @@ class Sae(nn.Module):
         if self.spec.layer_norm:
             _, mean, deviation = _standardised(flat)
             out = out * deviation + mean
-        return out.view(*batch, self.d_out)
+        return self.unscaled(out).view(*batch, self.d_out)
 
     def forward(self, x: Float[Tensor, "*batch d_in"], y: Float[Tensor, "*batch d_out"] | None = None) -> SaeOutput:
         """Encode, decode and measure. Raises ValueError if x is not d_in wide.

@@ -95,8 +95,9 @@ class Weights(NamedTuple):
         W_enc, W_dec, b_enc = (t.detach() for t in (sae.encoder.weight, sae.W_dec, sae.encoder.bias))
         gathered = W_dec.to(compute_dtype) if kernels.usable(W_dec) else W_dec
         W_skip = None if sae.W_skip is None else sae.W_skip.detach()
+        scale = sae.scale if sae.spec.is_autoencoder else None
         centred, b_dec, low = bool(sae.spec.centred), sae.b_dec.detach(), W_enc.to(compute_dtype)
-        return cls(W_enc, W_dec, b_enc, b_dec, low, gathered, W_skip, centred, sae.scale)
+        return cls(W_enc, W_dec, b_enc, b_dec, low, gathered, W_skip, centred, scale)
 
     def read(self, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens d_in"]:
         """What the encoder's product is taken of: x − b_dec, or x itself; of a crosscoder scale · x − b_dec."""
@@ -178,6 +179,13 @@ def encoded(
     return Code(centred, low, acts.to(centred.dtype), indices)
 
 
+def written(weights: Weights, code: Code) -> Float[Tensor, "tokens d_out"]:
+    """What a dictionary writes of a code."""
+    bags = ops.Bags.of(code.acts, code.indices, None, 1)
+    out = ops.decode_bags(bags, weights.W_dec) + weights.b_dec
+    return out if weights.W_skip is None else out + code.centred @ weights.W_skip.T
+
+
 def pullback(
     weights: Weights,
     code: Code,
@@ -186,14 +194,16 @@ def pullback(
     *,
     ragged: bool = False,
     shards: LatentShards = WHOLE,
+    residual: Float[Tensor, "tokens d_out"] | None = None,
 ) -> tuple[Gradients, Reconstruction]:
     """The gradient of what is `wanted`, by all weights. `y` is what is to be written; None: what was read.
 
     A code that is `ragged`, or has levels, is computed entry by entry, which costs what fired and not its width.
+    `residual`, x̂ − y, is given where other dictionaries add to x̂, without levels.
     """
     target = code.centred if y is None else y.to(weights.b_dec.dtype) - weights.b_dec
     if ragged or wanted.levels is not None or y is not None:
-        return _pullback_of_bags(weights, code, target, wanted, shards)
+        return _pullback_of_bags(weights, code, target, wanted, shards, residual)
     centred, low, top_acts, top_indices = code
     W, W_dec = weights.W_enc_compute, weights.W_dec_compute
     fired = top_acts > 0
@@ -218,17 +228,25 @@ def pullback(
 
 
 def _pullback_of_bags(
-    weights: Weights, code: Code, target: Float[Tensor, "tokens d_out"], wanted: Wanted, shards: LatentShards
+    weights: Weights,
+    code: Code,
+    target: Float[Tensor, "tokens d_out"],
+    wanted: Wanted,
+    shards: LatentShards,
+    known: Float[Tensor, "tokens d_out"] | None,
 ) -> tuple[Gradients, Reconstruction]:
     """The gradients of a code whose entries name their token and level. `target` is y − b_dec."""
     levels, tokens = wanted.levels, len(target)
     count = 1 if levels is None else len(levels.ends)
     level = None if levels is None else levels.at(code.acts, code.indices)
     bags = ops.Bags.of(code.acts, code.indices, level, count)
-    residuals = shards.sum_(ops.decode_bags(bags, weights.W_dec)).view(count, tokens, -1)
-    residuals[0] -= target if weights.W_skip is None else target - code.centred @ weights.W_skip.T
-    for level_before, residual in zip(residuals, residuals[1:], strict=False):
-        residual += level_before
+    if known is None:
+        residuals = shards.sum_(ops.decode_bags(bags, weights.W_dec)).view(count, tokens, -1)
+        residuals[0] -= target if weights.W_skip is None else target - code.centred @ weights.W_skip.T
+        for level_before, residual in zip(residuals, residuals[1:], strict=False):
+            residual += level_before
+    else:
+        residuals = known.unsqueeze(0)
     residual = residuals[-1]
     recon = described(target, residual, torch.ones_like(bags.indices, dtype=torch.bool), bags.indices, wanted.longest)
 

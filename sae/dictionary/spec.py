@@ -47,16 +47,17 @@ class Spec:
     reads: tuple[str, ...] = field(default=())
     """Hookpoints that it reads, if they are known and others than `writes`."""
     widths: tuple[int, ...] = field(default=())
-    """Of a crosscoder the width of each hookpoint, in the order of `writes`; they add up to d_in."""
+    """Of a crosscoder, or a layer of a cross-layer transcoder, the width of each hookpoint, in the order of `writes`;
+    they add up to d_out."""
 
     def __post_init__(self) -> None:
         if not self.selection:
             object.__setattr__(self, "selection", self.cfg.selection)
         if self.centred is None:
             object.__setattr__(self, "centred", not self.cfg.transcode)
-        if self.widths and (sum(self.widths) != self.d_in or len(self.widths) != len(self.writes)):
+        if self.widths and (sum(self.widths) != self.d_out or len(self.widths) != len(self.writes)):
             raise ValueError(
-                f"the widths of the {len(self.writes)} hookpoints of a crosscoder must add up to d_in={self.d_in}, "
+                f"the widths of the {len(self.writes)} hookpoints that are written must add up to d_out={self.d_out}, "
                 f"got {list(self.widths)}"
             )
 
@@ -72,7 +73,7 @@ class Spec:
 
     @property
     def parts(self) -> dict[str, slice]:
-        """Of a crosscoder the dimensions of each hookpoint; empty for others."""
+        """The dimensions of each hookpoint that is written, of several; empty for other dictionaries."""
         names = self.writes if self.widths else ()
         ends = zip(names, self.widths, accumulate(self.widths), strict=True)
         return {name: slice(end - width, end) for name, width, end in ends}
@@ -88,8 +89,8 @@ class Spec:
         }
         if self.cfg.skip_connection:
             shapes["W_skip"] = (self.d_out, self.d_in)
-        if self.cfg.crosscode:
-            shapes["scale"] = (self.d_in,)
+        if self.cfg.crosscode or self.cfg.cross_layer:
+            shapes["scale"] = (self.d_out,)
         if self.selection == "batchtopk":
             shapes["threshold"] = ()
         declared = {name: Declared(shape, PER_LATENT[name]) for name, shape in shapes.items()}

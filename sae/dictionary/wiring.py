@@ -70,17 +70,26 @@ class Wiring(NamedTuple):
         """All hookpoints that it needs, each once."""
         return list(dict.fromkeys([*self.reads, *self.writes]))
 
-    def pair(self, activations: Mapping[str, Tensor]) -> Pair:
-        """What is read and what is to be written, of activations by hookpoint."""
-        x = side_by_side(activations, self.reads)
-        return x, None if self.reads == self.writes else side_by_side(activations, self.writes)
-
 
 def side_by_side(activations: Mapping[str, Tensor], hookpoints: tuple[str, ...]) -> Tensor:
     """The activations (…, d) at these hookpoints as one tensor (…, Σ d); of one hookpoint they are not copied."""
     if len(hookpoints) == 1:
         return activations[hookpoints[0]]
     return torch.cat([activations[hookpoint] for hookpoint in hookpoints], -1)
+
+
+def pairs_of(wirings: Mapping[str, Wiring], activations: Mapping[str, Tensor]) -> dict[str, Pair]:
+    """What each dictionary reads and is to write, by name. What ends something wider is a view of it."""
+    ends = dict.fromkeys(names for wiring in wirings.values() for names in wiring)
+    known: dict[tuple[str, ...], Tensor] = {}
+    for names in sorted(ends, key=len, reverse=True):
+        wider = next((other for other in known if len(names) > 1 and other[-len(names) :] == names), None)
+        width = sum(activations[name].shape[-1] for name in names)
+        known[names] = side_by_side(activations, names) if wider is None else known[wider][..., -width:]
+    return {
+        name: (known[wiring.reads], None if wiring.reads == wiring.writes else known[wiring.writes])
+        for name, wiring in wirings.items()
+    }
 
 
 def to_harvest(chosen: Iterable[str], *, transcode: bool) -> list[str]:

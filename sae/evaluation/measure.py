@@ -11,12 +11,23 @@ from torch import Tensor, nn
 
 from sae import lm
 from sae.activations.source import check_finite
+from sae.dictionary.cross_layer import coders
 from sae.dictionary.losses import Ordinary, Spread, VarianceSums, at_least_float32
 from sae.evaluation.moments import Sums, merge, on_cpu, tensors_of
 from sae.evaluation.predictions import Predictions, compare_predictions
 from sae.evaluation.ranks import Batch
 from sae.evaluation.sums import PREDICTION, ActivationSums, PredictionSums, ReconstructionSums
-from sae.evaluation.targets import Coded, Dictionaries, Target, Targets, harvested, reads_later, rows, targets
+from sae.evaluation.targets import (
+    Coded,
+    Dictionaries,
+    Target,
+    Targets,
+    coded_layers,
+    harvested,
+    reads_later,
+    rows,
+    targets,
+)
 
 Key = TypeVar("Key")
 
@@ -177,20 +188,24 @@ def measure(
 
 
 def _coded(done: dict[int, Coded], target: Target, seen: Mapping[str, Tensor]) -> Coded:
-    """What the dictionary makes of the batch; a crosscoder, which has several targets, does so once."""
-    if target.part is None:
+    """What the dictionary makes of the batch; what has several targets does so once."""
+    if target.part is None and not target.layers:
         return Coded.of(target, seen)
     if id(target.sae) not in done:
-        done[id(target.sae)] = Coded.of(target, seen)
+        layers = target.layers
+        saes = [layer.sae for layer in layers] or [target.sae]
+        made = coded_layers(layers, seen) if layers else [Coded.of(target, seen)]
+        done.update(zip(map(id, saes), made, strict=True))
     return done[id(target.sae)]
 
 
 def _all_of(label: str, of_one: Mapping[str, Target], known: Mapping[tuple[str, str], Tensor]) -> dict[str, Any]:
     """What is grafted where all of a checkpoint are: the dictionaries, or their reconstructions that are `known`."""
-    return {
-        hookpoint: _constant(known[label, hookpoint]) if (label, hookpoint) in known else target.sae
-        for hookpoint, target in of_one.items()
-    }
+    groups = {target.layers[0].name: target.layers for target in of_one.values() if target.layers}
+    live: dict[str, Any] = {hookpoint: target.sae for hookpoint, target in of_one.items()}
+    for layers in groups.values():
+        live |= coders({layer.name: layer.sae for layer in layers})
+    return live | {row: _constant(recon) for (of, row), recon in known.items() if of == label}
 
 
 def _clean_run(

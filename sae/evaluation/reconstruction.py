@@ -1,12 +1,13 @@
 """How well autoencoders reconstruct activations that they were not trained on."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from sae.dictionary.autoencoder import Sae
+from sae.dictionary.autoencoder import Encoded, Sae
+from sae.dictionary.cross_layer import Member, members, reconstruct
 from sae.dictionary.losses import EVERYTHING, Ordinary, VarianceSums, at_least_float32, fvu
 from sae.dictionary.wiring import Pair
 
@@ -35,10 +36,12 @@ class ReconstructionMeter:
     def __init__(self, sae: Sae, rule: Ordinary = EVERYTHING) -> None:
         """`rule` says which tokens are ordinary."""
         self._sae, self._rule = sae, rule
-        self._variance = VarianceSums.zeros(sae.d_out, sae.device)
+        self._own = slice(0, sae.spec.widths[0] if sae.writes_several else sae.d_out)
+        """Dimensions that are measured: of a layer of a cross-layer transcoder its own."""
+        self._variance = VarianceSums.zeros(self._own.stop, sae.device)
         self._ordinary_variance = self._variance.clone()
         self._squared_errors = torch.zeros(2, dtype=torch.float64, device=sae.device)
-        self._parts = sae.spec.parts
+        self._parts = sae.spec.parts if sae.spec.is_autoencoder else {}
         self._variances = [VarianceSums.zeros(part.stop - part.start, sae.device) for part in self._parts.values()]
         self._errors = torch.zeros(len(self._parts), dtype=torch.float64, device=sae.device)
         self._counts = torch.zeros(sae.num_latents, dtype=torch.int64, device=sae.device)
@@ -47,9 +50,14 @@ class ReconstructionMeter:
     def add(self, x: Tensor, y: Tensor | None = None) -> None:
         """Account for activations x (tokens, d_in), of which y (tokens, d_out) is to be made; None: x itself."""
         encoded = self._sae.encode(x)
-        recon = self._sae.scaled(at_least_float32(self._sae.decode(*encoded, x)))
-        x = self._sae.scaled(at_least_float32(x if y is None else y))
-        ordinary, errors = self._rule.counts(x).to(x.dtype), torch.linalg.vector_norm(x - recon, dim=1).square()
+        self.count(encoded, self._sae.decode(*encoded, x), x if y is None else y)
+
+    def count(self, encoded: Encoded, recon: Tensor, x: Tensor) -> None:
+        """Account for a reconstruction of x (tokens, d_out), to which others may have added."""
+        recon = self._sae.scaled(at_least_float32(recon))[:, self._own]
+        x = self._sae.scaled(at_least_float32(x))
+        ordinary, x = self._rule.counts(x).to(x.dtype), x[:, self._own]
+        errors = torch.linalg.vector_norm(x - recon, dim=1).square()
         self._squared_errors += torch.stack([errors.sum(), ordinary.dot(errors)]).double()
         self._variance = self._variance.merge(VarianceSums.of(x))
         self._ordinary_variance = self._ordinary_variance.merge(VarianceSums.of(x, ordinary))
@@ -75,19 +83,35 @@ class ReconstructionMeter:
         )
 
 
+@torch.no_grad()
+def _made(layers: Sequence[Member], batch: Mapping[str, Tensor | Pair]) -> tuple[list[Encoded], Tensor]:
+    """What a cross-layer transcoder makes of a batch, for all of its layers."""
+    return reconstruct(layers, [batch[layer.name][0] for layer in layers])
+
+
 def evaluate_reconstruction(
     saes: Mapping[str, Sae],
     batches: Iterable[Mapping[str, Tensor | Pair]],
     rules: Mapping[str, Ordinary] | None = None,
+    beside: Mapping[str, Sae] | None = None,
 ) -> dict[str, ReconstructionMetrics]:
     """Metrics by hookpoint over `batches` of activations {hookpoint: (tokens, d_in)}, or of pairs of what is read and
     what is to be written; no batch, no metrics.
 
-    `rules` say by hookpoint which tokens are ordinary; without one all are.
+    `rules` say by hookpoint which tokens are ordinary; without one all are. Of a cross-layer transcoder all layers are
+    among `saes`, or `beside` them.
     """
+    layers = members(beside or saes)
+    place = {layer.name: (label, index) for label, group in layers.items() for index, layer in enumerate(group)}
     meters = {name: ReconstructionMeter(sae, (rules or {}).get(name, EVERYTHING)) for name, sae in saes.items()}
     for batch in batches:
+        made = {label: _made(group, batch) for label, group in layers.items()}
         for name, meter in meters.items():
             given = batch[name]
+            if name in place and not isinstance(given, Tensor) and given[1] is not None:
+                (label, index), y = place[name], given[1]
+                codes, total = made[label]
+                meter.count(codes[index], total[:, total.shape[1] - y.shape[1] :], y)
+                continue
             meter.add(*((given,) if isinstance(given, Tensor) else given))
     return {name: meter.result() for name, meter in meters.items()}

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae.dictionary.autoencoder import Sae
+from sae.dictionary.cross_layer import Member, members, reconstruct
 from sae.dictionary.losses import at_least_float32
 from sae.dictionary.wiring import Wiring, side_by_side
 
@@ -22,10 +23,14 @@ class Target(NamedTuple):
     writes: str
     part: slice | None = None
     """Which dimensions of what it writes. None: all."""
+    layers: tuple[Member, ...] = ()
+    """All layers of a cross-layer transcoder, of which this is one: together they write it."""
 
     @property
     def width(self) -> int:
         """Width of what is written there."""
+        if self.layers:
+            return self.sae.spec.widths[0]
         return self.sae.d_out if self.part is None else self.part.stop - self.part.start
 
 
@@ -50,6 +55,13 @@ class Coded(NamedTuple):
         return cls(acts, indices, sae.decode(acts, indices, *also))
 
 
+def coded_layers(layers: Sequence[Member], activations: Mapping[str, Tensor]) -> list[Coded]:
+    """What each layer of a cross-layer transcoder makes of a batch: its code, and its output, to which others add."""
+    reads = [activations[layer.sae.spec.reads[0]].to(layer.sae.device) for layer in layers]
+    codes, total = reconstruct(layers, [at_least_float32(x) for x in reads])
+    return [Coded(*code, total[..., layer.own]) for layer, code in zip(layers, codes, strict=True)]
+
+
 def targets(dictionaries: Dictionaries) -> dict[str, dict[str, Target]]:
     """The targets of each checkpoint. Raises ValueError if two of its dictionaries write the same hookpoint."""
     return {label: _of_one(saes) for label, saes in dictionaries.items()}
@@ -57,15 +69,22 @@ def targets(dictionaries: Dictionaries) -> dict[str, dict[str, Target]]:
 
 def _of_one(saes: Mapping[str, Sae]) -> dict[str, Target]:
     found: dict[str, Target] = {}
-    for name, sae in saes.items():
-        for row, target in _targets_of(name, sae):
-            if row in found:
-                raise ValueError(
-                    f"a checkpoint must have one dictionary that writes {row}, got a crosscoder and another one; "
-                    "measure them apart, with --hookpoints"
-                )
-            found[row] = target
+    layers = [layer for group in members(saes).values() for layer in _layers_of(group)]
+    others = (each for name, sae in saes.items() if not sae.cfg.cross_layer for each in _targets_of(name, sae))
+    for row, target in (*layers, *others):
+        if row in found:
+            raise ValueError(
+                f"a checkpoint must have one dictionary that writes {row}, got several; "
+                "measure them apart, with --hookpoints"
+            )
+        found[row] = target
     return found
+
+
+def _layers_of(group: Sequence[Member]) -> Iterator[tuple[str, Target]]:
+    for layer in group:
+        spec = layer.sae.spec
+        yield spec.writes[0], Target(layer.sae, spec.reads, spec.writes[0], layers=tuple(group))
 
 
 def _targets_of(name: str, sae: Sae) -> Iterator[tuple[str, Target]]:

@@ -19,12 +19,13 @@ from sae.formats.format import About, Claim, Format, beside, in_folder
 from sae.storage.files import is_inside, read_json, short
 
 CFG, WEIGHTS = "cfg.json", "sae.safetensors"
-_CROSSCODER = "crosscoder "
-"""What stands before the selection of a crosscoder, which another library would take for an autoencoder."""
+_SEVERAL = ("crosscode", "cross_layer")
+"""Kinds of several hookpoints. Their name stands before the selection, so that no library takes them for others."""
 _SEED = re.compile(r"seed\d+")
 _KINDS = {
     "expansion_factor": int, "normalize_decoder": bool, "num_latents": int, "k": int,
     "transcode": bool, "skip_connection": bool, "prefixes": list, "budgets": list, "crosscode": bool,
+    "cross_layer": bool,
 }  # fmt: skip
 """Types of the fields of cfg.json that are fields of `SaeConfig`."""
 
@@ -40,11 +41,12 @@ def save(folder: Path, saved: Saved) -> None:
         raise ValueError(
             "EleutherAI's format has autoencoders that subtract b_dec and transcoders that do not; convert it first"
         )
-    if spec.cfg.crosscode and not spec.widths:
-        raise ValueError("a crosscoder must know its hookpoints and their widths to be saved; give its Spec widths")
+    kind = next((name for name in _SEVERAL if getattr(spec.cfg, name)), "")
+    if kind and not spec.widths:
+        raise ValueError(f"{kind}: a dictionary must know its hookpoints and their widths to be saved; give its Spec")
     folder.mkdir(parents=True, exist_ok=True)
     cfg = {
-        "activation": f"{_CROSSCODER}{spec.selection}" if spec.cfg.crosscode else spec.selection,
+        "activation": f"{kind} {spec.selection}" if kind else spec.selection,
         "expansion_factor": spec.cfg.expansion_factor,
         "normalize_decoder": spec.cfg.normalize_decoder,
         "num_latents": len(tensors["W_dec"]),
@@ -56,8 +58,8 @@ def save(folder: Path, saved: Saved) -> None:
     }
     cfg |= {name: value for name in ("prefixes", "budgets") if (value := getattr(spec.cfg, name))}
     cfg |= {"d_out": spec.d_out} if spec.d_out != spec.d_in else {}
-    if spec.cfg.crosscode:
-        cfg |= {"crosscode": True, "hookpoints": dict(zip(spec.writes, spec.widths, strict=True))}
+    if kind:
+        cfg |= {kind: True, "hookpoints": dict(zip(spec.writes, spec.widths, strict=True))}
     if spec.cfg.transcode and spec.reads and spec.writes:
         cfg |= {"reads": spec.reads[0], "writes": spec.writes[0]}
     (folder / CFG).write_text(json.dumps(cfg, indent=2) + "\n")
@@ -100,10 +102,13 @@ def _read_cfg(path: Path) -> Spec:
             f"{path}: d_in, d_out and num_latents must be between 1 and 2**31, "
             f"got {d_in}, {short(d_out)} and {num_latents}"
         )
-    ends = _hookpoints_in(path, raw, d_in) if cfg.crosscode else {}
+    ends = _hookpoints_in(path, raw, d_out) if cfg.crosscode or cfg.cross_layer else {}
     if cfg.crosscode and d_out != d_in:
         raise ValueError(f"{path}: a crosscoder must write what it reads, got d_in={d_in} and d_out={d_out}")
-    reads, writes = _ends_in(path, raw) if cfg.transcode else ((), tuple(ends))
+    reads, writes = _ends_in(path, raw) if cfg.transcode else ((), ())
+    writes = tuple(ends) or writes
+    if cfg.cross_layer and not reads:
+        raise ValueError(f"{path}: a layer of a cross-layer transcoder must name what it reads; add reads and writes")
     return Spec(cfg, d_in, d_out, num_latents, selection, reads=reads, writes=writes, widths=tuple(ends.values()))
 
 
@@ -115,23 +120,22 @@ def _ends_in(path: Path, raw: dict[str, Any]) -> tuple[tuple[str, ...], tuple[st
     return tuple(found[:1]), tuple(found[1:])
 
 
-def _hookpoints_in(path: Path, raw: dict[str, Any], d_in: int) -> dict[str, int]:
-    """The hookpoints of a crosscoder and their widths."""
+def _hookpoints_in(path: Path, raw: dict[str, Any], d_out: int) -> dict[str, int]:
+    """The hookpoints that are written, of several, and their widths."""
     found = raw.get("hookpoints")
     ends: dict[str, int] = found if isinstance(found, dict) else {}
     fit = all(is_inside(name) and type(width) is int and width > 0 for name, width in ends.items())
-    if not ends or not fit or sum(ends.values()) != d_in:
+    if not ends or not fit or sum(ends.values()) != d_out:
         raise ValueError(
-            f"{path}: hookpoints must map those of the crosscoder to widths that add up to d_in={d_in}, got "
-            f"{short(found)}"
+            f"{path}: hookpoints must map those that are written to widths that add up to {d_out}, got {short(found)}"
         )
     return ends
 
 
 def _selection_in(path: Path, raw: dict[str, Any]) -> str:
     selection = raw.get("activation", "topk")
-    if raw.get("crosscode") is True and isinstance(selection, str):
-        selection = selection.removeprefix(_CROSSCODER)
+    if isinstance(selection, str):
+        selection = next((selection.removeprefix(f"{kind} ") for kind in _SEVERAL if raw.get(kind) is True), selection)
     if selection not in ("topk", "batchtopk", "groupmax", "jumprelu"):
         raise ValueError(f"{path}: activation={short(selection)} is not supported; known are topk and groupmax")
     if raw.get("signed"):

@@ -184,6 +184,7 @@ def check_plain(saved: Saved, library: str, *, transcoders: bool = True, skip: b
     spec = saved.spec
     kinds = {
         "crosscoders": spec.cfg.crosscode,
+        "cross-layer transcoders": spec.cfg.cross_layer,
         "transcoders": spec.cfg.transcode and not transcoders,
         "skip connections": spec.cfg.skip_connection and not skip,
         "a layer norm of what is read": spec.layer_norm and not norm,

@@ -152,6 +152,11 @@ class _Splice:
                 f"what is grafted at {hookpoint} must read one hookpoint, got a crosscoder, whose later hookpoints are "
                 "not known when the first one is replaced; sae.evaluate measures it, with the clean model's code"
             )
+        if getattr(sae, "writes_several", False):
+            raise ValueError(
+                f"what is grafted at {hookpoint} must write one hookpoint, got a layer of a cross-layer transcoder, to "
+                "which others add; graft sae.dictionary.cross_layer.coders of all its layers"
+            )
         if edit is not None and not isinstance(sae, Coder):
             raise ValueError(
                 f"edit needs latents to change, and what is grafted at {hookpoint} is {type(sae).__name__}, without "

@@ -47,7 +47,8 @@ def _spec(plan: SaePlan, widths: Mapping[str, int]) -> Spec | None:
     (reads, writes), d_in, d_out = plan.wiring, plan.d_in(widths), plan.d_out(widths)
     shape = plan.cfg, d_in, d_out, plan.cfg.latents_for(d_in)
     if plan.across:
-        return Spec(*shape, writes=writes, widths=tuple(widths[name] for name in writes))
+        parts = tuple(widths[name] for name in writes)
+        return Spec(*shape, reads=() if plan.cfg.crosscode else reads, writes=writes, widths=parts)
     return Spec(*shape, reads=reads, writes=writes) if ARROW in plan.hookpoint else None
 
 
@@ -75,7 +76,7 @@ def _start(plan: SaePlan, sae: Sae, run: RunPlan, tell: Callable[[str], None]) -
         )
     if plan.across and sae.spec.writes != plan.across:
         raise ValueError(
-            f"finetune: the crosscoder in {source} is of {', '.join(sae.spec.writes)}, got {', '.join(plan.across)}; "
+            f"finetune: {name} in {source} is of {', '.join(sae.spec.writes)}, got {', '.join(plan.across)}; "
             "give its own with --hookpoints"
         )
     for found, wanted in ((sae.d_in, plan.d_in(run.widths)), (sae.d_out, plan.d_out(run.widths))):

@@ -27,36 +27,37 @@ def best_encoder_scale(
 ) -> Float[Tensor, ""]:
     """The factor on the code that minimises Σ‖y − x̂‖²: ⟨y − ŷ₀, x̂ − ŷ₀⟩ / ‖x̂ − ŷ₀‖², with ŷ₀ of no code; at least 0.
 
-    `y` is what is to be written; None: x. 1 where nothing fires.
+    `y` is what is to be written, `Sae.scaled`; None: x. 1 where nothing fires.
     """
     encoded, nothing = sae.encode(x), _without_code(sae, x)
-    aim = sae.scaled((x if y is None else y).float()) - nothing
+    aim = (sae.scaled(x.float()) if y is None else y.float()) - nothing
     recon = sae.scaled(sae.decode(*encoded, x)) - nothing
     energy, product = recon.square().sum(), (recon * aim).sum()
     add_up([energy, product])
     return torch.where(energy > 0, product / energy, 1.0).clamp_min(0)
 
 
-def balance(standard_deviations: Float[Tensor, "hookpoints"]) -> Float[Tensor, "hookpoints"]:
-    """The factors with which all hookpoints of a crosscoder get the same standard deviation: their geometric mean.
+def balance(standard_deviations: Float[Tensor, "hookpoints"], *, last: bool = False) -> Float[Tensor, "hookpoints"]:
+    """The factors with which all hookpoints get the same standard deviation: their geometric mean, or that of the last.
 
     1 of one hookpoint, and where nothing varies, which the first look refuses.
     """
     logarithms = standard_deviations.double().log()
-    factors = (logarithms.mean() - logarithms).exp()
+    factors = ((logarithms[-1] if last else logarithms.mean()) - logarithms).exp()
     return torch.where(logarithms.isfinite().all(), factors, 1.0).float()
 
 
 @torch.no_grad()
 def balance_(
     sae: Sae,
-    x: Float[Tensor, "tokens d_in"],
-    few: Float[Tensor, "some d_in"],
+    x: Float[Tensor, "tokens d_out"],
+    few: Float[Tensor, "some d_out"],
     add_up: AddUp = lambda sums: None,
     *,
     spare_massive: bool,
 ) -> list[str]:
-    """Set a crosscoder's scales so that every hookpoint has the same variance per token over x.
+    """Set the scales of a crosscoder, or of a layer of a cross-layer transcoder, so that every hookpoint has the same
+    variance per token over x, which is what is written. All layers agree on them: the last hookpoint's is 1.
 
     Massive tokens, which `few` tell first, do not count if they are spared. Returns the hookpoints without variance.
     """
@@ -66,7 +67,8 @@ def balance_(
         sums = spread(x[:, part], few[:, part], add_up)
         counted = sums.ordinary if spare_massive else sums.everything
         found.append((counted.total_variance() / counted.tokens).sqrt())
-    for part, factor in zip(sae.spec.parts.values(), balance(torch.stack(found)), strict=True):
+    factors = balance(torch.stack(found), last=sae.cfg.cross_layer)
+    for part, factor in zip(sae.spec.parts.values(), factors, strict=True):
         sae.scale[part] = factor
     return [name for name, each in zip(sae.spec.parts, found, strict=True) if not each]
 

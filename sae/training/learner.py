@@ -7,11 +7,22 @@ from functools import partial
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 import sae.ops.kernels as kernels
 from sae import ops
 from sae.dictionary.autoencoder import Sae
-from sae.dictionary.gradients import Gradients, Reconstruction, Wanted, Weights, add_auxk_gradients_, encoded, pullback
+from sae.dictionary.gradients import (
+    Code,
+    Gradients,
+    Reconstruction,
+    Wanted,
+    Weights,
+    add_auxk_gradients_,
+    encoded,
+    pullback,
+    written,
+)
 from sae.dictionary.levels import Levels
 from sae.dictionary.losses import Ordinary, spread
 from sae.dictionary.selection import selection, width
@@ -98,9 +109,12 @@ class SaeLearner:
         self._lr = torch.zeros((), device=sae.device)
         self._average_firings = torch.ones((), device=sae.device)
         self._normaliser = Normaliser(sae.d_out, sae.device)
-        self._meters = Meters(sae.d_out, sae.device, sae.spec.parts)
+        self._own = sae.spec.widths[0] if sae.writes_several else sae.d_out
+        """Dimensions that are written by this dictionary and those of earlier layers alone: b_dec is of them."""
+        parts = sae.spec.parts if sae.spec.is_autoencoder else dict([*sae.spec.parts.items()][:1])
+        self._meters = Meters(sae.d_out, sae.device, parts)
         self.constant: list[str] = []
-        """Hookpoints of a crosscoder at which the first tokens are all the same."""
+        """Of several hookpoints that are written, those at which the first tokens are all the same."""
 
     # The normaliser
 
@@ -118,15 +132,15 @@ class SaeLearner:
 
         `y` is what is to be written; None: x. A `new` autoencoder's b_dec starts at the mean, and its W_enc, if the
         recipe says so, at the multiple of W_dec with which the tokens `fit_on` (None: the first of x) are reconstructed
-        best; a transcoder as `start_transcoder_` says, by `fit_on` and what they are `fit_to`; of a crosscoder the
-        scales of its hookpoints come first. Raises ValueError for no tokens.
+        best; a transcoder as `start_transcoder_` says, by `fit_on` and what they are `fit_to`, and for its own layer if
+        it writes several; of several hookpoints the scales come first. Raises ValueError for no tokens.
         """
         read = x[:FIRST_TOKENS] if fit_on is None else fit_on
         few = read if y is None else y[:FIRST_TOKENS] if fit_to is None else fit_to
         target = x if y is None else y
-        if self.sae.reads_several:
+        if self.sae.reads_several or self.sae.writes_several:
             if new:
-                self.constant = balance_(self.sae, x, read, add_up, spare_massive=self._recipe.spare_massive)
+                self.constant = balance_(self.sae, target, few, add_up, spare_massive=self._recipe.spare_massive)
             target, few = self.sae.scaled(target), self.sae.scaled(few)
         found = spread(target, few, add_up)
         self._normaliser.set(found, spare_massive=self._recipe.spare_massive)
@@ -134,6 +148,7 @@ class SaeLearner:
         if y is not None:
             self._normaliser.set_read(x, add_up)
             if new:
+                few = F.pad(few[:, : self._own], (0, self.sae.d_out - self._own)) if self.sae.writes_several else few
                 start_transcoder_(self.sae, read[ordinary], few[ordinary], add_up)
         elif new:
             self.sae.b_dec.data.copy_(self._normaliser.mean)
@@ -191,6 +206,7 @@ class SaeLearner:
         ratio = (
             1.0 if self._is_autoencoder else math.sqrt(self.variance * d_out / (self._normaliser.read[0].item() * d_in))
         )
+        ratio /= len(self.sae.spec.parts) if self.sae.writes_several else 1  # as if it wrote its own layer alone
         rates["encoder.weight"] = self._recipe.encoder_rate * ratio
         rates["W_skip"] = ratio
         rates[_LOG_LENGTH] = (self._recipe.length_rate or 0.0) * math.sqrt(d_out)
@@ -235,9 +251,28 @@ class SaeLearner:
             return False
         return self._threshold is None and self._levels is None and self._is_autoencoder
 
-    def _differentiate(
-        self, x: Float[Tensor, "tokens d_in"], y: Float[Tensor, "tokens d_out"] | None = None
-    ) -> tuple[Gradients, Reconstruction]:
+    def accumulate_with_others(
+        self, code: Code, y: Float[Tensor, "tokens d_out"], residual: Float[Tensor, "tokens d_out"]
+    ) -> None:
+        """The same for a code of `encode`, where others write too: the residual is what all leave of y, both scaled."""
+        later = self._later_means()
+        y = y if later is None else y - later
+        wanted = Wanted(self._scale(), self._limit(), self._normaliser.longest)
+        grads, recon = pullback(self._weights, code, y, wanted, residual=residual)
+        grads.b_dec[self._own :] = 0
+        self._note(recon, y - self._weights.b_dec)
+        self._collect(grads, recon)
+
+    def _later_means(self) -> Tensor | None:
+        """Means of the outputs whose b_dec later layers have (d_out,), 0 for one's own; None if there are none."""
+        return None if self._own == self.sae.d_out else F.pad(self._normaliser.mean[self._own :], (self._own, 0))
+
+    def written(self, code: Code) -> Float[Tensor, "tokens d_out"]:
+        """What the dictionary writes of a code, scaled."""
+        return written(self._weights, code)
+
+    def encode(self, x: Float[Tensor, "tokens d_in"]) -> Code:
+        """The code of a step's tokens, which counts for batchtopk's threshold."""
         by_threshold = self._threshold is not None
         code = encoded(
             self._weights, x, self._candidates, encode=self._encode, shards=self._shards, by_threshold=by_threshold
@@ -245,6 +280,12 @@ class SaeLearner:
         if self._threshold is not None and self.sae.threshold is not None:
             self._threshold.add(code.acts)
             code = code._replace(acts=code.acts * (code.acts > self.sae.threshold))
+        return code
+
+    def _differentiate(
+        self, x: Float[Tensor, "tokens d_in"], y: Float[Tensor, "tokens d_out"] | None = None
+    ) -> tuple[Gradients, Reconstruction]:
+        code, by_threshold = self.encode(x), self._threshold is not None
         wanted = Wanted(self._scale(), self._limit(), self._normaliser.longest, self._levels)
         grads, recon = pullback(self._weights, code, y, wanted, ragged=by_threshold, shards=self._shards)
         if self._recipe.spare_massive and self._is_autoencoder:
@@ -264,13 +305,17 @@ class SaeLearner:
         self._note(recon)
         self._collect(grads, recon)
 
-    def _note(self, recon: Reconstruction) -> None:
-        """Add these tokens to the step's sums, as if AuxK had left all of the error."""
+    def _note(self, recon: Reconstruction, target: Tensor | None = None) -> None:
+        """Add these tokens to the step's sums, as if AuxK had left all of the error.
+
+        `target` is what was to be written, centred; None: what was encoded.
+        """
         self._fired.index_add_(0, recon.top_indices.flatten(), recon.fired.flatten().int())
         shift = self.sae.b_dec.detach() - self._normaliser.mean
+        shift[self._own :] = 0
         fired = self._shards.sum_(recon.fired.sum().double())
         self._meters.add(recon.variance.shifted_by(shift), recon.squared_error, fired)
-        self._meters.at.add(recon, shift)
+        self._meters.at.add(recon if target is None else recon._replace(centred=target), shift)
 
     def _collect(self, grads: Gradients, recon: Reconstruction) -> None:
         """Add AuxK's gradients, and these to the step's."""
@@ -378,7 +423,10 @@ class SaeLearner:
         return self._meters.read(dead_fraction=silent / self._all_latents)
 
     def read_by_hookpoint(self) -> dict[str, float]:
-        """Of a crosscoder the FVU at each hookpoint since the last call; empty for others. Waits for the device."""
+        """The FVU since the last call at each hookpoint of a crosscoder, or at a cross-layer transcoder's own one.
+
+        Empty for others. Waits for the device.
+        """
         return self._meters.at.read()
 
     def read_recall(self) -> float | None:

@@ -88,7 +88,10 @@ def read_metrics(learner: SaeLearner) -> dict[str, float] | FloatingPointError:
     except FloatingPointError as error:
         return error
     recall = learner.read_recall()
-    metrics |= {f"fvu/{hookpoint}": value for hookpoint, value in learner.read_by_hookpoint().items()}
+    at = learner.read_by_hookpoint()
+    metrics |= {f"fvu/{hookpoint}": value for hookpoint, value in at.items()} if learner.sae.cfg.crosscode else {}
+    if learner.sae.cfg.cross_layer:
+        (metrics["fvu"],) = at.values()
     return metrics if recall is None else metrics | {"recall": recall}
 
 

@@ -14,7 +14,7 @@ from sae.activations.shuffle import batches_of_first_block, batches_per_block
 from sae.config import SaeConfig, TrainConfig, several
 from sae.dictionary.autoencoder import Sae
 from sae.dictionary.spec import Spec
-from sae.dictionary.wiring import CROSSCODER, Wiring
+from sae.dictionary.wiring import ARROW, CROSSCODER, Wiring
 from sae.parallel.placement import Placement, place
 from sae.training.recipe import Recipe, firings, peak_lr, schedule, steps_per_batch, warmup_steps
 
@@ -90,12 +90,15 @@ class SaePlan(NamedTuple):
     label: str = ""
     """What the combination is called; empty if there is only one."""
     across: tuple[str, ...] = ()
-    """The hookpoints of a crosscoder."""
+    """The hookpoints of a crosscoder, or that a layer of a cross-layer transcoder writes."""
 
     @property
     def wiring(self) -> Wiring:
         """What it reads and writes."""
-        return Wiring.across(self.across) if self.across else Wiring.of(self.hookpoint, transcode=self.cfg.transcode)
+        if self.cfg.crosscode:
+            return Wiring.across(self.across)
+        found = Wiring.of(self.hookpoint, transcode=self.cfg.transcode)
+        return found._replace(writes=self.across) if self.across else found
 
     def d_in(self, widths: Mapping[str, int]) -> int:
         """Width of what it reads."""
@@ -281,12 +284,20 @@ def _plans_of(combination: Combination, label: str, hookpoints: list[str]) -> li
     """Those of a combination: one at each hookpoint, or one for all."""
     if combination.cfg.crosscode:
         return [SaePlan(CROSSCODER, *combination, label, tuple(hookpoints))]
+    later = range(len(hookpoints)) if combination.cfg.cross_layer else ()
+    if later and (pair := next((name for name in hookpoints if ARROW in name), None)):
+        raise ValueError(
+            f"hookpoints must name modules for cross_layer, which says itself what each writes, got {pair}; "
+            "name the modules"
+        )
+    if later:
+        return [SaePlan(hookpoints[i], *combination, label, tuple(hookpoints[i:])) for i in later]
     return [SaePlan(hookpoint, *combination, label) for hookpoint in hookpoints]
 
 
 def _with_latents(plan: SaePlan, widths: Mapping[str, int]) -> SaePlan:
     """The plan of a crosscoder with its number of latents, which follows from the widest of its hookpoints."""
-    if not plan.across or plan.cfg.num_latents:
+    if not plan.cfg.crosscode or plan.cfg.num_latents:
         return plan
     widest = max(widths[hookpoint] for hookpoint in plan.across)
     return plan._replace(cfg=replace(plan.cfg, num_latents=widest * plan.cfg.expansion_factor))

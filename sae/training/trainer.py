@@ -14,7 +14,7 @@ from sae.activations.feed import model_name, open_feed
 from sae.activations.source import Activations
 from sae.config import TrainConfig
 from sae.data.position import whole
-from sae.dictionary.wiring import Pair
+from sae.dictionary.wiring import Pair, pairs_of
 from sae.evaluation.reconstruction import ReconstructionMetrics, evaluate_reconstruction
 from sae.report.training import report
 from sae.runs import checkpoint
@@ -22,6 +22,7 @@ from sae.runs.folder import check_sources
 from sae.runs.log import Record, Sink, note
 from sae.training import first_look, held_out, persistence, progress
 from sae.training.building import live_feed, make_learners, make_saes, make_source
+from sae.training.joint import joints
 from sae.training.launch import Launch
 from sae.training.learner import FIRST_TOKENS, SaeLearner
 from sae.training.memory import free_memory
@@ -80,6 +81,8 @@ class SaeTrainer:
         self.learner_plans = {name: plan.learner(name, shape) for name, shape in shapes.items()}
         """Those of all autoencoders, whoever holds them."""
         self.learners = make_learners(plan, self.saes, self.learner_plans, world, self.device)
+        self.joints = joints(self.learners)
+        """Those of them that write the same places together."""
         self.source, self.end_to_end = make_source(plan, self.feed, self.learners, world)
         self.step = 0
         self._position: dict[str, Any] | None = self.source.state_dict()
@@ -251,18 +254,24 @@ class SaeTrainer:
                 waits |= {name: self._begin_to_add_up(learner) for name, learner in self.learners.items()}
             return
         pairs = self._by_sae(self.world.exchange(batch))
+        parts = {name: _split(pair, self.cfg.micro_acc_steps) for name, pair in pairs.items()}
+        for joint in self.joints:
+            with ExitStack() as stack:
+                for name in joint.learners:
+                    stack.enter_context(self.speed.stopwatches[name])
+                for part in range(self.cfg.micro_acc_steps):
+                    joint.accumulate({name: parts[name][part] for name in joint.learners})
+        together = {name for joint in self.joints for name in joint.learners}
         for name, learner in self.learners.items():
             with self.speed.stopwatches[name]:
-                for x, y in _split(pairs[name], self.cfg.micro_acc_steps):
+                for x, y in parts[name] if name not in together else []:
                     learner.accumulate(x, y)
             if waits is not None:  # the other processes' gradients come while the next learner computes
                 waits[name] = self._begin_to_add_up(learner)
 
     def _by_sae(self, activations: Activations) -> dict[str, Pair]:
         """What each dictionary reads and is to write, by its name."""
-        wirings = {name: self.plans[name].wiring for name in self.saes}
-        pairs = {wiring: wiring.pair(activations) for wiring in dict.fromkeys(wirings.values())}
-        return {name: pairs[wiring] for name, wiring in wirings.items()}
+        return pairs_of({name: self.plans[name].wiring for name in self.saes}, activations)
 
     def _begin_to_add_up(self, learner: SaeLearner) -> Callable[[], None]:
         """Start to add the step's sums over the processes that train the same; the result waits for it.
@@ -302,7 +311,7 @@ class SaeTrainer:
         batches = (self._by_sae(batch.activations) for batch in self.feed.held_out_batches())
         with self.world.together():
             rules = {name: learner.rule for name, learner in self.learners.items()}
-            found = evaluate_reconstruction(self.world.share(self.saes), batches, rules)
+            found = evaluate_reconstruction(self.world.share(self.saes), batches, rules, beside=self.saes)
         shards, parts = self.world.latent_shards(), self.cfg.shard_latents
         return self._merged({name: held_out.of_all_parts(one, shards, parts) for name, one in found.items()})
 

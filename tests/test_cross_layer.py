@@ -1,0 +1,319 @@
+"""Cross-layer transcoders: every layer's dictionary writes its own module's output and those of all later ones."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_models import tiny_model, tiny_tokens
+from torch import Tensor
+
+from sae import Sae, SaeConfig, SaeTrainer, TrainConfig, evaluate, graft
+from sae.commands.cache import cache_activations
+from sae.config import CacheConfig
+from sae.data import ActivationCache
+from sae.dictionary.cross_layer import coders, members, reconstruct
+from sae.dictionary.gradients import Gradients
+from sae.dictionary.losses import VarianceSums
+from sae.dictionary.spec import Spec
+from sae.lm import harvest
+from sae.runs.log import read_records
+from sae.training.joint import Joint, joints
+from sae.training.learner import SaeLearner
+
+MLPS = ["layers.0.mlp", "layers.1.mlp", "layers.2.mlp"]
+Make = Callable[..., SaeTrainer]
+
+
+@pytest.fixture(autouse=True)
+def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sae.report.training.draw_curves", lambda records, path: None)
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    def make_trainer(data: Any = None, model: Any = "tiny", sae: Any = None, **changes: Any) -> SaeTrainer:
+        sae = sae or SaeConfig(num_latents=96, k=6, cross_layer=True)
+        options = {"batch_size": 4, "save_dir": str(tmp_path), "log_to_wandb": False, "lr": 3e-3} | changes
+        options.setdefault("hookpoints", ["layers.*.mlp"])
+        model = tiny_model("gpt_neox") if model == "tiny" else model
+        return SaeTrainer(TrainConfig(sae, **options), tiny_tokens(84, 8, seed=1) if data is None else data, model)
+
+    return make_trainer
+
+
+def layers(
+    widths: tuple[int, ...] = (32, 32, 32), d_in: int = 32, dtype: torch.dtype = torch.float32, **options: Any
+) -> dict[str, Sae]:
+    """A cross-layer transcoder in general position."""
+    found = {}
+    for index, name in enumerate(MLPS[: len(widths)]):
+        cfg = SaeConfig(num_latents=60, k=5, cross_layer=True, **options)
+        writes, parts = tuple(MLPS[index : len(widths)]), widths[index:]
+        spec = Spec(cfg, d_in, sum(parts), 60, reads=(f"{name}.input",), writes=writes, widths=parts)
+        sae = Sae(d_in, cfg, d_out=sum(parts), dtype=dtype, spec=spec)
+        with torch.no_grad():
+            for parameter in sae.parameters():
+                parameter.add_(0.2 * torch.randn_like(parameter))
+            sae.b_dec[parts[0] :] = 0
+            if sae.threshold is not None:
+                sae.threshold.fill_(1.0)
+            assert sae.scale is not None
+            sae.scale.copy_(torch.cat([torch.full((w,), 1.5 - 0.2 * (index + i)) for i, w in enumerate(parts)]))
+        found[name] = sae
+    return found
+
+
+# The gradient
+
+
+def dense(saes: dict[str, Sae], xs: list[Tensor], y: Tensor) -> Tensor:
+    """Σ ‖ŷ − y‖² of the sum of all layers' outputs, over dense tensors."""
+    total = -y
+    for sae, x in zip(saes.values(), xs, strict=True):
+        pre_acts = x @ sae.encoder.weight.T + sae.encoder.bias
+        if sae.cfg.selection == "groupmax":
+            groups = pre_acts.unflatten(1, (5, 12))
+            kept = torch.zeros_like(groups).scatter(2, groups.argmax(2, keepdim=True), 1.0).flatten(1)
+        else:
+            most = 20 if sae.cfg.selection == "batchtopk" else 5
+            kept = torch.zeros_like(pre_acts).scatter(1, pre_acts.topk(most).indices, 1.0)
+        kept = kept if sae.threshold is None else kept * (pre_acts > sae.threshold)
+        out = (pre_acts.relu() * kept) @ sae.W_dec + sae.b_dec
+        out = out if sae.W_skip is None else out + x @ sae.W_skip.T
+        total = total + torch.nn.functional.pad(out, (y.shape[1] - out.shape[1], 0))
+    return total.square().sum()
+
+
+@pytest.mark.parametrize("rule", ["topk", "batchtopk", "groupmax"])
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize("parts", [1, 3])
+def test_every_gradient_of_every_layer_equals_dense_autograd(rule: str, skip: bool, parts: int) -> None:
+    saes = layers((20, 12, 16), 24, torch.float64, selection=rule, skip_connection=skip)
+    learners = {
+        name: SaeLearner(
+            sae, tokens_per_step=37, auxk_alpha=0.0, dead_feature_threshold=10**9, compute_dtype=torch.float64
+        )
+        for name, sae in saes.items()
+    }
+    xs = [torch.randn(37, 24, dtype=torch.float64) * 2 + 1 for _ in saes]
+    y = torch.randn(37, 48, dtype=torch.float64)
+    (joint,) = joints(learners)
+    first = next(iter(saes.values()))
+    for part in torch.arange(37).tensor_split(parts):
+        raw = first.unscaled(y[part]).detach()
+        starts = {name: 48 - sae.d_out for name, sae in saes.items()}
+        joint.accumulate({
+            name: (x[part], raw[:, starts[name] :]) for (name, _), x in zip(saes.items(), xs, strict=True)
+        })  # fmt: skip
+    dense(saes, xs, y).backward()
+    for name, sae in saes.items():
+        grads = learners[name]._grads
+        assert isinstance(grads, Gradients)
+        for parameter, found in Gradients(*grads.dense()).by_parameter().items():
+            expected = sae.get_parameter(parameter).grad
+            assert expected is not None
+            if parameter == "b_dec":  # of later layers it is theirs
+                expected[sae.spec.widths[0] :] = 0
+            torch.testing.assert_close(
+                found[:] * 37, expected, atol=1e-4, rtol=1e-5, msg=lambda t, n=name, p=parameter: f"{n} {p}: {t}"
+            )
+
+
+def test_the_reconstruction_is_the_sum_of_what_the_layers_write() -> None:
+    saes = layers((20, 12, 16), 24)
+    xs = [torch.randn(7, 24) for _ in saes]
+    (group,) = members(dict(reversed(saes.items()))).values()
+    assert [layer.name for layer in group] == list(saes) and [layer.start for layer in group] == [0, 20, 32]
+    codes, total = reconstruct(group, xs)
+    first, second, third = (sae.decode(*code) for sae, code in zip(saes.values(), codes, strict=True))
+    torch.testing.assert_close(total[:, :20], first[:, :20])
+    torch.testing.assert_close(total[:, 20:32], first[:, 20:32] + second[:, :12])
+    torch.testing.assert_close(total[:, 32:], first[:, 32:] + second[:, 12:] + third)
+
+
+# Training
+
+
+def test_a_run_trains_all_layers_together_and_says_how_good_each_output_is(make: Make) -> None:
+    trainer = make()
+    assert list(trainer.saes) == MLPS and [sae.d_out for sae in trainer.saes.values()] == [96, 64, 32]
+    folder = trainer.fit()
+    loaded = Sae.load_many(folder)
+    assert [sae.spec.writes for sae in loaded.values()] == [tuple(MLPS[index:]) for index in range(3)]
+    for index, sae in enumerate(loaded.values()):
+        assert sae.b_dec[32:].eq(0).all() and (index == 2 or not sae.W_dec[:, 32:].eq(0).all())
+    found = harvest(tiny_model("gpt_neox"), tiny_tokens(9, 8), [*MLPS, *(f"{name}.input" for name in MLPS)])
+    (group,) = members(loaded).values()
+    _, total = reconstruct(group, [found[f"{name}.input"].flatten(0, 1) for name in MLPS])
+    measured = trainer.evaluate()
+    records = read_records(trainer.folder.path / "metrics.jsonl")
+    for layer in group:
+        y = found[layer.name].flatten(0, 1)
+        fvu = (total[:, layer.own] - y).square().sum() / (y - y.mean(0)).square().sum()
+        assert fvu < 0.9 and abs(fvu - measured[layer.name].fvu) < 0.15
+        assert abs(records[-1][f"{layer.name}/fvu"] - measured[layer.name].fvu) < 0.15
+
+
+def test_what_is_reported_in_training_is_the_fvu_of_the_sum(make: Make) -> None:
+    trainer = make(batch_size=8, steps_per_batch=1)
+    trainer.initialise()
+    step = trainer.source.peek()
+    (group,) = members(trainer.saes).values()
+    names = [f"{layer.name}.input" for layer in group]
+    _, total = reconstruct(group, [step[name] for name in names])
+    total = total.detach().clone()
+    trainer._accumulate({name: acts for name, acts in step.items()}, None)
+    for learner in trainer.learners.values():
+        learner.update(0.0)
+    metrics = trainer.metrics(tokens_per_second=1.0)
+    for layer in group:
+        y = step[layer.name]
+        expected = (total[:, layer.own] - y).square().sum() / VarianceSums.of(y).total_variance()
+        assert metrics[f"{layer.name}/fvu"] == pytest.approx(
+            expected.item(), rel=0.02
+        )  # its products may be in bfloat16
+
+
+def test_of_one_layer_it_is_a_transcoder_to_the_bit(make: Make) -> None:
+    one = make(hookpoints=["layers.1.mlp"], run_name="one").fit()
+    shape = SaeConfig(num_latents=96, k=6, transcode=True)
+    other = make(sae=shape, hookpoints=["layers.1.mlp"], run_name="other").fit()
+    tensors = load_file(next(one.rglob("sae.safetensors")))
+    assert tensors.pop("scale").eq(1).all()
+    expected = load_file(next(other.rglob("sae.safetensors")))
+    assert set(tensors) == set(expected) and all(tensors[name].equal(each) for name, each in expected.items())
+
+
+def test_later_outputs_are_better_for_the_earlier_layers(make: Make) -> None:
+    """A model whose later modules repeat what the first one read: only an earlier layer's code can say it."""
+    together = make(run_name="together")
+    apart = make(sae=SaeConfig(num_latents=96, k=6, transcode=True), run_name="apart")
+    together.fit()
+    apart.fit()
+    ours, theirs = together.evaluate(), apart.evaluate()
+    assert ours[MLPS[2]].fvu < theirs[MLPS[2]].fvu
+
+
+@pytest.mark.parametrize("shape", [{}, {"selection": "batchtopk"}, {"skip_connection": True}], ids=str)
+def test_it_resumes_to_the_bit_and_a_cache_trains_as_the_model_does(
+    make: Make, tmp_path: Path, shape: dict[str, Any]
+) -> None:
+    def weights(folder: Path) -> list[bytes]:
+        return [path.read_bytes() for path in sorted(folder.rglob("sae.safetensors"))]
+
+    options: dict[str, Any] = {"sae": SaeConfig(num_latents=96, k=6, cross_layer=True, **shape), "save_every": 4}
+    whole = make(run_name="whole", **options).fit()
+    half = make(run_name="stopped", **options)
+    half.initialise()
+    for _ in range(7):
+        half.train_step()
+    half.folder.claim(half.cfg, half.describe())
+    half.save()
+    assert weights(whole) == weights(make(run_name="stopped", resume=True, **options).fit())
+
+    written = {"hookpoints": ["layers.*.mlp", "layers.*.mlp.input"], "dtype": "float32", "shuffle": False}
+    cfg = CacheConfig(batch_size=4, activations=str(tmp_path / "cache"), **written)
+    cached = str(cache_activations(cfg, tiny_tokens(84, 8, seed=1), tiny_model("gpt_neox")))
+    assert weights(whole) == weights(make(ActivationCache(cached), None, run_name="cached", **options).fit())
+
+
+def test_how_a_step_is_split_changes_rounding_only_and_a_sweep_changes_nothing(make: Make) -> None:
+    in_parts = make(run_name="split", micro_acc_steps=3)
+    whole = make(run_name="whole").fit()
+    in_parts.fit()
+    measured = json.loads((whole.parent / "evaluation.json").read_text())
+    for name, metrics in in_parts.evaluate().items():
+        assert abs(metrics.fvu - measured[name]["fvu"]) < 0.02
+    shapes = [SaeConfig(num_latents=96, k=k, cross_layer=True) for k in (3, 6)]
+    swept = make(sae=[*shapes, SaeConfig(num_latents=96, k=6, transcode=True)], run_name="swept").fit()
+    label = next(path for path in swept.iterdir() if path.name.startswith("k6") and "True" in path.name)
+    for name in MLPS:
+        tensors = load_file(whole / name / "sae.safetensors")
+        beside = load_file(label / name / "sae.safetensors")
+        for key, tensor in tensors.items():
+            assert beside[key].equal(tensor), (name, key)
+
+
+# Evaluation and grafts
+
+
+def test_sae_eval_measures_each_output_alone_and_all_replaced_at_once() -> None:
+    model, tokens, saes = tiny_model("gpt_neox", causal_lm=True), tiny_tokens(8, 7), layers()
+    found = evaluate(model, tokens, saes, max_tokens=56)
+    assert [hookpoint for _, hookpoint in found.qualities] == [*MLPS, "all"]
+    (group,) = members(saes).values()
+    with torch.no_grad():
+        clean = model(tokens).logits.log_softmax(-1)
+        seen = harvest(model, tokens, [*MLPS, *(f"{name}.input" for name in MLPS)])
+        _, total = reconstruct(group, [seen[f"{name}.input"] for name in MLPS])
+
+        def kl(replaced: dict[str, Tensor]) -> float:
+            with graft(model, {name: lambda x, name=name: replaced[name] for name in replaced}):
+                grafted = model(tokens).logits.log_softmax(-1)
+            return float((clean.exp() * (clean - grafted)).sum(-1).mean())
+
+        for layer in group:
+            y, new = seen[layer.name].flatten(0, 1), total[..., layer.own]
+            expected = (new.flatten(0, 1) - y).square().sum() / (y - y.mean(0)).square().sum()
+            assert found[layer.name].metrics["fvu"] == pytest.approx(expected.item(), rel=1e-4)
+            assert found[layer.name].metrics["kl_div_with_sae"] == pytest.approx(kl({layer.name: new}), rel=1e-4)
+
+        replaced: dict[str, Tensor] = {}  # layer after layer, each encoding what the replaced ones before it leave
+        written = torch.zeros_like(total)
+        for layer in group:
+            with graft(model, {name: lambda x, name=name: replaced[name] for name in replaced}):
+                caught: list[Tensor] = []
+                with graft(model, {f"{layer.name}.input": lambda x, caught=caught: caught.append(x) or x}):
+                    model(tokens)
+            written[..., layer.start :] += layer.sae.decode(*layer.sae.encode(caught[0]), caught[0])
+            replaced[layer.name] = written[..., layer.own].clone()
+        assert found["all"].metrics["kl_div_with_sae"] == pytest.approx(kl(replaced), rel=1e-4)
+        with graft(model, coders(saes)):
+            grafted = model(tokens).logits.log_softmax(-1)
+        assert float((clean.exp() * (clean - grafted)).sum(-1).mean()) == pytest.approx(kl(replaced), rel=1e-4)
+
+
+# What does not go together, in one line
+
+
+def raises_one_line(message: str, call: Callable[[], object]) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+def test_what_it_cannot_be_is_one_line(make: Make, tmp_path: Path) -> None:
+    for options in ({"prefixes": [8]}, {"budgets": [2]}):
+        raises_one_line("cross_layer .* leave out one", lambda options=options: SaeConfig(cross_layer=True, **options))
+    raises_one_line("leave out one of them", lambda: SaeConfig(cross_layer=True, crosscode=True))
+    raises_one_line("loss_fn must be fvu with cross_layer", lambda: make(loss_fn="kl"))
+    raises_one_line("shard_latents must be 1 with cross_layer", lambda: make(shard_latents=2))
+    raises_one_line("distribute_layers .* cross_layer are trained together", lambda: make(distribute_layers=True))
+    raises_one_line("name modules for cross_layer", lambda: make(hookpoints=["layers.0->layers.2", "layers.1.mlp"]))
+    saes, model = layers(), tiny_model("gpt_neox", causal_lm=True)
+    raises_one_line("no cross-layer transcoders", lambda: saes[MLPS[0]].save_to_disk(tmp_path / "x", format="saelens"))
+
+    def grafted() -> None:
+        with graft(model, {MLPS[0]: saes[MLPS[0]]}):
+            pass
+
+    raises_one_line("must write one hookpoint, got a layer of a cross-layer transcoder", grafted)
+    some = {name: saes[name] for name in (MLPS[0], MLPS[2])}
+    raises_one_line("must be whole, which needs the dictionaries of", lambda: evaluate(model, tiny_tokens(8, 7), some))
+
+
+def test_a_stranger_s_layer_must_say_what_it_reads_and_writes(tmp_path: Path) -> None:
+    layers()[MLPS[0]].save_to_disk(tmp_path)
+    cfg = json.loads((tmp_path / "cfg.json").read_text())
+    for change in ({"hookpoints": {"a": 1}}, {"hookpoints": None}, {"reads": None, "writes": None}, {"reads": 3}):
+        (tmp_path / "cfg.json").write_text(json.dumps(cfg | change))
+        raises_one_line("hookpoints|what it reads", lambda: Sae.load_from_disk(tmp_path))
+
+
+def test_only_several_layers_are_trained_together(make: Make) -> None:
+    trainer = make(hookpoints=["layers.1.mlp"])
+    assert trainer.joints == [] and all(isinstance(joint, Joint) for joint in make(run_name="other").joints)
