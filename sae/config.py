@@ -21,7 +21,7 @@ class SaeConfig:
     """The shape of one sparse autoencoder."""
 
     d_in: int = 0
-    """Width of the activations. 0: taken from the model, hookpoint by hookpoint."""
+    """Width of the activations. 0: taken from the model at each hookpoint."""
 
     expansion_factor: int = 32
     """Latents per dimension of the activations; used when num_latents is 0."""
@@ -36,8 +36,8 @@ class SaeConfig:
     """Latents kept per token; with batchtopk in the mean over tokens."""
 
     selection: Literal["topk", "batchtopk", "groupmax"] = "topk"
-    """Which latents stay. topk: the k largest of each token. batchtopk: those above a threshold with which k stay in
-    the mean over tokens, at most 4 k of one token. groupmax: of k equal groups of latents the largest of each."""
+    """Rule that keeps latents. topk: the k largest of each token. batchtopk: those above a threshold with which k stay
+    in the mean over tokens, at most 4 k of one token. groupmax: of k equal groups of latents the largest of each."""
 
     prefixes: list[int] = field(default_factory=list)
     """Matryoshka: sizes of nested dictionaries, each the first so many latents, which reconstruct by themselves too,
@@ -132,7 +132,7 @@ class SaeConfig:
 
     @property
     def needs_reconstruction(self) -> str:
-        """What of this shape cannot be trained end to end; empty if nothing."""
+        """The option of this shape that cannot be trained end to end; empty if there is none."""
         kinds = {"selection batchtopk": self.selection == "batchtopk", "prefixes": self.prefixes,
                  "budgets": self.budgets, "crosscode": self.crosscode, "cross_layer": self.cross_layer,
                  "transcode": self.transcode}  # fmt: skip
@@ -140,7 +140,7 @@ class SaeConfig:
 
     @property
     def needs_all_latents(self) -> str:
-        """What of this shape cannot be split over processes by latents; empty if nothing."""
+        """The option of this shape that cannot be split over processes by latents; empty if there is none."""
         kinds = {"selection groupmax": self.selection == "groupmax", "prefixes": self.prefixes,
                  "budgets": self.budgets, "cross_layer": self.cross_layer, "transcode": self.transcode}  # fmt: skip
         return next((kind for kind, there in kinds.items() if there), "")
@@ -157,7 +157,7 @@ class TrainConfig:
     """How sparse autoencoders are trained. A *step* is an optimizer step."""
 
     sae: SaeConfig | list[SaeConfig] = field(default_factory=SaeConfig)
-    """What to train at every hookpoint; of a list each. Several values of `lr` and `seed` multiply it."""
+    """Shape of the dictionary at every hookpoint, or several: each is trained, with each value of `lr` and `seed`."""
 
     batch_size: int = 8
     """Sequences per forward pass of the language model."""
@@ -177,16 +177,14 @@ class TrainConfig:
     """Stop after this many tokens of the data. None: one pass over all of it."""
 
     lr: float | list[float | None] | None = None
-    """Peak learning rate, of W_dec; with the default recipe the root mean square of its step. None: 1e-4 /
-    sqrt(num_latents / 2**14), times 512 / sqrt(steps), but at most 32, times the fourth root of (tokens of a step * k /
-    num_latents / 7.1), within sqrt(2) either way; never less than the first. W_enc learns at 0.4 of it in short runs,
-    the biases in units of the data."""
+    """Peak learning rate, of W_dec. None: derived from the number of latents and the length of the run, and printed at
+    the start (docs/recipe.md)."""
 
     lr_warmup_steps: int | None = None
     """Steps of linear warm-up. None: 1000, or a twentieth of a shorter run."""
 
     loss_fn: Literal["fvu", "ce", "kl"] = "fvu"
-    """What to minimise: fvu, the reconstruction's error; or, end to end with all autoencoders grafted into the model at
+    """Loss to minimise: fvu, the reconstruction's error; or, end to end with all autoencoders grafted into the model at
     once, kl, the divergence of its predictions from those of the untouched model; ce, their cross-entropy."""
 
     auxk_alpha: float = 1 / 32
@@ -361,7 +359,7 @@ class TrainConfig:
 
 
 def several(value: Any) -> list[Any]:
-    """What an option lists; one value is a list of one."""
+    """The values of an option as a list; one value is a list of one."""
     return value if isinstance(value, list) else [value]
 
 
@@ -386,7 +384,7 @@ class SelftestConfig(TrainConfig):
     """Which recipe to try on synthetic activations of known features, and how hard these are."""
 
     sae: SelftestSaeConfig | list[SelftestSaeConfig] = field(default_factory=SelftestSaeConfig)  # type: ignore[assignment]
-    """What to train; of a list each."""
+    """Shape of the dictionary, or several shapes: each is trained."""
 
     num_features: int = 1000
     """Features that make the activations: Zipf-distributed, hierarchical and correlated."""
@@ -451,8 +449,8 @@ class SourceConfig:
     """Attention of the language model: eager, sdpa, flash_attention_2, ... None: what transformers chooses."""
 
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
-    """What the language model computes in. auto: bfloat16 where the hardware multiplies it and the model can, else
-    float32."""
+    """Type in which the language model computes. auto: bfloat16 where the hardware multiplies it and the model can,
+    else float32."""
 
     data_preprocessing_num_proc: int | None = None
     """Processes that tokenise. None: half of the cores."""
@@ -476,7 +474,7 @@ class SourceConfig:
 
     @property
     def lm_dtype(self) -> str | None:
-        """What the language model is told to compute in; None: to be found out."""
+        """Type in which the language model is told to compute; None: the fastest that works."""
         return None if self.dtype == "auto" else self.dtype
 
 
@@ -649,7 +647,7 @@ class CacheConfig(RunConfig):
     """Folder to write. None: activations/ and the names of model and data."""
 
     dtype: Literal["bfloat16", "float16", "float32", "int8"] = "bfloat16"  # type: ignore[assignment]
-    """How a number is stored. int8 halves the size: one scale a token, the largest of its activations / 127."""
+    """Type of a stored number. int8 halves the size: one scale a token, the largest of its activations / 127."""
 
     shuffle: bool = True
     """Mix the tokens of the whole data set. Otherwise they stay in the order of a training run with these options, and
@@ -657,7 +655,7 @@ class CacheConfig(RunConfig):
 
     @property
     def lm_dtype(self) -> None:
-        """To be found out: dtype is how a number is stored."""
+        """None, the fastest that works: `dtype` is how a number is stored."""
         return None
 
 

@@ -167,6 +167,10 @@ def test_a_run_prints_a_table_and_the_paths_of_what_it_wrote(run: Run) -> None:
     assert len(paths["metrics"].read_text().splitlines()) == 8
     assert_is_a_picture(paths["curves"])
     assert "FVU 0." in result.err and "tok/s" in result.err
+    rate = json.loads((folder / "config.json").read_text())["derived"]["peak_lr"]["layers.0"]
+    assert f"peak learning rate {rate:.3g}, derived from the latents and 8 steps" in result.err
+    told = run("model", "text.jsonl", *SMALL, *FIXED, "--lr", "1e-3", "--run_name", "given").err
+    assert "peak learning rate" not in told
 
 
 def assert_is_a_picture(path: Path) -> None:

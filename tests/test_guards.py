@@ -199,6 +199,21 @@ def test_importing_runs_no_statement_that_decides_something() -> None:
             )
 
 
+def docstrings() -> Iterator[tuple[str, str]]:
+    for path in FILES:
+        for node in ast.walk(tree_of(path)):
+            for each in getattr(node, "body", []) if isinstance(getattr(node, "body", []), list) else []:
+                if isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant):
+                    yield f"{relative(path)}:{each.lineno}", str(each.value.value)
+
+
+def test_a_docstring_begins_with_what_the_thing_is() -> None:
+    """The noun first: "Type of the activations.", not "Of the activations."."""
+    dangling = ("Of ", "Those ", "That ", "To be ", "By ", "As of ", "On which ", "In which ", "Of\n")
+    assert not [place for place, text in docstrings() if text.startswith(dangling)]
+    assert not [place for place, text in docstrings() if " of now" in text]
+
+
 def calls() -> Iterator[tuple[str, ast.Call]]:
     for path in FILES:
         for node in ast.walk(tree_of(path)):

@@ -42,20 +42,20 @@ class Feed(Extent, Protocol):
 
     model_name: str
     data_seed: int
-    """Of the order of the data, and so of what is held out."""
+    """Seed of the order of the data, and so of what is held out."""
     device: torch.device
     chosen: list[str]
     """Where to train: hookpoints, and A->B."""
     widths: dict[str, int]
     """{hookpoint: d_in} of all that is read for it."""
     dtype: torch.dtype
-    """Of the activations."""
+    """Type of the activations."""
     read_with: dict[str, Any]
     """Options with which the data were read, where they are not the run's own."""
 
     @property
     def num_sequences(self) -> int | None:
-        """Of the data, the held-out ones included; None for a stream."""
+        """Sequences of the data, the held-out ones included; None for a stream."""
 
     @property
     def source(self) -> ActivationSource:
@@ -73,7 +73,7 @@ class Feed(Extent, Protocol):
         """The held-out tokens and their activations."""
 
     def fingerprints(self) -> dict[str, str]:
-        """What tells the weights of the `model` and the `held_out` sequences from others; and a cache from others."""
+        """Fingerprints of the weights of the `model`, of the `held_out` sequences, and of a cache."""
 
     def about_held_out(self) -> list[str]:
         """Sentences on how far the held-out tokens are of text that is trained on too."""
@@ -135,7 +135,7 @@ class LiveFeed:
 
     @property
     def num_sequences(self) -> int | None:
-        """Of the data, the held-out ones included; None for a stream."""
+        """Sequences of the data, the held-out ones included; None for a stream."""
         return self.tokens.num_sequences
 
     @property
@@ -158,7 +158,7 @@ class LiveFeed:
         return map(self.source.batch, self.tokens.held_out_batches())
 
     def fingerprints(self) -> dict[str, str]:
-        """What tells the weights of the `model` and the `held_out` sequences from others."""
+        """Fingerprints of the weights of the `model` and of the `held_out` sequences."""
         return {"model": lm.fingerprint(self.model), "held_out": self.tokens.fingerprint()}
 
     @property
@@ -217,7 +217,7 @@ class CachedFeed:
         return held_out_batches(self._cache, list(self.widths), self._batch_size)
 
     def fingerprints(self) -> dict[str, str]:
-        """Those with which the cache was written, and of all of it, the `activations`."""
+        """Fingerprints with which the cache was written, and one of all of it, `activations`."""
         return {**self._cache.header.fingerprints, "activations": self._cache.fingerprint}
 
     def about_held_out(self) -> list[str]:
@@ -272,7 +272,7 @@ def chosen_hookpoints(cfg: TrainConfig, model: nn.Module) -> list[str]:
 
 
 def _pairs(cfg: TrainConfig) -> tuple[list[str], list[str]]:
-    """Of the hookpoints of the options, the patterns and the A->B. Raises ValueError unless all can be transcoded."""
+    """The hookpoints of the options: patterns, and pairs A->B. Raises ValueError unless all can be transcoded."""
     pairs = [name for name in cfg.hookpoints if ARROW in name]
     if pairs and not all(sae.transcode for sae in several(cfg.sae)):
         raise ValueError(
@@ -424,7 +424,7 @@ def cached_hookpoints(
     layers: Sequence[int] = (),
     layer_stride: int = 1,
 ) -> list[str]:
-    """Those of the cached hookpoints `names` that a choice means; all without one. `blocks` are those of the layers.
+    """Cached hookpoints, of `names`, that a choice means; all without one. `blocks` are those of the layers.
 
     Raises ValueError if it means one that was not cached, or nothing.
     """

@@ -209,5 +209,5 @@ class ShuffleBuffer:
 
 
 def _none_of(activations: Activations) -> Activations:
-    """The same hookpoints, types and widths with no tokens."""
+    """Activations of no tokens, with the same hookpoints, types and widths."""
     return {name: acts.new_empty(0, *acts.shape[1:]) for name, acts in activations.items()}

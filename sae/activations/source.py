@@ -44,9 +44,9 @@ class Batch(NamedTuple):
 
     tokens: Int[Tensor, "batch seq"]
     kept: Int[Tensor, "kept"]
-    """Which of the flattened tokens are not excluded."""
+    """Positions of the flattened tokens that are not excluded."""
     activations: Activations
-    """Of the kept tokens, in their order."""
+    """Activations of the kept tokens, in their order."""
 
 
 class NonFiniteError(FloatingPointError):
@@ -115,7 +115,7 @@ class LiveActivations:
         return {name: acts[kept.to(acts.device, non_blocking=True)] for name, acts in flat.items()}
 
     def kept(self, tokens: Int[Tensor, "batch seq"]) -> Int[Tensor, "kept"]:
-        """Which of the flattened tokens are not excluded. Token ids live on the CPU, so the device is not asked."""
+        """Flattened tokens that are not excluded, by position. Ids live on the CPU, so the device is not asked."""
         return counted(tokens, self._exclude_tokens, self._exclude_positions).flatten().nonzero().squeeze(1)
 
     def state_dict(self) -> dict[str, Any]:

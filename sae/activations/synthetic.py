@@ -19,7 +19,7 @@ from sae.config import SelftestConfig
 from sae.data.position import whole
 
 HOOKPOINT = "synthetic"
-"""What stands for a module path."""
+"""Hookpoint of synthetic activations, in the place of a module path."""
 SEQUENCE = 256
 """Tokens of a sequence; they are independent of each other."""
 HELD_OUT = 65_536
@@ -45,7 +45,7 @@ class Sample(NamedTuple):
     acts: Float[Tensor, "tokens width"]
     """Size of each feature that fires; 0: none."""
     features: Int[Tensor, "tokens width"]
-    """Which; those that fire are distinct within a token."""
+    """Features by number; those that fire are distinct within a token."""
 
 
 class Features:

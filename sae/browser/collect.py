@@ -153,7 +153,7 @@ class Look(NamedTuple):
 
 
 def _look(model: nn.Module, reads: Mapping[str, Read], batches: Iterator[Batch]) -> dict[str, Look]:
-    """By place; the same on all ranks, whatever the batches."""
+    """First looks by place; the same on all ranks, whatever the batches."""
     hookpoints = list(dict.fromkeys(read.reads for read in reads.values()))
     found = first_activations(model, hookpoints, batches, LOOK_TOKENS)
     looks = {}
@@ -204,7 +204,7 @@ class _Pass:
         return sequences
 
     def _batches_of_chunk(self, sample: Sample) -> int:
-        """The same however many processes there are, and in a call that continues."""
+        """Batches of a chunk: the same for any number of processes, and in a call that continues."""
         first = next(iter(sample), None)
         if first is None:
             raise ValueError("the data must have a sequence to index, got none; give more text")

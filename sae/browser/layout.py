@@ -64,7 +64,7 @@ COLUMNS: dict[str, tuple[str, int]] = {
     "down_tokens": ("u32", LOGITS),
     "down_logits": ("f32", LOGITS),
 }
-"""Of each latent: the type of a number, and how many there are. `Latent` says what they mean."""
+"""Columns of a latent: the type of a number, and how many there are. `Latent` says what they mean."""
 _MAX_MANIFEST_BYTES, _MAX_VOCABULARY_BYTES = 2**24, 2**27
 
 
@@ -176,7 +176,7 @@ class PlaceHeader(NamedTuple):
     """Width of the rows of W_dec."""
     events: int
     scale: float
-    """What the stored activations are multiplied by: a power of two."""
+    """Factor of the stored activations, a power of two."""
     path: str
     """`direct` if its latents add to the residual stream, else `direct path only`."""
 

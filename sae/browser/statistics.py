@@ -46,7 +46,7 @@ class Events(NamedTuple):
         return np.repeat(np.arange(len(self.counts)), self.counts)
 
     def only(self, chosen: np.ndarray) -> "Events":
-        """Those events for which `chosen` is true."""
+        """The events for which `chosen` is true."""
         counts = np.bincount(self.latents[chosen], minlength=len(self.counts))
         return Events(counts, self.positions[chosen], self.values[chosen])
 
@@ -135,7 +135,7 @@ def _edges(counts: np.ndarray) -> np.ndarray:
 
 
 def _picked(values: np.ndarray, starts: np.ndarray, ranks: np.ndarray, missing: float) -> np.ndarray:
-    """Of each latent the values of these ranks; `missing` where a rank is -1."""
+    """The values of these ranks for each latent; `missing` where a rank is -1."""
     if not values.size:
         return np.full(ranks.shape, missing, values.dtype)
     return np.where(
@@ -200,7 +200,7 @@ def _fires_on(events: Events, corpus: Corpus, scale: float) -> dict[str, np.ndar
 
 
 def _largest(latents: np.ndarray, which: np.ndarray, scores: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of each latent the FIRES_ON tokens of the largest positive scores, and these. `latents` are sorted."""
+    """The FIRES_ON tokens of the largest positive scores of each latent, and these scores. `latents` are sorted."""
     order = np.lexsort((-scores, latents))
     order = order[scores[order] > 0]
     counts = np.bincount(latents[order], minlength=number)

@@ -47,9 +47,9 @@ class Context(NamedTuple):
     """The passage, as one text."""
     tokens: list[str]
     activations: list[float]
-    """Of the latent, on each of the tokens; 0 where it does not fire."""
+    """The latent's activation on each of the tokens; 0 where it does not fire."""
     peak: int
-    """Which of the tokens is the one in question."""
+    """Index, in `tokens`, of the token in question."""
     position: int
     """Where that token stands in the index: sequence · ctx_len + its place in the sequence."""
     sequence: int
@@ -237,7 +237,7 @@ class Place:
 
     @cached_property
     def density(self) -> np.ndarray:
-        """On which share of the tokens each latent fires."""
+        """Share of the tokens on which each latent fires."""
         return (self.column("count") / max(1, self.num_ordinary)).astype(np.float32)
 
     @cached_property
@@ -361,7 +361,7 @@ class Latent:
 
     @property
     def density(self) -> float:
-        """On which share of the tokens it fires."""
+        """Share of the tokens on which it fires."""
         return float(self.place.density[self.index])
 
     @property
@@ -386,12 +386,12 @@ class Latent:
 
     @property
     def contexts(self) -> int:
-        """In how many passages of 64 tokens it fires."""
+        """Number of passages of 64 tokens in which it fires."""
         return int(self._number("contexts"))
 
     @property
     def flags(self) -> list[str]:
-        """What is odd about it: some of `FLAGS`."""
+        """Oddities of the latent: some of `FLAGS`."""
         bits = int(self.place.flags[self.index])
         return [name for bit, name in enumerate(FLAGS) if bits >> bit & 1]
 

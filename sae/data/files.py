@@ -65,7 +65,7 @@ def _near_names(path: str) -> str:
 
 
 def kind_of(files: Iterable[File]) -> str:
-    """Of which kind all these files are. Raises DataError if of none that is read, or of several."""
+    """The kind that all these files have. Raises DataError if of none that is read, or of several."""
     files = list(files)
     kinds = {file.kind for file in files}
     found = ", ".join(sorted({"".join(endings(file.name)) or "no extension" for file in files}))
@@ -148,7 +148,7 @@ def no_column(found: Iterable[str], text_column: str) -> DataError:
 
 
 def odd_files(folder: str) -> dict[str, list[File]]:
-    """By split, the files of a local folder, if `datasets` would not know or not find one that we read; else none."""
+    """The files of a local folder by split, if `datasets` would not know or not find one that we read; else none."""
     if not os.path.isdir(folder):
         return {}
     from datasets.data_files import DataFilesDict, get_data_patterns

@@ -37,7 +37,7 @@ class Split(NamedTuple):
 
     @property
     def by(self) -> str:
-        """What is held out: documents, or else sequences."""
+        """Kind of what is held out: documents, or else sequences."""
         return "documents" if self.num_shared is not None and self.num_shared < len(self.held_out) else "sequences"
 
 

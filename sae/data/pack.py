@@ -145,7 +145,7 @@ class PackedStream:
         self._place = self._start
 
     def with_format(self, format: str | None) -> "PackedStream":
-        """The same rows from the beginning, as tensors ("torch"), arrays ("numpy") or lists (None)."""
+        """This stream from the beginning, with rows as tensors ("torch"), arrays ("numpy") or lists (None)."""
         return PackedStream(
             self._documents, self._tokens_of, self._layout, format=format, keep_partial=self._keep_partial
         )

@@ -61,7 +61,7 @@ class File(NamedTuple):
 
     @property
     def kind(self) -> str | None:
-        """What its rows are; None for a file that is not read."""
+        """Kind of its rows; None for a file that is not read."""
         kind = KINDS.get(endings(self.name)[0])
         return None if kind == "parquet" and endings(self.name)[1] else kind
 

@@ -112,7 +112,7 @@ class Tokenize:
         return [self.separator, *(ids[inside[0] : inside[-1] + 1] if inside else [])]
 
     def rows(self, rows: list[Row]) -> list[list[int]]:
-        """The same for a batch of rows; a row without the column is an error that lists the columns."""
+        """Token ids of each row. Raises ValueError, listing the columns, for a row without the column."""
         for row in rows:
             check_text_column(list(row), None, self.text_key)
         return self({self.text_key: [row[self.text_key] for row in rows]})["input_ids"]

@@ -214,7 +214,7 @@ class SequenceStream:
 
 
 def as_sequences(dataset: Any) -> Sequences | SequenceStream:
-    """What `TokenBatches` reads, from whatever holds token ids.
+    """Sequences for `TokenBatches`, from whatever holds token ids.
 
     Random access: a `Sequences` (MemmapTokens), a tensor or array (n, ctx_len), a tokenised `datasets.Dataset`, what a
     tokenizer returns, or any object with len() and rows `{"input_ids": ...}` by number. A stream:
@@ -335,7 +335,7 @@ class TokenBatches:
             yield check_tokens(*patiently(read, self._wait), self.vocab_size)
 
     def fingerprint(self) -> str:
-        """What tells the held-out sequences from others."""
+        """Fingerprint of the held-out sequences."""
         return fingerprint(self.held_out_batches())
 
     def about_held_out(self) -> list[str]:
@@ -443,7 +443,7 @@ class SampledSequences:
 
 
 def fingerprint(batches: Iterable[Int64[Tensor, "batch ctx_len"]]) -> str:
-    """What tells these sequences, in their order, from others; how they are cut into batches does not matter."""
+    """Fingerprint of these sequences in their order; how they are cut into batches does not matter."""
     digest = hashlib.sha256()
     for tokens in batches:
         digest.update(tokens.cpu().contiguous().numpy().astype("<i8").tobytes())
@@ -453,7 +453,7 @@ def fingerprint(batches: Iterable[Int64[Tensor, "batch ctx_len"]]) -> str:
 def held_out_fingerprint(
     source: "Sequences | SequenceStream", held_out: int, seed: int, *, whole_documents: bool
 ) -> str:
-    """That of the sequences that a run with this seed holds out, if it holds out so many. A stream is rewound."""
+    """Fingerprint of the sequences that a run with this seed holds out, if they are so many. A stream is rewound."""
     place = source.state_dict() if isinstance(source, SequenceStream) else None
     of_documents = held_out if whole_documents else None
     sample = SampledSequences(source, held_out * source.ctx_len, batch_size=64, seed=seed, of_documents=of_documents)

@@ -27,11 +27,11 @@ class Encoded(NamedTuple):
     top_acts: Float[Tensor, "*batch width"]
     """Activations, non-negative, in no particular order. A latent with activation 0 did not fire."""
     top_indices: Int[Tensor, "*batch width"]
-    """Which latents; those that fired are distinct within a token."""
+    """Latents by number; those that fired are distinct within a token."""
 
 
 class SaeOutput(NamedTuple):
-    """What `Sae.forward` returns."""
+    """Result of `Sae.forward`."""
 
     recon: Float[Tensor, "*batch d_out"]
     """The reconstruction x̂."""
@@ -202,7 +202,7 @@ class Sae(nn.Module):
 
     @torch.no_grad()
     def to_continue(self) -> "Sae":
-        """The same function in float32, to train on: with rows of W_dec of unit length if it has such a form.
+        """This function in float32, to train further: with rows of W_dec of unit length if it has such a form.
 
         A length that all rows share goes into W_enc and b_enc. Lengths that differ cannot go there, since other latents
         would be the k largest: such rows stay as they are and are trained freely, without `normalize_decoder`. An
@@ -321,7 +321,7 @@ class SaePart(Sae):
 
     @torch.no_grad()
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Encoded:
-        """Of the k largest of all latents, those that are here; `top_indices` counts them from the first here."""
+        """The latents here that are among the k largest of all; `top_indices` counts from the first here."""
         encoded = super().encode(x)
         acts, indices = self._shards.keep_best(*(t.flatten(0, -2) for t in encoded))
         return Encoded(*(t.view(*x.shape[:-1], t.shape[1]) for t in (acts, indices)))

@@ -38,7 +38,7 @@ class Gradients(NamedTuple):
     """⟨W_dec gradient, W_dec⟩ of each row: the part that a row of unit length must not follow. The dot products with
     W_dec are needed for the encoder anyway, so this costs no pass over the rows."""
     W_skip: Float[Tensor, "d_out d_in"] | None = None
-    """Of the linear map beside the code, if there is one."""
+    """Gradient of the linear map beside the code, if there is one."""
 
     @classmethod
     def zeros_like(cls, weights: "Weights") -> "Gradients":
@@ -48,7 +48,7 @@ class Gradients(NamedTuple):
         return cls(W_enc, b_enc, W_dec, b_dec, torch.zeros_like(b_enc), skip)
 
     def dense(self) -> list[Tensor]:
-        """The same as tensors, in the order of the fields, without one that there is not."""
+        """The gradients as tensors, in the order of the fields, without those that are None."""
         return [rows[:] for rows in self if rows is not None]
 
     def plus(self, other: "Gradients", *, lazily: bool = False) -> "Gradients":
@@ -87,7 +87,7 @@ class Weights(NamedTuple):
     centred: bool = True
     """Whether b_dec is subtracted from what is read."""
     scale: Float[Tensor, "d_in"] | None = None
-    """By which a crosscoder multiplies what it reads, and so what it is to write."""
+    """Factors by which a crosscoder multiplies what it reads, and so what it is to write."""
 
     @classmethod
     def of(cls, sae: Sae, compute_dtype: torch.dtype) -> "Weights":
@@ -132,7 +132,7 @@ class Reconstruction(NamedTuple):
     squared_error: Float[Tensor, ""]
     """Σ ‖x̂ − y‖² over the ordinary tokens."""
     variance: VarianceSums
-    """Of the ordinary tokens of y, with shift b_dec."""
+    """Variance of the ordinary tokens of y, with shift b_dec."""
     ordinary: Float[Tensor, "tokens"] | None = None
     """1 for an ordinary token, 0 for a massive one (`massive_tokens`). None: all are ordinary."""
 
@@ -142,7 +142,7 @@ class Wanted(NamedTuple):
 
     scale: float | Tensor
     limit: float | Tensor | None = None
-    """Of each token the gradient has the share that this leaves (`token_shares`). None: the whole."""
+    """Limit that leaves a share of each token's gradient (`token_shares`). None: all of it."""
     longest: Float[Tensor, ""] | None = None
     """Tokens with ‖y − b_dec‖ above it are massive, and left out of what is reported. None: there are none."""
     levels: Levels | None = None
@@ -155,7 +155,7 @@ class Code(NamedTuple):
     centred: Float[Tensor, "tokens d_in"]
     """What was encoded, in the type of the parameters."""
     low: Float[Tensor, "tokens d_in"]
-    """The same in the type of the encoder's product."""
+    """What is read, in the type of the encoder's product."""
     acts: Float[Tensor, "tokens width"]
     """0 did not fire. In the type of the parameters."""
     indices: Int[Tensor, "tokens width"]
@@ -355,7 +355,7 @@ def add_auxk_gradients_(
 
 
 def _dense_topk(pre_acts: Float[Tensor, "tokens dead"], k: int, shards: LatentShards) -> Float[Tensor, "tokens dead"]:
-    """Those of each row, ReLU'd, that are among the k largest of one's own and the shards' rows; 0 elsewhere."""
+    """Entries of each row, ReLU'd, that are among the k largest of this and the other shards' rows; 0 elsewhere."""
     values, indices = pre_acts.topk(min(k, pre_acts.shape[1]), dim=-1, sorted=False)
     missing = k - values.shape[1]  # as many candidates from everybody: zeros, which change nothing
     values, indices = shards.keep_best(F.pad(values.relu(), (0, missing)), F.pad(indices, (0, missing)))

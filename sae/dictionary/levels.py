@@ -23,7 +23,7 @@ class Levels(NamedTuple):
 
     @classmethod
     def of(cls, cfg: SaeConfig, num_latents: int, k: int) -> "Levels | None":
-        """Those that `cfg` asks for, with k latents a token; None for one reconstruction."""
+        """The levels that `cfg` asks for, with k latents a token; None for one reconstruction."""
         ends = cfg.levels_for(num_latents)
         if cfg.budgets:  # while k grows, larger budgets are not reached yet
             ends = [end for end in ends if end < k] + [k]

@@ -11,13 +11,13 @@ from torch import Tensor
 MASSIVE = 200.0
 """Variances per token of the ordinary tokens: the squared distance from their mean above which a token is massive."""
 _CHUNK_ELEMENTS = 2**19
-"""Of tokens that are centred at a time on a CPU, so that they stay in its cache."""
+"""Elements of the tokens that are centred at a time on a CPU, so that they stay in its cache."""
 _CONSTANT = 1e-12
 """Variance per energy that float32 sums cannot tell from 0: tokens that differ by less than a millionth."""
 _SINGLE_PASS = 2**14
 """Tokens that are looked at together."""
 _ROUNDS = 2
-"""How often the rough set of ordinary tokens is made better by its own mean and variance."""
+"""Rounds in which the rough set of ordinary tokens is made better by its own mean and variance."""
 _MEDIAN_STEPS = 5
 """Steps of Weiszfeld's iteration: enough for one massive token in sixteen, 200 times as far away as the others."""
 
@@ -87,7 +87,7 @@ class VarianceSums(NamedTuple):
             mine.zero_()
 
     def clone(self) -> "VarianceSums":
-        """The same, in memory of its own."""
+        """A copy in memory of its own."""
         return VarianceSums(*(mine.clone() for mine in self))
 
     def shifted_by(self, delta: Float[Tensor, "d"]) -> "VarianceSums":

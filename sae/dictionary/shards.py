@@ -19,7 +19,7 @@ class LatentShards(Protocol):
         """The least of everybody's tensors, by entry, in place."""
 
     def keep_best(self, values: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Of one's own k candidates a token, those that are among everybody's k largest; others are 0 or left out.
+        """This shard's candidates, of k a token, that are among everybody's k largest; others are 0 or left out.
 
         values and indices are (tokens, k), and so is the result, or narrower.
         """

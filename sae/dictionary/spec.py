@@ -26,7 +26,7 @@ class Declared(NamedTuple):
 
 @dataclass(frozen=True)
 class Spec:
-    """What a dictionary computes, beside its numbers."""
+    """Computation of a dictionary, beside its numbers."""
 
     cfg: SaeConfig
     """k, and how the dictionary was, or is to be, trained."""
@@ -47,7 +47,7 @@ class Spec:
     reads: tuple[str, ...] = field(default=())
     """Hookpoints that it reads, if they are known and others than `writes`."""
     widths: tuple[int, ...] = field(default=())
-    """Of a crosscoder, or a layer of a cross-layer transcoder, the width of each hookpoint, in the order of `writes`;
+    """Widths of the hookpoints of a crosscoder, or of a layer of a cross-layer transcoder, in the order of `writes`;
     they add up to d_out."""
 
     def __post_init__(self) -> None:
@@ -111,4 +111,4 @@ class Saved(NamedTuple):
 
     spec: Spec
     tensors: dict[str, Tensor]
-    """By the names of `Spec.tensors`."""
+    """Tensors by the names of `Spec.tensors`."""

@@ -14,7 +14,7 @@ PER_OCTAVE = 64
 _LOWEST, _HIGHEST = -24, 24
 """Exponents of two between which activations are told apart."""
 _KEPT = 0.7
-"""What a step leaves of the weight of those before."""
+"""Share that a step leaves of the weight of those before."""
 
 
 class RunningThreshold:
@@ -25,7 +25,7 @@ class RunningThreshold:
         self.counts = torch.zeros(bins + 1, dtype=torch.float64, device=device)
         """Activations in each bin, lowest first, and last the tokens, both with the weights of a moving average."""
         self.step_counts = torch.zeros_like(self.counts)
-        """The same over the tokens of the step so far; counts of parts of them may be added."""
+        """Counts over the tokens of the step so far; those of its parts may be added."""
 
     def add(self, acts: Float[Tensor, "tokens width"]) -> None:
         """Count the positive activations of these tokens, selected or not."""

@@ -62,7 +62,7 @@ class Wiring(NamedTuple):
 
     @property
     def ends(self) -> tuple[str, str]:
-        """Of a transcoder, what it reads and what it writes."""
+        """What a transcoder reads, and what it writes."""
         return self.reads[0], self.writes[0]
 
     @property
@@ -100,6 +100,6 @@ def to_harvest(chosen: Iterable[str], *, transcode: bool) -> list[str]:
 
 
 def written(cached: Iterable[str], *, transcode: bool) -> list[str]:
-    """Of hookpoints in a cache those to train at: for transcoders not the inputs of modules that are there too."""
+    """Cached hookpoints to train at: for transcoders not the inputs of modules that are there too."""
     names = list(cached)
     return [name for name in names if not (transcode and name.endswith(INPUT) and name.removesuffix(INPUT) in names)]

@@ -31,7 +31,7 @@ def load_dictionaries(plan: EvalPlan, device: torch.device) -> dict[str, dict[st
 
 
 def _in_one_spelling(model: nn.Module, dictionaries: dict[str, dict[str, Sae]]) -> dict[str, dict[str, Sae]]:
-    """By hookpoint as this version calls it, so that those of older and of others' checkpoints stand side by side."""
+    """Dictionaries by the hookpoint's name in this version, so that those of all checkpoints stand side by side."""
     return {label: _renamed(model, saes) for label, saes in dictionaries.items()}
 
 

@@ -32,12 +32,12 @@ _HIDDEN = partial(Progress, total=0, hidden=True)
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured, on which tokens. `evaluation["layers.3"].metrics["fvu"]` is one number."""
+    """Result of an evaluation, and the tokens that it is of. `evaluation["layers.3"].metrics["fvu"]` is one number."""
 
     qualities: dict[tuple[str, str], Quality]
-    """By the label of a checkpoint, and hookpoint, or "all" of them grafted at once."""
+    """Qualities by the label of a checkpoint and the hookpoint, or "all": all of them grafted at once."""
     variance: dict[str, dict[str, float]]
-    """By hookpoint: which share of the variance sits in the top 1 % of the tokens, and of the dimensions."""
+    """Shares of the variance, by hookpoint, in the top 1 % of the tokens and of the dimensions."""
     tokens: int
     """Tokens that count: without those excluded."""
     sequences: int
@@ -49,7 +49,7 @@ class Evaluation:
     why_no_head: str = ""
     """A sentence, if there were no logits."""
     relative_norms: Mapping[str, Mapping[str, list[int]]] = field(default_factory=dict)
-    """Of crosscoders, by label and hookpoint: latents by their `relative_norms.relative_norms`, in bins from 0 to 1."""
+    """Crosscoders' latents, by label and hookpoint, in bins of `relative_norms.relative_norms` from 0 to 1."""
 
     def __getitem__(self, key: str | tuple[str, str]) -> Quality:
         """The quality at a hookpoint ("all": all at once), or at (label, hookpoint) when several were measured.
@@ -77,7 +77,7 @@ class Evaluation:
 
     @property
     def short_labels(self) -> dict[str, str]:
-        """What to call each checkpoint where there is little room: without the folders that all lie in."""
+        """Short name of each checkpoint, without the folders that all lie in."""
         paths = {label: label.split("/") for label in self.labels}
         shared = len(os.path.commonprefix([path[:-1] for path in paths.values()]))
         return {label: "/".join(path[shared:]) for label, path in paths.items()}
@@ -104,7 +104,7 @@ def evaluate(
     seed: int = 42,
     ranks: Ranks = ALONE,
 ) -> Evaluation:
-    """How good the autoencoders `saes`, by hookpoint, are on tokenised data: each alone, and all grafted at once.
+    """Measure the autoencoders `saes`, by hookpoint, on tokenised data: each alone, and all grafted at once.
 
     `dataset` is as for `SaeTrainer`, and should be data that they were not trained on; `max_tokens` of it are drawn
     with `seed`. A `model` without a language-modelling head has its reconstructions measured, and no predictions.
@@ -190,7 +190,7 @@ def evaluate_many(
 
 
 def _relative_norms(found: Targets, total: Measured) -> dict[str, dict[str, list[int]]]:
-    """By label and hookpoint, of those that have crosscoders."""
+    """Histograms by label and hookpoint, for crosscoders alone."""
     shares = {
         label: {
             name: histogram(target.sae, total.reconstructions[label, name].fired, target.part)

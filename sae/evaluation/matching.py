@@ -19,9 +19,9 @@ class Matching(NamedTuple):
     """Pairs of rows: as many as the smaller dictionary has."""
 
     rows: NDArray[np.int64]
-    """Of the first dictionary, increasing."""
+    """Latents of the first dictionary, increasing."""
     columns: NDArray[np.int64]
-    """Of the second, each at most once."""
+    """Latents of the second, each at most once."""
     cosines: NDArray[np.float64]
     """|cosine| of each pair, from 0 to 1."""
     optimal: bool

@@ -39,14 +39,14 @@ class Reference(NamedTuple):
     """What the activations at a hookpoint are measured against."""
 
     mean: Float[Tensor, "d"]
-    """Of all tokens that count."""
+    """Mean of all tokens that count."""
     ordinary_mean: Float[Tensor, "d"]
-    """Of the ordinary ones among them."""
+    """Mean of the ordinary ones among them."""
     rule: Ordinary
     """Which tokens are ordinary."""
 
     def to(self, device: torch.device) -> "Reference":
-        """The same on a device."""
+        """This reference on a device."""
         rule = Ordinary(self.rule.centre.to(device), self.rule.farthest.to(device))
         return Reference(self.mean.to(device), self.ordinary_mean.to(device), rule)
 
@@ -55,11 +55,11 @@ class Measured(NamedTuple):
     """The sums of a pass. `merge` of two adds those of other sequences, on other ranks too."""
 
     activations: dict[str, ActivationSums]
-    """By hookpoint."""
+    """Sums by hookpoint."""
     reconstructions: dict[tuple[str, str], ReconstructionSums]
-    """By label and hookpoint."""
+    """Sums by label and hookpoint."""
     predictions: dict[tuple[str, str], PredictionSums]
-    """By label and hookpoint or `ALL`; empty for a model without a head."""
+    """Sums by label and hookpoint or `ALL`; empty for a model without a head."""
 
     def add(self, other: "Measured") -> "Measured":
         """The sums over both sets of sequences."""
@@ -288,7 +288,7 @@ def _constant(value: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def _same_hookpoints(found: Targets) -> list[dict[str, Mapping[str, Target]]]:
-    """Those with more than one hookpoint, in groups that have the same: they share the ablations of all at once."""
+    """Labels with more than one hookpoint, in groups that have the same: they share the ablations of all at once."""
     groups: dict[frozenset[str], dict[str, Mapping[str, Target]]] = {}
     for label, of_one in found.items():
         if len(of_one) > 1:

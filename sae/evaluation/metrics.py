@@ -43,7 +43,7 @@ OF_NEXT_TOKEN: dict[str, Ratio] = {
     "ce_loss_score": ({"ce_zero": 1, "ce": -1}, {"ce_zero": 1, "ce_clean": -1}),
     "ce_loss_score_mean": ({"ce_mean": 1, "ce": -1}, {"ce_mean": 1, "ce_clean": -1}),
 }
-"""Of a causal model only: elsewhere a token sees what it is asked to predict."""
+"""Metrics of causal models alone: elsewhere a token sees what it is asked to predict."""
 
 RARE = 1e-4
 """A latent is rare if it fires, but on fewer than this share of the tokens."""
@@ -53,7 +53,7 @@ DECADES, BINS_PER_DECADE = 7, 4
 
 
 class Quality(NamedTuple):
-    """What was measured of one autoencoder, or of all of a checkpoint's at once."""
+    """Measurements of one autoencoder, or of all of a checkpoint at once."""
 
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]]
@@ -66,7 +66,7 @@ class Quality(NamedTuple):
 
 
 def qualities(measured: Measured, seq: int, *, causal: bool) -> dict[tuple[str, str], Quality]:
-    """By label and hookpoint, the metrics that the sums stand for."""
+    """The metrics that the sums stand for, by label and hookpoint."""
     keys = dict.fromkeys([*measured.reconstructions, *measured.predictions])
     return {
         key: _quality(measured.reconstructions.get(key), measured.predictions.get(key), seq, causal=causal)

@@ -27,19 +27,19 @@ class EvalPlan(NamedTuple):
     """A choice that is complete."""
 
     folders: dict[str, dict[str, Path]]
-    """Of each autoencoder, by the label of its checkpoint and its hookpoint."""
+    """Folders of the autoencoders, by the label of the checkpoint and the hookpoint."""
     text: TextConfig
     record: RunRecord | None
-    """Of the run whose held-out tokens are measured; None for a sample."""
+    """Record of the run whose held-out tokens are measured; None for a sample."""
     records: dict[str, RunRecord | None]
-    """Of each checkpoint, by the name that was given."""
+    """Records of the checkpoints, by the names that were given."""
     exclude_tokens: list[int]
     exclude_positions: list[int]
     seed: int
     max_tokens: int
     out: Path
     baselines: dict[str, Sequence[str]]
-    """By label, the kinds that are measured beside the dictionaries of the checkpoint that was named first."""
+    """Kinds, by label, that are measured beside the dictionaries of the checkpoint that was named first."""
 
     @property
     def hookpoints(self) -> list[str]:
@@ -82,7 +82,7 @@ class StabilityPlan(NamedTuple):
     """Which dictionaries' latents are to be compared."""
 
     places: dict[str, dict[str, Path]]
-    """Of each autoencoder, by the label of its checkpoint and its hookpoint."""
+    """Folders of the autoencoders, by the label of the checkpoint and the hookpoint."""
     first: set[str]
     """The labels of the checkpoint that was named first."""
     out: Path
@@ -99,7 +99,7 @@ def plan_stability(cfg: EvalConfig) -> StabilityPlan:
 
 
 def _find(name: str, places: dict[str, Place], hookpoints: Sequence[str]) -> dict[str, dict[str, Path]]:
-    """By label, where the autoencoders of `name` are: one label for each configuration that a run trained."""
+    """Folders of the autoencoders of `name`, by label: one label for each configuration that a run trained."""
     grouped: dict[str, dict[str, Path]] = {}
     for full, place in places.items():
         group, _, hookpoint = full.rpartition("/")

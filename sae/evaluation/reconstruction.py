@@ -19,7 +19,7 @@ class ReconstructionMetrics(NamedTuple):
     fvu: float
     """Fraction of variance unexplained (`losses.fvu`), over the ordinary tokens."""
     fvu_with_massive: float
-    """The same over all tokens, with the massive ones (`losses.spread`), which may have nearly all of the variance."""
+    """FVU over all tokens, with the massive ones (`losses.spread`), which may have nearly all of the variance."""
     massive_tokens: int
     """How many of the tokens are massive."""
     l0: float
@@ -27,7 +27,7 @@ class ReconstructionMetrics(NamedTuple):
     unused_fraction: float
     """Share of latents that fire on none of the tokens. Falls as tokens are added."""
     fvu_at: dict[str, float] | None = None
-    """Of a crosscoder the FVU at each of its hookpoints, over the ordinary tokens."""
+    """FVU of a crosscoder at each of its hookpoints, over the ordinary tokens."""
 
 
 class ReconstructionMeter:

@@ -14,7 +14,7 @@ _PART = 2048
 
 
 class Recovery(NamedTuple):
-    """Of one dictionary, on tokens whose features are known."""
+    """Recovery of known features by one dictionary."""
 
     f1: float
     """Mean over the features that fire of the F1 with which a feature's latent fires where the feature does.

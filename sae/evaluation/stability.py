@@ -23,7 +23,7 @@ class Stability(NamedTuple):
     other: str
     hookpoint: str
     latents: tuple[int, int]
-    """Of each; as many pairs as the smaller has."""
+    """Numbers of latents of the two; the pairs are as many as the smaller has."""
     pw_mcc: float
     """Mean |cosine| of the pairs (`Matching.mean`)."""
     shared: dict[str, float]

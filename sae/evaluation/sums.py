@@ -70,7 +70,7 @@ class ReconstructionSums(NamedTuple):
     """How well one autoencoder reconstructs, and how often each latent fires."""
 
     moments: Moments
-    """Of `RECONSTRUCTION`."""
+    """Moments of `RECONSTRUCTION`."""
     fired: Int[Tensor, "latents"]
     """Tokens on which each latent fired."""
     by_position: Float[Tensor, "positions 3"]
@@ -117,7 +117,7 @@ class PredictionSums(NamedTuple):
     """What grafting does to the model's predictions."""
 
     moments: Moments
-    """Of `PREDICTION`."""
+    """Moments of `PREDICTION`."""
     by_position: Float[Tensor, "positions 5"]
     """Tokens, KL, tokens whose next is known, and their clean and grafted cross-entropies, by `position_bin`."""
 

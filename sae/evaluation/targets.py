@@ -35,7 +35,7 @@ class Target(NamedTuple):
 
 
 Targets = Mapping[str, Mapping[str, Target]]
-"""By label and by what the row is called: the hookpoint that is written."""
+"""Targets by label and by the name of the row: the hookpoint that is written."""
 
 
 class Coded(NamedTuple):

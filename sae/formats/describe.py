@@ -29,7 +29,7 @@ class Description(NamedTuple):
     dtype: str
     model: str
     num_bytes: int
-    """Of all files."""
+    """Size of all files."""
 
 
 def describe(name: str, place: Place) -> Description:

@@ -177,7 +177,7 @@ def write(folder: Path, saved: Saved, about: About) -> None:
 
 
 def _as_one_of_theirs(saved: Saved) -> tuple[Saved, str]:
-    """The same function in the form of one of the library's classes."""
+    """The dictionary in the form of one of the library's classes, and that class's name."""
     if saved.spec.selection == "topk":
         if saved.spec.cfg.prefixes:
             raise ValueError(

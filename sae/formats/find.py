@@ -72,7 +72,7 @@ def find(folder: Path, names: Iterable[str] | None = None, pattern: str | None =
 def chosen_of(
     folder: Path | str, found: dict[str, Place], names: Iterable[str] | None, pattern: str | None
 ) -> dict[str, Place]:
-    """Those of `found` that are named; see `find`."""
+    """The dictionaries of `found` that are named; see `find`."""
     if names is None:
         chosen = {name: [name] for name in found if pattern is None or fnmatch.fnmatchcase(name, pattern)}
     else:

@@ -33,7 +33,7 @@ class Format(NamedTuple):
     """Another library's files."""
 
     name: str
-    """As `--to` and `sae info` say it."""
+    """Name in `--to` and `sae info`."""
     library: str
     files: str
     """What was looked for, for a message."""
@@ -87,7 +87,7 @@ def names_below(folder: Path, *, depth: int = 12) -> list[str]:
 
 
 def nearby(path: Path, *names: str) -> Iterator[Path]:
-    """Those of the files `names` that lie in the folder of a dictionary, or beside a dictionary that is a file."""
+    """The files, of `names`, that lie in the folder of a dictionary, or beside a dictionary that is a file."""
     folder = path if path.is_dir() else path.parent
     return (folder / name for name in names if (folder / name).is_file())
 

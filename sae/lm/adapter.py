@@ -25,7 +25,7 @@ class Adapter(NamedTuple):
     base: str
     """A hub id or a folder."""
     revision: str | None
-    """Of the base."""
+    """Revision of the base."""
 
 
 def adapter_in(name: str) -> Adapter | None:

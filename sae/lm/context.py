@@ -42,7 +42,7 @@ def check_ctx_len(ctx_len: int, model: nn.Module | PreTrainedConfig) -> None:
 
 
 def _table_sizes(base: nn.Module) -> Iterator[int]:
-    """Of each table of absolute positions beside the token embedding or the blocks, how many tokens it is for."""
+    """Lengths, in tokens, of the tables of absolute positions beside the token embedding or the blocks."""
     beside = {embedding_path(base).rpartition(".")[0]}
     try:
         beside.add(block_list(base)[0].rpartition(".")[0])

@@ -21,7 +21,7 @@ from sae.ops.native import library, transformer
 from .wrappers import COMPILED_BY_US
 
 _SCALES = (1e-3, 1.0, 300.0)
-"""Of the vectors that a module is tried on; with the first, ε shows."""
+"""Lengths of the vectors that a module is tried on; with the first, ε shows."""
 _ROWS = 16
 """Vectors of each."""
 _ALIKE = 0.999
@@ -69,7 +69,7 @@ class _GatedMlp(NamedTuple):
 _WAYS: WeakKeyDictionary[nn.Module, _Norm | _GatedMlp | None] = WeakKeyDictionary()
 _FILES = Lock()
 _USERS: dict[Any, tuple[int, Forward]] = {}
-"""Of the files of transformers whose rotary function is replaced now: by how many, and by what it was."""
+"""Files of transformers whose rotary function is replaced: by how many, and the original."""
 _ROTATES: WeakKeyDictionary[Forward, bool] = WeakKeyDictionary()
 
 

@@ -179,7 +179,7 @@ class Capture:
         self.missing = dict.fromkeys(hookpoints)
         self.found: dict[str, Tensor] = {}
         self.turned: set[str] = set()
-        """Of those that were found, which carry (seq, batch, d_in)."""
+        """Hookpoints among the found ones that carry (seq, batch, d_in)."""
 
     def on_output(self, hookpoint: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if hookpoint in self.missing:

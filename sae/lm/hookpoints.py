@@ -103,7 +103,7 @@ def canonical(model: nn.Module, hookpoint: str) -> str:
 
 
 def canonical_ends(model: nn.Module, name: str) -> str:
-    """The same as `canonical`, of a hookpoint or of both in A->B."""
+    """The `canonical` name of a hookpoint, or of both in A->B."""
     return ARROW.join(canonical(model, end.strip()) for end in name.split(ARROW))
 
 

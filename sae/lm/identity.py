@@ -28,7 +28,7 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def _parameters(model: nn.Module) -> Iterator[Tensor]:
-    """Those of the blocks: an embedding may be padded, and a head or a vision tower be left out."""
+    """Parameters of the blocks: an embedding may be padded, and a head or a vision tower be left out."""
     base = base_model(model)
     try:
         path, _ = block_list(model)

@@ -1,4 +1,4 @@
-"""The same operations for autograd: what users and end-to-end losses differentiate through."""
+"""The hot operations for autograd: what users and end-to-end losses differentiate through."""
 
 from typing import Any
 

@@ -65,7 +65,7 @@ class SummedRows:
         self._first, self._second = first, second
 
     def index_add_(self, dim: int, index: Int[Tensor, "some"], source: Float[Tensor, "some d"]) -> None:
-        """As of `SegmentRows`."""
+        """Add rows, as `SegmentRows.index_add_` does."""
         self._second.index_add_(dim, index, source)
 
     def __getitem__(self, rows: slice) -> Float[Tensor, "some d"]:

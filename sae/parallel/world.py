@@ -273,7 +273,7 @@ class World:
         return wait
 
     def share(self, held: Mapping[str, Made]) -> dict[str, Made]:
-        """Of what several ranks hold alike, a share for each."""
+        """A share for each rank of what several ranks hold alike."""
         ranks = self.placement.replicas(self.rank)
         return dict(islice(held.items(), ranks.index(self.rank), None, len(ranks)))
 
@@ -362,7 +362,7 @@ class ShardGroup:
     def keep_best(
         self, values: Float[Tensor, "tokens k"], indices: Int[Tensor, "tokens k"]
     ) -> tuple[Float[Tensor, "tokens kept"], Int[Tensor, "tokens kept"]]:
-        """Of this part's k candidates a token, those among the k largest of all parts; the others are 0 or left out.
+        """This part's candidates, of k a token, that are among the k largest of all; the others are 0 or left out.
 
         Waits for the device: the result is only as wide as the token with most of them needs.
         """

@@ -64,7 +64,7 @@ def _write(evaluation: Evaluation, out: Path, about: Mapping[str, Any]) -> None:
 
 
 def columns(evaluation: Evaluation) -> dict[str, tuple[str, str]]:
-    """Those of COLUMNS that have a number, and one of their own."""
+    """The entries of COLUMNS that have a number somewhere."""
     found = {metric for quality in evaluation.qualities.values() for metric in quality.metrics}
     if not any(quality.metrics.get("massive_fraction") for quality in evaluation.qualities.values()):
         found.discard("fvu_with_massive")
@@ -144,7 +144,7 @@ def page(evaluation: Evaluation, about: Mapping[str, Any], pictures: Mapping[str
 
 
 def _relative_norms(evaluation: Evaluation) -> list[str]:
-    """Of crosscoders, latents by the share that a hookpoint has of their decoder norms."""
+    """Crosscoders' latents by the share that a hookpoint has of their decoder norms."""
     counts = [
         [label, hookpoint, *(f"{count:,}" for count in bins)]
         for label, by_hookpoint in evaluation.relative_norms.items()

@@ -41,7 +41,7 @@ def draw_frontier(results: Mapping[str, ReconstructionMetrics], path: Path) -> N
 
 
 def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Those points than which no other has less of one coordinate and not more of the other, by the first."""
+    """The points that no other beats in one coordinate without losing in the other, by the first coordinate."""
     best: list[tuple[float, float]] = []
     for point in sorted(set(points)):
         if not best or point[1] < best[-1][1]:

@@ -39,7 +39,7 @@ class Checkpoint(NamedTuple):
 
     saes: dict[str, Sae]
     states: dict[str, dict[str, Tensor]]
-    """By name: what training needs beside the weights."""
+    """State of training beside the weights, by name."""
     trainer: dict[str, Any]
     """JSON: the step, the position in the data."""
 

@@ -302,12 +302,12 @@ class RunRecord(NamedTuple):
 
     folder: Path
     options: dict[str, Any]
-    """Those with which the data were read are the cache's, if the run read one."""
+    """Options of the run; those of the data are the cache's, if it read one."""
     derived: dict[str, Any]
 
     @property
     def seed(self) -> Any:
-        """Of the order of the data, whose beginning is held out."""
+        """Seed of the order of the data, whose beginning is held out."""
         return self.derived.get("data_seed", self.options.get("seed"))
 
     @property

@@ -53,11 +53,11 @@ class Adam:
         """`parameters` by name, all on one device; they are updated in place. Rows of `unit_rows` keep unit length."""
         self._betas, self._unit_rows = (beta1, beta2), unit_rows
         self.copies: dict[str, Tensor] = {}
-        """Of the parameters that it names, copies in another type, which follow every step."""
+        """Copies in another type, by parameter, which follow every step."""
         self.rates: dict[str, float] = {}
-        """What the learning rate is multiplied by, for the parameters that it names."""
+        """Factors of the learning rate, by parameter."""
         self.row_rates: dict[str, Tensor] = {}
-        """What the steps of each row, (rows,), are multiplied by, for the parameters that it names."""
+        """Factors of the steps of each row, (rows,), by parameter."""
         self._parameters = {name: parameter.detach() for name, parameter in parameters.items()}
         self.step_count = torch.zeros((), device=next(iter(self._parameters.values())).device)
         self.exp_avg = {name: torch.zeros_like(parameter) for name, parameter in self._parameters.items()}

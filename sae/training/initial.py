@@ -15,7 +15,7 @@ AddUp = Callable[[list[Tensor]], None]
 """Adds to sums over tokens, in place, those over tokens that other processes have."""
 
 _RIDGE = 1e-3
-"""Of the skip connection's first fit, in units of the mean variance of a dimension."""
+"""Ridge of the skip connection's first fit, in units of the mean variance of a dimension."""
 
 
 @torch.no_grad()

@@ -38,7 +38,7 @@ class Joint:
 
 
 def joints(learners: Mapping[str, SaeLearner]) -> list[Joint]:
-    """Those that are trained together, of learners by name."""
+    """Learners, by name, in the groups that are trained together."""
     groups = members({name: learner.sae for name, learner in learners.items()}).values()
     return [
         Joint({each.name: learners[each.name] for each in group}, {each.name: each.start for each in group})

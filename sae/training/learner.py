@@ -45,9 +45,9 @@ GAO2024 = Recipe()
 FIRST_TOKENS = 4096
 """Tokens on which the length of a new encoder's rows is chosen."""
 _LOG_LENGTH = "encoder.log_length"
-"""What the optimizer calls the logarithm of the length of W_enc's rows."""
+"""Optimizer's name for the logarithm of the length of W_enc's rows."""
 _FIRING_SHARE = 0.1
-"""Of the newest step in the moving average of how often each latent fires."""
+"""Share of the newest step in the moving average of how often each latent fires."""
 _PROBE = 16
 """Tokens on which the recall of 8-bit candidates is measured at a log step, for about 1 % of the time of a step."""
 
@@ -114,7 +114,7 @@ class SaeLearner:
         parts = sae.spec.parts if sae.spec.is_autoencoder else dict([*sae.spec.parts.items()][:1])
         self._meters = Meters(sae.d_out, sae.device, parts)
         self.constant: list[str] = []
-        """Of several hookpoints that are written, those at which the first tokens are all the same."""
+        """Hookpoints, of several that are written, at which the first tokens are all the same."""
 
     # The normaliser
 
@@ -430,7 +430,7 @@ class SaeLearner:
         return self._meters.at.read()
 
     def read_recall(self) -> float | None:
-        """Of 8-bit candidates, share of the true k largest among them on a few of the last tokens; else None. Waits."""
+        """Share of the true k largest among the 8-bit candidates, on a few of the last tokens; else None. Waits."""
         if not self._encode_in_8bit or self._probe is None:
             return None
         return eight_bit.recall(self._probe, self._weights.W_enc, self._weights.b_enc, self._k).item()

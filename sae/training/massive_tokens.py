@@ -23,7 +23,7 @@ from sae.dictionary.shards import WHOLE, LatentShards
 from sae.ops.encode import Select
 
 _KEPT = 0.9
-"""What a step with massive tokens leaves of the weight of those before."""
+"""Share that a step with massive tokens leaves of the weight of those before."""
 _MARGIN = 0.1
 """How much less than every latent that the mean uses, at least, the others are active on it, as a share."""
 _ROUNDS = 2
@@ -37,7 +37,7 @@ class MassiveTokens:
         self.total = torch.zeros(d_in + 1, device=device)
         """(d_in + 1,): Σ x over massive tokens, and last their number, both with the weights of a moving average."""
         self.step_total = torch.zeros_like(self.total)
-        """The same over the tokens of the step so far; sums over parts of them may be added."""
+        """Sums over the tokens of the step so far; those of its parts may be added."""
 
     def add(
         self,

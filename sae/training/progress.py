@@ -100,6 +100,15 @@ def speeds(tokens: int, seconds: Mapping[str, float]) -> dict[str, float]:
     return {name: tokens / seconds[name] if tokens else math.nan for name in seconds}
 
 
+def derived_rates(plan: RunPlan, learners: Mapping[str, LearnerPlan]) -> str:
+    """A line with the peak learning rates that were derived; empty if all were given."""
+    found = sorted({learners[name].peak_lr for name, each in plan.saes.items() if each.lr is None})
+    if not found:
+        return ""
+    several = f" to {found[-1]:.3g}" if len(found) > 1 else ""
+    return f"peak learning rate {found[0]:.3g}{several}, derived from the latents and {plan.steps.total:,} steps"
+
+
 def derived(
     plan: RunPlan, feed: Feed, learners: Mapping[str, LearnerPlan], *, processes: int, fingerprints: dict[str, str]
 ) -> dict[str, Any]:

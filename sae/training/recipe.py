@@ -23,7 +23,7 @@ class Recipe(NamedTuple):
     encoder_rate: float = 1.0
     """Learning rate of W_enc, as a multiple of W_dec's."""
     bias_rate: float | None = None
-    """That of the biases, also in units of the activations' root mean square per dimension. None: W_dec's as it is."""
+    """Rate of the biases, likewise, in units of the activations' root mean square per dimension. None: W_dec's rate."""
     fit_encoder: bool = False
     """Start W_enc at the multiple of W_dec that reconstructs best, instead of at W_dec."""
     slowest: float = 1.0

@@ -25,7 +25,7 @@ PAPERS_DEAD_THRESHOLD = 10_000_000
 SHORT = {"expansion_factor": "x", "num_latents": "n"}
 """What options are called in a label, where that is not their name."""
 BYTES_PER_PARAMETER = {"default": 3 * 4 + 2, "gao2024": 4 * 4 + 2}
-"""By recipe: weight, gradient and one or two moments in float32; and the weights in bfloat16, on a CPU those of the
+"""Bytes by recipe: weight, gradient and one or two moments in float32; the weights in bfloat16, on a CPU those of the
 encoder alone."""
 
 
@@ -37,7 +37,7 @@ class Steps(NamedTuple):
     batches_per_block: int
     """Batches whose tokens are mixed with each other."""
     batches_of_first_block: int
-    """The same at the beginning; each block is then twice as large as the one before, up to that."""
+    """Batches of the first block; each is then twice as large as the one before, up to `batches_per_block`."""
     per_batch: int
     """Equal steps of `batches_at_once` batches."""
     tokens: int
@@ -81,14 +81,14 @@ class SaePlan(NamedTuple):
     """One autoencoder to train: what it reads, its shape, and what it does not share with the others."""
 
     hookpoint: str
-    """What it writes, and an autoencoder also reads."""
+    """Hookpoint that it writes, and that an autoencoder also reads."""
     cfg: SaeConfig
     lr: float | None
     """Peak learning rate. None: derived from the number of latents."""
     seed: int
     """Seed of the initial weights, together with the hookpoint."""
     label: str = ""
-    """What the combination is called; empty if there is only one."""
+    """Label of the combination; empty if there is only one."""
     across: tuple[str, ...] = ()
     """The hookpoints of a crosscoder, or that a layer of a cross-layer transcoder writes."""
 
@@ -281,7 +281,7 @@ def names(combinations: Mapping[str, Combination], hookpoints: list[str]) -> lis
 
 
 def _plans_of(combination: Combination, label: str, hookpoints: list[str]) -> list[SaePlan]:
-    """Those of a combination: one at each hookpoint, or one for all."""
+    """Plans of a combination: one at each hookpoint, or one for all."""
     if combination.cfg.crosscode:
         return [SaePlan(CROSSCODER, *combination, label, tuple(hookpoints))]
     later = range(len(hookpoints)) if combination.cfg.cross_layer else ()

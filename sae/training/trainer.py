@@ -76,13 +76,13 @@ class SaeTrainer:
             held, free = plan.held_by(world.rank), free_memory(self.device)
             self._note(check_memory(held, plan.widths, cfg.recipe, free))
         self.saes = make_saes(plan, world, self.device, self._note)
-        """Those that this process holds; all, unless they are distributed."""
+        """Autoencoders that this process holds, by name: all, unless they are distributed."""
         shapes = self._merged({name: SaeShape.of(sae, cfg.shard_latents) for name, sae in self.saes.items()})
         self.learner_plans = {name: plan.learner(name, shape) for name, shape in shapes.items()}
-        """Those of all autoencoders, whoever holds them."""
+        """Plans of all autoencoders, whoever holds them."""
         self.learners = make_learners(plan, self.saes, self.learner_plans, world, self.device)
         self.joints = joints(self.learners)
-        """Those of them that write the same places together."""
+        """Learners that write the same places together."""
         self.source, self.end_to_end = make_source(plan, self.feed, self.learners, world)
         self.step = 0
         self._position: dict[str, Any] | None = self.source.state_dict()
@@ -143,6 +143,8 @@ class SaeTrainer:
 
     def _claim(self) -> None:
         self.world.from_main(partial(self.folder.claim, self.cfg, self.describe()))
+        if rates := progress.derived_rates(self.plan, self.learner_plans):
+            self._note(rates)
         if self.folder.keep_last != self.cfg.keep_last:
             self._note(
                 f"keeping the newest {self.folder.keep_last} checkpoints: all would take over half of the free disk"

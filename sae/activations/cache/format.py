@@ -29,10 +29,10 @@ SHARD_BYTES = 2**28
 
 
 class CacheHeader(NamedTuple):
-    """What is in a cache, known before it is written. Everything is JSON."""
+    """Contents of a cache, known before it is written. Everything is JSON."""
 
     options: dict[str, Any]
-    """Which model and data, and the options that decide what is read there, such as exclude_tokens."""
+    """Model, data, and the options that decide what is read there, such as exclude_tokens."""
     hookpoints: dict[str, int]
     """{hookpoint: d_in}"""
     blocks: list[str]
@@ -42,11 +42,11 @@ class CacheHeader(NamedTuple):
     seed: int
     ctx_len: int
     num_sequences: int | None
-    """Of the data, the held-out ones included; None for a stream."""
+    """Sequences of the data, the held-out ones included; None for a stream."""
     num_shards: int
-    """Of the section `train`, at every hookpoint."""
+    """Shards of the section `train`, the same number at every hookpoint."""
     fingerprints: dict[str, str] = {}
-    """What tells the weights of the `model` and the `held_out` sequences from others; empty in older caches."""
+    """Fingerprints of the weights of the `model` and of the `held_out` sequences; empty in older caches."""
     sequences: int | None = None
     """How many were asked for to train on, which a stream may not have; older caches do not say."""
 

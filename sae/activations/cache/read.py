@@ -53,22 +53,22 @@ class ActivationCache:
 
     @property
     def header(self) -> CacheHeader:
-        """What is in it."""
+        """Contents of the cache."""
         return self._manifest.header
 
     @cached_property
     def fingerprint(self) -> str:
-        """What tells this cache from others: its manifest has the SHA-256 of every file."""
+        """Fingerprint of this cache: its manifest has the SHA-256 of every file."""
         return f"activations-{sha256_of(self.folder / MANIFEST)[:32]}"
 
     @property
     def num_tokens(self) -> int:
-        """To train on, the excluded ones not counted."""
+        """Tokens to train on, without the excluded ones."""
         return sum(self._manifest.shards[TRAIN])
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the activations that are handed out."""
+        """Type of the activations that are handed out."""
         return torch.bfloat16 if self.header.dtype == "int8" else DTYPES[self.header.dtype]
 
     def kept(self, section: str) -> Int64[np.ndarray, " sequences"] | None:

@@ -55,7 +55,7 @@ class CacheSize(NamedTuple):
     """What a cache will take, at most: how many tokens are excluded is not known before they are read."""
 
     tokens: int
-    """Of the section `train`."""
+    """Tokens of the section `train`."""
     bytes_per_token: int
     num_shards: int
     held_out_bytes: int

@@ -25,7 +25,7 @@ _SOURCE = Path(__file__).with_name("rows.c")
 _SECONDS = 60
 """How long a compiler may take; it needs a third of one."""
 _LEAST_ELEMENTS = 2**16
-"""Of a matrix that more than one thread is worth."""
+"""Elements of the smallest matrix that more than one thread is worth."""
 _PARTS = 4
 """Into how many parts the rows are split for each thread: some take longer."""
 
