@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from sae import Sae, SaeConfig, SaeTrainer, TrainConfig, evaluate, graft
 from sae.commands.cache import cache_activations
 from sae.config import CacheConfig
 from sae.data import ActivationCache
+from sae.dictionary.spec import Saved
 from sae.lm import harvest
 
 MLP = "layers.1.mlp"
@@ -301,3 +303,19 @@ def test_a_stranger_s_ends_must_be_two_hookpoints(ends: dict[str, Any], tmp_path
     (tmp_path / "cfg.json").write_text(json.dumps(cfg | ends))
     with pytest.raises(ValueError, match="reads and writes must be two hookpoints"):
         Sae.load_from_disk(tmp_path)
+
+
+def test_a_transcoder_that_says_what_it_reads_is_measured_and_grafted_from_there() -> None:
+    """As those of Gemma Scope, from one norm's output to another's: not from the input of what they write."""
+    model, tokens, sae = tiny_model("gpt_neox", causal_lm=True), tiny_tokens(8, 7), transcoder()
+    reads, writes = "layers.1.post_attention_layernorm", "layers.1.mlp.dense_4h_to_h"
+    named = Sae.from_saved(Saved(replace(sae.spec, reads=(reads,), writes=(writes,)), sae.saved().tensors))
+    x = harvest(model, tokens, [reads, writes])
+    found = evaluate(model, tokens, {writes: named})[writes].metrics
+    assert found["fvu"] == pytest.approx(named(x[reads], x[writes]).fvu.item(), rel=1e-4)
+    with torch.no_grad(), graft(model, {writes: named}):
+        grafted = model(tokens).logits
+    with torch.no_grad(), graft(model, {writes: lambda y: named(x[reads]).recon}):
+        torch.testing.assert_close(model(tokens).logits, grafted)
+    unknown = Saved(replace(sae.spec, reads=("blocks.1.ln2.hook_normalized",)), sae.saved().tensors)
+    assert named.reads == reads and Sae.from_saved(unknown).reads == "" == sae.reads

@@ -51,6 +51,8 @@ class Read(NamedTuple):
     @property
     def reads(self) -> str:
         """Where it reads: of a transcoder what the module receives."""
+        if known := getattr(self.dictionary, "reads", ""):
+            return str(known)
         return Wiring.of(self.hookpoint, transcode=getattr(self.dictionary, "reads_input", False)).reads[0]
 
 

@@ -114,6 +114,12 @@ class Sae(nn.Module):
         return not self.spec.is_autoencoder
 
     @property
+    def reads(self) -> str:
+        """The hookpoint that a transcoder reads; empty if it is the input of the module that it writes, or unknown."""
+        name = next(iter(self.spec.reads), "") if self.reads_input else ""
+        return "" if "hook_" in name else name  # TransformerLens's name of a place that none of ours is known for
+
+    @property
     def reads_several(self) -> bool:
         """Whether it reads several hookpoints: a crosscoder."""
         return self.cfg.crosscode and len(self.spec.widths) > 1

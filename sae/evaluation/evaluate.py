@@ -20,6 +20,7 @@ from sae.evaluation.metrics import Quality, as_json, qualities
 from sae.evaluation.moments import merge, on_cpu, tensors_of
 from sae.evaluation.ranks import ALONE, Batch, Ranks, Share
 from sae.evaluation.relative_norms import histogram
+from sae.evaluation.sums import ActivationSums
 from sae.evaluation.targets import Dictionaries, Targets, harvested, rows, targets
 from sae.runs.log import Progress
 
@@ -172,13 +173,7 @@ def evaluate_many(
     causal = head is not None and head.is_causal
     return Evaluation(
         qualities=qualities(total, share.ctx_len, causal=causal),
-        variance={
-            hookpoint: {
-                "top_1_percent_of_tokens": sums.top_tokens_share(TOP),
-                "top_1_percent_of_dimensions": sums.top_dimensions_share(TOP),
-            }
-            for hookpoint, sums in total.activations.items()
-        },
+        variance={row: _top_shares(sums) for row, sums in total.activations.items()},
         tokens=tokens,
         sequences=share.sequences,
         ctx_len=share.ctx_len,
@@ -187,6 +182,13 @@ def evaluate_many(
         why_no_head=why_no_head,
         relative_norms=_relative_norms(found, total),
     )
+
+
+def _top_shares(sums: ActivationSums) -> dict[str, float]:
+    return {
+        "top_1_percent_of_tokens": sums.top_tokens_share(TOP),
+        "top_1_percent_of_dimensions": sums.top_dimensions_share(TOP),
+    }
 
 
 def _relative_norms(found: Targets, total: Measured) -> dict[str, dict[str, list[int]]]:

@@ -90,7 +90,7 @@ def _layers_of(group: Sequence[Member]) -> Iterator[tuple[str, Target]]:
 def _targets_of(name: str, sae: Sae) -> Iterator[tuple[str, Target]]:
     if not sae.cfg.crosscode:
         wiring = Wiring.of(name, transcode=sae.reads_input)
-        yield name, Target(sae, wiring.reads, wiring.writes[0])
+        yield name, Target(sae, (sae.reads,) if sae.reads else wiring.reads, wiring.writes[0])
         return
     if not sae.spec.parts:
         raise ValueError(f"the crosscoder {name} must know its hookpoints to be measured, got none; load it from a run")

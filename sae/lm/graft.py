@@ -28,7 +28,8 @@ class Coder(Protocol):
         """Any number of latents a token -> (…, d_in).
 
         What it encoded is a third argument if it says that it `decodes_with_input`. If it says that it `reads_input`, x
-        is the input of the module, or A of A->B, and the result stands in the place of its output, or of B.
+        is the input of the module, or A of A->B, or the hookpoint that it says it `reads`, and the result stands in the
+        place of the module's output, or of B.
         """
 
 
@@ -97,7 +98,7 @@ def graft(
     """
     check_hooks_are_alone(model)
     base = base_model(model)
-    turned = positions_first(base, dict.fromkeys(end.strip() for name in saes for end in name.split(ARROW)))
+    turned = positions_first(base, dict.fromkeys(end for each in saes.items() for end in _ends(*each) if end))
     splices = [
         _Splice(name, sae, keep_error=keep_error, edit=edit, mask=mask, turned=turned) for name, sae in saes.items()
     ]
@@ -116,6 +117,12 @@ def graft(
             if splice.reads_input:
                 splice.hook_what_it_reads(base, stack)
         yield model
+
+
+def _ends(name: str, sae: object) -> tuple[str, str]:
+    """What is read and what is replaced; nothing is named where that is the input of the module that is replaced."""
+    reads, _, writes = name.rpartition(ARROW)
+    return reads.strip() or str(getattr(sae, "reads", "")), writes.strip()
 
 
 def _around(model: nn.Module, module: nn.Module) -> list[nn.Module]:
@@ -163,9 +170,7 @@ class _Splice:
                 "encode and decode; graft an Sae, or leave edit out"
             )
         self._hookpoint, self._sae, self._keep_error, self._edit, self._mask = hookpoint, sae, keep_error, edit, mask
-        reads, _, writes = hookpoint.rpartition(ARROW)
-        self._reads, self.writes, self._done = reads.strip(), writes.strip(), False
-        """What is read is the module's own input, if it is not named."""
+        (self._reads, self.writes), self._done = _ends(hookpoint, sae), False
         self._turned, self._reads_turned = self.writes in turned, (self._reads or self.writes) in turned
         self.reads_input = bool(getattr(sae, "reads_input", False))
         self._input: Tensor | None = None
