@@ -28,6 +28,8 @@ class Saver:
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
         self._saved_step = -1
+        self.newest_step = -1
+        """The step of the last state that was given to be saved."""
 
     def start(self, state: Checkpoint) -> Path:
         """Copy the state and begin to write it; returns the folder that it will be in. Waits for the one before."""
@@ -41,7 +43,7 @@ class Saver:
 
     def _begin(self, state: Checkpoint, taken: Callable[[Checkpoint], Checkpoint]) -> Path:
         self.wait()
-        step = state.trainer["step"]
+        step = self.newest_step = state.trainer["step"]
         if step != self._saved_step:
             self._thread = threading.Thread(target=self._write, args=(taken(state),), name="checkpoint", daemon=True)
             self._thread.start()

@@ -2,6 +2,7 @@
 
 import math
 import weakref
+from collections.abc import Iterable
 from functools import partial
 
 import torch
@@ -172,6 +173,23 @@ class SaeLearner:
         self._threshold.add(encoded(self._weights, x, self._candidates, encode=self._encode, by_threshold=True).acts)
         add_up([self._threshold.step_counts])
         self._end_threshold_step()
+
+    def calibrate(self, batches: Iterable[Float[Tensor, "tokens d_in"]]) -> None:
+        """Set batchtopk's threshold to that which keeps k latents of these tokens in the mean; without one, nothing.
+
+        For the end of training: the threshold of the steps is of tokens that were trained on, with other weights. The
+        product is in the type of the weights, as at inference. To go on training, load a `state_dict` first.
+        """
+        if self._threshold is None or self.sae.threshold is None:
+            return
+        found, exact = RunningThreshold(self.sae.device), Weights.of(self.sae, self.sae.dtype)
+        for x in batches:
+            code = encoded(exact, x, self._candidates, shards=self._shards, by_threshold=True)
+            found.add(code.acts)
+        self._shards.sum_(found.step_counts[:-1])
+        found.end_step()
+        if found.counts[-1]:
+            self.sae.threshold.copy_(found.value(self._k))
 
     def _end_threshold_step(self) -> None:
         assert self._threshold is not None and self.sae.threshold is not None

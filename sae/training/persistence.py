@@ -59,6 +59,10 @@ class Persistence:
         """Write a checkpoint and wait until it is on disk; returns its folder."""
         return self._world.from_main(partial(self._saver.save, state), slow=True)
 
+    def has_begun(self, step: int) -> bool:
+        """Whether the newest checkpoint that is on disk, or on its way there, is of this step, on all processes."""
+        return self._world.any(self._saver.newest_step == step)
+
     def check(self) -> None:
         """Raise what went wrong while checkpoints were written, once; does not wait."""
         self._saver.check()

@@ -131,6 +131,8 @@ class SaeTrainer:
             with self._open_log(after) as log, self.stop:
                 self._train(log)
             forced = self.stopped and self.step < self.total_steps  # then every second counts
+            if not (forced or self.persistence.has_begun(self.step)):
+                self._calibrate()
             saved = self.save(measure=self.cfg.save_best and not forced)
         except Exception as error:
             error.add_note(self._save_what_is_left())
@@ -164,7 +166,7 @@ class SaeTrainer:
             log.advance()
             if self._every(self.cfg.wandb_log_frequency, self.cfg.eval_every) or self.step == self.total_steps:
                 self._log(log)
-            if self.step % self.cfg.save_every == 0:
+            if self.step % self.cfg.save_every == 0 and self.step < self.total_steps:
                 self.persistence.start_to_save(self.state(measure=self.cfg.save_best))
             with self.world.together():
                 self.persistence.check()
@@ -186,6 +188,14 @@ class SaeTrainer:
             with self.world.together():
                 record |= self.evaluate_grafted() if self.world.is_main else {}
         log.write(record)
+
+    def _calibrate(self) -> None:
+        """Fit the thresholds of batchtopk to the held-out tokens: their L0 is then k."""
+        fitted = {name: learner for name, learner in self.learners.items() if learner.sae.threshold is not None}
+        with self.world.together():
+            batches = [self._by_sae(batch.activations) for batch in self.feed.held_out_batches()] if fitted else []
+        for name, learner in fitted.items():
+            learner.calibrate(pairs[name][0] for pairs in batches)
 
     def _end_of_data(self, log: RunLog) -> None:
         """A stream has ended before the run. Raises ValueError if it did not hold one step."""

@@ -1,0 +1,82 @@
+"""A finished batchtopk dictionary keeps k latents of a held-out token in the mean, and training does not notice."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import tiny_model, tiny_tokens
+
+from sae import Sae, SaeConfig, SaeTrainer, TrainConfig
+
+K = 6
+Make = Callable[..., SaeTrainer]
+
+
+@pytest.fixture(autouse=True)
+def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sae.report.training.draw_curves", lambda records, path: None)
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    def make_trainer(**changes: Any) -> SaeTrainer:
+        sae = SaeConfig(num_latents=96, k=K, **{"selection": "batchtopk"} | changes.pop("sae", {}))
+        options = {"batch_size": 4, "save_dir": str(tmp_path), "log_to_wandb": False, "lr": 3e-3} | changes
+        options.setdefault("layers", [0, 2])
+        return SaeTrainer(TrainConfig(sae, **options), tiny_tokens(84, 8, seed=1), tiny_model("gpt_neox"))
+
+    return make_trainer
+
+
+def held_out_l0(trainer: SaeTrainer, folder: Path) -> dict[str, float]:
+    """Mean number of latents per held-out token, by hookpoint, of what is on disk, by the encoder's own product."""
+    batches = list(trainer.feed.held_out_batches())
+    found = {}
+    for name, sae in Sae.load_many(folder).items():
+        x = torch.cat([trainer.plans[name].wiring.pair(batch.activations)[0] for batch in batches]).float()
+        pre_acts = (x if sae.reads_input else x - sae.b_dec) @ sae.encoder.weight.T + sae.encoder.bias
+        assert sae.threshold is not None
+        found[name] = (pre_acts > sae.threshold).sum(1).float().mean().item()
+    return found
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "every step saved": {"save_every": 1},
+    "matryoshka": {"sae": {"prefixes": [24, 96]}},
+    "transcoder": {"sae": {"transcode": True}, "layers": [], "hookpoints": ["layers.*.mlp"]},
+    "micro-batches": {"micro_acc_steps": 2},
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_k_latents_of_a_held_out_token_stay_in_the_mean(name: str, make: Make) -> None:
+    options = {key: dict(value) if isinstance(value, dict) else value for key, value in OPTIONS[name].items()}
+    trainer = make(**options)
+    folder = trainer.fit()
+    for l0 in held_out_l0(trainer, folder).values():
+        assert l0 == pytest.approx(K, rel=0.02)  # of 192 activations; bins are 1 % wide
+
+
+def test_weights_and_optimizer_are_those_of_a_run_that_is_not_calibrated(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted = make(run_name="fitted").fit()
+    monkeypatch.setattr(SaeTrainer, "_calibrate", lambda self: None)
+    plain = make(run_name="plain").fit()
+    for name, sae in Sae.load_many(fitted).items():
+        other = Sae.load_many(plain)[name].state_dict()
+        same = {key: torch.equal(value, other[key]) for key, value in sae.state_dict().items()}
+        assert {key for key, equal in same.items() if not equal} == {"threshold"}
+
+
+def test_a_run_that_ended_is_calibrated_again_when_it_is_resumed(make: Make) -> None:
+    trainer = make(run_name="run")
+    folder = trainer.fit()
+    before = {name: sae.threshold for name, sae in Sae.load_many(folder).items()}
+    again = make(run_name="run", resume=True)
+    assert again.fit() == folder
+    for name, sae in again.saes.items():
+        assert torch.equal(sae.threshold, before[name])  # type: ignore[arg-type]
