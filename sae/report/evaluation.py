@@ -14,7 +14,7 @@ from typing import Any
 from sae.evaluation.evaluate import Evaluation
 from sae.evaluation.metrics import Quality
 from sae.evaluation.relative_norms import BINS
-from sae.report.html import document, picture, plain, table
+from sae.report.html import document, facts, picture, plain, table
 from sae.report.pictures import draw_all
 
 COLUMNS = {
@@ -120,9 +120,9 @@ def _print_table(evaluation: Evaluation) -> None:
 
 def page(evaluation: Evaluation, about: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
     """One HTML file that needs no network and runs no script; every name in it is escaped."""
-    shown = columns(evaluation)
+    shown, labels = columns(evaluation), evaluation.short_labels
     quality_rows = [
-        [label, hookpoint, *(cell(quality, metric, form) for metric, form in shown.values())]
+        [labels[label], hookpoint, *(cell(quality, metric, form) for metric, form in shown.values())]
         for (label, hookpoint), quality in evaluation.qualities.items()
     ]
     variance_rows = [
@@ -130,7 +130,7 @@ def page(evaluation: Evaluation, about: Mapping[str, Any], pictures: Mapping[str
     ]
     parts = [
         "<h1>How good are these dictionaries?</h1>",
-        table([], [[name, value] for name, value in about.items()], names=2),
+        facts(about),
         f"<p>{html.escape(title(evaluation))}</p>",
         table(["checkpoint", "hookpoint", *shown], quality_rows, names=2),
         *_relative_norms(evaluation),
@@ -157,5 +157,5 @@ def _relative_norms(evaluation: Evaluation) -> list[str]:
         "<h2>Decoder norms</h2>",
         "<p>Latents that fired, by ‖decoder row at the hookpoint‖ / Σ over hookpoints. Near 0 % and 100 % a latent "
         "is of other hookpoints, or of this one alone.</p>",
-        table(["checkpoint", "hookpoint", *shares], counts, names=2),
+        table(["checkpoint", "hookpoint", *shares], counts, names=2, numbers=shares),
     ]

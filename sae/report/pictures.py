@@ -19,9 +19,9 @@ else:  # it takes a second to import, and the tests' shape checks look annotatio
     Figure = Any
 
 _BY_LAYER = {
-    "fvu": "FVU (fraction of variance unexplained)",
+    "fvu": "FVU",
     "kl_div_with_sae": "KL(clean ‖ grafted), nats",
-    "unused_fraction": "latents that never fire (share)",
+    "unused_fraction": "unused latents (share)",
 }
 _BY_POSITION = {
     "fvu": "FVU",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sae.evaluation.metrics import as_json
 from sae.evaluation.stability import BINS, SHARED, Stability
-from sae.report.html import document, picture, plain, table
+from sae.report.html import document, facts, picture, plain, table
 from sae.report.pictures import png
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def page(found: Sequence[Stability], about: Mapping[str, Any], image: bytes) -> 
     rows = [[one.hookpoint, one.checkpoint, one.other, *cells(one)] for one in found]
     return document("sae eval --stability", [
         "<h1>Which latents do these dictionaries share?</h1>",
-        table([], [[name, value] for name, value in about.items()], names=2),
+        facts(about),
         "<p>Latents are paired one to one by the |cosine| of their rows of W_dec. PW-MCC is the mean over the pairs; "
         f"≥ {SHARED[0]:g} is the share of them with at least so much.</p>",
         table(["hookpoint", "checkpoint", "other", *HEADINGS], rows, names=3),
