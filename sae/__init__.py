@@ -1,8 +1,11 @@
 """Train k-sparse autoencoders on every layer of a language model at once, on the fly."""
 
+import sys
 from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
+
+from sae.moved import Signpost
 
 if TYPE_CHECKING:
     from sae.config import RunConfig, SaeConfig, TrainConfig
@@ -32,3 +35,6 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'sae' has no attribute {name!r}")
     return getattr(import_module(f"sae.{_HOMES[name]}"), name)
+
+
+sys.meta_path.append(Signpost)  # last: it is asked for what nobody else has found
