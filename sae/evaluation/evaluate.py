@@ -172,7 +172,12 @@ def evaluate_many(
     ranks.add_up(total.tensors())()
     causal = head is not None and head.is_causal
     return Evaluation(
-        qualities=qualities(total, share.ctx_len, causal=causal),
+        qualities=qualities(
+            total,
+            share.ctx_len,
+            causal=causal,
+            parts={(label, at): each.parts for label, of_one in found.items() for at, each in of_one.items()},
+        ),
         variance={row: _top_shares(sums) for row, sums in total.activations.items()},
         tokens=tokens,
         sequences=share.sequences,

@@ -13,6 +13,7 @@ from sae import lm
 from sae.activations.source import check_finite
 from sae.dictionary.cross_layer import coders
 from sae.dictionary.losses import Ordinary, Spread, VarianceSums, at_least_float32
+from sae.dictionary.partial import partial_errors
 from sae.evaluation.moments import Sums, merge, on_cpu, tensors_of
 from sae.evaluation.predictions import Predictions, compare_predictions
 from sae.evaluation.ranks import Batch
@@ -95,9 +96,13 @@ def nothing(dictionaries: Dictionaries, widths: Mapping[str, int], ctx_len: int,
     at_once = [(label, ALL) for group in _same_hookpoints(found) for label in group]
     return Measured(
         {hookpoint: ActivationSums.zeros(d_in) for hookpoint, d_in in widths.items()},
-        {(label, at): ReconstructionSums.zeros(found[label][at].sae.num_latents, ctx_len) for label, at in alone},
+        {(label, at): _no_reconstructions(found[label][at], ctx_len) for label, at in alone},
         {key: PredictionSums.zeros(ctx_len) for key in alone + at_once if has_head},
     )
+
+
+def _no_reconstructions(target: Target, ctx_len: int) -> ReconstructionSums:
+    return ReconstructionSums.zeros(target.sae.num_latents, ctx_len, parts=len(target.parts))
 
 
 def count_runs(dictionaries: Dictionaries, *, has_head: bool) -> int:
@@ -238,7 +243,9 @@ def reconstruct(
     counts.index_add_(0, coded.indices.flatten(), (fired & where.unsqueeze(-1)).flatten().long())
     means = reference.mean.to(x), reference.ordinary_mean.to(x)
     ordinary, kept = reference.rule.counts(x), at_least_float32(recon)
-    return ReconstructionSums.of(x, kept, fired.sum(-1), counts, *means, ordinary, where), recon
+    sums = ReconstructionSums.of(x, kept, fired.sum(-1), counts, *means, ordinary, where)
+    parts = {name: part if target.part is None else part[..., target.part] for name, part in coded.parts.items()}
+    return sums._replace(partial_errors=partial_errors(parts, x, ordinary * where)), recon
 
 
 def _predict(

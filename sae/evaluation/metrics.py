@@ -1,7 +1,8 @@
 """The metrics: what each is called, and which sums it is the ratio of. docs/evaluation.md explains them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -65,17 +66,30 @@ class Quality(NamedTuple):
     are in none."""
 
 
-def qualities(measured: Measured, seq: int, *, causal: bool) -> dict[tuple[str, str], Quality]:
-    """The metrics that the sums stand for, by label and hookpoint."""
+def qualities(
+    measured: Measured, seq: int, *, causal: bool, parts: Mapping[tuple[str, str], Sequence[str]] = MappingProxyType({})
+) -> dict[tuple[str, str], Quality]:
+    """The metrics that the sums stand for, by label and hookpoint; FVU of `parts` is "fvu/" and their name."""
     keys = dict.fromkeys([*measured.reconstructions, *measured.predictions])
     return {
-        key: _quality(measured.reconstructions.get(key), measured.predictions.get(key), seq, causal=causal)
+        key: _quality(
+            measured.reconstructions.get(key),
+            measured.predictions.get(key),
+            seq,
+            causal=causal,
+            parts=parts.get(key, ()),
+        )
         for key in keys
     }
 
 
 def _quality(
-    reconstruction: ReconstructionSums | None, prediction: PredictionSums | None, seq: int, *, causal: bool
+    reconstruction: ReconstructionSums | None,
+    prediction: PredictionSums | None,
+    seq: int,
+    *,
+    causal: bool,
+    parts: Sequence[str],
 ) -> Quality:
     estimates: dict[str, Estimate] = {}
     counted: dict[str, float] = {}
@@ -85,6 +99,9 @@ def _quality(
         estimates |= _ratios(reconstruction.moments, RECONSTRUCTION, OF_RECONSTRUCTION)
         tokens = int(reconstruction.moments.first[0])
         counted |= _firing(reconstruction.fired, tokens)
+        variance = reconstruction.moments.first[RECONSTRUCTION.index("ordinary_variance")]
+        by_part = zip(parts, (reconstruction.partial_errors / variance).tolist(), strict=True)
+        counted |= {f"fvu/{part}": value for part, value in by_part}
         density = density_histogram(reconstruction.fired, tokens)
         _tokens, error, variance = reconstruction.by_position.T
         _add_positions(by_position, {"fvu": error / variance})

@@ -9,6 +9,7 @@ from torch import Tensor
 from sae.dictionary.autoencoder import Encoded, Sae
 from sae.dictionary.cross_layer import Member, members, reconstruct
 from sae.dictionary.losses import EVERYTHING, Ordinary, VarianceSums, at_least_float32, fvu
+from sae.dictionary.partial import partial_errors, partial_names, partial_reconstructions
 from sae.dictionary.wiring import Pair
 
 
@@ -27,7 +28,7 @@ class ReconstructionMetrics(NamedTuple):
     unused_fraction: float
     """Share of latents that fire on none of the tokens. Falls as tokens are added."""
     fvu_at: dict[str, float] | None = None
-    """FVU of a crosscoder at each of its hookpoints, over the ordinary tokens."""
+    """FVU over the ordinary tokens, of a crosscoder at each of its hookpoints, and of parts (`partial_names`)."""
 
 
 class ReconstructionMeter:
@@ -44,13 +45,19 @@ class ReconstructionMeter:
         self._parts = sae.spec.parts if sae.spec.is_autoencoder else {}
         self._variances = [VarianceSums.zeros(part.stop - part.start, sae.device) for part in self._parts.values()]
         self._errors = torch.zeros(len(self._parts), dtype=torch.float64, device=sae.device)
+        self._partial_errors = torch.zeros(len(partial_names(sae)), dtype=torch.float64, device=sae.device)
         self._counts = torch.zeros(sae.num_latents, dtype=torch.int64, device=sae.device)
 
     @torch.no_grad()
     def add(self, x: Tensor, y: Tensor | None = None) -> None:
         """Account for activations x (tokens, d_in), of which y (tokens, d_out) is to be made; None: x itself."""
-        encoded = self._sae.encode(x)
-        self.count(encoded, self._sae.decode(*encoded, x), x if y is None else y)
+        encoded, y = self._sae.encode(x), x if y is None else y
+        self.count(encoded, self._sae.decode(*encoded, x), y)
+        if len(self._partial_errors):
+            scaled = self._sae.scaled
+            parts = {name: scaled(recon) for name, recon in partial_reconstructions(self._sae, *encoded, x).items()}
+            y = scaled(at_least_float32(y))
+            self._partial_errors += partial_errors(parts, y, self._rule.counts(y))
 
     def count(self, encoded: Encoded, recon: Tensor, x: Tensor) -> None:
         """Account for a reconstruction of x (tokens, d_out), to which others may have added."""
@@ -72,9 +79,12 @@ class ReconstructionMeter:
         tokens = int(self._variance.tokens)
         by_part = zip(self._parts, self._errors, self._variances, strict=True)
         fvu_at = {name: fvu(error, variance.total_variance()).item() for name, error, variance in by_part}
+        whole = self._ordinary_variance.total_variance()
+        errors = zip(partial_names(self._sae), self._partial_errors, strict=True)
+        fvu_at |= {name: fvu(error, whole).item() for name, error in errors}
         return ReconstructionMetrics(
             tokens=tokens,
-            fvu=fvu(self._squared_errors[1], self._ordinary_variance.total_variance()).item(),
+            fvu=fvu(self._squared_errors[1], whole).item(),
             fvu_with_massive=fvu(self._squared_errors[0], self._variance.total_variance()).item(),
             massive_tokens=tokens - int(self._ordinary_variance.tokens),
             l0=self._counts.sum().item() / max(1, tokens),

@@ -75,6 +75,8 @@ class ReconstructionSums(NamedTuple):
     """Tokens on which each latent fired."""
     by_position: Float[Tensor, "positions 3"]
     """Tokens, ‖x − x̂‖² and ‖x − mean‖², by `position_bin`."""
+    partial_errors: Float[Tensor, "parts"]
+    """‖x − x̂‖² over the ordinary tokens, of what parts of the dictionary reconstruct (`partial_names`)."""
 
     @classmethod
     def of(
@@ -104,13 +106,14 @@ class ReconstructionSums(NamedTuple):
             (x - ordinary_mean).square().sum(-1).where(ordinary > 0, 0),
         ], -1).double()  # fmt: skip
         per_token = per_token.where(kept.unsqueeze(-1), 0)
-        return cls(Moments.of(per_token.sum(1)), counts, _by_position(per_token[..., :3]))
+        return cls(Moments.of(per_token.sum(1)), counts, _by_position(per_token[..., :3]), per_token.new_zeros(0))
 
     @classmethod
-    def zeros(cls, num_latents: int, seq: int) -> "ReconstructionSums":
+    def zeros(cls, num_latents: int, seq: int, *, parts: int = 0) -> "ReconstructionSums":
         """The sums of no sequence."""
         counts = torch.zeros(num_latents, dtype=torch.int64)
-        return cls(Moments.zeros(len(RECONSTRUCTION)), counts, _by_position(torch.zeros(0, seq, 3).double()))
+        by_position, errors = _by_position(torch.zeros(0, seq, 3).double()), torch.zeros(parts, dtype=torch.float64)
+        return cls(Moments.zeros(len(RECONSTRUCTION)), counts, by_position, errors)
 
 
 class PredictionSums(NamedTuple):

@@ -1,6 +1,7 @@
 """What is measured of a dictionary: each hookpoint that it writes, by itself."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from jaxtyping import Float, Int
@@ -9,6 +10,7 @@ from torch import Tensor
 from sae.dictionary.autoencoder import Sae
 from sae.dictionary.cross_layer import Member, members, reconstruct
 from sae.dictionary.losses import at_least_float32
+from sae.dictionary.partial import partial_names, partial_reconstructions
 from sae.dictionary.wiring import Wiring, side_by_side
 
 Dictionaries = Mapping[str, Mapping[str, Sae]]
@@ -25,6 +27,11 @@ class Target(NamedTuple):
     """Which dimensions of what it writes. None: all."""
     layers: tuple[Member, ...] = ()
     """All layers of a cross-layer transcoder, of which this is one: together they write it."""
+
+    @property
+    def parts(self) -> list[str]:
+        """Parts of the dictionary that are measured too, by `partial_names`."""
+        return [] if self.layers else partial_names(self.sae)
 
     @property
     def width(self) -> int:
@@ -44,6 +51,8 @@ class Coded(NamedTuple):
     acts: Float[Tensor, "batch seq width"]
     indices: Int[Tensor, "batch seq width"]
     recon: Float[Tensor, "batch seq d_out"]
+    parts: Mapping[str, Float[Tensor, "batch seq d_out"]] = MappingProxyType({})
+    """What parts of the dictionary make of it (`partial_reconstructions`)."""
 
     @classmethod
     def of(cls, target: Target, activations: Mapping[str, Tensor]) -> "Coded":
@@ -52,7 +61,8 @@ class Coded(NamedTuple):
         read = at_least_float32(side_by_side({name: x.to(sae.device) for name, x in parts.items()}, target.reads))
         acts, indices = sae.encode(read)
         also = (read,) if sae.decodes_with_input else ()
-        return cls(acts, indices, sae.decode(acts, indices, *also))
+        parts = partial_reconstructions(sae, acts, indices, *also)
+        return cls(acts, indices, sae.decode(acts, indices, *also), parts)
 
 
 def coded_layers(layers: Sequence[Member], activations: Mapping[str, Tensor]) -> list[Coded]:

@@ -1,0 +1,52 @@
+"""Reconstructions by a part of a dictionary: its first latents, the largest of a token, or without its skip connection.
+
+What Matryoshka's prefixes and Hierarchical's budgets were trained to make good, and what a skip connection hides.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sae.dictionary.autoencoder import Sae
+from sae.dictionary.levels import Levels
+
+
+def partial_names(sae: Sae) -> list[str]:
+    """What is left of the dictionary: "first 512" latents, "top 8" of each token, or all "without skip"."""
+    if sae.cfg.cross_layer:  # several layers write together
+        return []
+    levels = Levels.of(sae.cfg, sae.num_latents, sae.cfg.k)
+    word = "top" if sae.cfg.budgets else "first"
+    ends = [] if levels is None else [f"{word} {end}" for end in levels.ends[:-1]]
+    return ends + ["without skip"] * (sae.W_skip is not None)
+
+
+def partial_reconstructions(
+    sae: Sae,
+    top_acts: Float[Tensor, "*batch width"],
+    top_indices: Int[Tensor, "*batch width"],
+    x: Float[Tensor, "*batch d_in"] | None = None,
+) -> dict[str, Float[Tensor, "*batch d_out"]]:
+    """What each part makes of a code, by `partial_names`; `x` is what was encoded, for `Sae.decode`."""
+    found: dict[str, Tensor] = {}
+    if sae.cfg.cross_layer:
+        return found
+    levels, names = Levels.of(sae.cfg, sae.num_latents, sae.cfg.k), iter(partial_names(sae))
+    if levels is not None:
+        width = top_acts.shape[-1]
+        level = levels.at(top_acts.reshape(-1, width), top_indices.reshape(-1, width)).view(top_acts.shape)
+        for index in range(len(levels.ends) - 1):
+            found[next(names)] = sae.decode(top_acts * (level <= index), top_indices, x)
+    if sae.W_skip is not None and x is not None:
+        skip = (x.to(sae.dtype) @ sae.W_skip.T).view(*top_acts.shape[:-1], sae.d_out)
+        found[next(names)] = sae.decode(top_acts, top_indices, x) - sae.unscaled(skip)
+    return found
+
+
+@torch.no_grad()
+def partial_errors(
+    recons: dict[str, Float[Tensor, "*batch d"]], y: Float[Tensor, "*batch d"], counts: Float[Tensor, "*batch"]
+) -> Float[Tensor, "parts"]:
+    """Σ ‖x̂ − y‖² over tokens, each as often as it counts, of each reconstruction; float64."""
+    each = [torch.where(counts > 0, (x - y).square().sum(-1), 0).double().mul(counts).sum() for x in recons.values()]
+    return torch.stack(each) if each else torch.zeros(0, dtype=torch.float64, device=y.device)
