@@ -40,12 +40,12 @@ class SaeConfig:
     in the mean over tokens, at most 4 k of one token. groupmax: of k equal groups of latents the largest of each."""
 
     prefixes: list[int] = field(default_factory=list)
-    """Matryoshka: sizes of nested dictionaries, each the first so many latents, which reconstruct by themselves too,
-    with equal weight in the loss. The whole dictionary is always the last."""
+    """Matryoshka: sizes of nested dictionaries, each the first so many latents. Each reconstructs by itself too, with
+    equal weight in the loss. The whole dictionary is always the last."""
 
     budgets: list[int] = field(default_factory=list)
-    """Hierarchical: numbers of latents, each the so many largest of a token, which reconstruct by themselves too, with
-    equal weight in the loss, so that one dictionary serves every k among them. k is always the last."""
+    """Hierarchical: numbers of latents. The so many largest of a token reconstruct by themselves too, with equal
+    weight in the loss, so that one dictionary serves every k among them. k is always the last."""
 
     crosscode: bool = False
     """Crosscoder: one dictionary for all chosen hookpoints, whose latents are computed from all of them and reconstruct
@@ -166,9 +166,9 @@ class TrainConfig:
     """Forward passes whose gradients are summed into one step."""
 
     steps_per_batch: int | None = None
-    """Equal steps into which the tokens of batch_size * grad_acc_steps sequences of all processes are divided. None: 1,
-    or in a short run with the default recipe a power of two, as long as the run has no more than 1000 steps and each
-    of them at least 2048 tokens."""
+    """Optimizer steps made of the tokens that come at once, of batch_size * grad_acc_steps sequences on each process.
+    None: 1. In short runs with the default recipe 2, 4 or more: up to 1000 steps in all, each of 2048 tokens or
+    more."""
 
     micro_acc_steps: int = 1
     """Parts into which the tokens of a forward pass are split for the autoencoders, to save memory."""
@@ -184,21 +184,19 @@ class TrainConfig:
     """Steps of linear warm-up. None: 1000, or a twentieth of a shorter run."""
 
     loss_fn: Literal["fvu", "ce", "kl"] = "fvu"
-    """Loss to minimise: fvu, the reconstruction's error; or, end to end with all autoencoders grafted into the model at
-    once, kl, the divergence of its predictions from those of the untouched model; ce, their cross-entropy."""
+    """Loss to minimise. fvu: the reconstruction's error. kl: end to end, with all autoencoders in the model at once,
+    the divergence of its predictions from those of the untouched model. ce: likewise, their cross-entropy."""
 
     auxk_alpha: float = 1 / 32
     """Weight of the AuxK loss, which is to revive dead latents. 0 turns it off."""
 
     dead_feature_threshold: int | None = None
-    """Tokens without firing after which AuxK takes a latent for dead, and it is reported as dead. None: 10 million for
-    AuxK, which in shorter runs kills more than it revives; reports count from a twentieth of a shorter run."""
+    """Tokens without firing after which a latent is dead, for AuxK and in reports. None: 10 million for AuxK, which in
+    shorter runs kills more than it revives. Reports then count from a twentieth of a shorter run."""
 
     recipe: Literal["default", "gao2024"] = "default"
-    """gao2024: train as Gao et al. 2024 do. The learning rate is 2e-4 / sqrt(num_latents / 2**14) whatever the length
-    of the run and the same for all parameters and latents, with plain Adam, whose betas are 0.9 and 0.999 also in short
-    runs, encoder rows start at unit length instead of one that suits the activations, and latents count as dead after
-    10 million tokens."""
+    """gao2024: train as Gao et al. 2024 do, with plain Adam at 2e-4 / sqrt(num_latents / 2**14) for all parameters,
+    whatever the length of the run. docs/recipe.md has both recipes."""
 
     hookpoints: list[str] = field(default_factory=list)
     """Module paths of the base model whose outputs to train on, with globs ('layers.*.mlp'); a trailing '.input' names
@@ -218,10 +216,9 @@ class TrainConfig:
     attention sink with enormous activations."""
 
     encode_in_8bit: bool | None = None
-    """Find candidates for the k largest latents with 8-bit products (int8 on CPUs with AVX512-VNNI, fp8 on GPUs from
-    Ada on), and score them exactly in float32; the metric `recall` says which share of the k largest was found. None:
-    on such CPUs, from 8192 latents and 2048 tokens a forward pass on, where it is faster, but not with AMX, whose bf16
-    is as fast. Never by itself on GPUs."""
+    """Find candidates for the k largest latents with 8-bit products: int8 on CPUs with AVX512-VNNI, fp8 on GPUs from
+    Ada on. They are scored exactly in float32, and the metric `recall` is the share of the k largest that was found.
+    None: on such CPUs without AMX, from 8192 latents and 2048 tokens a forward pass on, where it is faster."""
 
     compile_lm: bool = False
     """Compile the language model's blocks with torch.compile when they first run, which takes some seconds and changes
@@ -433,7 +430,7 @@ class SourceConfig:
     """Language model: a hub id, a local folder, or a .gguf file."""
 
     dataset: str = "togethercomputer/RedPajama-Data-1T-Sample"
-    """Text or tokens: a hub id, a folder, local .txt .jsonl .csv .tsv .parquet files (also .gz and others of them),
+    """Text or tokens: a hub id, a folder, local .txt .jsonl .csv .tsv .parquet files, packed (.gz, .zst, ...) or not,
     globs, or a .bin or .npy file of tokens."""
 
     revision: str | None = None
