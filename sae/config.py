@@ -44,8 +44,8 @@ class SaeConfig:
     equal weight in the loss. The whole dictionary is always the last."""
 
     budgets: list[int] = field(default_factory=list)
-    """Hierarchical: numbers of latents. The so many largest of a token reconstruct by themselves too, with equal
-    weight in the loss, so that one dictionary serves every k among them. k is always the last."""
+    """Hierarchical: numbers of latents. The so many largest of a token reconstruct by themselves too, with equal weight
+    in the loss. One dictionary then serves every k among them. k is always the last."""
 
     crosscode: bool = False
     """Crosscoder: one dictionary for all chosen hookpoints, whose latents are computed from all of them and reconstruct
@@ -58,7 +58,7 @@ class SaeConfig:
 
     cross_layer: bool = False
     """Cross-layer transcoder: transcode each hookpoint, which is a module, to its own output and those of all chosen
-    modules after it, each of which the dictionaries up to it reconstruct together. For L modules L (L + 1) / 2
+    modules after it. The dictionaries up to a module reconstruct its output together. For L modules L (L + 1) / 2
     decoders."""
 
     skip_connection: bool = False
@@ -199,8 +199,8 @@ class TrainConfig:
     whatever the length of the run. docs/recipe.md has both recipes."""
 
     hookpoints: list[str] = field(default_factory=list)
-    """Module paths of the base model whose outputs to train on, with globs ('layers.*.mlp'); a trailing '.input' names
-    a module's input, and with transcode 'A->B' two of them. None: the output of every block."""
+    """Module paths of the base model whose outputs to train on, with globs ('layers.*.mlp'). A trailing '.input' names
+    a module's input; with transcode 'A->B' names two. None: the output of every block."""
 
     layers: list[int] = field(default_factory=list)
     """Indices of the blocks whose outputs to train on, from 0. None: all."""
@@ -241,8 +241,8 @@ class TrainConfig:
     """Steps between checkpoints. The last step is always saved."""
 
     keep_last: int | None = None
-    """Newest checkpoints to keep; older ones are removed, but never the best. None: all, if all of this run take no
-    more than half of the free disk, else 3; then a line at the start says so."""
+    """Newest checkpoints to keep; older ones are removed, but never the best. None: all, if they take no more than half
+    of the free disk, else 3, which a line at the start says."""
 
     save_best: bool = False
     """Measure the held-out FVU at every checkpoint, and keep the one with the least mean over hookpoints. best.json
@@ -619,8 +619,8 @@ class BrowseConfig(EvalConfig):
     """Open the page in the browser."""
 
     export: str | None = None
-    """Write instead of serving: a new folder of static pages that open without a server; or neuronpedia or
-    circuit-tracer, for a folder of that name beside the index, which they import."""
+    """Write instead of serving: a new folder of static pages, which open without a server. neuronpedia or
+    circuit-tracer: a folder of that name beside the index, for them to import."""
 
     latents: list[int] = field(default_factory=list)
     """Export only these latents of each hookpoint. None: all."""
@@ -647,8 +647,8 @@ class CacheConfig(RunConfig):
     """Type of a stored number. int8 halves the size: one scale a token, the largest of its activations / 127."""
 
     shuffle: bool = True
-    """Mix the tokens of the whole data set. Otherwise they stay in the order of a training run with these options, and
-    training on them repeats that run bit for bit, if dtype is the model's."""
+    """Mix the tokens of the whole data set. Otherwise they stay in the order of a training run with these options.
+    Training on them then repeats that run bit for bit, if dtype is the model's."""
 
     @property
     def lm_dtype(self) -> None:
@@ -674,7 +674,7 @@ class ConvertConfig:
 
     activations: str | None = None
     """Folder that sae cache wrote. On its held-out tokens a threshold is fitted for a library that has no TopK, so that
-    as many latents fire in the mean, and what that changes is said in numbers."""
+    as many latents fire in the mean. L0 and FVU before and after are printed."""
 
     def __post_init__(self) -> None:
         for name in ("source", "target"):

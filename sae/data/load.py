@@ -49,20 +49,21 @@ def load_data(
     """Sequences of `ctx_len` tokens from the data set of that name, for `TokenBatches`.
 
     `dataset` is the first of these that fits: a .bin or .npy file of token ids; a folder written by save_to_disk; a
-    local folder in the hub's layout; files, one or a glob (quoted), all of one kind of `read.KINDS`, packed or not; a
-    hub id. A configuration of a folder or hub id is named after a colon: `allenai/c4:en`. A .txt file, wherever it
+    local folder in the hub's layout; files, one or a glob; a hub id. Files are all of one kind of `read.KINDS`, packed
+    or not. A configuration of a folder or hub id is named after a colon: `allenai/c4:en`. A .txt file, wherever it
     lies, is one text, cut at line ends into documents of about 64k characters. Of other files only the column that is
     wanted is read: the others may differ from file to file.
 
     The text in `text_column` is tokenised and packed by `chunk_and_tokenize`. A data set without that column, but with
-    `input_ids` (or `tokens`), is taken as tokenised (also by naming them as `text_column`): rows of ctx_len tokens as
-    they are, others joined end to end and cut, so that only a tail is lost; tokens whose `attention_mask` is 0 are left
-    out. One with neither, but with `messages`, is a chat, which the tokenizer's chat template makes text. A stream's
-    rows are always joined. `streaming` reads rows only as they are needed, without caching them; a .bin file never
-    needs it.
+    `input_ids` (or `tokens`), is taken as tokenised (also by naming them as `text_column`). Rows of ctx_len tokens stay
+    as they are. Others are joined end to end and cut, so that only a tail is lost. Tokens whose `attention_mask` is 0
+    are left out. One with neither, but with `messages`, is a chat, which the tokenizer's chat template makes text. A
+    stream's rows are always joined. `streaming` reads rows only as they are needed, without caching them; a .bin file
+    never needs it.
 
-    Raises ValueError, in one line: data that does not exist, cannot be reached or is not open to `token` (which appears
-    in no message); a missing split, configuration or column; no rows; fewer tokens than one sequence.
+    Raises ValueError, in one line, for data that does not exist, cannot be reached or is not open to `token` (which
+    appears in no message). So it does for a missing split, configuration or column, for no rows, and for fewer tokens
+    than one sequence.
     """
     path, token = os.path.expanduser(dataset), token.strip() if token else None
     if path.lower().endswith(TOKEN_FILES):

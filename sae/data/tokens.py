@@ -216,8 +216,8 @@ class SequenceStream:
 def as_sequences(dataset: Any) -> Sequences | SequenceStream:
     """Sequences for `TokenBatches`, from whatever holds token ids.
 
-    Random access: a `Sequences` (MemmapTokens), a tensor or array (n, ctx_len), a tokenised `datasets.Dataset`, what a
-    tokenizer returns, or any object with len() and rows `{"input_ids": ...}` by number. A stream:
+    Random access: a `Sequences` (MemmapTokens), a tensor or array (n, ctx_len), a tokenised `datasets.Dataset`, or what
+    a tokenizer returns. Any object with len() and rows `{"input_ids": ...}` by number will do. A stream:
     `datasets.IterableDataset`, or any iterable of such rows. Where the `attention_mask` of a data set leaves tokens
     out, its rows are joined without them. Raises ValueError for anything else, naming the columns that there are.
     """
@@ -270,10 +270,10 @@ class TokenBatches:
     """Iterates over batches (batch_size, ctx_len) of int64 token ids, once, from a place that can be saved.
 
     Random access sources are read in an order drawn from `seed`, streams in their own; neither depends on the batch
-    size. `held_out` sequences are never trained on: `held_out_batches()` gives them. With `whole_documents` nothing is
-    trained on of their documents, as far as that is possible, if it is known which document a sequence is of; else they
-    are the first of that order. An incomplete last batch is dropped. `max_batches` counts from the start of the data,
-    resumed or not. A source that fails for a while is tried again (`retry.patiently`), with `wait` in between.
+    size. `held_out` sequences are never trained on: `held_out_batches()` gives them. With `whole_documents` nothing of
+    their documents is trained on, as far as that is possible and the documents are known. Else they are the first of
+    that order. An incomplete last batch is dropped. `max_batches` counts from the start of the data, resumed or not. A
+    source that fails for a while is tried again (`retry.patiently`), with `wait` in between.
 
     Raises ValueError if the data is less than one batch, and, when such a batch comes up, if a token is outside
     [0, vocab_size).

@@ -46,11 +46,10 @@ class SaeOutput(NamedTuple):
 class Sae(nn.Module):
     """A k-sparse autoencoder: x̂ = Σ_i a_i W_dec[i] + b_dec, a = TopK(ReLU((x − b_dec) W_encᵀ + b_enc)).
 
-    Or a transcoder, which reads x and writes something else, and may add W_skip x; or a crosscoder, whose x is that of
-    several hookpoints side by side, times `scale`: `spec` says what it is.
-    `encoder.weight` is (num_latents, d_in) and `W_dec` (num_latents, d_out): row = latent. New weights follow Gao et
-    al. 2024, arXiv:2406.04093, app. A.1: rows of W_dec uniform on the sphere, W_enc equal to W_dec, biases 0; the
-    trainer sets b_dec to the mean of the data.
+    Or a transcoder, which reads x and writes something else, and may add W_skip x. Or a crosscoder, whose x is that of
+    several hookpoints side by side, times `scale`. `spec` says which. `encoder.weight` is (num_latents, d_in) and
+    `W_dec` (num_latents, d_out): row = latent. New weights follow Gao et al. 2024, arXiv:2406.04093, app. A.1: rows of
+    W_dec uniform on the sphere, W_enc equal to W_dec, biases 0; the trainer sets b_dec to the mean of the data.
     """
 
     def __init__(
@@ -211,9 +210,9 @@ class Sae(nn.Module):
         """This function in float32, to train further: with rows of W_dec of unit length if it has such a form.
 
         A length that all rows share goes into W_enc and b_enc. Lengths that differ cannot go there, since other latents
-        would be the k largest: such rows stay as they are and are trained freely, without `normalize_decoder`. An
-        encoder that did not subtract b_dec becomes one that does. Raises ValueError for what no training here
-        makes: thresholds of each latent, and a layer norm.
+        would be the k largest. Such rows stay as they are, and are trained freely, without `normalize_decoder`. An
+        encoder that did not subtract b_dec becomes one that does. Raises ValueError for what no training here makes:
+        thresholds of each latent, and a layer norm.
         """
         if self.spec.selection == "jumprelu" or self.spec.layer_norm:
             kind = "a layer norm" if self.spec.layer_norm else "thresholds of its own (JumpReLU, ReLU, gates)"

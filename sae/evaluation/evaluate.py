@@ -111,8 +111,8 @@ def evaluate(
     with `seed`. A `model` without a language-modelling head has its reconstructions measured, and no predictions.
     Excluded tokens count in nothing and keep their activations. Under torchrun all processes call it, with the same
     arguments and `ranks=sae.parallel.world.World.from_environment()`: each measures a share, and all return the whole.
-    Raises ValueError for an autoencoder that does not fit the model, for an excluded token or position
-    that there is not, and if no token counts.
+    Raises ValueError for an autoencoder that does not fit the model, for an unknown excluded token or position, and if
+    no token counts.
     """
     vocab_size = lm.vocab_size(model)
     sample = SampledSequences(dataset, max_tokens, batch_size, seed=seed, vocab_size=vocab_size)

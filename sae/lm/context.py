@@ -21,8 +21,8 @@ POSITION_TABLE = re.compile(r"embed_positions|(char_)?position_embeddings?|posit
 def context_limit(model: nn.Module | PreTrainedConfig) -> int | None:
     """How many tokens the model reads at once, by its modules, or by its config alone; None if nothing sets a limit.
 
-    Tables of positions know more than the config: where they have a padding row, positions start behind it, so that a
-    model reads two tokens fewer than the 514 positions that its config counts. A skeleton without weights is enough.
+    Tables of positions know more than the config. Where they have a padding row, positions start behind it: a model
+    whose config counts 514 positions reads 512 tokens. A skeleton without weights is enough.
     """
     config: Any = getattr(model, "config", None) if isinstance(model, nn.Module) else model
     text = None if config is None else config.get_text_config()

@@ -93,8 +93,8 @@ def graft(
     reads it. A model that was compiled, or is wrapped (`torch.compile`, PEFT), is grafted inside, and runs uncompiled
     meanwhile; give the wrapper, if that is what runs. The model is as before afterwards, also after an error.
 
-    Raises ValueError for a hookpoint that the model lacks, for `edit` without something to decode, and, when the
-    model runs, for an activation or a reconstruction of a wrong shape.
+    Raises ValueError for a hookpoint that the model lacks, and for `edit` without something to decode. When the model
+    runs, it is raised for an activation or a reconstruction of a wrong shape.
     """
     check_hooks_are_alone(model)
     base = base_model(model)

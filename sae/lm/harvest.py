@@ -56,7 +56,7 @@ def _run(base: nn.Module, tokens: Tensor, hookpoints: Sequence[str]) -> "Capture
 def widths(model: nn.Module, hookpoints: Sequence[str], ctx_len: int | None = None) -> dict[str, int]:
     """d_in of each hookpoint, from a forward of 2 x 3 tokens (sizes that a wrong shape does not have by chance).
 
-    With `ctx_len`, the length of the sequences to come, a model that pads shorter ones is asked at that length, and one
+    `ctx_len` is the length of the sequences to come. A model that pads shorter ones is asked at that length, and one
     whose positions end about there is tried at it. Raises ValueError as `harvest` does, and for a length that the model
     cannot read. Needs the weights: a forward of transformers does not run on the meta device.
     """

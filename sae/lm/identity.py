@@ -15,8 +15,8 @@ _SAMPLES = 64
 def fingerprint(model: nn.Module) -> str:
     """What tells the weights of this model's blocks from others; empty where they are not at hand (offloaded).
 
-    It does not depend on the device, on whether there is a head, on the names of the modules or on whether the weights
-    are held in float32 or bfloat16: the samples are rounded to bfloat16. Weights in 8 bits have one of their own.
+    It does not depend on the device, on a head or on the names of the modules. Nor does it on float32 or bfloat16: the
+    samples are rounded to bfloat16. Weights in 8 bits have one of their own.
     """
     digest, in_8bit = hashlib.sha256(), False
     for parameter in _parameters(model):

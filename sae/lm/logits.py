@@ -81,9 +81,9 @@ class Head:
 def find_head(model: nn.Module, ctx_len: int = 64) -> Head:
     """How `model` makes logits, asked of the model itself with a few forwards of up to `ctx_len` random tokens.
 
-    The trunk is what the forward takes its last hidden states from, if logits of other states, made of a part of the
-    positions, are those of the whole forward with the same states; else the model is run as a whole, which takes the
-    memory of all logits. Raises NoHeadError for a model without a language-modelling head.
+    The trunk is what the forward takes its last hidden states from. It is used if logits of other states, of a part of
+    the positions, equal those of the whole forward. Else the model is run as a whole, which takes the memory of all
+    logits. Raises NoHeadError for a model without a language-modelling head.
     """
     model = unwrapped(model)
     if not hasattr(model, "config") or (base_model(model) is model and _output_embeddings(model) is None):

@@ -35,8 +35,8 @@ AHEAD, READERS = 2, 8
 class ActivationCache:
     """A folder that `sae cache` wrote, opened. `SaeTrainer` takes it in the place of the data, without a model.
 
-    Sizes are checked when it is opened, the SHA-256 of a shard before the shard is first read: while the one before it
-    is, which also brings it into memory.
+    Sizes are checked when it is opened. The SHA-256 of a shard is checked while the one before it is read, which also
+    brings it into memory.
     """
 
     def __init__(self, folder: Path | str, *, device: torch.device | str = "cpu") -> None:
