@@ -165,6 +165,26 @@ def test_the_command_line_sweeps_and_shows_all_combinations(
     assert "must differ, got k2 twice" in capsys.readouterr().err
 
 
+def test_kinds_of_selection_are_swept_too_and_are_what_they_are_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from test_cache import READING, text
+
+    monkeypatch.chdir(tmp_path)
+    model, tokens = text(tmp_path)
+    common = [model, tokens, *READING, "--num_latents", "64", "--no_log_to_wandb", "--max_tokens", "512"]
+    swept = ["--selection", "topk", "batchtopk", "groupmax", "--k", "4"]
+    assert sae.__main__.main([*swept, *common, "--run_name", "all"]) == 0
+    assert sae.__main__.main([*common, "--k", "4", "--selection", "groupmax", "--run_name", "alone"]) == 0
+    together, alone = (evaluation(Path("checkpoints") / name) for name in ("all", "alone"))
+    assert {name.split("/")[0] for name in together} == {"topk", "batchtopk", "groupmax"}
+    for hookpoint, metrics in alone.items():
+        del metrics["tokens"]
+        assert metrics.items() <= together[f"groupmax/{hookpoint}"].items()
+    assert sae.__main__.main([*common, "--selection", "topk", "best"]) == 2
+    assert "best" in capsys.readouterr().err
+
+
 def test_the_frontier_is_what_no_other_point_beats() -> None:
     points = [(1.0, 5.0), (2.0, 6.0), (2.0, 3.0), (2.0, 4.0), (4.0, 3.0), (8.0, 1.0), (1.0, 5.0)]
     assert frontier(points) == [(1.0, 5.0), (2.0, 3.0), (8.0, 1.0)]

@@ -12,7 +12,7 @@ import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from types import UnionType
-from typing import Annotated, Any, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import tyro
 
@@ -34,19 +34,19 @@ def parse(
 ) -> Config:
     """The configuration that the arguments say. A field that is a dataclass itself is filled by its fields' names.
 
-    The options `swept` may be followed by several numbers: then the field holds their list, or, if it is one of a
-    dataclass, there is a list of dataclasses with all combinations.
+    The options `swept` may be followed by several numbers, or several of their choices: then the field holds their
+    list, or, if it is one of a dataclass, there is a list of dataclasses with all combinations.
     Raises ValueError, in one line, for an unknown option or a bad value; exits for --help.
     """
 
     def read(words: Sequence[str]) -> Config:
         return _parse_one(config, groups, words, prog=prog, description=description, positional=positional)
 
-    words, several = _first_of_several(arguments, swept)
+    words, several = _first_of_several(arguments, {name: _literals(config, name) for name in swept})
     cfg: Any = read(words)
     values = {
-        name: [_value(read([*words[:place], number, *words[place + 1 :]]), name) for number in numbers]
-        for name, (place, numbers) in several.items()
+        name: [_value(read([*words[:place], value, *words[place + 1 :]]), name) for value in found]
+        for name, (place, found) in several.items()
     }
     for part, kind in _nested(config).items():
         own = {name: values.pop(name) for name in _names(kind) if name in values}
@@ -57,17 +57,21 @@ def parse(
 
 
 def _first_of_several(
-    arguments: Sequence[str], swept: Sequence[str]
+    arguments: Sequence[str], swept: Mapping[str, Sequence[str]]
 ) -> tuple[list[str], dict[str, tuple[int, list[str]]]]:
-    """The arguments with one number after each option, and {option: (place of its number, all its numbers)}."""
+    """The arguments with one value after each option, and {option: (place of its value, all its values)}.
+
+    Those of an option that is `swept` are numbers and its choices.
+    """
     words: list[str] = []
     several: dict[str, tuple[int, list[str]]] = {}
-    name, numbers = "", 0
+    name, values = "", 0
     for word in arguments:
         is_option = word.startswith("--")
-        numbers = 0 if is_option else numbers + 1 if _NUMBER.fullmatch(word) else -len(arguments)
+        is_value = bool(_NUMBER.fullmatch(word)) or word in swept.get(name, ())
+        values = 0 if is_option else values + 1 if is_value else -len(arguments)
         name = word.removeprefix("--").replace("-", "_") if is_option else name
-        if numbers > 1 and name in swept:
+        if values > 1 and name in swept:
             several.setdefault(name, (len(words) - 1, [words[-1]]))[1].append(word)
         else:
             words.append(word)
@@ -75,6 +79,12 @@ def _first_of_several(
 
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|None", re.IGNORECASE)
+
+
+def _literals(config: type, name: str) -> tuple[str, ...]:
+    """The words that an option chooses among; none if it does not."""
+    field = _fields(config).get(name)
+    return get_args(field.type) if field is not None and get_origin(field.type) is Literal else ()
 
 
 def _value(cfg: Any, name: str) -> Any:

@@ -167,8 +167,8 @@ COMMANDS = {
         ("model", "dataset"),
         "Train a k-sparse autoencoder on the output of every layer of a language model, all at once.\n"
         "Example: sae EleutherAI/pythia-160m wikitext.jsonl --layers 3 7 --max_tokens 10000000\n"
-        "--k, --expansion_factor, --num_latents, --lr and --seed take several values: every combination is trained.",
-        ("k", "expansion_factor", "num_latents", "lr", "seed"),
+        "--k, --selection, --expansion_factor, --num_latents, --lr, --seed take several values: all combinations.",
+        ("k", "selection", "expansion_factor", "num_latents", "lr", "seed"),
     ),
     "eval": Command(
         _evaluate,
@@ -193,8 +193,8 @@ COMMANDS = {
         (),
         "Train on synthetic activations of known features, and say how many of them are found: a minute on a CPU.\n"
         "Example: sae selftest --selection batchtopk --k 2 3\n"
-        "--k, --num_latents, --lr and --seed take several values: every combination is trained.",
-        ("k", "num_latents", "lr", "seed"),
+        "--k, --selection, --num_latents, --lr and --seed take several values: every combination is trained.",
+        ("k", "selection", "num_latents", "lr", "seed"),
     ),
     "cache": Command(
         _cache,

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 PAPERS_DEAD_THRESHOLD = 10_000_000
 """Tokens without firing after which AuxK takes a latent for dead: Gao et al. 2024, arXiv:2406.04093, app. A.2."""
-SHORT = {"expansion_factor": "x", "num_latents": "n"}
+SHORT = {"expansion_factor": "x", "num_latents": "n", "selection": ""}
 """What options are called in a label, where that is not their name."""
 BYTES_PER_PARAMETER = {"default": 3 * 4 + 2, "gao2024": 4 * 4 + 2}
 """Bytes by recipe: weight, gradient and one or two moments in float32; the weights in bfloat16, on a CPU those of the
