@@ -257,15 +257,24 @@ class Sae(nn.Module):
 
     @classmethod
     def load_from_hub(
-        cls, name: str, hookpoint: str | None = None, device: torch.device | str = "cpu", *, revision: str | None = None
+        cls,
+        name: str,
+        hookpoint: str | None = None,
+        device: torch.device | str = "cpu",
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        cache_dir: str | Path | None = None,
     ) -> "Sae":
         """Load the dictionary of `hookpoint` from the hub repository `name`, or the repository's only one.
 
-        `hookpoint` may also be the path of the dictionary in the repository. The others are not fetched.
+        `hookpoint` may also be the path of the dictionary in the repository. The others are not fetched. `revision` is
+        a branch, tag or commit; `token` is for what is private; files are kept in `cache_dir`, by default the hub's.
         """
-        from sae.formats.hub import fetch
+        from sae.formats.hub import Access, fetch
 
-        found = fetch(name, None if hookpoint is None else [hookpoint], revision=revision, only_one=True)
+        access = Access(revision, token, cache_dir)
+        found = fetch(name, None if hookpoint is None else [hookpoint], access=access, only_one=True)
         (place,) = found.values()
         return cls.from_saved(place.read(), device)
 
@@ -278,16 +287,21 @@ class Sae(nn.Module):
         *,
         local: bool | None = None,
         pattern: str | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        cache_dir: str | Path | None = None,
     ) -> dict[str, "Sae"]:
         """Load the dictionaries of a folder or hub repository, by hookpoint, of any formats that are known.
 
         `layers` names hookpoints; `pattern` is a glob on them. A run's folder stands for its newest checkpoint, and the
         folder of one autoencoder for that one. Of several at a hookpoint each is `<group>/<hookpoint>`.
-        `local=None` means the folder if there is one of that name, else the hub.
+        `local=None` means the folder if there is one of that name, else the hub, for which `revision`, `token` and
+        `cache_dir` are as of `load_from_hub`.
         """
-        from sae.formats.hub import find_anywhere
+        from sae.formats.hub import Access, find_anywhere
 
-        found = find_anywhere(name, layers, pattern, local=local)
+        access = Access(revision, token, cache_dir)
+        found = find_anywhere(name, layers, pattern, local=local, access=access)
         return {hookpoint: cls.from_saved(place.read(), device) for hookpoint, place in found.items()}
 
     @classmethod

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sae.formats import FORMATS
 from sae.formats.find import chosen_of, find, named, places_in
@@ -13,19 +13,39 @@ from sae.storage.files import is_inside
 _MOST_CONFIGS = 2_000
 
 
+class Access(NamedTuple):
+    """How a repository of the hub is reached; the defaults are those of huggingface_hub."""
+
+    revision: str | None = None
+    """A branch, tag or commit. None: the newest."""
+    token: str | None = None
+    """For what is private. None: that of the environment or of `hf auth login`."""
+    cache_dir: str | Path | None = None
+    """Where files are kept. None: HF_HUB_CACHE."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments of `snapshot_download`, but for the revision."""
+        return {name: value for name, value in (("token", self.token), ("cache_dir", self.cache_dir)) if value}
+
+
+ANYBODY = Access()
+
+
 def find_anywhere(
     name: str | Path,
     hookpoints: Iterable[str] | None = None,
     pattern: str | None = None,
     *,
     local: bool | None = None,
+    access: Access = ANYBODY,
 ) -> dict[str, Place]:
     """`find` in a local folder, or in a hub repository, of which nothing but what is named is fetched.
 
     `local=None` means the folder if there is one of that name, else the hub.
     """
     folder = here(name) if local is None else Path(name) if local else None
-    return find(folder, hookpoints, pattern) if folder else fetch(str(name), hookpoints, pattern)
+    return find(folder, hookpoints, pattern) if folder else fetch(str(name), hookpoints, pattern, access=access)
 
 
 def locate(name: str | Path) -> Path:
@@ -38,7 +58,7 @@ def fetch(
     hookpoints: Iterable[str] | None,
     pattern: str | None = None,
     *,
-    revision: str | None = None,
+    access: Access = ANYBODY,
     only_one: bool = False,
 ) -> dict[str, Place]:
     """The dictionaries of the hub repository `name` that are named (None: all), fetched; see `find`.
@@ -50,9 +70,12 @@ def fetch(
     for hookpoint in wanted or []:
         if not is_inside(hookpoint):
             raise ValueError(f"hookpoint must be a module path, got {hookpoint!r}")
-    files, exact = _files(name, revision)
+    files, exact = _files(name, access)
     configs = {config for each in FORMATS.values() for config in each.configs}
-    folder = _snapshot(name, exact, [file for file in files if file.rpartition("/")[2] in configs][:_MOST_CONFIGS])
+    small = [file for file in files if file.rpartition("/")[2] in configs][:_MOST_CONFIGS]
+    folder = _snapshot(name, access, small)  # by the name of the revision, which is then known without a network too
+    if exact != access and folder.name != exact.revision:  # it has just moved on
+        folder = _snapshot(name, exact, small)
     chosen = chosen_of(name, named(places_in(folder, files)), wanted, pattern)
     if only_one and len(chosen) > 1:
         raise ValueError(f"hookpoint must be given for {name}, which holds {', '.join(list(chosen)[:20])}")
@@ -60,16 +83,16 @@ def fetch(
     return chosen
 
 
-def _files(name: str, revision: str | None) -> tuple[list[str], str | None]:
-    """Names of the repository's files, and its commit; without a network, of what is in the cache."""
+def _files(name: str, access: Access) -> tuple[list[str], Access]:
+    """Names of the repository's files, and the way to its commit; without a network, of what is in the cache."""
     from huggingface_hub import HfApi
 
     if _offline():
-        folder = _snapshot(name, revision, None)
-        return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()), revision
-    info = _asked(name, HfApi().model_info, name, revision=revision)
+        folder = _snapshot(name, access, None)
+        return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()), access
+    info = _asked(name, HfApi(token=access.token).model_info, name, revision=access.revision)
     files = [file.rfilename for file in info.siblings or []]
-    return sorted(file for file in files if is_inside(file)), info.sha or revision
+    return sorted(file for file in files if is_inside(file)), access._replace(revision=info.sha or access.revision)
 
 
 def _offline() -> bool:
@@ -78,13 +101,13 @@ def _offline() -> bool:
     return bool(constants.HF_HUB_OFFLINE)
 
 
-def _snapshot(name: str, revision: str | None, files: list[str] | None) -> Path:
+def _snapshot(name: str, access: Access, files: list[str] | None) -> Path:
     """The local copy with these files; None: with what is in the cache."""
     from huggingface_hub import snapshot_download
 
     escaped = None if files is None else ["".join(f"[{c}]" if c in "*?[" else c for c in file) for file in files]
     options = {"local_files_only": True} if files is None else {"allow_patterns": escaped}
-    return Path(_asked(name, snapshot_download, name, revision=revision, **options))
+    return Path(_asked(name, snapshot_download, name, revision=access.revision, **access.options, **options))
 
 
 def _asked(name: str, call: Any, *arguments: Any, **options: Any) -> Any:

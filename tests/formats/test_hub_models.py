@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,35 +19,73 @@ print(json.dumps([sae.d_in, sae.num_latents]))
 """
 
 
-def test_one_dictionary_of_a_repository_is_fetched_without_the_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for layer in (3, 4, 5):
-        folder = tmp_path / "repo" / f"layer_{layer}"
+Files = dict[str, bytes]
+
+
+def repository(root: Path, layers: tuple[int, ...]) -> Files:
+    for layer in layers:
+        folder = root / f"layer_{layer}"
         STRANGERS["saelens topk"].write(folder)
         cfg = json.loads((folder / "cfg.json").read_text())
         cfg["metadata"]["hook_name"] = f"blocks.{layer}.hook_resid_post"
         (folder / "cfg.json").write_text(json.dumps(cfg))
-    root = tmp_path / "repo"
-    files = {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def of_models(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The fake hub serves models; yields who may read, by token (empty: anybody)."""
+    allowed: list[str] = []
     get = fake_hub._Handler.do_GET
 
-    def of_models(handler: fake_hub._Handler) -> None:
+    def serve(handler: fake_hub._Handler) -> None:
         path = handler.path.replace("/api/models/", "/api/datasets/")
         handler.path = path if path.startswith("/api/") else f"/datasets{path}"
+        if allowed and handler.headers.get("Authorization") not in allowed:
+            handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
+            return handler._send(401, error="RepoNotFound")
         get(handler)
 
-    monkeypatch.setattr(fake_hub._Handler, "do_GET", of_models)
-    monkeypatch.setattr(fake_hub._Handler, "do_HEAD", of_models)
+    monkeypatch.setattr(fake_hub._Handler, "do_GET", serve)
+    monkeypatch.setattr(fake_hub._Handler, "do_HEAD", serve)
+    yield allowed
+
+
+def run(code: str, endpoint: str, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    own = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=os.environ | own | environment, capture_output=True, text=True, timeout=100)
+
+
+def test_one_dictionary_of_a_repository_is_fetched_without_the_others(tmp_path: Path, of_models: list[str]) -> None:
+    files = repository(tmp_path / "repo", (3, 4, 5))
     with fake_hub.fake_hub({"owner/repo": {"main": files}}, "owner/gated") as endpoint:
-        environment = os.environ | {
-            "HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0",
-            "HF_HUB_DISABLE_XET": "1",
-        }  # fmt: skip
-        done = subprocess.run(
-            [sys.executable, "-c", CODE], env=environment, capture_output=True, text=True, timeout=100
-        )
+        done = run(CODE, endpoint, tmp_path / "home")
     assert done.returncode == 0, done.stderr[-800:]
     assert json.loads(done.stdout) == [8, 24]
     fetched = {path.parent.name + "/" + path.name for path in (tmp_path / "home").rglob("*.*s*") if path.is_symlink()}
     assert {name for name in fetched if name.endswith("sae_weights.safetensors")} == {"layer_3/sae_weights.safetensors"}
+
+
+def test_a_revision_with_a_token_into_a_cache_of_ones_own_which_is_read_offline(
+    tmp_path: Path, of_models: list[str]
+) -> None:
+    old, new = repository(tmp_path / "old", (3,)), repository(tmp_path / "new", (3, 4))
+    of_models.append("Bearer hf_secret")
+    cache = tmp_path / "cache"
+    code = (
+        "import sys\nfrom sae import Sae\n"
+        "options = {'token': sys.argv[1], 'cache_dir': sys.argv[2]} if len(sys.argv) > 1 else {}\n"
+        "print(*Sae.load_many('owner/repo', revision='v1', **options), '|', *Sae.load_many('owner/repo', **options))\n"
+        "print(Sae.load_from_hub('owner/repo', 'h.3', revision='v1', **options).num_latents)"
+    )
+    given = f"import sys\nsys.argv += ['hf_secret', {str(cache)!r}]\n{code}"
+    with fake_hub.fake_hub({"owner/repo": {"main": new, "v1": old}}, "owner/gated") as endpoint:
+        refused = run(code, endpoint, tmp_path / "home")
+        done = run(given, endpoint, tmp_path / "home")
+    offline = run(given, "http://127.0.0.1:9", tmp_path / "home", HF_HUB_OFFLINE="1")
+    assert refused.returncode and "owner/repo must be a folder or a repository on the hub" in refused.stderr
+    assert done.returncode == 0, done.stderr[-800:]
+    assert offline.returncode == 0, offline.stderr[-800:]
+    assert done.stdout == "h.3 | h.3 h.4\n24\n" == offline.stdout
+    assert cache.is_dir() and not list((tmp_path / "home").rglob("*.safetensors"))
