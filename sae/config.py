@@ -123,7 +123,7 @@ class SaeConfig:
             )
 
     def latents_for(self, d_in: int) -> int:
-        """Number of latents of a dictionary on activations that are `d_in` wide."""
+        """Latents of a dictionary on activations that are `d_in` wide. Raises ValueError where it does not fit."""
         if self.d_in and self.d_in != d_in:
             raise ValueError(f"d_in must be the width of the activations, {d_in}, got {self.d_in}; leave d_in out")
         num_latents = self.num_latents or d_in * self.expansion_factor

@@ -264,7 +264,7 @@ class Place:
         return starts
 
     def slice(self, latent: int) -> Events:
-        """All events of a latent, those on massive tokens too."""
+        """All events of a latent, those on massive tokens too. Raises DamagedError for a damaged file."""
         start, stop = self.starts[latent : latent + 2].tolist()
         positions = self._files["positions"].read(start, stop)
         if stop > start and int(positions.max()) >= self.index.num_tokens:
@@ -484,7 +484,7 @@ class Latent:
         return list(_coactive(self.place, self.index))[:number]
 
     def to_dict(self) -> Mapping[str, Any]:
-        """All numbers about it."""
+        """The numbers about the latent, by name."""
         first, last = self.positions or (None, None)
         return {
             "place": self.place.name, "latent": self.index, "density": self.density, "max": self.max,

@@ -38,6 +38,7 @@ class MemmapTokens:
         return self.take(indices)
 
     def take(self, indices: Sequence[int]) -> Int64[Tensor, "n ctx_len"]:
+        """The sequences of these numbers, (n, ctx_len) int64."""
         return torch.from_numpy(self._rows[np.asarray(indices, np.int64)].astype(np.int64))
 
 

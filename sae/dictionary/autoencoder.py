@@ -270,6 +270,7 @@ class Sae(nn.Module):
 
         `hookpoint` may also be the path of the dictionary in the repository. The others are not fetched. `revision` is
         a branch, tag or commit; `token` is for what is private; files are kept in `cache_dir`, by default the hub's.
+        Raises ValueError, in one line, if the hub does not answer or the repository lacks the hookpoint.
         """
         from sae.formats.hub import Access, fetch
 
@@ -296,7 +297,8 @@ class Sae(nn.Module):
         `layers` names hookpoints; `pattern` is a glob on them. A run's folder stands for its newest checkpoint, and the
         folder of one autoencoder for that one. Of several at a hookpoint each is `<group>/<hookpoint>`.
         `local=None` means the folder if there is one of that name, else the hub, for which `revision`, `token` and
-        `cache_dir` are as of `load_from_hub`.
+        `cache_dir` are as of `load_from_hub`. Raises ValueError, in one line, for a source without dictionaries, for a
+        hookpoint that it lacks, and for a damaged file.
         """
         from sae.formats.hub import Access, find_anywhere
 

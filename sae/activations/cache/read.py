@@ -72,7 +72,7 @@ class ActivationCache:
         return torch.bfloat16 if self.header.dtype == "int8" else DTYPES[self.header.dtype]
 
     def kept(self, section: str) -> Int64[np.ndarray, " sequences"] | None:
-        """How many tokens of each sequence a section holds; None if it is shuffled."""
+        """Tokens of each sequence in a section; None if it is shuffled. Raises ValueError if the file is damaged."""
         name = f"{section}/{KEPT}"
         if name not in self._manifest.files:
             return None
