@@ -5,7 +5,7 @@ random vectors what these do, in one of the ways in which models round. Of the r
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from threading import Lock
@@ -67,6 +67,9 @@ class _GatedMlp(NamedTuple):
 
 
 _WAYS: WeakKeyDictionary[nn.Module, _Norm | _GatedMlp | None] = WeakKeyDictionary()
+_FOUND: dict[Hashable, _Norm | _GatedMlp | None] = {}
+"""What was found of modules that are alike."""
+_SETTINGS = (bool, int, float, str, type(None))
 _FILES = Lock()
 _USERS: dict[Any, tuple[int, Forward]] = {}
 """Files of transformers whose rotary function is replaced: by how many, and the original."""
@@ -96,7 +99,7 @@ def fused(model: nn.Module) -> Iterator[None]:
 
 
 def _way_of(module: nn.Module) -> _Norm | _GatedMlp | None:
-    """How this module computes, asked of it once; None if otherwise, or if its forward is not its class's."""
+    """How this module computes, asked once of all alike; None if otherwise, or if its forward is not its class's."""
     if "forward" in vars(module):
         return None
     if isinstance(module._modules.get("down_proj"), nn.Linear):
@@ -108,9 +111,22 @@ def _way_of(module: nn.Module) -> _Norm | _GatedMlp | None:
     if module not in _WAYS:
         if next(module.parameters()).dtype != torch.bfloat16:
             return None  # it may be so later
+        key = _alike(module)
         with torch.no_grad():
-            _WAYS[module] = find(module)
+            _WAYS[module] = _FOUND[key] = _FOUND[key] if key in _FOUND else find(module)
     return _WAYS[module]
+
+
+def _alike(module: nn.Module) -> Hashable:
+    """What modules that compute alike have in common: their classes, settings and shapes. A model has many of each."""
+    kinds = tuple((name, type(each), _settings(each)) for name, each in module.named_modules())
+    return kinds, tuple((name, p.shape, p.dtype, p.device) for name, p in module.named_parameters())
+
+
+def _settings(module: nn.Module) -> tuple[tuple[str, Any], ...]:
+    """Numbers, words and functions that are attributes of a module."""
+    own = sorted(vars(module).items())
+    return tuple((name, value) for name, value in own if isinstance(value, _SETTINGS) or callable(value))
 
 
 def _norm_of(module: nn.Module) -> _Norm | None:

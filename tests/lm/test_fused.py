@@ -86,10 +86,15 @@ def test_a_module_that_only_looks_like_a_norm_or_an_mlp_is_left_alone() -> None:
             return x / (x.abs().mean(-1, keepdim=True) + self.eps) * self.weight
 
     model = tiny("llama")
-    mlp = model.get_submodule("layers.0.mlp")
-    mlp.act_fn = nn.ReLU()  # type: ignore[assignment]
-    with fused(nn.Sequential(mean := Mean(), model)):
-        assert "forward" not in vars(mean) and "forward" not in vars(mlp)
+    with fused(model):  # what is known of others must not count for these
+        mlps = [model.get_submodule(f"layers.{layer}.mlp") for layer in range(3)]
+        assert all("forward" in vars(mlp) for mlp in mlps)
+    mlps = [tiny("llama").get_submodule("layers.0.mlp") for _ in range(2)]
+    mlps[0].act_fn = nn.ReLU()  # type: ignore[assignment]
+    del mlps[1].act_fn
+    mlps[1].act_fn = F.relu  # type: ignore[assignment]
+    with fused(nn.Sequential(mean := Mean(), *mlps)):
+        assert not any("forward" in vars(module) for module in (mean, *mlps))
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 7), (1, 1, 1), (2, 40, 1536)])
