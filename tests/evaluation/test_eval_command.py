@@ -453,3 +453,36 @@ def test_an_encoder_has_its_divergence_measured_and_no_next_token(tmp_path: Path
     saes = {"encoder.layer.1": Sae(32, SaeConfig(num_latents=64, k=4))}
     metrics = evaluate(model, torch.randint(3, 300, (3, 9)), saes)["encoder.layer.1"].metrics
     assert metrics["kl_div_with_sae"] > 0 and "ce_loss_with_sae" not in metrics
+
+
+def test_crosscoders_and_cross_layer_transcoders_are_measured_by_the_command_and_not_browsed(
+    run: Run, no_pictures: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sae.report.training.draw_curves", lambda records, path: None)
+    command = ["model", "text.jsonl", *SMALL, "--no_log_to_wandb", "--save_dir", "runs", "--exclude_positions", "0"]
+    assert sae.__main__.main([*command, "--layers", "0", "2", "--crosscode", "--k", "4", "--run_name", "cross"]) == 0
+    modules = ["--hookpoints", "layers.[02].mlp"]
+    assert sae.__main__.main([*command, *modules, "--cross_layer", "--k", "4", "--run_name", "clt"]) == 0
+
+    status, out, err = run("runs/k4", "--compare", "runs/cross", "--device", "cpu", "--out", "there")
+    assert status == 0 and "error" not in err and out.count("layers.2") == 1
+    document, page_text = numbers("there"), Path("there/report.html").read_text()
+    assert list(document["results"]["runs/cross"]) == list(document["results"]["runs/k4"])
+    trained = json.loads(Path("runs/cross/evaluation.json").read_text())["crosscoder"]
+    for hookpoint in ("layers.0", "layers.2"):
+        measured = document["results"]["runs/cross"][hookpoint]["metrics"]
+        assert measured["fvu"] == pytest.approx(trained[f"fvu/{hookpoint}"], rel=0.03)
+        fired = round(measured["frac_alive"] * 128)
+        assert sum(document["relative_norms"]["runs/cross"][hookpoint]) == fired
+    assert "Decoder norms" in page_text and list(document["relative_norms"]) == ["runs/cross"]
+
+    assert run("runs/clt", "--device", "cpu", "--out", "layers")[0] == 0
+    found = numbers("layers")["results"]["runs/clt"]
+    assert list(found) == ["layers.0.mlp", "layers.2.mlp", "all"]
+    trained = json.loads(Path("runs/clt/evaluation.json").read_text())
+    for hookpoint in trained:
+        assert found[hookpoint]["metrics"]["fvu"] == pytest.approx(trained[hookpoint]["fvu"], rel=0.03)
+    for name, kind in (("runs/cross", "a crosscoder"), ("runs/clt", "layers of a cross-layer transcoder")):
+        assert sae.__main__.main(["browse", name, "--no_browser", "--device", "cpu"]) == 2
+        errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sae: error:")]
+        assert len(errors) == 1 and kind in errors[0]
