@@ -179,7 +179,7 @@ NEEDS_A_RUN = {"docs/tutorials/evaluate.md", "docs/tutorials/look-at-latents.md"
 @pytest.mark.parametrize("page", [pytest.param(page, marks=pytest.mark.slow if page in SLOW else ()) for page in PAGES])
 def test_every_command_and_every_python_block_runs(page: str, reader: Reader) -> None:
     if page in NEEDS_A_RUN:
-        reader.type("sae EleutherAI/pythia-160m my-texts.jsonl --layers 3 7 --run_name my-run")
+        reader.type("sae EleutherAI/pythia-160m my-texts.jsonl --layers 3 7 --expansion_factor 4 --run_name my-run")
     for block in blocks(page):
         reader.run(block)
     assert reader.ran > 0

@@ -102,7 +102,7 @@ def test_they_run_on_the_model_that_they_name(tmp_path: Path) -> None:
     def call(name: str, *arguments: str) -> list[str]:
         done = subprocess.run(
             [sys.executable, str(EXAMPLES / f"{name}.py"), *arguments],
-            cwd=tmp_path, env=environment | {"SAE_EXAMPLES_TOKENS": "8192"}, capture_output=True, text=True,
+            cwd=tmp_path, env=environment | {"SAE_EXAMPLES_TOKENS": "4096"}, capture_output=True, text=True,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-2000:]
         return done.stdout.splitlines()
