@@ -79,8 +79,9 @@ _ROTATES: WeakKeyDictionary[Forward, bool] = WeakKeyDictionary()
 @contextmanager
 def fused(model: nn.Module) -> Iterator[None]:
     """Meanwhile such work takes one pass where no gradient is wanted; the model is then as before."""
-    modules = list(model.modules())
-    if library() is None or any(hasattr(vars(module).get("forward"), COMPILED_BY_US) for module in modules):
+    first, modules = next(model.parameters(), None), list(model.modules())
+    on_cpu = first is not None and first.is_cpu and library() is not None
+    if not on_cpu or any(hasattr(vars(module).get("forward"), COMPILED_BY_US) for module in modules):
         yield
         return
     found = [(module, way) for module in modules if (way := _way_of(module)) is not None]
