@@ -536,6 +536,14 @@ class EvalConfig(SourceConfig):
     """Measure dictionaries that nobody trained beside the checkpoint's, with its L0. random: as many random unit rows;
     pca: the principal components, of which each token keeps its largest."""
 
+    probes: list[str] | None = field(default=None, metadata={"alone": True})
+    """Measure k-sparse probes too: how well few latents tell two classes of texts apart, beside --baselines and raw
+    activations. Alone, after the other arguments: on the 113 data sets inside the package sae-probes; else on those
+    named and on CSV files with the columns text and label. None: no probes."""
+
+    probe_texts: int | None = None
+    """Texts of each probing task, the first of both classes. None: all, 5000 at most."""
+
     stability: list[str] = field(default_factory=list)
     """Say how many latents the checkpoint shares with these, such as runs of other seeds, and nothing else: only
     weights are read, no model and no data. Of a run with several seeds name the run itself."""
@@ -575,6 +583,7 @@ class EvalConfig(SourceConfig):
         if not self.checkpoint:
             raise ValueError("CHECKPOINT must be given: the folder of a run, or a hub id; sae eval CHECKPOINT")
         others = [name for name in ("compare", "baselines") if getattr(self, name)]
+        others += ["probes"] * (self.probes is not None)
         if self.stability and others:
             raise ValueError(
                 f"stability reads weights alone, and {others[0]} measures on data; give one of --stability and "
@@ -584,6 +593,10 @@ class EvalConfig(SourceConfig):
         for name in ("ctx_len", "max_tokens"):
             if getattr(self, name) is not None:
                 _check_positive(self, name)
+        if self.probe_texts is not None:
+            if self.probes is None:
+                raise ValueError("probe_texts must come with probes, got it without; add --probes")
+            _check("probe_texts", self.probe_texts, self.probe_texts >= 40, "at least 40", "leave --probe_texts out")
         for name in ("exclude_tokens", "exclude_positions"):
             lowest = min(getattr(self, name) or [], default=0)
             _check(name, lowest, lowest >= 0, "0 or more", "count from the start, from 0")

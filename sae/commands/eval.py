@@ -5,10 +5,11 @@ from functools import partial
 from sae import lm
 from sae.activations.source import check_excluded
 from sae.commands.load import load_language_model, load_text
-from sae.config import EvalConfig
+from sae.config import EvalConfig, TextConfig
+from sae.data.labelled import probing_tasks
 from sae.dictionary.autoencoder import Sae
 from sae.dictionary.wiring import CROSSCODER
-from sae.evaluation.command import load_dictionaries, measure_plan
+from sae.evaluation.command import Probing, load_dictionaries, measure_plan
 from sae.evaluation.plan import plan_evaluation, plan_stability
 from sae.evaluation.stability import stabilities
 from sae.evaluation.targets import written_by
@@ -24,6 +25,8 @@ def evaluate(cfg: EvalConfig) -> int:
     if cfg.stability:
         return compare_latents(cfg)
     world = World.from_environment()
+    if cfg.probes is not None:
+        check_alone("sae eval --probes")
     access = {"revision": cfg.revision, "token": cfg.hf_token}
     (device, *_) = world.local_devices(lm.check_device(cfg.device))
     plan = plan_evaluation(cfg, context_limit=lambda model: lm.context_limit(lm.load_skeleton(model, **access)))
@@ -38,13 +41,16 @@ def evaluate(cfg: EvalConfig) -> int:
     for hookpoint in plan.hookpoints:
         if hookpoint != CROSSCODER:
             lm.canonical_ends(skeleton, hookpoint)
+    probing = _probing(cfg, plan.text)
     with world.one_first(note, "prepared the data"):
         dataset = load_text(plan.text, skeleton)
     dictionaries = load_dictionaries(plan, device)
     for hookpoint in {name for saes in dictionaries.values() for name in written_by(saes)}:
         lm.locate(skeleton, hookpoint)
     model = load_language_model(plan.text, device, head=True)
-    evaluation, sentences = measure_plan(plan, model, dataset, dictionaries, batch_size=cfg.batch_size, ranks=world)
+    evaluation, sentences = measure_plan(
+        plan, model, dataset, dictionaries, batch_size=cfg.batch_size, ranks=world, probing=probing
+    )
     world.close()
     if not world.is_main:
         return 0
@@ -54,6 +60,14 @@ def evaluate(cfg: EvalConfig) -> int:
     about |= {"tokens": " ".join(sentences), "versions": ", ".join(f"{k} {v}" for k, v in versions().items())}
     report_evaluation(evaluation, plan.out, about)
     return 0
+
+
+def _probing(cfg: EvalConfig, text: TextConfig) -> Probing | None:
+    """The texts for probes and what makes tokens of them; None if there are to be none."""
+    if cfg.probes is None:
+        return None
+    tokenizer = lm.load_tokenizer(text.model, revision=text.revision, token=cfg.hf_token)
+    return Probing(probing_tasks(cfg.probes, cfg.probe_texts), tokenizer)
 
 
 def compare_latents(cfg: EvalConfig) -> int:

@@ -119,8 +119,9 @@ def _parse_one(
             raise
         raise ValueError(_unboxed(message.getvalue(), prog)) from None
     values = {name: value for group in vars(parsed).values() for name, value in vars(group).items()}
+    alone = {name for name, field in _fields(config).items() if field.metadata.get("alone")}
     for name, value in values.items():
-        if value == [] and f"--{name}" in arguments:
+        if value == [] and f"--{name}" in arguments and name not in alone:
             raise ValueError(
                 f"{name} must be followed by at least one value, got none; leave out --{name} for the default"
             )

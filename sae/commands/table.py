@@ -41,7 +41,8 @@ TRAIN_GROUPS = {
 """Headings of --help, and under which each option stands."""
 
 EVAL_GROUPS = {
-    "what": ("checkpoint", "model", "dataset", "compare", "baselines", "stability", "hookpoints"),
+    "what": ("checkpoint", "model", "dataset", "compare", "hookpoints"),
+    "latents": ("baselines", "probes", "probe_texts", "stability"),
     "data": (
         "split", "text_column", "streaming", "ctx_len", "max_tokens", "exclude_tokens", "exclude_positions",
         "data_preprocessing_num_proc",

@@ -19,6 +19,11 @@ FIT_TOKENS = 16_384
 """Tokens, the first that count, that the baselines are fitted on."""
 
 
+def can_have_baselines(saes: Mapping[str, Sae]) -> bool:
+    """Whether all write what they read."""
+    return not any(sae.reads_input or sae.cfg.crosscode for sae in saes.values())
+
+
 def check_can_have_baselines(saes: Mapping[str, Sae]) -> None:
     """Raise ValueError for a dictionary, by hookpoint, that does not write what it reads."""
     for hookpoint, sae in saes.items():

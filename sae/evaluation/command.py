@@ -1,8 +1,9 @@
 """What `sae eval` does with its plan, and what it says about the tokens that it measured."""
 
 from collections.abc import Sized
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -10,14 +11,23 @@ from torch import nn
 from sae import lm
 from sae.activations.first import first_activations
 from sae.activations.source import counted
+from sae.data.labelled import Task
 from sae.data.tokens import SampledSequences, Sequences, SequenceStream, as_sequences, held_out_fingerprint
 from sae.dictionary.autoencoder import Sae
-from sae.evaluation.baselines import FIT_TOKENS, baselines, check_can_have_baselines
+from sae.evaluation.baselines import FIT_TOKENS, baselines, can_have_baselines, check_can_have_baselines
 from sae.evaluation.evaluate import Evaluation, evaluate_many
 from sae.evaluation.plan import EvalPlan, may_have_seen
+from sae.evaluation.probes import Probed, probe
 from sae.evaluation.ranks import ALONE, Ranks
 from sae.runs.folder import RunRecord, fingerprints_in, may_be_same
 from sae.runs.log import Progress
+
+
+class Probing(NamedTuple):
+    """What probes read."""
+
+    tasks: list[Task]
+    tokenizer: Any
 
 
 def load_dictionaries(plan: EvalPlan, device: torch.device) -> dict[str, dict[str, Sae]]:
@@ -48,6 +58,7 @@ def measure_plan(
     *,
     batch_size: int,
     ranks: Ranks = ALONE,
+    probing: Probing | None = None,
 ) -> tuple[Evaluation, list[str]]:
     """Measure, and sentences for the user about which tokens these were."""
     source = as_sequences(dataset)
@@ -66,8 +77,16 @@ def measure_plan(
         exclude_tokens=plan.exclude_tokens, exclude_positions=plan.exclude_positions, ranks=ranks,
         bar=partial(Progress, total=sample.num_tokens, hidden=ranks.rank > 0),
     )  # fmt: skip
+    if probing is not None:
+        evaluation = replace(evaluation, probes=_probes(model, probing, dictionaries, batch_size))
     about = [*_which_tokens(plan, evaluation), *_predictions(evaluation), *_massive(evaluation)]
     return evaluation, [*changed, *models, *about]
+
+
+def _probes(model: nn.Module, probing: Probing, dictionaries: dict[str, dict[str, Sae]], batch_size: int) -> Probed:
+    total = sum(len(task.texts) for task in probing.tasks)
+    with Progress(total=total, what="probing") as progress:
+        return probe(model, probing.tokenizer, probing.tasks, dictionaries, batch_size=batch_size, done=progress.reach)
 
 
 def _baselines(
@@ -77,6 +96,8 @@ def _baselines(
     made: dict[str, dict[str, Sae]] = {}
     for label, kinds in plan.baselines.items():
         saes = dictionaries[label]
+        if not plan.baselines_asked and not can_have_baselines(saes):
+            continue
         check_can_have_baselines(saes)
         counting = ((tokens, counted(tokens, plan.exclude_tokens, plan.exclude_positions)) for tokens in sample)
         found = baselines(kinds, saes, first_activations(model, list(saes), counting, FIT_TOKENS))

@@ -18,6 +18,7 @@ from sae.dictionary.losses import EVERYTHING, Ordinary, Spread, spread
 from sae.evaluation.measure import ALL, Measured, Reference, means, measure, nothing
 from sae.evaluation.metrics import Quality, as_json, qualities
 from sae.evaluation.moments import merge, on_cpu, tensors_of
+from sae.evaluation.probes import Probed
 from sae.evaluation.ranks import ALONE, Batch, Ranks, Share
 from sae.evaluation.relative_norms import histogram
 from sae.evaluation.sums import ActivationSums
@@ -49,6 +50,8 @@ class Evaluation:
     """Whether the next token's cross-entropy was measured."""
     why_no_head: str = ""
     """A sentence, if there were no logits."""
+    probes: Probed | None = None
+    """What k-sparse probes say, if they were asked for."""
     relative_norms: Mapping[str, Mapping[str, list[int]]] = field(default_factory=dict)
     """Crosscoders' latents, by label and hookpoint, in bins of `relative_norms.relative_norms` from 0 to 1."""
 
@@ -89,7 +92,8 @@ class Evaluation:
         for (label, hookpoint), quality in self.qualities.items():
             results[label][hookpoint] = quality._asdict()
         data = {"tokens": self.tokens, "sequences": self.sequences, "ctx_len": self.ctx_len}
-        norms = {"relative_norms": self.relative_norms} if self.relative_norms else {}
+        norms: dict[str, Any] = {"relative_norms": self.relative_norms} if self.relative_norms else {}
+        norms |= {"probes": self.probes.to_json()} if self.probes is not None else {}
         return as_json({"data": data, "variance": self.variance, "results": results, **norms})
 
 

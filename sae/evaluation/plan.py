@@ -40,6 +40,8 @@ class EvalPlan(NamedTuple):
     out: Path
     baselines: dict[str, Sequence[str]]
     """Kinds, by label, that are measured beside the dictionaries of the checkpoint that was named first."""
+    baselines_asked: bool
+    """Whether they were asked for, or come with probes where they can."""
 
     @property
     def hookpoints(self) -> list[str]:
@@ -57,7 +59,8 @@ def plan_evaluation(cfg: EvalConfig, *, context_limit: Any) -> EvalPlan:
     folders: dict[str, dict[str, Path]] = {}
     for name, (_, places) in found.items():
         folders |= _find(name, places, cfg.hookpoints)
-    kinds: Sequence[str] = list(dict.fromkeys(cfg.baselines))
+    # probes mean little alone
+    kinds: Sequence[str] = list(dict.fromkeys(cfg.baselines)) or ["random", "pca"] * (cfg.probes is not None)
     first = _find(cfg.checkpoint, found[cfg.checkpoint][1], cfg.hookpoints) if kinds else {}
     records = {name: RunRecord.of(path) for name, (path, _) in found.items()}
     record = records[cfg.checkpoint]
@@ -75,6 +78,7 @@ def plan_evaluation(cfg: EvalConfig, *, context_limit: Any) -> EvalPlan:
         max_tokens=_max_tokens(cfg, held_out, text.ctx_len),
         out=_free_folder(cfg, record),
         baselines=dict.fromkeys(first, kinds),
+        baselines_asked=bool(cfg.baselines),
     )
 
 

@@ -13,7 +13,9 @@ from typing import Any
 
 from sae.evaluation.evaluate import Evaluation
 from sae.evaluation.metrics import Quality
+from sae.evaluation.probes import Probed
 from sae.evaluation.relative_norms import BINS
+from sae.report import probes
 from sae.report.html import document, facts, picture, plain, table
 from sae.report.pictures import draw_all
 
@@ -46,6 +48,8 @@ def report_evaluation(evaluation: Evaluation, out: Path, about: Mapping[str, Any
     after the table, if the folder cannot be written.
     """
     _print_table(evaluation)
+    if evaluation.probes is not None:
+        _print_probes(evaluation.probes, evaluation.short_labels)
     sys.stdout.flush()
     try:
         _write(evaluation, out, about)
@@ -115,6 +119,25 @@ def _print_table(evaluation: Evaluation) -> None:
     Console().print(table)
 
 
+def _print_probes(probed: Probed, short_labels: Mapping[str, str]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=probes.title(probed), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for heading in ("hookpoint", "checkpoint"):
+        table.add_column(heading, overflow="fold")
+    for heading in probes.HEADINGS.values():
+        table.add_column(heading, justify="right")
+    before = None
+    for hookpoint, label, *numbers in probes.mean_rows(probed):
+        names = ["" if hookpoint == before else hookpoint, short_labels.get(label, label) or "it"]
+        before = hookpoint
+        table.add_row(*(Text(plain(name)) for name in names), *(number.replace(" ± ", "±") for number in numbers))
+    Console().print(table)
+
+
 # The page
 
 
@@ -134,6 +157,7 @@ def page(evaluation: Evaluation, about: Mapping[str, Any], pictures: Mapping[str
         f"<p>{html.escape(title(evaluation))}</p>",
         table(["checkpoint", "hookpoint", *shown], quality_rows, names=2),
         *_relative_norms(evaluation),
+        *probes.parts(evaluation.probes),
         "<h2>Where the variance sits</h2>",
         "<p>The share of it in the 1 % of the tokens, and of the dimensions, that have most. Where that is most of it, "
         "FVU says little about the rest.</p>",

@@ -27,9 +27,10 @@ from sae.report.evaluation import columns, page, report_evaluation
 
 SMALL = ["--expansion_factor", "4", "--batch_size", "4", "--ctx_len", "16", "--max_tokens", "1024"]
 OPTIONS = {
-    "checkpoint", "model", "dataset", "compare", "baselines", "stability", "hookpoints", "split", "text_column",
-    "streaming", "ctx_len", "max_tokens", "exclude_tokens", "exclude_positions", "data_preprocessing_num_proc", "out",
-    "batch_size", "device", "dtype", "load_in_8bit", "attn_implementation", "revision", "hf_token",
+    "checkpoint", "model", "dataset", "compare", "baselines", "probes", "probe_texts", "stability", "hookpoints",
+    "split", "text_column", "streaming", "ctx_len", "max_tokens", "exclude_tokens", "exclude_positions",
+    "data_preprocessing_num_proc", "out", "batch_size", "device", "dtype", "load_in_8bit", "attn_implementation",
+    "revision", "hf_token",
 }  # fmt: skip
 
 
@@ -403,6 +404,10 @@ BAD = [
     (["runs/k4", "model", "nothing.jsonl"], ["nothing.jsonl"]),
     (["runs/k4", "--ctx_len", "0"], ["ctx_len must be greater than 0"]),
     (["runs/k4", "--kk", "3"], ["there is no option --kk", "sae eval --help"]),
+    (["runs/k4", "--probes", "no_such_file.csv"], ["no_such_file.csv cannot be read"]),
+    (["runs/k4", "--probes", "two.csv", "--probe_texts", "10"], ["probe_texts must be at least 40, got 10"]),
+    (["runs/k4", "--probe_texts", "100"], ["probe_texts must come with probes"]),
+    (["runs/k4", "--baselines", "magic"], ["magic"]),
 ]  # fmt: skip
 
 
@@ -433,6 +438,60 @@ def test_baselines_stand_beside_the_checkpoint_with_its_l0_in_every_file(run: Ru
         assert 0 < by_hookpoint["all"]["metrics"]["kl_div_with_sae"]
     fvu = {label: found["layers.0"]["metrics"]["fvu"] for label, found in results.items()}
     assert fvu["runs/k4"] < fvu["random rows"]
+
+
+def write_csv(path: str, rows: list[tuple[str, str]], header: str = "text,label") -> None:
+    Path(path).write_text("\n".join([header, *(f'"{text}",{label}' for text, label in rows)]) + "\n")
+
+
+def test_probes_on_a_csv_stand_beside_baselines_and_raw_activations_in_every_file(run: Run) -> None:
+    words = ["quick brown", "lazy"]
+    write_csv("animals.csv", [(f"The {words[i % 2]} {i} over the {words[i % 2]} dog", "AB"[i % 2]) for i in range(60)])
+    few = ["--max_tokens", "200", "--hookpoints", "layers.2", "--out", "out"]
+    status, out, err = run("runs/k4", *few, "--probes", "animals.csv")
+    assert status == 0, err
+    probes, page_text = numbers("out")["probes"], Path("out/report.html").read_text()
+    assert probes["tasks"] == {"animals": 60}
+    assert set(probes["results"]) == {"runs/k4", "random rows", "PCA", "raw activations"}
+    assert all(label in page_text and label in out for label in probes["results"])
+    assert list(numbers("out")["results"]) == ["runs/k4", "random rows", "PCA"]
+    raw = probes["results"]["raw activations"]["layers.2"]
+    assert raw["metrics"]["llm_test_auc"] > 0.95 and "k-sparse probes" in page_text and "all dimensions" in out
+    trained = probes["results"]["runs/k4"]["layers.2"]
+    assert list(trained["metrics"]) == [f"sae_top_{k}_test_auc" for k in (1, 2, 5, 16)]
+    assert (
+        trained["by_task"]["sae_top_5_test_auc"]["animals"]["value"] == trained["metrics"]["sae_top_5_test_auc"] > 0.6
+    )
+    low, high = trained["intervals"]["sae_top_5_test_auc"]
+    assert low <= trained["metrics"]["sae_top_5_test_auc"] <= high
+
+
+def test_what_cannot_be_probed_is_one_line(run: Run) -> None:
+    write_csv("columns.csv", [("a", "x")] * 50, header="words,kind")
+    write_csv("one.csv", [(f"text {i}", "x") for i in range(50)])
+    write_csv("few.csv", [(f"text {i}", "y" if i < 19 else "x") for i in range(80)])
+    write_csv("three.csv", [(f"text {i}", "xyz"[i % 3]) for i in range(80)])
+    Path("binary.csv").write_bytes(b"\xff\xfe\x00\x81")
+    wanted = {
+        "columns.csv": "must have the columns text and label (or prompt and target) to be probed, got words, kind",
+        "one.csv": "must have two classes to be probed, got 1: x",
+        "few.csv": "must have at least 20 rows of each class to be probed, got 19 of 'y'",
+        "three.csv": "must have two classes to be probed, got 3: x, y, z",
+        "binary.csv": "must name CSV files in UTF-8, and binary.csv cannot be read",
+    }
+    for name, words_ in wanted.items():
+        status, out, err = run("runs/k4", "--probes", name)
+        (line,) = [line for line in err.splitlines() if line.startswith("sae: error:")]
+        assert status == 2 and out == "" and words_ in line
+    assert not Path("runs/k4/eval").exists()
+
+
+def test_without_the_package_the_113_are_not_there_and_a_line_says_what_to_do(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    status, _, err = run("runs/k4", "--probes")
+    assert status == 2 and "pip install --no-deps sae-probes==0.4.2, or name CSV files" in err
 
 
 def test_the_list_of_options_is_frozen_and_each_is_documented() -> None:

@@ -1,0 +1,248 @@
+"""k-sparse probing: how well k latents, or the raw activations, tell two classes of texts apart.
+
+The rule is that of sae-probes 0.4.2 (Kantamneni et al. 2025, arXiv:2502.16681), written anew: the code of the last
+token; latents ranked by |mean₁ − mean₀| over their mean when active; logistic regression with an L1 penalty on the k
+first, with an L2 penalty on raw activations; C by the AUC on the last rows of the training set; the AUC on the others.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from sae import lm
+from sae.data.labelled import Task
+from sae.dictionary.wiring import side_by_side
+from sae.evaluation.logistic import STRENGTHS, Array, Auc, Fitted, fit_l1, fit_l2
+from sae.evaluation.targets import Dictionaries, Target, harvested, rows, targets
+
+KS = (1, 2, 5, 16)
+"""Numbers of latents that a probe may use."""
+RAW = "raw activations"
+"""In place of a checkpoint's label: probes on all dimensions of what its dictionaries read."""
+LONGEST = 1024
+"""Tokens of a text that are read, the last ones."""
+TRAIN, TEST, VALIDATION = 1024, 100, 100
+"""Rows to train on at most, to test on at least (a third, if that is less), and of the former to choose C on."""
+SEED = 42
+_TINY = 1e-6
+_AUC = "sae_top_{}_test_auc"
+"""SAEBench's name, with the area under the curve in place of its accuracy."""
+_RAW_AUC = "llm_test_auc"
+
+
+class Probed(NamedTuple):
+    """The AUC of every probe."""
+
+    tasks: dict[str, int]
+    """Texts of each task."""
+    by_task: dict[tuple[str, str], dict[str, dict[str, Auc]]]
+    """By label (or `RAW`) and hookpoint: metric, task, AUC."""
+
+    def mean(self, key: tuple[str, str], metric: str) -> tuple[float, float]:
+        """The mean over tasks, and half of its 95 % interval: over tasks, or of the only one."""
+        found = list(self.by_task[key][metric].values())
+        values = np.array([each.value for each in found])
+        error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else found[0].error
+        return float(values.mean()), 1.96 * float(error)
+
+    def difference(self, key: tuple[str, str], other: tuple[str, str], metric: str) -> tuple[float, float]:
+        """The mean over tasks of how much better one is than the other, and half of its 95 % interval; NaN for one."""
+        pairs = [
+            (self.by_task[key][metric][task].value, self.by_task[other][metric][task].value) for task in self.tasks
+        ]
+        found = np.array([a - b for a, b in pairs])
+        error = found.std(ddof=1) / math.sqrt(len(found)) if len(found) > 1 else math.nan
+        return float(found.mean()), 1.96 * float(error)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a JSON file."""
+        results: dict[str, dict[str, Any]] = {}
+        for key, metrics in self.by_task.items():
+            means = {metric: self.mean(key, metric) for metric in metrics}
+            results.setdefault(key[0], {})[key[1]] = {
+                "metrics": {metric: mean for metric, (mean, _) in means.items()},
+                "intervals": {metric: (mean - half, mean + half) for metric, (mean, half) in means.items()},
+                "by_task": {
+                    metric: {task: auc._asdict() for task, auc in each.items()} for metric, each in metrics.items()
+                },
+            }
+        return {"tasks": self.tasks, "results": results}
+
+
+def probe(
+    model: nn.Module,
+    tokenizer: Any,
+    tasks: Sequence[Task],
+    dictionaries: Dictionaries,
+    *,
+    batch_size: int,
+    done: Callable[[int], None] = lambda texts: None,
+) -> Probed:
+    """Train and test all probes; `done` hears how many texts are. Raises ValueError for a text without tokens."""
+    found, count = targets(dictionaries), 0
+    places = {row: target for of_one in found.values() for row, target in of_one.items()}
+    probed = Probed({task.name: len(task.texts) for task in tasks}, {})
+    for task in tasks:
+        acts = last_tokens(model, tokenizer, task.texts, harvested(found, rows(found).values()), batch_size)
+        y = np.array(task.labels, dtype=np.float64)
+        train, test = split(y)
+        for row, target in places.items():
+            x = _read(target, acts).double().numpy()
+            _add(probed, (RAW, row), _RAW_AUC, task, raw_auc(x, y, train, test))
+        for label, of_one in found.items():
+            for row, target in of_one.items():
+                acts_of, indices = (each.cpu() for each in _encode(target, acts))
+                for k, auc in sparse_aucs(acts_of, indices, y, train, test, target.sae.num_latents).items():
+                    _add(probed, (label, row), _AUC.format(k), task, auc)
+        count += len(task.texts)
+        done(count)
+    return probed
+
+
+def _read(target: Target, acts: Mapping[str, Tensor]) -> Float[Tensor, "rows d_in"]:
+    return side_by_side({name: acts[name] for name in target.reads}, target.reads)
+
+
+@torch.no_grad()
+def _encode(target: Target, acts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    encoded = target.sae.encode(_read(target, acts).to(target.sae.device))
+    return encoded.top_acts, encoded.top_indices
+
+
+def _add(probed: Probed, key: tuple[str, str], metric: str, task: Task, auc: Auc) -> None:
+    probed.by_task.setdefault(key, {}).setdefault(metric, {})[task.name] = auc
+
+
+# Activations
+
+
+def last_tokens(
+    model: nn.Module, tokenizer: Any, texts: Sequence[str], hookpoints: Sequence[str], batch_size: int
+) -> dict[str, Float[Tensor, "texts _"]]:
+    """The activations of each text's last token, float32 on the CPU, by hookpoint.
+
+    Texts of one length run together, so that nothing is padded; of a longer one the last `LONGEST` tokens are read.
+    """
+    limit = min(LONGEST, lm.context_limit(model) or LONGEST)
+    ids = [each[-limit:] for each in tokenizer(list(texts))["input_ids"]]
+    if empty := [text for text, each in zip(texts, ids, strict=True) if not each]:
+        raise ValueError(f"probes must have texts with tokens, got {empty[0][:40]!r}; leave it out")
+    found: dict[str, list[Tensor]] = {hookpoint: [] for hookpoint in hookpoints}
+    order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
+    for group in _batches(order, ids, batch_size):
+        tokens = torch.tensor([ids[index] for index in group])
+        for hookpoint, acts in lm.harvest(model, tokens, list(hookpoints)).items():
+            found[hookpoint].append(acts[:, -1].float().cpu())
+    back = torch.tensor(order).argsort()
+    return {hookpoint: torch.cat(parts)[back] for hookpoint, parts in found.items()}
+
+
+def _batches(order: Sequence[int], ids: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
+    for _, alike in groupby(order, key=lambda index: len(ids[index])):
+        group = list(alike)
+        yield from (group[start : start + batch_size] for start in range(0, len(group), batch_size))
+
+
+# Rows
+
+
+def split(y: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows to train and to test on, both half positive, drawn with the generator and in the order of sae-probes."""
+    size, random = len(y), np.random.RandomState(SEED)
+    train_size = min(size - min(TEST, size // 3), TRAIN)
+    positive, negative = np.flatnonzero(y == 1), np.flatnonzero(y == 0)
+    drawn: list[list[NDArray[np.int64]]] = []
+    for wanted in (train_size, size - train_size - 1):
+        first = random.choice(positive, -(-wanted // 2), replace=False)
+        second = random.choice(negative, wanted - -(-wanted // 2), replace=False)
+        positive, negative = np.setdiff1d(positive, first), np.setdiff1d(negative, second)
+        drawn.append([first, second])
+    train, test = (random.permutation(np.concatenate(each)) for each in drawn)
+    return train, test
+
+
+def _folds(y: Array) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Rows to fit and to validate on: the last ones; of fewer than 128 each row once, in 6 parts of both classes."""
+    count = len(y)
+    if count >= 128:
+        last = count - min(count // 5, VALIDATION)
+        return [(np.arange(last), np.arange(last, count))]
+    part = np.empty(count, dtype=np.int64)
+    for label in (0, 1):
+        part[y == label] = np.arange((y == label).sum()) % 6
+    return [(np.flatnonzero(part != each), np.flatnonzero(part == each)) for each in range(6)]
+
+
+# Probes
+
+
+def sparse_aucs(
+    acts: Float[Tensor, "rows width"],
+    indices: Tensor,
+    y: Array,
+    train: NDArray[np.int64],
+    test: NDArray[np.int64],
+    num_latents: int,
+) -> dict[int, Auc]:
+    """The AUC on the rows `test` of probes on the first k latents of the ranking on `train`, for each k of `KS`."""
+    chosen = rank_latents(acts[train], indices[train], torch.from_numpy(y[train]), num_latents)[: max(KS)]
+    column = torch.full((num_latents,), -1)
+    column[chosen] = torch.arange(len(chosen))
+    dense = torch.zeros(len(acts), len(chosen) + 1)
+    dense.scatter_add_(1, column[indices] % (len(chosen) + 1), acts.float())  # the last column: all others
+    x = dense[:, :-1].double().numpy()
+
+    def fit(rows: NDArray[np.int64], k: int, strengths: Array) -> Fitted:
+        return fit_l1(x[rows, :k], y[rows], strengths)
+
+    found = {}
+    for k in (k for k in KS if k <= num_latents):
+        aucs = [
+            [Auc.of(scores, y[train[out]]).value for scores in fit(train[kept], k, STRENGTHS).scores(x[train[out], :k])]
+            for kept, out in _folds(y[train])
+        ]
+        best = STRENGTHS[[int(np.mean(aucs, 0).argmax())]]
+        found[k] = Auc.of(fit(train, k, best).scores(x[test, :k])[0], y[test])
+    return found
+
+
+def rank_latents(
+    acts: Float[Tensor, "rows width"], indices: Tensor, y: Float[Tensor, "rows"], num_latents: int
+) -> Tensor:
+    """Latents by |mean₁ − mean₀| / mean when active, the largest first; the means of the classes are of all rows."""
+    sums = torch.zeros(3, num_latents, dtype=torch.float64)
+    values, flat = acts.double(), indices.flatten()
+    for place, weight in enumerate((y == 1, y == 0, torch.ones_like(y))):
+        entries = values if place < 2 else (values > 0).double()
+        sums[place].index_add_(0, flat, (entries * weight.double().unsqueeze(1)).flatten())
+    first, second, fired = sums
+    active = (first + second) / (fired + _TINY)
+    difference = first / (y == 1).sum() - second / (y == 0).sum()
+    return (difference / (active + _TINY)).abs().argsort(descending=True, stable=True)
+
+
+def raw_auc(x: Array, y: Array, train: NDArray[np.int64], test: NDArray[np.int64]) -> Auc:
+    """The AUC on the rows `test` of a probe on all columns, with an L2 penalty."""
+    if x.shape[1] > len(train):  # a penalised fit lies in the span of its rows
+        x = x @ np.linalg.svd(x[train], full_matrices=False)[2].T
+    aucs = []
+    for kept, out in _folds(y[train]):
+        scores = [fitted.scores(x[train[out]])[0] for fitted in _path(x[train[kept]], y[train[kept]])]
+        aucs.append([Auc.of(each, y[train[out]]).value for each in reversed(scores)])
+    best = float(STRENGTHS[int(np.mean(aucs, 0).argmax())])
+    return Auc.of(fit_l2(x[train], y[train], best).scores(x[test])[0], y[test])
+
+
+def _path(x: Array, y: Array) -> Iterable[Fitted]:
+    """A fit for each C, the smallest first, each starting from the one before."""
+    fitted: Fitted | None = None
+    for strength in STRENGTHS[::-1]:
+        fitted = fit_l2(x, y, float(strength), fitted)
+        yield fitted

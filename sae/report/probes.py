@@ -1,0 +1,71 @@
+"""Tables of k-sparse probes, for the terminal and for the page."""
+
+from sae.evaluation.probes import RAW, Probed
+from sae.report.html import table
+
+HEADINGS = {f"sae_top_{k}_test_auc": f"k = {k}" for k in (1, 2, 5, 16)} | {"llm_test_auc": "all dimensions"}
+"""The metrics, and what stands above each."""
+
+
+def title(probed: Probed) -> str:
+    """What the table is of."""
+    return (
+        f"AUC of k-sparse probes, mean over {len(probed.tasks):,} tasks with {sum(probed.tasks.values()):,} texts; "
+        "± is half of a 95 % interval" + " over tasks" * (len(probed.tasks) > 1)
+    )
+
+
+def mean_rows(probed: Probed) -> list[list[str]]:
+    """Hookpoint, label and a cell under each of `HEADINGS`, hookpoint by hookpoint, the raw activations last."""
+    keys = sorted(probed.by_task, key=lambda key: (_place(probed, key[1]), key[0] == RAW))
+    return [[key[1], key[0], *(_cell(probed, key, metric) for metric in HEADINGS)] for key in keys]
+
+
+def _place(probed: Probed, hookpoint: str) -> int:
+    return list(dict.fromkeys(name for _, name in probed.by_task)).index(hookpoint)
+
+
+def _cell(probed: Probed, key: tuple[str, str], metric: str) -> str:
+    if metric not in probed.by_task[key]:
+        return "-"
+    mean, half = probed.mean(key, metric)
+    return f"{mean:.4f} ± {half:.4f}"
+
+
+def parts(probed: Probed | None) -> list[str]:
+    """What the page has of the probes, as HTML."""
+    if probed is None:
+        return []
+    keys = list(probed.by_task)
+    columns = [(key, metric) for key in keys for metric in HEADINGS if metric in probed.by_task[key]]
+    by_task = [
+        [task, f"{texts:,}", *(f"{probed.by_task[key][metric][task].value:.3f}" for key, metric in columns)]
+        for task, texts in probed.tasks.items()
+    ]
+    headings = [f"{label}, {hookpoint}, {HEADINGS[metric]}" for (label, hookpoint), metric in columns]
+    return [
+        "<h2>k-sparse probes</h2>",
+        f"<p>{title(probed)}. A probe sees the last token's k latents that differ most between the classes.</p>",
+        table(["hookpoint", "checkpoint", *HEADINGS.values()], mean_rows(probed), names=2),
+        *_differences(probed),
+        table(["task", "texts", *headings], by_task, names=1),
+    ]
+
+
+def _differences(probed: Probed) -> list[str]:
+    """How much better the first checkpoint is than each other one, over the same tasks."""
+    first = next((label for label, _ in probed.by_task if label != RAW), None)
+    metrics = [metric for metric in HEADINGS if metric.startswith("sae")]
+    lines = []
+    for label, hookpoint in probed.by_task:
+        if label not in (first, RAW) and first is not None and (first, hookpoint) in probed.by_task:
+            pair = ((first, hookpoint), (label, hookpoint))
+            both = [metric for metric in metrics if all(metric in probed.by_task[key] for key in pair)]
+            cells = ["{:+.4f} ± {:.4f}".format(*probed.difference(*pair, metric)) for metric in both]
+            lines.append([hookpoint, label, *cells])
+    if not lines:
+        return []
+    return [
+        "<p>The first checkpoint's AUC minus the others', task by task:</p>",
+        table(["hookpoint", "against", *(HEADINGS[metric] for metric in metrics)], lines, names=2),
+    ]
