@@ -43,7 +43,7 @@ class Probed(NamedTuple):
     tasks: dict[str, int]
     """Texts of each task."""
     by_task: dict[tuple[str, str], dict[str, dict[str, Auc]]]
-    """By label (or `RAW`) and hookpoint: metric, task, AUC."""
+    """AUC of each task, by label (or `RAW`) and hookpoint, and by metric."""
 
     def mean(self, key: tuple[str, str], metric: str) -> tuple[float, float]:
         """The mean over tasks, and half of its 95 % interval: over tasks, or of the only one."""
