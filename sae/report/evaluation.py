@@ -125,16 +125,16 @@ def _print_probes(probed: Probed, short_labels: Mapping[str, str]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=probes.title(probed), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(title=probes.short_title(probed), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for heading in ("hookpoint", "checkpoint"):
         table.add_column(heading, overflow="fold")
     for heading in probes.HEADINGS.values():
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     before = None
     for hookpoint, label, *numbers in probes.mean_rows(probed):
         names = ["" if hookpoint == before else hookpoint, short_labels.get(label, label) or "it"]
         before = hookpoint
-        table.add_row(*(Text(plain(name)) for name in names), *(number.replace(" ± ", "±") for number in numbers))
+        table.add_row(*(Text(plain(name)) for name in names), *(number.split(" ± ")[0] for number in numbers))
     Console().print(table)
 
 

@@ -7,12 +7,14 @@ HEADINGS = {f"sae_top_{k}_test_auc": f"k = {k}" for k in (1, 2, 5, 16)} | {"llm_
 """The metrics, and what stands above each."""
 
 
+def short_title(probed: Probed) -> str:
+    """What the table on the terminal is of; the page and eval.json have the intervals."""
+    return f"AUC of k-sparse probes, mean over {len(probed.tasks):,} tasks with {sum(probed.tasks.values()):,} texts"
+
+
 def title(probed: Probed) -> str:
-    """What the table is of."""
-    return (
-        f"AUC of k-sparse probes, mean over {len(probed.tasks):,} tasks with {sum(probed.tasks.values()):,} texts; "
-        "± is half of a 95 % interval" + " over tasks" * (len(probed.tasks) > 1)
-    )
+    """What the page's table is of."""
+    return f"{short_title(probed)}; ± is half of a 95 % interval{' over tasks' * (len(probed.tasks) > 1)}"
 
 
 def mean_rows(probed: Probed) -> list[list[str]]:
