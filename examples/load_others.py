@@ -24,9 +24,10 @@ def main(source: str, target: str) -> None:
     for name, dictionary in Sae.load_many(source, device=device).items():
         spec = dictionary.spec
         hookpoint = name.rpartition("/")[2]  # of several at one hookpoint, each has a folder before it
-        reads = f"{hookpoint}.input" if dictionary.reads_input else hookpoint  # a transcoder reads a module's input
-        found = lm.harvest(model, tokens, [reads, hookpoint])
-        out = dictionary(found[reads], found[hookpoint])
+        own = f"{hookpoint}.input" if dictionary.reads_input else hookpoint  # a transcoder reads a module's input
+        reads, writes = next(iter(spec.reads), own), next(iter(spec.writes), hookpoint)
+        found = lm.harvest(model, tokens, [reads, writes])
+        out = dictionary(found[reads], found[writes])
         fired = (out.top_acts > 0).sum(-1).float().mean()
         print(f"{name}: {spec.selection}, {spec.d_in} wide, {spec.num_latents:,} latents", end="; ")
         print(f"FVU {out.fvu:.4f} at L0 {fired:.1f} on {tokens.shape[1]} tokens")

@@ -9,6 +9,8 @@ import torch
 from tiny_models import tiny_model, tiny_tokens
 
 from sae import Sae, SaeConfig, SaeTrainer, TrainConfig
+from sae.training.learner import SaeLearner
+from sae.training.recipe import Recipe, nearest_divisor
 
 K = 6
 Make = Callable[..., SaeTrainer]
@@ -35,7 +37,7 @@ def held_out_l0(trainer: SaeTrainer, folder: Path) -> dict[str, float]:
     batches = list(trainer.feed.held_out_batches())
     found = {}
     for name, sae in Sae.load_many(folder).items():
-        x = torch.cat([trainer.plans[name].wiring.pair(batch.activations)[0] for batch in batches]).float()
+        x = torch.cat([trainer._by_sae(batch.activations)[name][0] for batch in batches]).float()
         pre_acts = (x if sae.reads_input else x - sae.b_dec) @ sae.encoder.weight.T + sae.encoder.bias
         assert sae.threshold is not None
         found[name] = (pre_acts > sae.threshold).sum(1).float().mean().item()
@@ -60,11 +62,38 @@ def test_k_latents_of_a_held_out_token_stay_in_the_mean(name: str, make: Make) -
         assert l0 == pytest.approx(K, rel=0.02)  # of 192 activations; bins are 1 % wide
 
 
+@pytest.mark.parametrize("selection", ["batchtopk", "groupmax"])
+@pytest.mark.parametrize("num_latents", [1024, 4608])
+def test_while_k_grows_every_step_works_and_the_dictionary_keeps_k(selection: str, num_latents: int) -> None:
+    torch.manual_seed(0)
+    sae = Sae(32, SaeConfig(num_latents=num_latents, k=32, selection=selection))  # type: ignore[arg-type]
+    recipe = Recipe.named("default", 100, 3.0)
+    options = {"tokens_per_step": 2048, "auxk_alpha": 0.0, "dead_feature_threshold": 10**7}
+    learner = SaeLearner(sae, compute_dtype=torch.float32, recipe=recipe, **options)  # type: ignore[arg-type]
+    x = torch.randn(256, 32)
+    learner.initialise(x)
+    widths = []
+    for step in range(0, 100, 8):
+        learner.begin_step(step, 100)
+        learner.accumulate(x)
+        learner.update(1e-6)
+        widths.append(learner.read_metrics().l0)
+        kept = (sae.encode(x).top_acts > 0).sum(1).double().mean().item()
+        assert kept == pytest.approx(32, rel=0.1)
+    assert widths[0] < 25 and widths[-1] == pytest.approx(32, rel=0.1)
+
+
+def test_the_divisor_that_is_nearest() -> None:
+    assert [nearest_divisor(n, 1024, most=32) for n in (8, 16, 24, 32)] == [8, 16, 16, 32]
+    assert [nearest_divisor(n, 4608, most=32) for n in (8, 16, 24, 32)] == [8, 16, 24, 32]
+    assert nearest_divisor(3, 7, most=7) == 1
+
+
 def test_weights_and_optimizer_are_those_of_a_run_that_is_not_calibrated(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fitted = make(run_name="fitted").fit()
-    monkeypatch.setattr(SaeTrainer, "_calibrate", lambda self: None)
+    monkeypatch.setattr(SaeTrainer, "calibrate", lambda self: None)
     plain = make(run_name="plain").fit()
     for name, sae in Sae.load_many(fitted).items():
         other = Sae.load_many(plain)[name].state_dict()

@@ -275,6 +275,11 @@ def test_sae_eval_measures_each_output_alone_and_all_replaced_at_once() -> None:
         with graft(model, coders(saes)):
             grafted = model(tokens).logits.log_softmax(-1)
         assert float((clean.exp() * (clean - grafted)).sum(-1).mean()) == pytest.approx(kl(replaced), rel=1e-4)
+        known = coders(saes)
+        with graft(model, known):
+            model(tokens + 1)
+        with graft(model, {MLPS[1]: known[MLPS[1]]}), pytest.raises(ValueError, match="must be grafted together"):
+            model(tokens)
 
 
 # What does not go together, in one line
@@ -295,6 +300,9 @@ def test_what_it_cannot_be_is_one_line(make: Make, tmp_path: Path) -> None:
     raises_one_line("distribute_layers .* cross_layer are trained together", lambda: make(distribute_layers=True))
     raises_one_line("name modules for cross_layer", lambda: make(hookpoints=["layers.0->layers.2", "layers.1.mlp"]))
     saes, model = layers(), tiny_model("gpt_neox", causal_lm=True)
+    raises_one_line("one cross-layer transcoder, got 0", lambda: coders({}))
+    twice = {f"{label}/{name}": sae for label in "ab" for name, sae in saes.items()}
+    raises_one_line("one cross-layer transcoder, got 2", lambda: coders(twice))
     raises_one_line("no cross-layer transcoders", lambda: saes[MLPS[0]].save_to_disk(tmp_path / "x", format="saelens"))
 
     def grafted() -> None:

@@ -57,7 +57,8 @@ def make_trainer(save_dir: Path | str, **changes: Any) -> SaeTrainer:
     tokens = torch.randint(3, VOCAB_SIZE, (4 * STEPS + 4, 16), generator=torch.Generator().manual_seed(5))
     options: dict[str, Any] = {"batch_size": 2, "grad_acc_steps": 2, "lr": 3e-3, "layers": [0, 2], "run_name": "run",
                                "log_to_wandb": False, "dead_feature_threshold": 200}  # fmt: skip
-    cfg = TrainConfig(SaeConfig(num_latents=64, k=4), save_dir=str(save_dir), **options | changes)
+    shape = SaeConfig(num_latents=64, k=changes.pop("k", 4))
+    cfg = TrainConfig(shape, save_dir=str(save_dir), **options | changes)
     return SaeTrainer(cfg, tokens, tiny_model("gpt_neox"))
 
 
@@ -295,6 +296,7 @@ def test_a_change_that_is_told_is_made_and_written_down_and_needs_no_telling_aga
         ({"lr": 4e-3}, "lr was 0.003 and is 0.004; .*, or tell that it is meant: --resume_changed lr$"),
         ({"lr": 4e-3, "resume_changed": ["auxk_alpha"]}, "lr was 0.003 and is 0.004"),
         ({"seed": 1, "resume_changed": ["seed"]}, "resume_changed must name options that can change .*, got seed"),
+        ({"k": 5}, "but k was 4 and is 5; use the options of .*config.json$"),
         ({"batch_size": 4}, "batch_size was 2 and is 4; use the options of .*config.json$"),
         ({"resume": False, "resume_changed": ["lr"]}, "resume_changed must come with resume, got lr without"),
     ],

@@ -158,7 +158,7 @@ def test_training_finds_features_that_random_rows_do_not_and_the_same_seed_the_s
         num_features=40, width=32, max_tokens=300_000,
     )  # fmt: skip
     found = recoveries(cfg, torch.device("cpu"))
-    assert list(found) == ["selectiontopk", "selectionbatchtopk"]
+    assert list(found) == ["topk", "batchtopk"]
     for trained, random, true in found.values():
         assert min(trained.f1, true.f1) > 0.45 > 0.35 > random.f1
         assert trained.mcc > 0.65 > 0.55 > random.mcc and true.mcc > 0.9999

@@ -58,6 +58,12 @@ def about_run(place: Place) -> About:
 def _read(cfg: ConvertConfig, name: str, place: Place, cache: ActivationCache | None) -> Saved:
     """The dictionary, with a threshold if the format needs one and activations are given."""
     saved = place.read()
+    if saved.spec.cfg.cross_layer and cfg.hookpoints:
+        raise ValueError(
+            f"hookpoints must not part the layers of a cross-layer transcoder, of which {name} is one; leave it out"
+        )
+    if saved.spec.cfg.crosscode or saved.spec.cfg.cross_layer:  # told by the formats, which have none
+        return saved
     if saved.spec.selection != "topk" or says_topk(cfg.to, saved) or cache is None:
         return saved
     hookpoint = name.rpartition("/")[2]

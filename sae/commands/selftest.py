@@ -56,6 +56,7 @@ def train_on(cfg: SelftestConfig, feed: SyntheticFeed) -> dict[str, Sae]:
         with Progress(total=total, what="training") as bar:
             while trainer.step < trainer.total_steps and trainer.train_step():
                 bar.reach(trainer.step * trainer.tokens_per_step)
+        trainer.calibrate()
     return {trainer.plans[name].label: sae for name, sae in trainer.saes.items()}
 
 

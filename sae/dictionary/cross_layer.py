@@ -73,9 +73,15 @@ def reconstruct(
 def coders(saes: Mapping[str, Sae]) -> dict[str, "LayerCoder"]:
     """What `sae.graft` puts in the place of all modules of one cross-layer transcoder, by hookpoint.
 
-    In a forward each layer encodes what reaches it, and adds what the earlier ones wrote for it.
+    In a forward each layer encodes what reaches it, and adds what the earlier ones wrote for it. Raises ValueError for
+    other than the dictionaries of one cross-layer transcoder.
     """
-    (layers,) = members(saes).values()
+    if len(found := list(members(saes).values())) != 1:
+        raise ValueError(
+            f"coders must be given the dictionaries of one cross-layer transcoder, got {len(found)} of such among "
+            f"{', '.join(saes) or 'none'}; graft others by themselves"
+        )
+    (layers,) = found
     written: dict[tuple[int, int], Tensor] = {}
     return {layer.sae.spec.writes[0]: LayerCoder(layer.sae, index, written) for index, layer in enumerate(layers)}
 
@@ -96,9 +102,16 @@ class LayerCoder:
 
     def decode(self, top_acts: Tensor, top_indices: Tensor, x: Any) -> Float[Tensor, "*batch d"]:
         """The layer's output, with what the earlier ones wrote for it."""
+        if self._index == 0:
+            self._written.clear()  # what a forward that ended early has left
         out = self._sae.decode(top_acts, top_indices, x)
         own, *later = out.split(self._sae.spec.widths, -1)
         for further, part in enumerate(later, self._index + 1):
             self._written[self._index, further] = part
-        before = [self._written[source, self._index] for source in range(self._index)]
+        if missing := [source for source in range(self._index) if (source, self._index) not in self._written]:
+            raise ValueError(
+                f"all modules of a cross-layer transcoder must be grafted together, but its layers {missing}, counted "
+                "from 0, have not run in this forward; give graft all coders"
+            )
+        before = [self._written.pop((source, self._index)) for source in range(self._index)]
         return torch.stack([own, *(part.to(own) for part in before)]).sum(0) if before else own

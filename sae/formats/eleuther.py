@@ -137,7 +137,9 @@ def _selection_in(path: Path, raw: dict[str, Any]) -> str:
     if isinstance(selection, str):
         selection = next((selection.removeprefix(f"{kind} ") for kind in _SEVERAL if raw.get(kind) is True), selection)
     if selection not in ("topk", "batchtopk", "groupmax", "jumprelu"):
-        raise ValueError(f"{path}: activation={short(selection)} is not supported; known are topk and groupmax")
+        raise ValueError(
+            f"{path}: activation={short(selection)} is not supported; known are topk, batchtopk, groupmax and jumprelu"
+        )
     if raw.get("signed"):
         raise ValueError(f"{path}: signed={short(raw['signed'])} is not supported: latents here are non-negative")
     return selection

@@ -22,11 +22,14 @@ class Access(NamedTuple):
     """For what is private. None: that of the environment or of `hf auth login`."""
     cache_dir: str | Path | None = None
     """Where files are kept. None: HF_HUB_CACHE."""
+    cached_only: bool = False
+    """Whether nobody is asked."""
 
     @property
     def options(self) -> dict[str, Any]:
         """Keyword arguments of `snapshot_download`, but for the revision."""
-        return {name: value for name, value in (("token", self.token), ("cache_dir", self.cache_dir)) if value}
+        given = {"token": self.token, "cache_dir": self.cache_dir, "local_files_only": self.cached_only}
+        return {name: value for name, value in given.items() if value}
 
 
 ANYBODY = Access()
@@ -88,11 +91,23 @@ def _files(name: str, access: Access) -> tuple[list[str], Access]:
     from huggingface_hub import HfApi
 
     if _offline():
-        folder = _snapshot(name, access, None)
-        return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()), access
-    info = _asked(name, HfApi(token=access.token).model_info, name, revision=access.revision)
+        return _cached(name, access)
+    try:
+        info = _asked(name, HfApi(token=access.token).model_info, name, revision=access.revision)
+    except _Unreachable as error:
+        try:
+            return _cached(name, access)
+        except ValueError:
+            raise error from None
     files = [file.rfilename for file in info.siblings or []]
     return sorted(file for file in files if is_inside(file)), access._replace(revision=info.sha or access.revision)
+
+
+def _cached(name: str, access: Access) -> tuple[list[str], Access]:
+    """The same of what is in the cache."""
+    access = access._replace(cached_only=True)
+    folder = _snapshot(name, access, None)
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()), access
 
 
 def _offline() -> bool:
@@ -106,18 +121,23 @@ def _snapshot(name: str, access: Access, files: list[str] | None) -> Path:
     from huggingface_hub import snapshot_download
 
     escaped = None if files is None else ["".join(f"[{c}]" if c in "*?[" else c for c in file) for file in files]
-    options = {"local_files_only": True} if files is None else {"allow_patterns": escaped}
-    return Path(_asked(name, snapshot_download, name, revision=access.revision, **access.options, **options))
+    options = access.options | ({} if files is None else {"allow_patterns": escaped})
+    return Path(_asked(name, snapshot_download, name, revision=access.revision, **options))
+
+
+class _Unreachable(ValueError):
+    """The hub did not answer."""
 
 
 def _asked(name: str, call: Any, *arguments: Any, **options: Any) -> Any:
-    """What the hub answers. Raises ValueError in one line if it does not."""
+    """What the hub answers. Raises ValueError in one line if it refuses, and _Unreachable if it does not answer."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    refusals = HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, ValueError
     try:
         return call(*arguments, **options)
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise ValueError(
+    except Exception as error:  # those of the client's own HTTP library have no base that is ours to name
+        raise (ValueError if isinstance(error, refusals) else _Unreachable)(
             f"{name} must be a folder or a repository on the hub, but it cannot be had ({reason_of(error)}); "
             "check the name, the network and HF_HUB_OFFLINE"
         ) from None

@@ -254,6 +254,15 @@ def _changes(before: dict[str, Any], cfg: TrainConfig) -> dict[str, tuple[Any, A
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
+def _single(name: str, pair: tuple[Any, Any]) -> dict[str, tuple[Any, Any]]:
+    """What differs, by option: of a group of options each by itself."""
+    before, now = pair
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return {name: pair}
+    keys = dict.fromkeys([*before, *now])
+    return {key: (before.get(key), now.get(key)) for key in keys if before.get(key) != now.get(key)}
+
+
 def _check_resumable(path: Path, cfg: TrainConfig) -> None:
     """Raise ValueError unless `path` holds a run with the options of `cfg`, but for those that do not matter."""
     try:
@@ -273,7 +282,8 @@ def _check_resumable(path: Path, cfg: TrainConfig) -> None:
             raise ValueError(f"resume_changed must name options that can change ({', '.join(_MAY_CHANGE)}), got {name}")
     refused = [name for name in changed if name not in cfg.resume_changed]
     if refused:
-        was = ", ".join(f"{name} was {short(changed[name][0])} and is {short(changed[name][1])}" for name in refused)
+        pairs = {key: pair for name in refused for key, pair in _single(name, changed[name]).items()}
+        was = ", ".join(f"{name} was {short(before)} and is {short(now)}" for name, (before, now) in pairs.items())
         can_change = all(name in _MAY_CHANGE for name in refused)
         told = f", or tell that it is meant: --resume_changed {' '.join(changed)}" if can_change else ""
         raise ValueError(

@@ -74,6 +74,11 @@ def _start(plan: SaePlan, sae: Sae, run: RunPlan, tell: Callable[[str], None]) -
         raise ValueError(
             f"transcode must be given to train a transcoder further, which {name} in {source} is; add --transcode"
         )
+    if sae.cfg.cross_layer and not plan.cfg.cross_layer:
+        raise ValueError(
+            f"cross_layer must be given to train a cross-layer transcoder further, of which {name} in {source} is a "
+            "layer; add --cross_layer, with all of its hookpoints"
+        )
     if plan.across and sae.spec.writes != plan.across:
         raise ValueError(
             f"finetune: {name} in {source} is of {', '.join(sae.spec.writes)}, got {', '.join(plan.across)}; "

@@ -2,7 +2,6 @@
 
 import math
 import weakref
-from collections.abc import Iterable
 from functools import partial
 
 import torch
@@ -33,6 +32,7 @@ from sae.dictionary.threshold import RunningThreshold
 from sae.ops import eight_bit
 from sae.ops.encode import Encode
 from sae.training.adam import Adam, Gradient, Tangent
+from sae.training.calibration import Calibration
 from sae.training.capped_adam import CappedAdam
 from sae.training.cuda_graphs import StepRecording
 from sae.training.dead_latents import DeadLatents
@@ -40,7 +40,7 @@ from sae.training.initial import AddUp, balance_, best_encoder_scale, start_tran
 from sae.training.massive_tokens import MassiveTokens
 from sae.training.meters import Meters, Metrics
 from sae.training.normaliser import Normaliser
-from sae.training.recipe import Recipe, firings, k_at
+from sae.training.recipe import Recipe, firings, k_at, nearest_divisor
 
 GAO2024 = Recipe()
 FIRST_TOKENS = 4096
@@ -94,6 +94,7 @@ class SaeLearner:
         self._encode_in_8bit = bool(encode_in_8bit)
         self._probe: Tensor | None = None
         self._threshold = RunningThreshold(sae.device) if sae.cfg.selection == "batchtopk" else None
+        self._step_threshold = None if sae.threshold is None else sae.threshold.clone()
         self._is_autoencoder = sae.spec.is_autoencoder
         me = weakref.proxy(self)  # so that only its users keep the learner
         self._recording = StepRecording((lambda x: me._differentiate(x)), (lambda: me._take_step()))
@@ -174,28 +175,25 @@ class SaeLearner:
         add_up([self._threshold.step_counts])
         self._end_threshold_step()
 
-    def calibrate(self, batches: Iterable[Float[Tensor, "tokens d_in"]]) -> None:
-        """Set batchtopk's threshold to that which keeps k latents of these tokens in the mean; without one, nothing.
+    def calibration(self) -> Calibration:
+        """What sets batchtopk's threshold by other tokens than those of the steps: for the end of training.
 
-        For the end of training: the threshold of the steps is of tokens that were trained on, with other weights. The
-        product is in the type of the weights, as at inference. To go on training, load a `state_dict` first.
+        To go on training after it, load a `state_dict` first.
         """
-        if self._threshold is None or self.sae.threshold is None:
-            return
-        found, exact = RunningThreshold(self.sae.device), Weights.of(self.sae, self.sae.dtype)
-        for x in batches:
-            code = encoded(exact, x, self._candidates, shards=self._shards, by_threshold=True)
-            found.add(code.acts)
-        self._shards.sum_(found.step_counts[:-1])
-        found.end_step()
-        if found.counts[-1]:
-            self.sae.threshold.copy_(found.value(self._k))
+        return Calibration(self.sae, self._candidates, self._shards)
 
     def _end_threshold_step(self) -> None:
         assert self._threshold is not None and self.sae.threshold is not None
         self._shards.sum_(self._threshold.step_counts[:-1])
         self._threshold.end_step()
-        self.sae.threshold.copy_(self._threshold.value(self._k))
+        self._set_thresholds()
+
+    def _set_thresholds(self) -> None:
+        """Batchtopk's threshold of the steps keeps as many as they do now; that of the dictionary keeps k."""
+        if self._threshold is None or self.sae.threshold is None or self._step_threshold is None:
+            return
+        self._step_threshold.copy_(self._threshold.value(self._k))
+        self.sae.threshold.copy_(self._threshold.value(self.sae.cfg.k))
 
     def _set_weights(self) -> None:
         """Read the parameters anew, after they were set."""
@@ -206,12 +204,11 @@ class SaeLearner:
     def _set_k(self, k: int) -> None:
         """Let so many latents of each token stay."""
         cfg = self.sae.cfg
-        self._k, self._select = k, selection(cfg, k=k, threshold=self.sae.threshold)
+        self._k, self._select = k, selection(cfg, k=k, threshold=self._step_threshold)
         most = width(cfg, k, self.sae.num_latents)
         self._candidates = self._select if self._threshold is None else partial(ops.topk, k=most)
         """What stays before batchtopk's threshold, which is found among it."""
-        if self._threshold is not None and self.sae.threshold is not None:
-            self.sae.threshold.copy_(self._threshold.value(k))
+        self._set_thresholds()
         self._levels = Levels.of(cfg, self._all_latents, k)
         self._encode: Encode = partial(eight_bit.encode, k=most) if self._encode_in_8bit else ops.encode
         self._recording.drop()
@@ -253,6 +250,8 @@ class SaeLearner:
             tokens_per_step=self._tokens_per_step,
             k_growth=self._recipe.k_growth,
         )
+        if self.sae.cfg.selection == "groupmax":  # k equal groups
+            k = nearest_divisor(k, self._all_latents, most=self.sae.cfg.k)
         if k != self._k:
             self._set_k(k)
 
@@ -295,9 +294,9 @@ class SaeLearner:
         code = encoded(
             self._weights, x, self._candidates, encode=self._encode, shards=self._shards, by_threshold=by_threshold
         )
-        if self._threshold is not None and self.sae.threshold is not None:
+        if self._threshold is not None and self._step_threshold is not None:
             self._threshold.add(code.acts)
-            code = code._replace(acts=code.acts * (code.acts > self.sae.threshold))
+            code = code._replace(acts=code.acts * (code.acts > self._step_threshold))
         return code
 
     def _differentiate(

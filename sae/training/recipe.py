@@ -115,6 +115,11 @@ def k_at(step: int, total_steps: int, k: int, *, num_latents: int, tokens_per_st
     return round(k * stage / K_STAGES)
 
 
+def nearest_divisor(number: int, of: int, *, most: int) -> int:
+    """Divisor of `of`, at most `most`, that is nearest to `number`; the smaller of two."""
+    return min((d for d in range(1, most + 1) if of % d == 0), key=lambda d: (abs(d - number), d))
+
+
 def firings(tokens_per_step: int, k: int, num_latents: int) -> float:
     """On how many tokens of a step a latent fires, in the mean over latents."""
     return tokens_per_step * k / num_latents

@@ -132,7 +132,7 @@ class SaeTrainer:
                 self._train(log)
             forced = self.stopped and self.step < self.total_steps  # then every second counts
             if not (forced or self.persistence.has_begun(self.step)):
-                self._calibrate()
+                self.calibrate()
             saved = self.save(measure=self.cfg.save_best and not forced)
         except Exception as error:
             error.add_note(self._save_what_is_left())
@@ -189,13 +189,17 @@ class SaeTrainer:
                 record |= self.evaluate_grafted() if self.world.is_main else {}
         log.write(record)
 
-    def _calibrate(self) -> None:
+    def calibrate(self) -> None:
         """Fit the thresholds of batchtopk to the held-out tokens: their L0 is then k."""
-        fitted = {name: learner for name, learner in self.learners.items() if learner.sae.threshold is not None}
-        with self.world.together():
-            batches = [self._by_sae(batch.activations) for batch in self.feed.held_out_batches()] if fitted else []
-        for name, learner in fitted.items():
-            learner.calibrate(pairs[name][0] for pairs in batches)
+        found = {name: each.calibration() for name, each in self.learners.items() if each.sae.threshold is not None}
+        if found:
+            with self.world.together():
+                for batch in self.feed.held_out_batches():
+                    pairs = self._by_sae(batch.activations)
+                    for name, calibration in found.items():
+                        calibration.add(pairs[name][0])
+        for calibration in found.values():
+            calibration.end()
 
     def _end_of_data(self, log: RunLog) -> None:
         """A stream has ended before the run. Raises ValueError if it did not hold one step."""

@@ -83,7 +83,11 @@ def test_a_revision_with_a_token_into_a_cache_of_ones_own_which_is_read_offline(
     with fake_hub.fake_hub({"owner/repo": {"main": new, "v1": old}}, "owner/gated") as endpoint:
         refused = run(code, endpoint, tmp_path / "home")
         done = run(given, endpoint, tmp_path / "home")
-    offline = run(given, "http://127.0.0.1:9", tmp_path / "home", HF_HUB_OFFLINE="1")
+    nowhere = "http://127.0.0.1:9"
+    offline = run(given, nowhere, tmp_path / "home", HF_HUB_OFFLINE="1")
+    unreachable, never = run(given, nowhere, tmp_path / "home"), run(code, nowhere, tmp_path / "other")
+    assert unreachable.stdout == done.stdout
+    assert "owner/repo must be a folder or a repository on the hub" in never.stderr.splitlines()[-1]
     assert refused.returncode and "owner/repo must be a folder or a repository on the hub" in refused.stderr
     assert done.returncode == 0, done.stderr[-800:]
     assert offline.returncode == 0, offline.stderr[-800:]

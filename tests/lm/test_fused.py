@@ -76,6 +76,31 @@ def test_a_hookpoint_inside_a_fused_mlp_has_what_its_module_returns(name: str) -
     assert ((found - expected).float().norm() / expected.float().norm()).item() < 2**-7
 
 
+def bounded(mlp: nn.Module) -> nn.Module:
+    """The same with bounds on gate and up, which no weight of a new model reaches."""
+
+    class Bounded(type(mlp)):  # type: ignore[misc]
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            gate, up = self.gate_proj(x).clamp(max=500.0), self.up_proj(x).clamp(-500.0, 500.0)
+            return self.down_proj(self.act_fn(gate) * up)
+
+    mlp.__class__ = Bounded
+    return mlp
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma"])
+def test_what_is_known_of_one_norm_holds_for_those_with_other_weights(family: str) -> None:
+    new = AutoModel.from_config(AutoConfig.for_model(family, **SIZES)).bfloat16().eval()
+    with fused(new):  # whose weights are all 1, or 0
+        pass
+    trained = tiny(family)
+    norm, x = trained.get_submodule("layers.0.input_layernorm"), 3 * torch.randn(50, 48).bfloat16()
+    with torch.no_grad():
+        expected = norm(x)
+        with fused(trained):
+            assert "forward" in vars(norm) and (norm(x) == expected).float().mean() > 0.995
+
+
 def test_a_module_that_only_looks_like_a_norm_or_an_mlp_is_left_alone() -> None:
     class Mean(nn.Module):
         def __init__(self) -> None:
@@ -93,6 +118,8 @@ def test_a_module_that_only_looks_like_a_norm_or_an_mlp_is_left_alone() -> None:
     mlps[0].act_fn = nn.ReLU()  # type: ignore[assignment]
     del mlps[1].act_fn
     mlps[1].act_fn = F.relu  # type: ignore[assignment]
+    clamped = bounded(tiny("llama").get_submodule("layers.0.mlp"))
+    mlps.append(clamped)
     with fused(nn.Sequential(mean := Mean(), *mlps)):
         assert not any("forward" in vars(module) for module in (mean, *mlps))
 
