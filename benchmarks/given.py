@@ -57,7 +57,7 @@ class GivenFeed:
     def __init__(self, rows: Tensor, tokens: int, num_batches: int, device: torch.device) -> None:
         self._rows, self.device = rows, device
         self.ctx_len, self.num_batches, self.num_sequences = tokens, num_batches, num_batches + 1
-        self.widths = {HOOKPOINT: rows.shape[1]}
+        self.chosen, self.widths = [HOOKPOINT], {HOOKPOINT: rows.shape[1]}
         self.read_with: dict[str, Any] = {}
         self.source = GivenRows(rows, tokens, num_batches, device)
 
