@@ -315,6 +315,8 @@ def test_an_option_that_the_run_did_not_know_yet_had_its_default(tmp_path: Path,
     document = json.loads(path.read_text())
     for name in ("keep_last", "auxk_alpha", "resume_changed"):
         del document["options"][name]
+    for name in ("crosscode", "prefixes"):
+        del document["options"]["sae"][name]
     path.write_text(json.dumps(document))
     make_trainer(tmp_path, resume=True).fit()
     assert_same_end(tmp_path, straight)

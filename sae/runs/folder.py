@@ -250,8 +250,19 @@ def _from_here(options: dict[str, Any]) -> dict[str, Any]:
 def _changes(before: dict[str, Any], cfg: TrainConfig) -> dict[str, tuple[Any, Any]]:
     """What each option that decides the result was and is, if that differs; new options had their default."""
     now, default = (json.loads(json.dumps(_options(config))) for config in (cfg, type(cfg)()))
-    pairs = {name: (before.get(name, default[name]), now[name]) for name in now if name not in _FREE_TO_CHANGE}
+    pairs = {
+        name: (_completed(before.get(name, default[name]), default[name]), now[name])
+        for name in now
+        if name not in _FREE_TO_CHANGE
+    }
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _completed(before: Any, default: Any) -> Any:
+    """A group of options, or several, with the defaults of those that the run did not know yet."""
+    if isinstance(before, list):
+        return [_completed(each, default) for each in before]
+    return default | before if isinstance(before, dict) and isinstance(default, dict) else before
 
 
 def _single(name: str, pair: tuple[Any, Any]) -> dict[str, tuple[Any, Any]]:
@@ -259,8 +270,8 @@ def _single(name: str, pair: tuple[Any, Any]) -> dict[str, tuple[Any, Any]]:
     before, now = pair
     if not (isinstance(before, dict) and isinstance(now, dict)):
         return {name: pair}
-    keys = dict.fromkeys([*before, *now])
-    return {key: (before.get(key), now.get(key)) for key in keys if before.get(key) != now.get(key)}
+    # Names are our own: those that a file brings may say anything.
+    return {key: (before.get(key), now[key]) for key in now if before.get(key) != now[key]} or {name: pair}
 
 
 def _check_resumable(path: Path, cfg: TrainConfig) -> None:
