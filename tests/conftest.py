@@ -1,6 +1,8 @@
 """For every test: shapes are checked, memory starts as NaN, and no network is used."""
 
 import os
+from collections.abc import Iterator
+from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "disabled"
@@ -40,3 +42,21 @@ def memory_starts_as_nan(monkeypatch: pytest.MonkeyPatch) -> None:
 def fixed_seed() -> None:
     """Every test draws the same random numbers, alone or among others."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs end without curves: drawing takes longer than training here; tests/test_log.py looks at pictures."""
+    monkeypatch.setattr("sae.report.training.draw_curves", lambda records, path: None)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A browser, for tests that are skipped where there is none (`chromium.PATH`)."""
+    from chromium import PATH
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as tools:
+        browser = tools.chromium.launch(executable_path=PATH, args=["--no-sandbox"])
+        yield browser
+        browser.close()

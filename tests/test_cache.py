@@ -25,12 +25,9 @@ from sae.commands.cache import cache_activations
 from sae.config import CacheConfig
 from sae.data import ActivationCache
 
+pytestmark = pytest.mark.usefixtures("no_picture")
+
 LAYERS = ["layers.0", "layers.2"]
-
-
-@pytest.fixture(autouse=True)
-def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sae.report.training.draw_curves", lambda records, path: None)
 
 
 def cached(folder: Path, of: torch.dtype = torch.float32, **changes: Any) -> ActivationCache:

@@ -1,35 +1,28 @@
 """A finished batchtopk dictionary keeps k latents of a held-out token in the mean, and training does not notice."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny_models import tiny_model, tiny_tokens
+from tiny_trainer import Make, maker
 
-from sae import Sae, SaeConfig, SaeTrainer, TrainConfig
+from sae import Sae, SaeConfig, SaeTrainer
 from sae.training.learner import SaeLearner
 from sae.training.recipe import Recipe, nearest_divisor
 
+pytestmark = pytest.mark.usefixtures("no_picture")
+
 K = 6
-Make = Callable[..., SaeTrainer]
 
 
-@pytest.fixture(autouse=True)
-def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sae.report.training.draw_curves", lambda records, path: None)
+def shape(**changes: Any) -> SaeConfig:
+    return SaeConfig(**{"num_latents": 96, "k": K, "selection": "batchtopk"} | changes)
 
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    def make_trainer(**changes: Any) -> SaeTrainer:
-        sae = SaeConfig(num_latents=96, k=K, **{"selection": "batchtopk"} | changes.pop("sae", {}))
-        options = {"batch_size": 4, "save_dir": str(tmp_path), "log_to_wandb": False, "lr": 3e-3} | changes
-        options.setdefault("layers", [0, 2])
-        return SaeTrainer(TrainConfig(sae, **options), tiny_tokens(84, 8, seed=1), tiny_model("gpt_neox"))
-
-    return make_trainer
+    return maker(tmp_path, shape(), layers=[0, 2])
 
 
 def held_out_l0(trainer: SaeTrainer, folder: Path) -> dict[str, float]:
@@ -47,16 +40,15 @@ def held_out_l0(trainer: SaeTrainer, folder: Path) -> dict[str, float]:
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "every step saved": {"save_every": 1},
-    "matryoshka": {"sae": {"prefixes": [24, 96]}},
-    "transcoder": {"sae": {"transcode": True}, "layers": [], "hookpoints": ["layers.*.mlp"]},
+    "matryoshka": {"sae": shape(prefixes=[24, 96])},
+    "transcoder": {"sae": shape(transcode=True), "layers": [], "hookpoints": ["layers.*.mlp"]},
     "micro-batches": {"micro_acc_steps": 2},
 }
 
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_k_latents_of_a_held_out_token_stay_in_the_mean(name: str, make: Make) -> None:
-    options = {key: dict(value) if isinstance(value, dict) else value for key, value in OPTIONS[name].items()}
-    trainer = make(**options)
+    trainer = make(**OPTIONS[name])
     folder = trainer.fit()
     for l0 in held_out_l0(trainer, folder).values():
         assert l0 == pytest.approx(K, rel=0.02)  # of 192 activations; bins are 1 % wide

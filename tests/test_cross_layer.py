@@ -9,9 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_models import tiny_model, tiny_tokens
+from tiny_trainer import Make, maker
 from torch import Tensor
 
-from sae import Sae, SaeConfig, SaeTrainer, TrainConfig, evaluate, graft
+from sae import Sae, SaeConfig, evaluate, graft
 from sae.commands.cache import cache_activations
 from sae.config import CacheConfig
 from sae.data import ActivationCache
@@ -24,25 +25,14 @@ from sae.runs.log import read_records
 from sae.training.joint import Joint, joints
 from sae.training.learner import SaeLearner
 
+pytestmark = pytest.mark.usefixtures("no_picture")
+
 MLPS = ["layers.0.mlp", "layers.1.mlp", "layers.2.mlp"]
-Make = Callable[..., SaeTrainer]
-
-
-@pytest.fixture(autouse=True)
-def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sae.report.training.draw_curves", lambda records, path: None)
 
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    def make_trainer(data: Any = None, model: Any = "tiny", sae: Any = None, **changes: Any) -> SaeTrainer:
-        sae = sae or SaeConfig(num_latents=96, k=6, cross_layer=True)
-        options = {"batch_size": 4, "save_dir": str(tmp_path), "log_to_wandb": False, "lr": 3e-3} | changes
-        options.setdefault("hookpoints", ["layers.*.mlp"])
-        model = tiny_model("gpt_neox") if model == "tiny" else model
-        return SaeTrainer(TrainConfig(sae, **options), tiny_tokens(84, 8, seed=1) if data is None else data, model)
-
-    return make_trainer
+    return maker(tmp_path, SaeConfig(num_latents=96, k=6, cross_layer=True), hookpoints=["layers.*.mlp"])
 
 
 def layers(

@@ -9,9 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_models import tiny_model, tiny_tokens
+from tiny_trainer import Make, maker
 from torch import Tensor, nn
 
-from sae import Sae, SaeConfig, SaeTrainer, TrainConfig, evaluate, graft
+from sae import Sae, SaeConfig, evaluate, graft
 from sae.commands.cache import cache_activations
 from sae.config import CacheConfig
 from sae.data import ActivationCache
@@ -23,24 +24,14 @@ from sae.lm import harvest
 from sae.runs.log import read_records
 from sae.training.initial import balance
 
+pytestmark = pytest.mark.usefixtures("no_picture")
+
 LAYERS = ["layers.0", "layers.1", "layers.2"]
-Make = Callable[..., SaeTrainer]
-
-
-@pytest.fixture(autouse=True)
-def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sae.report.training.draw_curves", lambda records, path: None)
 
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    def make_trainer(data: Any = None, model: Any = "tiny", sae: Any = None, **changes: Any) -> SaeTrainer:
-        sae = sae or SaeConfig(num_latents=96, k=6, crosscode=True)
-        options = {"batch_size": 4, "save_dir": str(tmp_path), "log_to_wandb": False, "lr": 3e-3} | changes
-        model = tiny_model("gpt_neox") if model == "tiny" else model
-        return SaeTrainer(TrainConfig(sae, **options), tiny_tokens(84, 8, seed=1) if data is None else data, model)
-
-    return make_trainer
+    return maker(tmp_path, SaeConfig(num_latents=96, k=6, crosscode=True))
 
 
 def weights(folder: Path) -> list[bytes]:

@@ -22,16 +22,13 @@ from sae.runs import checkpoint
 from sae.runs.log import read_records
 from sae.training.launch import check_processes
 
+pytestmark = pytest.mark.usefixtures("no_picture")
+
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
     with launcher(tmp_path_factory.mktemp("processes")) as found:
         yield found
-
-
-@pytest.fixture(autouse=True)
-def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sae.report.training.draw_curves", lambda records, path: None)
 
 
 def alone(folder: Path, name: str, **changes: Any) -> None:

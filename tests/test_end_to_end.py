@@ -15,13 +15,10 @@ from sae.dictionary.gradients import Gradients
 from sae.training.end_to_end import EndToEnd
 from sae.training.learner import SaeLearner
 
+pytestmark = pytest.mark.usefixtures("no_picture")
+
 CTX, NAMES = 9, ("layers.0", "layers.1.mlp.input")
 LOSSES = ("ce", "kl")
-
-
-@pytest.fixture(autouse=True)
-def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sae.report.training.draw_curves", lambda records, path: None)
 
 
 def setting(loss_fn: str, monkeypatch: pytest.MonkeyPatch) -> tuple[nn.Module, dict[str, SaeLearner], EndToEnd]:

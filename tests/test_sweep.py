@@ -20,13 +20,10 @@ from sae.data import ActivationCache
 from sae.report.frontier import frontier
 from sae.training.run_plan import check_memory, combinations, plan_saes, training_bytes
 
+pytestmark = pytest.mark.usefixtures("no_picture")
+
 LAYERS = ["layers.0", "layers.2"]
 CONFIGS = [SaeConfig(expansion_factor=x, k=k) for x in (2, 4) for k in (2, 5)]
-
-
-@pytest.fixture(autouse=True)
-def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sae.report.training.draw_curves", lambda records, path: None)
 
 
 def make(folder: Path, sae: SaeConfig | list[SaeConfig], data: Any = None, **changes: Any) -> SaeTrainer:

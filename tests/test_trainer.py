@@ -33,6 +33,8 @@ from sae.report.training import read_records
 from sae.runs import checkpoint
 from sae.training.run_plan import report_dead_after
 
+pytestmark = pytest.mark.usefixtures("no_picture")
+
 SEQ = 8
 LAYERS = {"gpt_neox": "layers", "gpt2": "h", "llama": "layers", "gemma3": "layers", "bert": "encoder.layer"}
 
@@ -45,12 +47,6 @@ def make_tokens(count: int = 44, seq: int = SEQ) -> Tensor:
 
 
 Make = Callable[..., SaeTrainer]
-
-
-@pytest.fixture(autouse=True)
-def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes longer than training here; tests/test_log.py looks at pictures."""
-    monkeypatch.setattr("sae.report.training.draw_curves", lambda records, path: None)
 
 
 @pytest.fixture

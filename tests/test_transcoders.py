@@ -1,7 +1,6 @@
 """Transcoders: a dictionary that reads a module's input and writes its output, trained, measured and grafted."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,35 +8,24 @@ from typing import Any
 import pytest
 import torch
 from tiny_models import tiny_model, tiny_tokens
+from tiny_trainer import Make, maker
 from torch import Tensor
 
-from sae import Sae, SaeConfig, SaeTrainer, TrainConfig, evaluate, graft
+from sae import Sae, SaeConfig, evaluate, graft
 from sae.commands.cache import cache_activations
 from sae.config import CacheConfig
 from sae.data import ActivationCache
 from sae.dictionary.spec import Saved
 from sae.lm import harvest
 
+pytestmark = pytest.mark.usefixtures("no_picture")
+
 MLP = "layers.1.mlp"
-Make = Callable[..., SaeTrainer]
-
-
-@pytest.fixture(autouse=True)
-def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sae.report.training.draw_curves", lambda records, path: None)
 
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    def make_trainer(data: Any = None, model: Any = "tiny", sae: Any = None, **changes: Any) -> SaeTrainer:
-        sae = sae or SaeConfig(num_latents=96, k=6, transcode=True)
-        options = {"batch_size": 4, "save_dir": str(tmp_path), "log_to_wandb": False, "lr": 3e-3} | changes
-        if "hookpoints" not in options and not isinstance(data, ActivationCache):
-            options["hookpoints"] = ["layers.*.mlp"]
-        model = tiny_model("gpt_neox") if model == "tiny" else model
-        return SaeTrainer(TrainConfig(sae, **options), tiny_tokens(84, 8, seed=1) if data is None else data, model)
-
-    return make_trainer
+    return maker(tmp_path, SaeConfig(num_latents=96, k=6, transcode=True), hookpoints=["layers.*.mlp"])
 
 
 def pair(hookpoint: str = MLP, batch: int = 6) -> tuple[Tensor, Tensor]:

@@ -5,12 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from sae import lm
 from sae.activations.synthetic import SyntheticFeed
-from sae.config import SaeConfig, SelftestConfig
+from sae.config import SelftestConfig
 from sae.dictionary.autoencoder import Sae
+from sae.evaluation.baselines import with_rows
 from sae.evaluation.recovery import Recoveries, recovery
 from sae.parallel.world import check_alone
 from sae.report.selftest import report_selftest
@@ -63,20 +63,9 @@ def train_on(cfg: SelftestConfig, feed: SyntheticFeed) -> dict[str, Sae]:
 def random_rows(sae: Sae, seed: int) -> Sae:
     """A dictionary of the same shape that was never trained: W_enc and W_dec are the same random unit rows."""
     rows = torch.randn(sae.num_latents, sae.d_in, generator=torch.Generator().manual_seed(seed + 1))
-    return _with_rows(sae, torch.nn.functional.normalize(rows, dim=1), sae.b_dec)
+    return with_rows(torch.nn.functional.normalize(rows, dim=1), sae.b_dec.detach(), sae.cfg.k)
 
 
 def true_rows(sae: Sae, feed: SyntheticFeed) -> Sae:
     """The features themselves as W_enc and W_dec: what an encoder that knows the directions, and no more, can do."""
-    return _with_rows(sae, feed.features.directions, feed.features.mean)
-
-
-@torch.no_grad()
-def _with_rows(sae: Sae, rows: Tensor, centre: Tensor) -> Sae:
-    """A dictionary of these rows with topk and the k of `sae`, or as many latents as there are."""
-    cfg = SaeConfig(num_latents=len(rows), k=min(sae.cfg.k, len(rows)))
-    other = Sae(sae.d_in, cfg, device=sae.device)
-    other.W_dec.copy_(rows)
-    other.encoder.weight.copy_(rows)
-    other.b_dec.copy_(centre)
-    return other
+    return with_rows(feed.features.directions, feed.features.mean.to(sae.device), sae.cfg.k)

@@ -26,8 +26,13 @@ def partial_reconstructions(
     top_acts: Float[Tensor, "*batch width"],
     top_indices: Int[Tensor, "*batch width"],
     x: Float[Tensor, "*batch d_in"] | None = None,
+    *,
+    whole: Float[Tensor, "*batch d_out"],
 ) -> dict[str, Float[Tensor, "*batch d_out"]]:
-    """What each part makes of a code, by `partial_names`; `x` is what was encoded, for `Sae.decode`."""
+    """What each part makes of a code, by `partial_names`.
+
+    `x` is what was encoded, for `Sae.decode`; `whole` is what that makes of the code.
+    """
     found: dict[str, Tensor] = {}
     if sae.cfg.cross_layer:
         return found
@@ -39,7 +44,7 @@ def partial_reconstructions(
             found[next(names)] = sae.decode(top_acts * (level <= index), top_indices, x)
     if sae.W_skip is not None and x is not None:
         skip = (x.to(sae.dtype) @ sae.W_skip.T).view(*top_acts.shape[:-1], sae.d_out)
-        found[next(names)] = sae.decode(top_acts, top_indices, x) - sae.unscaled(skip)
+        found[next(names)] = whole - sae.unscaled(skip)
     return found
 
 

@@ -78,7 +78,7 @@ def random_rows(fit: _Fit, seed: int) -> Sae:
     The factor on W_enc minimises Σ‖x − x̂‖². Source of the comparison: arXiv:2602.14111.
     """
     drawn = torch.randn(fit.sae.num_latents, fit.sae.d_in, generator=torch.Generator().manual_seed(seed))
-    sae = _with_rows(fit, F.normalize(drawn, dim=1))
+    sae = with_rows(F.normalize(drawn, dim=1), fit.mean, fit.k)
     product = energy = torch.zeros((), device=sae.device)
     for part in fit.x.split(2048):
         recon = sae.decode(*sae.encode(part)) - fit.mean
@@ -96,13 +96,14 @@ def principal_components(fit: _Fit, seed: int) -> Sae:
     """
     centred = (fit.x - fit.mean).double()
     components = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(1).T.to(fit.x.dtype)
-    return _with_rows(fit, torch.cat([components, -components]))
+    return with_rows(torch.cat([components, -components]), fit.mean, fit.k)
 
 
-def _with_rows(fit: _Fit, rows: Float[Tensor, "latents d_in"]) -> Sae:
-    cfg = SaeConfig(num_latents=len(rows), k=min(fit.k, len(rows)))
-    sae = Sae(fit.sae.d_in, cfg, device=fit.sae.device)
+@torch.no_grad()
+def with_rows(rows: Float[Tensor, "latents d_in"], centre: Float[Tensor, "d_in"], k: int) -> Sae:
+    """The dictionary on the device of `centre` whose W_enc and W_dec are these rows; k, or all, of a token are kept."""
+    sae = Sae(len(centre), SaeConfig(num_latents=len(rows), k=min(k, len(rows))), device=centre.device)
     sae.W_dec.copy_(rows)
     sae.encoder.weight.copy_(rows)
-    sae.b_dec.copy_(fit.mean)
+    sae.b_dec.copy_(centre)
     return sae

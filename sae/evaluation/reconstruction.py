@@ -52,10 +52,14 @@ class ReconstructionMeter:
     def add(self, x: Tensor, y: Tensor | None = None) -> None:
         """Account for activations x (tokens, d_in), of which y (tokens, d_out) is to be made; None: x itself."""
         encoded, y = self._sae.encode(x), x if y is None else y
-        self.count(encoded, self._sae.decode(*encoded, x), y)
+        recon = self._sae.decode(*encoded, x)
+        self.count(encoded, recon, y)
         if len(self._partial_errors):
             scaled = self._sae.scaled
-            parts = {name: scaled(recon) for name, recon in partial_reconstructions(self._sae, *encoded, x).items()}
+            parts = {
+                name: scaled(recon)
+                for name, recon in partial_reconstructions(self._sae, *encoded, x, whole=recon).items()
+            }
             y = scaled(at_least_float32(y))
             self._partial_errors += partial_errors(parts, y, self._rule.counts(y))
 

@@ -61,8 +61,8 @@ class Coded(NamedTuple):
         read = at_least_float32(side_by_side({name: x.to(sae.device) for name, x in parts.items()}, target.reads))
         acts, indices = sae.encode(read)
         also = (read,) if sae.decodes_with_input else ()
-        parts = partial_reconstructions(sae, acts, indices, *also)
-        return cls(acts, indices, sae.decode(acts, indices, *also), parts)
+        recon = sae.decode(acts, indices, *also)
+        return cls(acts, indices, recon, partial_reconstructions(sae, acts, indices, *also, whole=recon))
 
 
 def coded_layers(layers: Sequence[Member], activations: Mapping[str, Tensor]) -> list[Coded]:

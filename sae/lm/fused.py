@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sae.ops.native import library, transformer
+from sae.ops.native.transformer import covers
 
 from .wrappers import COMPILED_BY_US
 
@@ -53,7 +54,7 @@ class _Norm(NamedTuple):
     def forward(self, module: nn.Module, plain: Forward, *args: Any, **kwargs: Any) -> Any:
         x = args[0] if len(args) == 1 and not kwargs else None
         weight = module.weight.detach()  # type: ignore[operator]
-        if type(x) is not Tensor or x.shape[-1:] != weight.shape or torch.is_grad_enabled() or not _covers(x, weight):
+        if type(x) is not Tensor or x.shape[-1:] != weight.shape or torch.is_grad_enabled() or not covers(x, weight):
             return plain(*args, **kwargs)
         return transformer.rms_norm(x, weight, self.epsilon, widely=self.widely, plus_one=self.plus_one)
 
@@ -67,7 +68,7 @@ class _GatedMlp(NamedTuple):
         if len(args) != 1 or kwargs or torch.is_grad_enabled() or _is_watched(module.act_fn):
             return plain(*args, **kwargs)
         gate, up = module.gate_proj(*args), module.up_proj(*args)  # type: ignore[operator]
-        if not _covers(gate, up):
+        if not covers(gate, up):
             return module.down_proj(module.act_fn(gate) * up)  # type: ignore[operator]
         out = torch.empty_like(gate) if _is_watched(module.gate_proj) else gate
         return module.down_proj(transformer.gated(gate, up, is_gelu=self.is_gelu, out=out))  # type: ignore[operator]
@@ -143,7 +144,7 @@ def _norm_of(module: nn.Module) -> _Norm | None:
     if found is None or len(list(module.parameters())) != 1 or found.ndim != 1 or epsilon is None:
         return None
     weight = found.detach()
-    if not _covers(weight):
+    if not covers(weight):
         return None
     # Weights of its own hide how they are rounded where they are all 1, or 0.
     x, weight = _noise(len(weight)), 1 + _noise(len(weight))[_ROWS]
@@ -158,7 +159,7 @@ def _norm_of(module: nn.Module) -> _Norm | None:
 def _mlp_of(module: nn.Module) -> _GatedMlp | None:
     linear = [getattr(module, name, None) for name in _LINEAR]
     act = getattr(module, "act_fn", None)
-    if any(type(layer) is not nn.Linear or not _covers(layer.weight.detach()) for layer in linear) or act is None:
+    if any(type(layer) is not nn.Linear or not covers(layer.weight.detach()) for layer in linear) or act is None:
         return None
     gate, up, down = linear
     # What stands between the matrices is tried on values of all sizes, whatever the weights: it may be bounded.
@@ -232,7 +233,7 @@ def _rotary(plain: Forward, q: Any, k: Any, cos: Any, sin: Any, *args: Any, **kw
     """`plain`, by ours where it covers these."""
     if args or kwargs or torch.is_grad_enabled() or not all(type(t) is Tensor for t in (q, k, cos, sin)):
         return plain(q, k, cos, sin, *args, **kwargs)
-    if not (_is_headed(q, cos) and _is_headed(k, cos) and cos.shape == sin.shape and _covers(cos, sin)):
+    if not (_is_headed(q, cos) and _is_headed(k, cos) and cos.shape == sin.shape and covers(cos, sin)):
         return plain(q, k, cos, sin)
     return _rotate(q, cos, sin), _rotate(k, cos, sin)
 
@@ -242,7 +243,7 @@ def _is_headed(x: Tensor, cos: Tensor) -> bool:
     if x.ndim != 4 or cos.ndim != 3 or x.shape[-1] % 2:
         return False
     wanted = (x.shape[2], x.shape[3])
-    return cos.shape[1:] == wanted and cos.shape[0] in (1, x.shape[0]) and _covers(x.transpose(1, 2))
+    return cos.shape[1:] == wanted and cos.shape[0] in (1, x.shape[0]) and covers(x.transpose(1, 2))
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -264,10 +265,6 @@ def _restore(file: Any) -> None:
             _USERS[file] = users - 1, plain
         else:
             setattr(file, _ROTARY, plain)
-
-
-def _covers(*tensors: Tensor) -> bool:
-    return transformer.covers(*tensors)
 
 
 def _is_watched(module: Any) -> bool:

@@ -1,11 +1,11 @@
 """The page as a person uses it, in Chromium: no error on the console, no request to another machine."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import needs_chromium
 from test_server import Served
 from tiny_index import Made
 from tiny_models import tiny_tokenizer
@@ -16,23 +16,12 @@ from sae.browser.live import LiveModel
 from sae.browser.notes import Notes
 from sae.browser.steering import Loaded
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not there: apt-get install chromium"),
+    needs_chromium,
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
 EVIL = "<img src=x onerror=\"document.title='owned'\">"
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as tools:
-        browser = tools.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 class Person:

@@ -1,18 +1,16 @@
 """report.html in a real browser: no word is broken, nothing is cut, and nothing is said in every row."""
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import needs_chromium
 
 from sae.evaluation.evaluate import Evaluation
 from sae.evaluation.metrics import Quality
 from sae.report.evaluation import page
 from sae.report.html import facts, table
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 LABELS = ("checkpoints/a-run-with-a-long-name/k16_x8", "checkpoints/a-run-with-a-long-name/k32_x8")
 BROKEN = """() => {
   const broken = [];
@@ -49,18 +47,8 @@ ABOUT = {
 }
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as tools:
-        browser = tools.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 @pytest.mark.browser
-@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not there: apt-get install chromium")
+@needs_chromium
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
