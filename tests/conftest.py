@@ -46,7 +46,7 @@ def fixed_seed() -> None:
 
 @pytest.fixture
 def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs end without curves: drawing takes longer than training here; tests/test_log.py looks at pictures."""
+    """Runs end without curves: drawing takes longer than training here; tests/runs/test_log.py looks at pictures."""
     monkeypatch.setattr("sae.report.training.draw_curves", lambda records, path: None)
 
 

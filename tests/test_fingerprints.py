@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 import torch
+
+sys.path.insert(0, str(Path(__file__).with_name("support")))
 from several import launcher
 from tiny_models import VOCAB_SIZE, tiny_model
 from torch.nn import functional as F

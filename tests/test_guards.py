@@ -1,6 +1,7 @@
 """Who may know whom: the map of /docs, kept true by walking the imports of every file."""
 
 import ast
+import re
 import tomllib
 from collections.abc import Iterator
 from functools import cache
@@ -12,6 +13,7 @@ import sae
 
 PACKAGE = Path(sae.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
+ROOT = PACKAGE.parent
 
 MAY_KNOW = {
     # pure values and pure math at the bottom
@@ -279,3 +281,31 @@ def test_only_the_report_prints() -> None:
         "commands/push.py",
         "__main__.py",
     }
+
+
+def test_no_test_file_imports_another() -> None:
+    """Helpers are in tests/support, also those of programs that a test starts."""
+    for path in (ROOT / "tests").rglob("*.py"):
+        found = re.findall(r"^ *(?:from|import) (?:test_|conftest\b).*", path.read_text(encoding="utf-8"), re.MULTILINE)
+        assert not found, f"{path.relative_to(ROOT)}: {found}"
+
+
+def named_tests() -> Iterator[tuple[str, str, str]]:
+    """Page, file and function of each test that a page names; `…::test_other` is in the file named before."""
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("*.sh"), *ROOT.glob(".ci/*"), ROOT / ".pre-commit-config.yaml"]
+    pages += [page for room in ("docs", "benchmarks", "findings", "sae") for page in (ROOT / room).rglob("*.[mp][dy]")]
+    for page in pages:
+        file = ""
+        for named, test in re.findall(
+            r"(?<![\w/])(tests/[\w/.]*\w|…(?=::))(?:::(\w+))?", page.read_text(encoding="utf-8")
+        ):
+            file = file if named == "…" else named
+            yield page.relative_to(ROOT).as_posix(), file, test
+
+
+def test_every_test_that_a_page_names_is_there() -> None:
+    found = set(named_tests())
+    assert {page for page, _, _ in found} > {"CONTRIBUTING.md", "docs/reliability.md"}
+    for page, file, test in found:
+        assert (ROOT / file).exists(), f"{page}: {file}"
+        assert not test or f"def {test}(" in (ROOT / file).read_text(encoding="utf-8"), f"{page}: {file}::{test}"

@@ -5,7 +5,7 @@ With N the tokens of a step, v the normaliser (variance per token), r = x̂ − 
     loss = Σ ‖r‖² / (N v)  +  auxk_alpha · min(num_dead / k_aux, 1) · Σ ‖ê − e‖² / (N v).
 
 It is linear in the tokens: gradients of any split of the same tokens add up to the same sum. A token's own gradient may
-be limited (`token_shares`), which keeps it so. `tests/oracle.py` holds the dense autograd twin.
+be limited (`token_shares`), which keeps it so. `tests/support/oracle.py` holds the dense autograd twin.
 """
 
 from typing import NamedTuple

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from chromium import needs_chromium
-from test_server import Served
+from served import Served
 from tiny_index import Made
 from tiny_models import tiny_tokenizer
 

@@ -1,9 +1,6 @@
 """The server answers its own page on this machine, and nobody else; what it answers is what the index says."""
 
-import http.client
 import json
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,51 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import uvicorn
+from served import Served
 from tiny_index import Made
 from tiny_models import tiny_tokenizer
 
 from sae import lm
-from sae.browser import Index
 from sae.browser.live import LiveModel
 from sae.browser.notes import Notes, read_explanations
 from sae.browser.payload import LIST_COLUMNS, list_columns
-from sae.browser.server import free_socket, make_app
+from sae.browser.server import free_socket
 from sae.browser.steering import Loaded
-
-
-class Served:
-    """A server in a thread, as `sae browse` runs it."""
-
-    def __init__(self, index: Index, notes: Path, live: LiveModel) -> None:
-        self.bound = free_socket(18765)
-        self.port = self.bound.getsockname()[1]
-        config = uvicorn.Config(make_app(index, Notes(notes), live), log_level="error", lifespan="off", ws="none")
-        self.server = uvicorn.Server(config)
-        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.bound]}, daemon=True)
-        self.thread.start()
-        while not self.server.started:
-            time.sleep(0.01)
-
-    def ask(
-        self, path: str, method: str = "GET", body: Any = None, **headers: str
-    ) -> tuple[int, bytes, dict[str, str]]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        content = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-        connection.request(method, path, content, {name.replace("_", "-"): value for name, value in headers.items()})
-        answer = connection.getresponse()
-        found = answer.status, answer.read(), {name.lower(): value for name, value in answer.getheaders()}
-        connection.close()
-        return found
-
-    def json(self, path: str, method: str = "GET", body: Any = None) -> Any:
-        status, content, _ = self.ask(path, method, body)
-        assert status == 200, content
-        return json.loads(content)
-
-    def close(self) -> None:
-        self.server.should_exit = True
-        self.thread.join(10)
 
 
 @pytest.fixture(scope="module")

@@ -2,53 +2,17 @@
 
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numbered_batches
 import pytest
-import torch
-from torch import Tensor
+from numbered_batches import Numbers
 
 from sae.data import TokenBatches
 from sae.data.prefetch import BATCHES_AHEAD, ReadAhead
-
-PATIENCE = 30  # seconds
-
-
-class Numbers:
-    """Batches 0, 1, 2, …, and errors where there are some."""
-
-    def __init__(self, count: int = 100, errors: dict[int, Exception] | None = None) -> None:
-        self.num_batches = count
-        self.position = 0
-        self.errors = errors or {}
-        self.changed = threading.Condition()
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return self
-
-    def __next__(self) -> Tensor:
-        if error := self.errors.pop(self.position, None):
-            raise error
-        if self.position == self.num_batches:
-            raise StopIteration
-        with self.changed:
-            self.position += 1
-            self.changed.notify_all()
-        return torch.full((1, 2), self.position - 1)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"position": self.position}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.position = state["position"]
-
-    def wait_for(self, position: int) -> bool:
-        with self.changed:
-            return self.changed.wait_for(lambda: self.position == position, PATIENCE)
 
 
 def test_batches_are_read_before_they_are_asked_for() -> None:
@@ -110,7 +74,7 @@ class Stream:
 def test_a_source_that_hangs_does_not_keep_the_process() -> None:
     program = """
 import time
-from test_ahead import Numbers
+from numbered_batches import Numbers
 from sae.data.prefetch import ReadAhead
 
 class Hanging(Numbers):
@@ -123,6 +87,8 @@ ahead = ReadAhead(Hanging())
 next(ahead)
 print("done", flush=True)
 """
-    here = Path(__file__).parent
-    done = subprocess.run([sys.executable, "-c", program], cwd=here, timeout=PATIENCE, capture_output=True, text=True)
+    here = Path(numbered_batches.__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=here, timeout=numbered_batches.PATIENCE, capture_output=True, text=True
+    )
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr

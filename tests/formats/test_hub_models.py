@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from data import fake_hub
+from fake_hub import fake_hub
 from strangers import STRANGERS
 
 CODE = """

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from hooked_models import INSIDE, InPlace, num_hooks
 from oracle import dense_code, make_sae
-from test_harvest import INSIDE, InPlace, num_hooks
 from tiny_models import FAMILIES, tiny_model, tiny_tokens
 from torch import Tensor, nn
 

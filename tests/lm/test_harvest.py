@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import disk_offload
+from hooked_models import INSIDE, InPlace, num_hooks
 from tiny_models import FAMILIES, VOCAB_SIZE, tiny_model, tiny_tokens
 from tiny_types import tiny_config as any_config
 from torch import Tensor, nn
@@ -15,16 +16,8 @@ from transformers import AutoModel, AutoModelForCausalLM, T5Config
 from sae.lm import base_model, block_list, graft, harvest, locate, resolve_hookpoints, widths
 from sae.lm.layout import as_tokens
 
+
 # Besides the blocks: a wider layer inside, attention (which returns a tuple), inputs (by position and by keyword).
-INSIDE = {
-    "gpt_neox": ["embed_in", "layers.1.attention", "layers.*.mlp.dense_h_to_4h", "layers.2.input"],
-    "gpt2": ["wte", "drop", "h.1.attn", "h.*.mlp.c_fc", "h.2.input", "h.1.mlp.input"],
-    "llama": ["embed_tokens", "layers.1.self_attn", "layers.*.mlp.up_proj", "layers.*.self_attn.input", "norm"],
-    "gemma3": ["embed_tokens", "layers.1.self_attn", "layers.*.mlp.up_proj", "layers.*.self_attn.input", "norm"],
-    "bert": ["embeddings", "encoder.layer.1.attention", "encoder.layer.*.intermediate", "encoder.layer.*.output.input"],
-}
-
-
 def run_whole(model: nn.Module, tokens: Tensor, hookpoints: Sequence[str]) -> dict[str, Tensor]:
     """The oracle: one forward to its end, copying as it goes."""
     seen: dict[str, Tensor] = {}
@@ -54,28 +47,6 @@ def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         assert torch.equal(found[name], value), name
-
-
-def num_hooks(model: nn.Module) -> int:
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
-
-
-class InPlace(nn.Module):
-    """A model that adds to its residual stream in place, runs one block twice and hands out strange shapes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(10, 4)
-        self.blocks = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
-        self.flat = nn.Flatten(0, 1)
-        self.count = nn.Identity()
-        self.unused = nn.Linear(4, 4)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        x = self.embed(tokens)
-        for block in (*self.blocks, self.blocks[0]):
-            x += block(x)
-        return self.flat(x) + self.count(tokens).sum()
 
 
 @pytest.mark.parametrize("family", FAMILIES)

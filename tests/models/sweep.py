@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import datasets
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from tiny_types import CTX_LEN, VOCAB_SIZE, tiny_config
 from torch import Tensor, nn
 

@@ -27,7 +27,7 @@ def product(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         try:
             eight_bit.candidates(*problem(1, 48, 96), 5)
         except NotImplementedError:
-            pytest.skip("this version of torch multiplies fp8 on GPUs only, as tests/test_cuda.py does")
+            pytest.skip("this version of torch multiplies fp8 on GPUs only, as tests/training/test_cuda.py does")
     return request.param
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 LONG = "All of this is text that somebody wrote. " * 30
 FILES = {
     "p-1/docs/b.rst": LONG + "b",

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from test_cli import assert_is_a_picture
-from test_resume import stop_after
-from test_trainer import evaluation, losses, make_tokens, weights, weights_only
+from command_inputs import READING, text
+from pictures import assert_is_a_picture
 from tiny_models import tiny_model
+from whole_runs import evaluation, losses, make_tokens, stop_after, weights, weights_only
 
 import sae.__main__
 import sae.training.trainer
@@ -143,7 +143,6 @@ def test_memory_is_announced_and_what_does_not_fit_is_named(tmp_path: Path, monk
 def test_the_command_line_sweeps_and_shows_all_combinations(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from test_cache import READING, text
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
@@ -165,7 +164,6 @@ def test_the_command_line_sweeps_and_shows_all_combinations(
 def test_kinds_of_selection_are_swept_too_and_are_what_they_are_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from test_cache import READING, text
 
     monkeypatch.chdir(tmp_path)
     model, tokens = text(tmp_path)

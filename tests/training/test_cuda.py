@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 from oracle import dense_gradients, make_sae
-from test_resume import stop_after
 from tiny_models import VOCAB_SIZE, tiny_model
+from whole_runs import stop_after
 
 from sae import Sae, SaeConfig, SaeTrainer, TrainConfig, ops
 from sae.dictionary.gradients import Wanted, Weights, add_auxk_gradients_, encoded, pullback

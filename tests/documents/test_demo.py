@@ -9,7 +9,7 @@ import pytest
 
 from sae import Sae
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow

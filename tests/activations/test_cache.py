@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_resume import stop_after
-from test_trainer import SEQ, evaluation, losses, make_tokens, weights, weights_only
-from tiny_models import VOCAB_SIZE, save_tiny, tiny_model
+from command_inputs import READING, text
+from tiny_models import save_tiny, tiny_model
+from whole_runs import SEQ, evaluation, losses, make_tokens, stop_after, weights, weights_only
 
 import sae.__main__
 import sae.lm
@@ -124,14 +124,6 @@ def test_what_the_cache_has_decided_cannot_be_chosen_again(tmp_path: Path) -> No
 # From the command line
 
 
-def text(folder: Path) -> tuple[str, str]:
-    save_tiny(folder / "model", "gpt_neox")
-    ids = torch.randint(3, VOCAB_SIZE, (120 * 16,), generator=torch.Generator().manual_seed(1))
-    ids.numpy().astype(np.uint16).tofile(folder / "tokens.bin")
-    return str(folder / "model"), str(folder / "tokens.bin")
-
-
-READING = ["--ctx_len", "16", "--batch_size", "4", "--layers", "0", "2"]
 TRAINING = ["--batch_size", "4", "--expansion_factor", "4", "--k", "4", "--no_log_to_wandb", "--save_dir", "runs"]
 
 

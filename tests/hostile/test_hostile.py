@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from checkpoints import make_checkpoint
 from oracle import make_sae
-from test_checkpoint import make_checkpoint
 
 from sae import Sae, TrainConfig
 from sae.runs import checkpoint

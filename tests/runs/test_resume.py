@@ -17,24 +17,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+import several
 import torch
 from safetensors.torch import load_file
 from tiny_models import VOCAB_SIZE, tiny_model
+from twelve_steps import STEPS, assert_same_end, final_state, make_trainer
+from whole_runs import stop_after
 
-from sae import SaeConfig, SaeTrainer, TrainConfig
+from sae import SaeTrainer
 from sae.runs import checkpoint
-from sae.runs.log import read_records
 from sae.training import learner
-
-STEPS = 12
 
 SERVER = """
 import faulthandler, os, sys, traceback
 import torch
 torch.set_num_threads(1)
-sys.path.insert(0, {tests!r})
+sys.path.insert(0, {support!r})
 from several import fork
-from test_resume import make_trainer
+from twelve_steps import make_trainer
 make_trainer({elsewhere!r}).fit()
 for _ in sys.stdin:
     child = fork()
@@ -52,55 +52,12 @@ for _ in sys.stdin:
 """Starts a resumed run in a process of its own for each line it reads, without importing everything anew."""
 
 
-def make_trainer(save_dir: Path | str, **changes: Any) -> SaeTrainer:
-    """Twelve steps of 4 sequences on two layers, always of the same weights, tokens and name."""
-    tokens = torch.randint(3, VOCAB_SIZE, (4 * STEPS + 4, 16), generator=torch.Generator().manual_seed(5))
-    options: dict[str, Any] = {"batch_size": 2, "grad_acc_steps": 2, "lr": 3e-3, "layers": [0, 2], "run_name": "run",
-                               "log_to_wandb": False, "dead_feature_threshold": 200}  # fmt: skip
-    shape = SaeConfig(num_latents=64, k=changes.pop("k", 4))
-    cfg = TrainConfig(shape, save_dir=str(save_dir), **options | changes)
-    return SaeTrainer(cfg, tokens, tiny_model("gpt_neox"))
-
-
-def final_state(save_dir: Path) -> dict[str, torch.Tensor]:
-    folder = max((save_dir / "run").glob("step_*"), key=lambda path: int(path.name[5:]))
-    assert folder.name == f"step_{STEPS}"
-    return {f"{p.parent.name}/{k}": t for p in sorted(folder.rglob("*.safetensors")) for k, t in load_file(p).items()}
-
-
-def records(save_dir: Path) -> list[dict[str, float]]:
-    """What was logged, but for the speed."""
-    return [r | {"tokens_per_second": 0.0} for r in read_records(save_dir / "run" / "metrics.jsonl")]
-
-
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that was never stopped."""
     folder = tmp_path_factory.mktemp("straight")
     make_trainer(folder).fit()
     return folder
-
-
-def assert_same_end(stopped: Path, straight: Path) -> None:
-    expected = final_state(straight)
-    found = final_state(stopped)
-    assert found.keys() == expected.keys()
-    assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
-    assert records(stopped) == records(straight)
-
-
-def stop_after(trainer: SaeTrainer, step: int) -> None:
-    """Train until `step` as if a signal had come then."""
-    train_step = trainer.train_step
-
-    def counted() -> bool:
-        went_on = train_step()
-        if trainer.step == step:
-            trainer.stop._requested = True
-        return went_on
-
-    trainer.train_step = counted  # type: ignore[method-assign]
-    trainer.fit()
 
 
 @pytest.mark.parametrize("step", range(1, STEPS))
@@ -208,7 +165,9 @@ def test_a_stop_in_the_step_of_a_checkpoint_that_is_due_leaves_none_unmeasured(t
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    code = SERVER.format(tests=str(Path(__file__).parent), save_dir=str(tmp_path), elsewhere=str(tmp_path / "warm"))
+    code = SERVER.format(
+        support=str(Path(several.__file__).parent), save_dir=str(tmp_path), elsewhere=str(tmp_path / "warm")
+    )
     with (tmp_path / "stderr").open("w") as err:
         process = subprocess.Popen(
             [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=err, text=True

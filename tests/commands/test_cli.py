@@ -22,6 +22,7 @@ import pytest
 import torch
 import transformers
 from datasets import Dataset, config
+from pictures import assert_is_a_picture
 from safetensors.torch import load_file, save_file
 from tiny_models import VOCAB_SIZE, save_tiny, tiny_tokenizer
 
@@ -36,7 +37,6 @@ from sae.runs import checkpoint
 
 ROOT = Path(sae.__main__.__file__).parents[1]
 TRAIN = COMMANDS["train"]
-PNG = b"\x89PNG\r\n\x1a\n"
 SMALL = ["--expansion_factor", "4", "--k", "4", "--batch_size", "4", "--ctx_len", "16", "--max_tokens", "512"]
 FIXED = ["--no_log_to_wandb", "--save_dir", "runs"]
 
@@ -171,14 +171,6 @@ def test_a_run_prints_a_table_and_the_paths_of_what_it_wrote(run: Run) -> None:
     assert f"peak learning rate {rate:.3g}, derived from the latents and 8 steps" in result.err
     told = run("model", "text.jsonl", *SMALL, *FIXED, "--lr", "1e-3", "--run_name", "given").err
     assert "peak learning rate" not in told
-
-
-def assert_is_a_picture(path: Path) -> None:
-    from matplotlib.image import imread
-
-    assert path.read_bytes()[:8] == PNG
-    pixels = imread(path)
-    assert min(pixels.shape[:2]) > 300 and pixels.std() > 0.01
 
 
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # `datasets` and .csv

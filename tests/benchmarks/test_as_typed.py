@@ -8,7 +8,7 @@ import torch
 from tiny_models import save_tiny
 from torch import Tensor
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture(autouse=True)

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import torch
 from oracle import dense_code, make_sae
-from test_resume import assert_same_end, final_state, make_trainer, records, stop_after
 from tiny_models import tiny_model, tiny_tokens
 from torch import Tensor, nn
+from twelve_steps import assert_same_end, final_state, make_trainer, records
+from whole_runs import stop_after
 
 from sae import Sae, SaeConfig, SaeTrainer, TrainConfig, graft, lm
 from sae.dictionary.gradients import Gradients

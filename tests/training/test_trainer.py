@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from tiny_models import CTX_LEN, FAMILIES, VOCAB_SIZE, save_tiny, tiny_model
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
+from whole_runs import SEQ, evaluation, losses, make_tokens, weights, weights_only
 
 import sae.lm
 from sae import Sae, SaeConfig, SaeTrainer, TrainConfig
@@ -35,15 +36,7 @@ from sae.training.run_plan import report_dead_after
 
 pytestmark = pytest.mark.usefixtures("no_picture")
 
-SEQ = 8
 LAYERS = {"gpt_neox": "layers", "gpt2": "h", "llama": "layers", "gemma3": "layers", "bert": "encoder.layer"}
-
-
-def make_tokens(count: int = 44, seq: int = SEQ) -> Tensor:
-    """Different sequences; the first token of each is its number, so that it can be recognised."""
-    tokens = torch.randint(100, VOCAB_SIZE, (count, seq), generator=torch.Generator().manual_seed(1))
-    tokens[:, 0] = torch.arange(count)
-    return tokens
 
 
 Make = Callable[..., SaeTrainer]
@@ -65,20 +58,6 @@ def make(tmp_path: Path) -> Make:
 def float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """The autoencoders compute in float32, so that rounding is small."""
     monkeypatch.setattr(sae.lm, "compute_dtype", lambda device: torch.float32)
-
-
-def weights(folder: Path) -> dict[str, bytes]:
-    """Every file with weights or state of a checkpoint, to the bit."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.safetensors"))}
-
-
-def losses(run: Path) -> list[dict[str, float]]:
-    """The records of a run without its speed."""
-    return [{k: v for k, v in record.items() if k != "tokens_per_second"} for record in read_records(run)]
-
-
-def evaluation(run: Path) -> dict[str, dict[str, float]]:
-    return json.loads((run / "evaluation.json").read_text())
 
 
 def held_out(trainer: SaeTrainer) -> Tensor:
@@ -254,10 +233,6 @@ def test_a_stream_trains_to_the_same_bit_whether_read_ahead_or_not(make: Make, m
     assert isinstance(ahead.feed, LiveFeed) and isinstance(ahead.feed.batches, ReadAhead)
     monkeypatch.setattr("sae.activations.feed.ReadAhead", lambda batches: batches)
     assert weights(make(stream_of(make_tokens()), run_name="now", max_tokens=40 * SEQ).fit()) == weights(ahead.fit())
-
-
-def weights_only(folder: Path) -> dict[str, bytes]:
-    return {name: content for name, content in weights(folder).items() if name.endswith("sae.safetensors")}
 
 
 def test_a_record_covers_all_steps_since_the_one_before(make: Make) -> None:

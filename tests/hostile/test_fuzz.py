@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from checkpoints import make_checkpoint
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from oracle import make_sae
-from test_checkpoint import make_checkpoint
 from torch import Tensor
 
 from sae import Sae, TrainConfig

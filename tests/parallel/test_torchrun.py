@@ -9,15 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import several
+from same_result import assert_same_result
 from several import free_port
-from test_distributed import assert_same_result
 from tiny_models import save_tiny
 
 from sae.parallel.world import ring_bytes
 from sae.runs import checkpoint
 
 pytestmark = pytest.mark.slow
-JOB = Path(__file__).with_name("torchrun_job.py")
+JOB = Path(several.__file__).with_name("torchrun_job.py")
 LATENTS, STEPS = 1024, 8
 # With --lr 3e-3 a token has two scores that agree to the last digit, and two processes choose the other.
 OPTIONS = [

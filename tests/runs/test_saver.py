@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_checkpoint import files_in, make_checkpoint
+from checkpoints import files_in, make_checkpoint
 
 from sae import Sae
 from sae.config import TrainConfig

@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 import sae.__main__
 from sae import Sae, SaeConfig
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs/tutorials").glob("*.md"))]
 SLOW = {"docs/tutorials/several-gpus.md"}
 
@@ -53,7 +53,7 @@ GIVEN = {"x": "torch.randn(3, 7, 32)"}
 
 NOT_RUN = {
     "git clone <this repository> sae && cd sae": "it has no address here",
-    "./demo.sh": "tests/test_demo.py runs it",
+    "./demo.sh": "tests/documents/test_demo.py runs it",
     "./demo.sh --browse": "it shows the page until Ctrl-C; tests/browser/test_page.py opens that",
     "pip install .": "scripts/setup.sh has done it",
     "torchrun --nproc_per_node gpu -m sae meta-llama/Meta-Llama-3-8B DATASET --distribute_layers --batch_size 1 "

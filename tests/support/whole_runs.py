@@ -1,0 +1,52 @@
+"""Whole runs of a tiny model: the tokens that they read, what they write, and how to stop one."""
+
+import json
+from pathlib import Path
+
+import torch
+from tiny_models import VOCAB_SIZE
+from torch import Tensor
+
+from sae import SaeTrainer
+from sae.runs.log import read_records
+
+SEQ = 8
+
+
+def make_tokens(count: int = 44, seq: int = SEQ) -> Tensor:
+    """Different sequences; the first token of each is its number, so that it can be recognised."""
+    tokens = torch.randint(100, VOCAB_SIZE, (count, seq), generator=torch.Generator().manual_seed(1))
+    tokens[:, 0] = torch.arange(count)
+    return tokens
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    """Every file with weights or state of a checkpoint, to the bit."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.safetensors"))}
+
+
+def weights_only(folder: Path) -> dict[str, bytes]:
+    return {name: content for name, content in weights(folder).items() if name.endswith("sae.safetensors")}
+
+
+def losses(run: Path) -> list[dict[str, float]]:
+    """The records of a run without its speed."""
+    return [{k: v for k, v in record.items() if k != "tokens_per_second"} for record in read_records(run)]
+
+
+def evaluation(run: Path) -> dict[str, dict[str, float]]:
+    return json.loads((run / "evaluation.json").read_text())
+
+
+def stop_after(trainer: SaeTrainer, step: int) -> None:
+    """Train until `step` as if a signal had come then."""
+    train_step = trainer.train_step
+
+    def counted() -> bool:
+        went_on = train_step()
+        if trainer.step == step:
+            trainer.stop._requested = True
+        return went_on
+
+    trainer.train_step = counted  # type: ignore[method-assign]
+    trainer.fit()
