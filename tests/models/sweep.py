@@ -365,7 +365,7 @@ def main() -> None:
 
 
 def page(results: list[tuple[str, Finding]]) -> str:
-    """docs/models.md: how many types are right, and what is the matter with each other one."""
+    """Text of docs/models.md: how many types are right, and why each other one is not."""
     import transformers
 
     kinds: dict[str, list[Finding]] = {kind: [] for kind in ("OK", "REFUSED", "UNBUILT", "FAIL")}
@@ -387,18 +387,21 @@ def page(results: list[tuple[str, Finding]]) -> str:
 
 Written by `python tests/models/sweep.py`, with transformers {transformers.__version__} and torch {torch.__version__}.
 
-Every model type of transformers whose forward takes `input_ids` is built with random weights (two layers, width 32), \
-saved, and put through what this project promises: default training reads the output of every block, which is the \
-hidden state of transformers, but where a table says in which other way; the last position within the limit of context \
-works; the identity grafted \
-changes no logit, a constant in a block's place changes all; the KL of `sae.evaluate` is that of whole forwards with \
-hooks made by hand; names and activations are the same with and without the head; and it runs in bfloat16 or says that \
-it cannot.
+Every model type of transformers whose forward takes `input_ids` is built with random weights (two layers, width 32) \
+and saved. Six promises of this project are then tested on it:
+
+- Default training reads the output of every block. That is the hidden state of transformers, except where a table \
+says otherwise.
+- The last position within the limit of context works.
+- The identity grafted changes no logit; a constant in a block's place changes all.
+- The KL of `sae.evaluate` is that of whole forwards with hooks made by hand.
+- Names and activations are the same with and without the head.
+- It runs in bfloat16, or says that it cannot.
 
 **{len(kinds["OK"])} of {text} types that read text alone are right in all of it
 ({len(kinds["OK"]) / max(1, text):.1%}).** {len(ours)} are refused in one line, {len(kinds["FAIL"])} fail.
 {len(more)} more need images, sound or boxes beside the tokens, and are refused in one line.
-Of {len(kinds["UNBUILT"])} no tiny model could be made here; nothing is known about them.
+No tiny model of {len(kinds["UNBUILT"])} types could be made here; nothing is known about them.
 
 ## Refused
 
@@ -408,12 +411,12 @@ Of {len(kinds["UNBUILT"])} no tiny model could be made here; nothing is known ab
 
 ## Right, with a remark
 
-In float32 only, which is found out and said: {_names(float32)}.
+These run in float32 only, and say so: {_names(float32)}.
 
-Hidden states that transformers shows otherwise, which is checked: {_names(states)}.
+The hidden states that transformers shows for these are others, which is checked: {_names(states)}.
 
-Without a language-modelling head that reads tokens alone, so that reconstructions are measured, and no KL and \
-cross-entropy: {_names(headless)}.
+These have no language-modelling head that reads tokens alone. Their reconstructions are measured, KL and \
+cross-entropy are not: {_names(headless)}.
 
 ## Right
 
