@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import fake_hub
 import pytest
-from fake_hub import fake_hub
 from strangers import STRANGERS
 
 CODE = """
