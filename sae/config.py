@@ -61,6 +61,10 @@ class SaeConfig:
     modules after it. The dictionaries up to a module reconstruct its output together. For L modules L (L + 1) / 2
     decoders."""
 
+    tie_decoders: bool = False
+    """With cross_layer: each dictionary has one decoder, of its own module's width. Later modules get what it writes
+    times one learned number each. For L modules L decoders; all must be equally wide."""
+
     skip_connection: bool = False
     """Add a linear map of what is read to what is reconstructed; for transcoders."""
 
@@ -89,6 +93,11 @@ class SaeConfig:
                     "cross_layer reconstructs with the codes of several layers, of which prefixes and budgets cannot "
                     "each leave out some, got both; leave out one of them"
                 )
+        if self.tie_decoders and not self.cross_layer:
+            raise ValueError(
+                "tie_decoders must come with cross_layer, whose dictionaries write several modules; add --cross_layer, "
+                "or leave out --tie_decoders"
+            )
         if self.skip_connection and not self.transcode:
             raise ValueError(
                 "skip_connection must come with transcode: an autoencoder would copy what it reads; "

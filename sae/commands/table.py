@@ -22,7 +22,8 @@ TRAIN_GROUPS = {
     ),
     "autoencoder": (
         "hookpoints", "layers", "layer_stride", "expansion_factor", "num_latents", "k", "selection", "prefixes",
-        "budgets", "crosscode", "transcode", "cross_layer", "skip_connection", "normalize_decoder", "finetune",
+        "budgets", "crosscode", "transcode", "cross_layer", "tie_decoders", "skip_connection",
+        "normalize_decoder", "finetune",
     ),
     "training": (
         "batch_size", "grad_acc_steps", "micro_acc_steps", "steps_per_batch", "loss_fn", "lr", "lr_warmup_steps",

@@ -90,6 +90,11 @@ class Sae(nn.Module):
         declared = self.spec.tensors()
         skip = torch.zeros(declared["W_skip"].shape, device=device, dtype=dtype) if "W_skip" in declared else None
         self.W_skip = None if skip is None else nn.Parameter(skip)
+        self.layer_scale: nn.Parameter | None = None
+        if "layer_scale" in declared:  # as if it wrote its own module alone
+            own_alone = torch.zeros(declared["layer_scale"].shape, device=device, dtype=dtype)
+            own_alone[0] = 1
+            self.layer_scale = nn.Parameter(own_alone)
         self.scale: Tensor | None
         scale = torch.ones(declared["scale"].shape, device=device, dtype=dtype) if "scale" in declared else None
         self.register_buffer("scale", scale)
@@ -126,7 +131,7 @@ class Sae(nn.Module):
     @property
     def writes_several(self) -> bool:
         """Whether it writes several hookpoints of which it reads at most one: a layer of a cross-layer transcoder."""
-        return self.cfg.cross_layer and len(self.spec.widths) > 1
+        return self.cfg.cross_layer and len(self.spec.writes) > 1
 
     @property
     def decodes_with_input(self) -> bool:

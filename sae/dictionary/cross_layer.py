@@ -3,14 +3,19 @@
 ŷ^l = Σ_{s ≤ l} W_dec^{s→l} a^s + b^l (+ Σ W_skip^{s→l} x^s), with a^s the code of x^s. The dictionary of layer s is a
 transcoder whose output is y^s, y^{s+1}, … side by side. b^l is part of layer l's. Source: Lindsey et al. 2025,
 "Circuit Tracing", transformer-circuits.pub.
+
+With tied decoders W_dec^{s→l} = c^{s→l} W_dec^s and W_skip^{s→l} = c^{s→l} W_skip^s, with one number c for each pair of
+layers, c^{s→s} = 1. The dictionary of layer s is then a transcoder of its own module, and `layer_scale` its c.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from sae.dictionary.autoencoder import Encoded, Sae
 
@@ -21,12 +26,12 @@ class Member(NamedTuple):
     name: str
     sae: Sae
     start: int
-    """Where its output begins in that of the first layer."""
+    """Where its output begins in that of all layers, side by side."""
 
     @property
     def own(self) -> slice:
-        """The dimensions of its own layer in the output of the first layer."""
-        return slice(self.start, self.start + self.sae.spec.widths[0])
+        """The dimensions of its own layer in the output of all layers."""
+        return slice(self.start, self.start + self.sae.spec.own_width)
 
 
 def members(saes: Mapping[str, Sae]) -> dict[str, list[Member]]:
@@ -38,7 +43,8 @@ def members(saes: Mapping[str, Sae]) -> dict[str, list[Member]]:
     for name, sae in saes.items():
         if sae.cfg.cross_layer:
             found.setdefault(name.rpartition("/")[0], []).append(name)
-    return {label: _in_order(sorted(names, key=lambda n: -saes[n].d_out), saes) for label, names in found.items()}
+    order = {label: sorted(names, key=lambda name: -len(saes[name].spec.writes)) for label, names in found.items()}
+    return {label: _in_order(names, saes) for label, names in order.items()}
 
 
 def _in_order(names: Sequence[str], saes: Mapping[str, Sae]) -> list[Member]:
@@ -50,8 +56,14 @@ def _in_order(names: Sequence[str], saes: Mapping[str, Sae]) -> list[Member]:
             f"a cross-layer transcoder must be whole, which needs the dictionaries of {', '.join(needed)}, got "
             f"{', '.join(names)}; do not leave any out"
         )
-    whole = saes[names[0]].d_out
-    return [Member(name, saes[name], whole - saes[name].d_out) for name in names]
+    starts = accumulate((spec.own_width for spec in specs), initial=0)
+    return [Member(name, saes[name], start) for name, start in zip(names, starts, strict=False)]
+
+
+def scales(layers: Sequence[Member]) -> Float[Tensor, "layers layers"]:
+    """c^{s→l} of tied decoders, at [l, s]; 0 for an earlier l."""
+    found = [layer.sae.layer_scale for layer in layers]
+    return torch.stack([F.pad(c, (s, 0)) for s, c in enumerate(found) if c is not None], 1)
 
 
 def reconstruct(
@@ -59,15 +71,22 @@ def reconstruct(
 ) -> tuple[list[Encoded], Float[Tensor, "*batch d_out"]]:
     """The code of each layer, of what each reads, and all layers' outputs side by side."""
     codes = [layer.sae.encode(x) for layer, x in zip(layers, xs, strict=True)]
-    total: Tensor | None = None
-    for layer, code, x in zip(layers, codes, xs, strict=True):
-        own = layer.sae.decode(*code, x)
-        if total is None:
-            total = own
-        else:
-            total[..., layer.start :] += own
-    assert total is not None
+    made = [layer.sae.decode(*code, x) for layer, code, x in zip(layers, codes, xs, strict=True)]
+    if layers[0].sae.layer_scale is not None:
+        biases = torch.stack([layer.sae.b_dec for layer in layers])
+        alone = torch.stack(made, -2) - biases
+        return codes, (scales(layers) @ alone + biases).flatten(-2)
+    total = made[0]
+    for layer, own in zip(layers[1:], made[1:], strict=True):
+        total[..., layer.start :] += own
     return codes, total
+
+
+def _written_by(sae: Sae, out: Float[Tensor, "*batch d_out"]) -> Sequence[Float[Tensor, "*batch d"]]:
+    """What a layer writes for its own module and for each later one, from what its decoder makes."""
+    if sae.layer_scale is None:
+        return out.split(sae.spec.widths, -1)
+    return [out, *(scale * (out - sae.b_dec) for scale in sae.layer_scale[1:])]
 
 
 def coders(saes: Mapping[str, Sae]) -> dict[str, "LayerCoder"]:
@@ -105,7 +124,7 @@ class LayerCoder:
         if self._index == 0:
             self._written.clear()  # what a forward that ended early has left
         out = self._sae.decode(top_acts, top_indices, x)
-        own, *later = out.split(self._sae.spec.widths, -1)
+        own, *later = _written_by(self._sae, out)
         for further, part in enumerate(later, self._index + 1):
             self._written[self._index, further] = part
         if missing := [source for source in range(self._index) if (source, self._index) not in self._written]:

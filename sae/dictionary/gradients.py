@@ -149,6 +149,16 @@ class Wanted(NamedTuple):
     """Nested reconstructions. None: one."""
 
 
+class Known(NamedTuple):
+    """What is left of y where other dictionaries add to x̂."""
+
+    residual: Float[Tensor, "tokens d_out"]
+    """x̂ − y."""
+    pull: Float[Tensor, "tokens d_out"] | None = None
+    """Gradient by what this dictionary alone writes, in units of `Wanted.scale` · 2, where it writes several places.
+    None: the residual."""
+
+
 class Code(NamedTuple):
     """The code of some tokens, and what it was made from."""
 
@@ -180,9 +190,9 @@ def encoded(
 
 
 def written(weights: Weights, code: Code) -> Float[Tensor, "tokens d_out"]:
-    """What a dictionary writes of a code."""
+    """What a dictionary writes of a code, without b_dec."""
     bags = ops.Bags.of(code.acts, code.indices, None, 1)
-    out = ops.decode_bags(bags, weights.W_dec) + weights.b_dec
+    out = ops.decode_bags(bags, weights.W_dec)
     return out if weights.W_skip is None else out + code.centred @ weights.W_skip.T
 
 
@@ -194,16 +204,16 @@ def pullback(
     *,
     ragged: bool = False,
     shards: LatentShards = WHOLE,
-    residual: Float[Tensor, "tokens d_out"] | None = None,
+    known: Known | None = None,
 ) -> tuple[Gradients, Reconstruction]:
     """The gradient of what is `wanted`, by all weights. `y` is what is to be written; None: what was read.
 
     A code that is `ragged`, or has levels, is computed entry by entry, which costs what fired and not its width.
-    `residual`, x̂ − y, is given where other dictionaries add to x̂, without levels.
+    What is left of y is `known` where other dictionaries add to x̂, without levels.
     """
     target = code.centred if y is None else y.to(weights.b_dec.dtype) - weights.b_dec
     if ragged or wanted.levels is not None or y is not None:
-        return _pullback_of_bags(weights, code, target, wanted, shards, residual)
+        return _pullback_of_bags(weights, code, target, wanted, shards, known)
     centred, low, top_acts, top_indices = code
     W, W_dec = weights.W_enc_compute, weights.W_dec_compute
     fired = top_acts > 0
@@ -233,7 +243,7 @@ def _pullback_of_bags(
     target: Float[Tensor, "tokens d_out"],
     wanted: Wanted,
     shards: LatentShards,
-    known: Float[Tensor, "tokens d_out"] | None,
+    known: Known | None,
 ) -> tuple[Gradients, Reconstruction]:
     """The gradients of a code whose entries name their token and level. `target` is y − b_dec."""
     levels, tokens = wanted.levels, len(target)
@@ -246,20 +256,21 @@ def _pullback_of_bags(
         for level_before, residual in zip(residuals, residuals[1:], strict=False):
             residual += level_before
     else:
-        residuals = known.unsqueeze(0)
+        residuals = known.residual.unsqueeze(0)
     residual = residuals[-1]
     recon = described(target, residual, torch.ones_like(bags.indices, dtype=torch.bool), bags.indices, wanted.longest)
 
     slope = 2 * wanted.scale
-    shares = residual.new_ones(tokens) if wanted.limit is None else token_shares(code.centred, residual, wanted.limit)
-    pulls = residuals * (shares / count).unsqueeze(1)
+    raw = residuals if known is None or known.pull is None else known.pull.unsqueeze(0)
+    shares = residual.new_ones(tokens) if wanted.limit is None else token_shares(code.centred, raw[-1], wanted.limit)
+    pulls = raw * (shares / count).unsqueeze(1)
     for j in reversed(range(count - 1)):  # Σ_{j ≥ b}
         pulls[j] += pulls[j + 1]
     grad_pre = ops.gather_dot_bags(pulls.flatten(0, 1), bags, weights.W_dec) * slope
     sums = ops.LatentSegments(bags.indices, len(weights.W_enc)).sum_pair(
         bags.acts * slope, pulls.flatten(0, 1), grad_pre, code.centred, row_of=(bags.bag, bags.token)
     )
-    b_dec = pulls[0].sum(0) * slope
+    b_dec = (pulls[0].sum(0) if raw is residuals else shares @ residual) * slope
     if weights.centred:
         b_dec = b_dec - shards.sum_(sums.weights_b @ weights.W_enc)
     skip = None if weights.W_skip is None else (pulls[0].T @ code.centred) * slope

@@ -11,7 +11,7 @@ from sae.config import SaeConfig
 
 PER_LATENT = {
     "encoder.weight": True, "encoder.bias": True, "W_dec": True, "b_dec": False, "W_skip": False, "threshold": False,
-    "scale": False,
+    "scale": False, "layer_scale": False,
 }  # fmt: skip
 """The tensors of a dictionary that is trained, and whether they have a row for each latent."""
 
@@ -48,7 +48,7 @@ class Spec:
     """Hookpoints that it reads, if they are known and others than `writes`."""
     widths: tuple[int, ...] = field(default=())
     """Widths of the hookpoints of a crosscoder, or of a layer of a cross-layer transcoder, in the order of `writes`;
-    they add up to d_out."""
+    they add up to d_out. Empty where decoders are tied: each is then d_out."""
 
     def __post_init__(self) -> None:
         if not self.selection:
@@ -72,6 +72,17 @@ class Spec:
         return not self.cfg.transcode
 
     @property
+    def own_width(self) -> int:
+        """Width of the first hookpoint that is written: of a layer of a cross-layer transcoder its own."""
+        return self.widths[0] if self.cfg.cross_layer and self.widths else self.d_out
+
+    @property
+    def every_width(self) -> tuple[int, ...]:
+        """Widths of all hookpoints that a crosscoder or a layer of a cross-layer transcoder writes, if they are
+        known."""
+        return (self.d_out,) * len(self.writes) if self.cfg.tie_decoders else self.widths
+
+    @property
     def parts(self) -> dict[str, slice]:
         """The dimensions of each hookpoint that is written, of several; empty for other dictionaries."""
         names = self.writes if self.widths else ()
@@ -89,7 +100,9 @@ class Spec:
         }
         if self.cfg.skip_connection:
             shapes["W_skip"] = (self.d_out, self.d_in)
-        if self.cfg.crosscode or self.cfg.cross_layer:
+        if self.cfg.tie_decoders:
+            shapes["layer_scale"] = (max(1, len(self.writes)),)
+        elif self.cfg.crosscode or self.cfg.cross_layer:
             shapes["scale"] = (self.d_out,)
         if self.selection == "batchtopk":
             shapes["threshold"] = ()

@@ -37,7 +37,7 @@ class ReconstructionMeter:
     def __init__(self, sae: Sae, rule: Ordinary = EVERYTHING) -> None:
         """`rule` says which tokens are ordinary."""
         self._sae, self._rule = sae, rule
-        self._own = slice(0, sae.spec.widths[0] if sae.writes_several else sae.d_out)
+        self._own = slice(0, sae.spec.own_width)
         """Dimensions that are measured: of a layer of a cross-layer transcoder its own."""
         self._variance = VarianceSums.zeros(self._own.stop, sae.device)
         self._ordinary_variance = self._variance.clone()
@@ -116,16 +116,16 @@ def evaluate_reconstruction(
     among `saes`, or `beside` them.
     """
     layers = members(beside or saes)
-    place = {layer.name: (label, index) for label, group in layers.items() for index, layer in enumerate(group)}
+    place = {layer.name: (label, index, layer) for label, group in layers.items() for index, layer in enumerate(group)}
     meters = {name: ReconstructionMeter(sae, (rules or {}).get(name, EVERYTHING)) for name, sae in saes.items()}
     for batch in batches:
         made = {label: _made(group, batch) for label, group in layers.items()}
         for name, meter in meters.items():
             given = batch[name]
             if name in place and not isinstance(given, Tensor) and given[1] is not None:
-                (label, index), y = place[name], given[1]
+                (label, index, layer), y = place[name], given[1]
                 codes, total = made[label]
-                meter.count(codes[index], total[:, total.shape[1] - y.shape[1] :], y)
+                meter.count(codes[index], total[:, layer.start : layer.start + y.shape[1]], y)
                 continue
             meter.add(*((given,) if isinstance(given, Tensor) else given))
     return {name: meter.result() for name, meter in meters.items()}

@@ -37,7 +37,7 @@ class Target(NamedTuple):
     def width(self) -> int:
         """Width of what is written there."""
         if self.layers:
-            return self.sae.spec.widths[0]
+            return self.sae.spec.own_width
         return self.sae.d_out if self.part is None else self.part.stop - self.part.start
 
 

@@ -25,7 +25,7 @@ _SEED = re.compile(r"seed\d+")
 _KINDS = {
     "expansion_factor": int, "normalize_decoder": bool, "num_latents": int, "k": int,
     "transcode": bool, "skip_connection": bool, "prefixes": list, "budgets": list, "crosscode": bool,
-    "cross_layer": bool,
+    "cross_layer": bool, "tie_decoders": bool,
 }  # fmt: skip
 """Types of the fields of cfg.json that are fields of `SaeConfig`."""
 
@@ -42,7 +42,8 @@ def save(folder: Path, saved: Saved) -> None:
             "EleutherAI's format has autoencoders that subtract b_dec and transcoders that do not; convert it first"
         )
     kind = next((name for name in _SEVERAL if getattr(spec.cfg, name)), "")
-    if kind and not spec.widths:
+    widths = spec.every_width
+    if kind and not widths:
         raise ValueError(f"{kind}: a dictionary must know its hookpoints and their widths to be saved; give its Spec")
     folder.mkdir(parents=True, exist_ok=True)
     cfg = {
@@ -59,7 +60,8 @@ def save(folder: Path, saved: Saved) -> None:
     cfg |= {name: value for name in ("prefixes", "budgets") if (value := getattr(spec.cfg, name))}
     cfg |= {"d_out": spec.d_out} if spec.d_out != spec.d_in else {}
     if kind:
-        cfg |= {kind: True, "hookpoints": dict(zip(spec.writes, spec.widths, strict=True))}
+        cfg |= {kind: True, "hookpoints": dict(zip(spec.writes, widths, strict=True))}
+        cfg |= {"tie_decoders": True} if spec.cfg.tie_decoders else {}
     if spec.cfg.transcode and spec.reads and spec.writes:
         cfg |= {"reads": spec.reads[0], "writes": spec.writes[0]}
     (folder / CFG).write_text(json.dumps(cfg, indent=2) + "\n")
@@ -72,6 +74,11 @@ def load(folder: Path) -> Saved:
     shapes = {name: list(declared.shape) for name, declared in spec.tensors().items()}
     tensors = read_tensors(folder / WEIGHTS, shapes, others_too=False)
     _check_one_float_type(folder / WEIGHTS, {name: t for name, t in tensors.items() if name != "threshold"})
+    if "layer_scale" in tensors and tensors["layer_scale"][0] != 1:
+        raise ValueError(
+            f"{folder / WEIGHTS}: layer_scale must begin with 1, as its own module gets all, got "
+            f"{tensors['layer_scale'][0]:.4g}"
+        )
     return Saved(spec, tensors)
 
 
@@ -102,14 +109,15 @@ def _read_cfg(path: Path) -> Spec:
             f"{path}: d_in, d_out and num_latents must be between 1 and 2**31, "
             f"got {d_in}, {short(d_out)} and {num_latents}"
         )
-    ends = _hookpoints_in(path, raw, d_out) if cfg.crosscode or cfg.cross_layer else {}
+    ends = _hookpoints_in(path, raw, d_out, tied=cfg.tie_decoders) if cfg.crosscode or cfg.cross_layer else {}
     if cfg.crosscode and d_out != d_in:
         raise ValueError(f"{path}: a crosscoder must write what it reads, got d_in={d_in} and d_out={d_out}")
     reads, writes = _ends_in(path, raw) if cfg.transcode else ((), ())
     writes = tuple(ends) or writes
     if cfg.cross_layer and not reads:
         raise ValueError(f"{path}: a layer of a cross-layer transcoder must name what it reads; add reads and writes")
-    return Spec(cfg, d_in, d_out, num_latents, selection, reads=reads, writes=writes, widths=tuple(ends.values()))
+    widths = () if cfg.tie_decoders else tuple(ends.values())
+    return Spec(cfg, d_in, d_out, num_latents, selection, reads=reads, writes=writes, widths=widths)
 
 
 def _ends_in(path: Path, raw: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -120,15 +128,14 @@ def _ends_in(path: Path, raw: dict[str, Any]) -> tuple[tuple[str, ...], tuple[st
     return tuple(found[:1]), tuple(found[1:])
 
 
-def _hookpoints_in(path: Path, raw: dict[str, Any], d_out: int) -> dict[str, int]:
-    """The hookpoints that are written, of several, and their widths."""
+def _hookpoints_in(path: Path, raw: dict[str, Any], d_out: int, *, tied: bool) -> dict[str, int]:
+    """The hookpoints that are written, of several, and their widths: with `tied` decoders each that of the decoder."""
     found = raw.get("hookpoints")
     ends: dict[str, int] = found if isinstance(found, dict) else {}
     fit = all(is_inside(name) and type(width) is int and width > 0 for name, width in ends.items())
-    if not ends or not fit or sum(ends.values()) != d_out:
-        raise ValueError(
-            f"{path}: hookpoints must map those that are written to widths that add up to {d_out}, got {short(found)}"
-        )
+    if not ends or not fit or (set(ends.values()) != {d_out} if tied else sum(ends.values()) != d_out):
+        rule = f"of {d_out} each, for tied decoders" if tied else f"that add up to {d_out}"
+        raise ValueError(f"{path}: hookpoints must map those that are written to widths {rule}, got {short(found)}")
     return ends
 
 

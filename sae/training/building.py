@@ -47,8 +47,8 @@ def _spec(plan: SaePlan, widths: Mapping[str, int]) -> Spec | None:
     (reads, writes), d_in, d_out = plan.wiring, plan.d_in(widths), plan.d_out(widths)
     shape = plan.cfg, d_in, d_out, plan.cfg.latents_for(d_in)
     if plan.across:
-        parts = tuple(widths[name] for name in writes)
-        return Spec(*shape, reads=() if plan.cfg.crosscode else reads, writes=writes, widths=parts)
+        parts = () if plan.cfg.tie_decoders else tuple(widths[name] for name in writes)
+        return Spec(*shape, reads=() if plan.cfg.crosscode else reads, writes=plan.across, widths=parts)
     return Spec(*shape, reads=reads, writes=writes) if ARROW in plan.hookpoint else None
 
 

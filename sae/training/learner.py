@@ -15,12 +15,14 @@ from sae.dictionary.autoencoder import Sae
 from sae.dictionary.gradients import (
     Code,
     Gradients,
+    Known,
     Reconstruction,
     Wanted,
     Weights,
     add_auxk_gradients_,
     encoded,
     pullback,
+    token_shares,
     written,
 )
 from sae.dictionary.levels import Levels
@@ -107,11 +109,13 @@ class SaeLearner:
         self._firing_rate = torch.ones(sae.num_latents, device=sae.device)
         self._fired = torch.zeros(sae.num_latents, dtype=torch.int32, device=sae.device)
         self._tokens = torch.zeros((), dtype=torch.int64)  # on the CPU, where it is asked for
+        self._layer_scale_grad = None if sae.layer_scale is None else torch.zeros_like(sae.layer_scale.detach())
+        self._layer_scale_rates = None if self._layer_scale_grad is None else torch.ones_like(self._layer_scale_grad)
         self._massive = MassiveTokens(sae.d_out, sae.device)
         self._lr = torch.zeros((), device=sae.device)
         self._average_firings = torch.ones((), device=sae.device)
         self._normaliser = Normaliser(sae.d_out, sae.device)
-        self._own = sae.spec.widths[0] if sae.writes_several else sae.d_out
+        self._own = sae.spec.own_width
         """Dimensions that are written by this dictionary and those of earlier layers alone: b_dec is of them."""
         parts = sae.spec.parts if sae.spec.is_autoencoder else dict([*sae.spec.parts.items()][:1])
         self._meters = Meters(sae.d_out, sae.device, parts)
@@ -140,7 +144,7 @@ class SaeLearner:
         read = x[:FIRST_TOKENS] if fit_on is None else fit_on
         few = read if y is None else y[:FIRST_TOKENS] if fit_to is None else fit_to
         target = x if y is None else y
-        if self.sae.reads_several or self.sae.writes_several:
+        if len(self.sae.spec.parts) > 1:
             if new:
                 self.constant = balance_(self.sae, target, few, add_up, spare_massive=self._recipe.spare_massive)
             target, few = self.sae.scaled(target), self.sae.scaled(few)
@@ -150,7 +154,9 @@ class SaeLearner:
         if y is not None:
             self._normaliser.set_read(x, add_up)
             if new:
-                few = F.pad(few[:, : self._own], (0, self.sae.d_out - self._own)) if self.sae.writes_several else few
+                few = (
+                    few if self._own == self.sae.d_out else F.pad(few[:, : self._own], (0, self.sae.d_out - self._own))
+                )
                 start_transcoder_(self.sae, read[ordinary], few[ordinary], add_up)
         elif new:
             self.sae.b_dec.data.copy_(self._normaliser.mean)
@@ -221,10 +227,11 @@ class SaeLearner:
         ratio = (
             1.0 if self._is_autoencoder else math.sqrt(self.variance * d_out / (self._normaliser.read[0].item() * d_in))
         )
-        ratio /= len(self.sae.spec.parts) if self.sae.writes_several else 1  # as if it wrote its own layer alone
+        ratio /= 1 if self._is_autoencoder else max(1, len(self.sae.spec.parts))  # as if it wrote its own layer alone
         rates["encoder.weight"] = self._recipe.encoder_rate * ratio
         rates["W_skip"] = ratio
         rates[_LOG_LENGTH] = (self._recipe.length_rate or 0.0) * math.sqrt(d_out)
+        rates["layer_scale"] = rates[_LOG_LENGTH] or 1.0
         if self._recipe.bias_rate is not None:
             rates["encoder.bias"] = rates["b_dec"] = self._recipe.bias_rate * math.sqrt(self.variance / d_out)
 
@@ -268,25 +275,42 @@ class SaeLearner:
             return False
         return self._threshold is None and self._levels is None and self._is_autoencoder
 
-    def accumulate_with_others(
-        self, code: Code, y: Float[Tensor, "tokens d_out"], residual: Float[Tensor, "tokens d_out"]
-    ) -> None:
-        """The same for a code of `encode`, where others write too: the residual is what all leave of y, both scaled."""
+    def accumulate_with_others(self, code: Code, y: Float[Tensor, "tokens d_out"], known: Known) -> None:
+        """The same for a code of `encode`, where others write too: `known` is what all leave of y, both scaled."""
         later = self._later_means()
         y = y if later is None else y - later
         wanted = Wanted(self._scale(), self._limit(), self._normaliser.longest)
-        grads, recon = pullback(self._weights, code, y, wanted, residual=residual)
+        grads, recon = pullback(self._weights, code, y, wanted, known=known)
         grads.b_dec[self._own :] = 0
         self._note(recon, y - self._weights.b_dec)
         self._collect(grads, recon)
+
+    def shares(self, code: Code, pull: Float[Tensor, "tokens d_out"]) -> Float[Tensor, "tokens"] | None:
+        """The share of each token's gradient that is followed (`token_shares`); None: all of it."""
+        limit = self._limit()
+        return None if limit is None else token_shares(code.centred, pull, limit)
+
+    def add_layer_scale_gradient(self, products: Float[Tensor, "later"], units: Float[Tensor, "later"]) -> None:
+        """Add the gradient of the factors on what later layers get, from Σ ⟨their residuals, what is written⟩.
+
+        `units` are the variance of this layer in that of each later one, which is what their errors are divided by.
+        """
+        assert self._layer_scale_grad is not None and self._layer_scale_rates is not None
+        self._layer_scale_grad[1:] += 2 * self._scale() * products * units
+        self._layer_scale_rates[1:] = units.rsqrt()
 
     def _later_means(self) -> Tensor | None:
         """Means of the outputs whose b_dec later layers have (d_out,), 0 for one's own; None if there are none."""
         return None if self._own == self.sae.d_out else F.pad(self._normaliser.mean[self._own :], (self._own, 0))
 
     def written(self, code: Code) -> Float[Tensor, "tokens d_out"]:
-        """What the dictionary writes of a code, scaled."""
+        """What the dictionary writes of a code beside b_dec, scaled."""
         return written(self._weights, code)
+
+    @property
+    def bias(self) -> Float[Tensor, "d_out"]:
+        """b_dec, scaled; 0 for what later layers write."""
+        return self._weights.b_dec
 
     def encode(self, x: Float[Tensor, "tokens d_in"]) -> Code:
         """The code of a step's tokens, which counts for batchtopk's threshold."""
@@ -365,7 +389,8 @@ class SaeLearner:
         self._grads = Gradients(*dense)
         massive = [self._massive.step_total] if self._recipe.spare_massive else []
         counts = [] if self._threshold is None else [self._threshold.step_counts]
-        return [*dense, self._fired, self._tokens, *massive, *counts, *self._meters.of_step()]
+        later = [] if self._layer_scale_grad is None else [self._layer_scale_grad]
+        return [*dense, self._fired, self._tokens, *massive, *counts, *later, *self._meters.of_step()]
 
     def _scale(self) -> Tensor:
         """What makes a squared error this step's share of the loss."""
@@ -384,6 +409,8 @@ class SaeLearner:
         self.dead.update(self._fired > 0, tokens)
         self._fired.zero_()
         self._tokens.zero_()
+        if self._layer_scale_grad is not None:
+            self._layer_scale_grad.zero_()
         if self._threshold is not None:
             self._end_threshold_step()
         if self._recipe.spare_massive and self._is_autoencoder:
@@ -397,6 +424,8 @@ class SaeLearner:
 
     def _descend(self, grads: Gradients) -> None:
         by_name: dict[str, Gradient] = {**grads.by_parameter()}
+        if self._layer_scale_grad is not None:
+            by_name["layer_scale"] = self._layer_scale_grad
         if self.sae.cfg.normalize_decoder:
             by_name["W_dec"] = Tangent(grads.W_dec, grads.radial, self.sae.W_dec.detach())
         if self._recipe.length_rate is not None:
@@ -414,9 +443,11 @@ class SaeLearner:
         as far as the surest, and end where nothing selects them.
         """
         self._firing_rate.lerp_(self._fired / self._average_firings, _FIRING_SHARE)
+        if self._layer_scale_rates is not None:
+            self._optimizer.row_rates["layer_scale"] = self._layer_scale_rates
         if self._recipe.slowest < 1:
             rates = torch.where(self.dead.mask(), 1.0, self._firing_rate.clamp(self._recipe.slowest, 1.0))
-            self._optimizer.row_rates = dict.fromkeys(("encoder.weight", "encoder.bias", _LOG_LENGTH), rates)
+            self._optimizer.row_rates |= dict.fromkeys(("encoder.weight", "encoder.bias", _LOG_LENGTH), rates)
 
     def _reconstruct_massive(self) -> None:
         """Let the step's massive tokens count, and reconstruct their mean, if the step was finite for all shards.

@@ -98,7 +98,7 @@ class SaePlan(NamedTuple):
         if self.cfg.crosscode:
             return Wiring.across(self.across)
         found = Wiring.of(self.hookpoint, transcode=self.cfg.transcode)
-        return found._replace(writes=self.across) if self.across else found
+        return found._replace(writes=self.across) if self.across and not self.cfg.tie_decoders else found
 
     def d_in(self, widths: Mapping[str, int]) -> int:
         """Width of what it reads."""
@@ -145,6 +145,7 @@ class RunPlan(NamedTuple):
         """
         steps = plan_steps(cfg, feed, batches_at_once, before)
         saes = plan_saes(combinations, feed.chosen)
+        _check_tied(saes, feed.widths)
         if cfg.finetune is None:
             saes = {name: _with_latents(one, feed.widths) for name, one in saes.items()}
         return cls(
@@ -293,6 +294,18 @@ def _plans_of(combination: Combination, label: str, hookpoints: list[str]) -> li
     if later:
         return [SaePlan(hookpoints[i], *combination, label, tuple(hookpoints[i:])) for i in later]
     return [SaePlan(hookpoint, *combination, label) for hookpoint in hookpoints]
+
+
+def _check_tied(plans: Mapping[str, SaePlan], widths: Mapping[str, int]) -> None:
+    """Raise ValueError for layers of different widths that a tied decoder is to write."""
+    for plan in plans.values():
+        found = {name: widths[name] for name in plan.across if plan.cfg.tie_decoders}
+        if len(set(found.values())) > 1:
+            listed = ", ".join(f"{name} of {width}" for name, width in found.items())
+            raise ValueError(
+                f"tie_decoders needs modules that are equally wide, got {listed}; choose others with --hookpoints, or "
+                "leave out --tie_decoders"
+            )
 
 
 def _with_latents(plan: SaePlan, widths: Mapping[str, int]) -> SaePlan:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from sae.data import ActivationCache
 from sae.dictionary.cross_layer import coders, members, reconstruct
 from sae.dictionary.gradients import Gradients
 from sae.dictionary.losses import VarianceSums
-from sae.dictionary.spec import Spec
+from sae.dictionary.spec import Saved, Spec
 from sae.lm import harvest
 from sae.runs.log import read_records
 from sae.training.joint import Joint, joints
@@ -43,25 +44,48 @@ def layers(
     for index, name in enumerate(MLPS[: len(widths)]):
         cfg = SaeConfig(num_latents=60, k=5, cross_layer=True, **options)
         writes, parts = tuple(MLPS[index : len(widths)]), widths[index:]
-        spec = Spec(cfg, d_in, sum(parts), 60, reads=(f"{name}.input",), writes=writes, widths=parts)
-        sae = Sae(d_in, cfg, d_out=sum(parts), dtype=dtype, spec=spec)
+        d_out = widths[index] if cfg.tie_decoders else sum(parts)
+        known = () if cfg.tie_decoders else parts
+        spec = Spec(cfg, d_in, d_out, 60, reads=(f"{name}.input",), writes=writes, widths=known)
+        sae = Sae(d_in, cfg, d_out=d_out, dtype=dtype, spec=spec)
         with torch.no_grad():
             for parameter in sae.parameters():
                 parameter.add_(0.2 * torch.randn_like(parameter))
             sae.b_dec[parts[0] :] = 0
             if sae.threshold is not None:
                 sae.threshold.fill_(1.0)
-            assert sae.scale is not None
-            sae.scale.copy_(torch.cat([torch.full((w,), 1.5 - 0.2 * (index + i)) for i, w in enumerate(parts)]))
+            if sae.scale is not None:
+                sae.scale.copy_(torch.cat([torch.full((w,), 1.5 - 0.2 * (index + i)) for i, w in enumerate(parts)]))
+            if sae.layer_scale is not None:
+                sae.layer_scale[0] = 1
         found[name] = sae
+    return found
+
+
+def untied(saes: dict[str, Sae]) -> dict[str, Sae]:
+    """The same functions with a decoder for each pair of layers."""
+    found = {}
+    for name, sae in saes.items():
+        assert sae.layer_scale is not None
+        cfg, times = replace(sae.cfg, tie_decoders=False), len(sae.layer_scale)
+        widths = (sae.d_out,) * times
+        spec = replace(sae.spec, cfg=cfg, d_out=sum(widths), widths=widths)
+        tensors = dict(sae.state_dict())
+        later = torch.zeros(sum(widths) - sae.d_out, dtype=sae.dtype)
+        factors = tensors.pop("layer_scale").repeat_interleave(sae.d_out)
+        tensors |= {"W_dec": sae.W_dec.detach().repeat(1, times) * factors, "scale": torch.ones_like(factors)}
+        tensors["b_dec"] = torch.cat([sae.b_dec.detach(), later])
+        if sae.W_skip is not None:
+            tensors["W_skip"] = sae.W_skip.detach().repeat(times, 1) * factors.unsqueeze(1)
+        found[name] = Sae.from_saved(Saved(spec, tensors))
     return found
 
 
 # The gradient
 
 
-def dense(saes: dict[str, Sae], xs: list[Tensor], y: Tensor) -> Tensor:
-    """Σ ‖ŷ − y‖² of the sum of all layers' outputs, over dense tensors."""
+def dense(saes: dict[str, Sae], xs: list[Tensor], y: Tensor, variances: tuple[float, ...] = (1.0, 1.0, 1.0)) -> Tensor:
+    """Σ_l ‖ŷ^l − y^l‖² / v_l of the sum of all layers' outputs, over dense tensors."""
     total = -y
     for sae, x in zip(saes.values(), xs, strict=True):
         pre_acts = x @ sae.encoder.weight.T + sae.encoder.bias
@@ -74,8 +98,13 @@ def dense(saes: dict[str, Sae], xs: list[Tensor], y: Tensor) -> Tensor:
         kept = kept if sae.threshold is None else kept * (pre_acts > sae.threshold)
         out = (pre_acts.relu() * kept) @ sae.W_dec + sae.b_dec
         out = out if sae.W_skip is None else out + x @ sae.W_skip.T
+        if sae.layer_scale is not None:
+            out = torch.cat([out, *(scale * (out - sae.b_dec) for scale in sae.layer_scale[1:])], 1)
         total = total + torch.nn.functional.pad(out, (y.shape[1] - out.shape[1], 0))
-    return total.square().sum()
+    if all(sae.layer_scale is None for sae in saes.values()):
+        return total.square().sum()
+    parts = zip(total.chunk(len(saes), 1), variances, strict=True)
+    return torch.stack([part.square().sum() / variance for part, variance in parts]).sum()
 
 
 @pytest.mark.parametrize("rule", ["topk", "batchtopk", "groupmax"])
@@ -113,6 +142,47 @@ def test_every_gradient_of_every_layer_equals_dense_autograd(rule: str, skip: bo
             )
 
 
+@pytest.mark.parametrize("rule", ["topk", "batchtopk", "groupmax"])
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize("parts", [1, 3])
+def test_every_gradient_of_tied_layers_equals_dense_autograd(rule: str, skip: bool, parts: int) -> None:
+    saes = layers((16, 16, 16), 24, torch.float64, selection=rule, skip_connection=skip, tie_decoders=True)
+    options: dict[str, Any] = {"auxk_alpha": 0.0, "dead_feature_threshold": 10**9, "compute_dtype": torch.float64}
+    learners = {name: SaeLearner(sae, tokens_per_step=37, **options) for name, sae in saes.items()}
+    variances = (0.5, 3.0, 2.0)
+    for learner, variance in zip(learners.values(), variances, strict=True):
+        learner._normaliser.variance.fill_(variance)
+    xs = [torch.randn(37, 24, dtype=torch.float64) * 2 + 1 for _ in saes]
+    y = torch.randn(37, 48, dtype=torch.float64)
+    ys = y.chunk(3, 1)
+    (joint,) = joints(learners)
+    for part in torch.arange(37).tensor_split(parts):
+        joint.accumulate({name: (x[part], own[part]) for name, x, own in zip(saes, xs, ys, strict=True)})
+    dense(saes, xs, y, variances).backward()
+    for name, sae in saes.items():
+        learner = learners[name]
+        assert learner._grads is not None and learner._layer_scale_grad is not None and sae.layer_scale is not None
+        found = {**Gradients(*learner._grads.dense()).by_parameter(), "layer_scale": learner._layer_scale_grad}
+        if sae.layer_scale.grad is None:  # of the last layer
+            sae.layer_scale.grad = torch.zeros(1, dtype=torch.float64)
+        sae.layer_scale.grad[0] = 0  # its own module gets what it writes
+        for parameter, gradient in found.items():
+            torch.testing.assert_close(
+                gradient[:] * 37,
+                sae.get_parameter(parameter).grad, atol=1e-4, rtol=1e-5,
+                msg=lambda t, n=name, p=parameter: f"{n} {p}: {t}",
+            )  # fmt: skip
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_tied_decoders_equal_untied_ones_that_are_multiples_of_each_other(skip: bool) -> None:
+    saes = layers((16, 16, 16), 24, torch.float64, skip_connection=skip, tie_decoders=True)
+    xs = [torch.randn(2, 7, 24, dtype=torch.float64) for _ in saes]
+    (group,), (other,) = members(saes).values(), members(untied(saes)).values()
+    assert [layer.own for layer in group] == [layer.own for layer in other] == [slice(i, i + 16) for i in (0, 16, 32)]
+    torch.testing.assert_close(reconstruct(group, xs)[1], reconstruct(other, xs)[1])
+
+
 def test_the_reconstruction_is_the_sum_of_what_the_layers_write() -> None:
     saes = layers((20, 12, 16), 24)
     xs = [torch.randn(7, 24) for _ in saes]
@@ -126,6 +196,25 @@ def test_the_reconstruction_is_the_sum_of_what_the_layers_write() -> None:
 
 
 # Training
+
+
+def test_a_run_of_tied_layers_writes_what_it_reports(make: Make) -> None:
+    trainer = make(sae=SaeConfig(num_latents=96, k=6, cross_layer=True, tie_decoders=True))
+    loaded = Sae.load_many(trainer.fit())
+    assert [sae.spec.writes for sae in loaded.values()] == [tuple(MLPS[index:]) for index in range(3)]
+    for index, sae in enumerate(loaded.values()):
+        assert sae.d_out == 32 and sae.layer_scale is not None and len(sae.layer_scale) == 3 - index
+        assert sae.layer_scale[0] == 1 and sae.layer_scale[1:].abs().gt(1e-3).all()
+    found = harvest(tiny_model("gpt_neox"), tiny_tokens(9, 8), [*MLPS, *(f"{name}.input" for name in MLPS)])
+    (group,) = members(loaded).values()
+    _, total = reconstruct(group, [found[f"{name}.input"].flatten(0, 1) for name in MLPS])
+    measured = trainer.evaluate()
+    records = read_records(trainer.folder.path / "metrics.jsonl")
+    for layer in group:
+        y = found[layer.name].flatten(0, 1)
+        fvu = (total[:, layer.own] - y).square().sum() / (y - y.mean(0)).square().sum()
+        assert fvu < 0.9 and abs(fvu - measured[layer.name].fvu) < 0.15
+        assert abs(records[-1][f"{layer.name}/fvu"] - measured[layer.name].fvu) < 0.15
 
 
 def test_a_run_trains_all_layers_together_and_says_how_good_each_output_is(make: Make) -> None:
@@ -168,19 +257,23 @@ def test_what_is_reported_in_training_is_the_fvu_of_the_sum(make: Make) -> None:
         )  # its products may be in bfloat16
 
 
-def test_of_one_layer_it_is_a_transcoder_to_the_bit(make: Make) -> None:
-    one = make(hookpoints=["layers.1.mlp"], run_name="one").fit()
+@pytest.mark.parametrize("tied", [False, True])
+def test_of_one_layer_it_is_a_transcoder_to_the_bit(make: Make, tied: bool) -> None:
+    own = SaeConfig(num_latents=96, k=6, cross_layer=True, tie_decoders=tied)
+    one = make(sae=own, hookpoints=["layers.1.mlp"], run_name="one").fit()
     shape = SaeConfig(num_latents=96, k=6, transcode=True)
     other = make(sae=shape, hookpoints=["layers.1.mlp"], run_name="other").fit()
     tensors = load_file(next(one.rglob("sae.safetensors")))
-    assert tensors.pop("scale").eq(1).all()
+    assert tensors.pop("layer_scale" if tied else "scale").eq(1).all()
     expected = load_file(next(other.rglob("sae.safetensors")))
     assert set(tensors) == set(expected) and all(tensors[name].equal(each) for name, each in expected.items())
 
 
-def test_later_outputs_are_better_for_the_earlier_layers(make: Make) -> None:
+@pytest.mark.parametrize("tied", [False, True])
+def test_later_outputs_are_better_for_the_earlier_layers(make: Make, tied: bool) -> None:
     """A model whose later modules repeat what the first one read: only an earlier layer's code can say it."""
-    together = make(run_name="together")
+    shape = SaeConfig(num_latents=96, k=6, cross_layer=True, tie_decoders=tied)
+    together = make(sae=shape, run_name="together")
     apart = make(sae=SaeConfig(num_latents=96, k=6, transcode=True), run_name="apart")
     together.fit()
     apart.fit()
@@ -188,7 +281,13 @@ def test_later_outputs_are_better_for_the_earlier_layers(make: Make) -> None:
     assert ours[MLPS[2]].fvu < theirs[MLPS[2]].fvu
 
 
-@pytest.mark.parametrize("shape", [{}, {"selection": "batchtopk"}, {"skip_connection": True}], ids=str)
+SHAPES: list[dict[str, Any]] = [
+    {}, {"selection": "batchtopk"}, {"skip_connection": True}, {"tie_decoders": True},
+    {"tie_decoders": True, "skip_connection": True, "selection": "batchtopk"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_it_resumes_to_the_bit_and_a_cache_trains_as_the_model_does(
     make: Make, tmp_path: Path, shape: dict[str, Any]
 ) -> None:
@@ -211,14 +310,16 @@ def test_it_resumes_to_the_bit_and_a_cache_trains_as_the_model_does(
     assert weights(whole) == weights(make(ActivationCache(cached), None, run_name="cached", **options).fit())
 
 
-def test_how_a_step_is_split_changes_rounding_only_and_a_sweep_changes_nothing(make: Make) -> None:
-    in_parts = make(run_name="split", micro_acc_steps=3)
-    whole = make(run_name="whole").fit()
+@pytest.mark.parametrize("tied", [False, True])
+def test_how_a_step_is_split_changes_rounding_only_and_a_sweep_changes_nothing(make: Make, tied: bool) -> None:
+    one = SaeConfig(num_latents=96, k=6, cross_layer=True, tie_decoders=tied)
+    in_parts = make(sae=one, run_name="split", micro_acc_steps=3)
+    whole = make(sae=one, run_name="whole").fit()
     in_parts.fit()
     measured = json.loads((whole.parent / "evaluation.json").read_text())
     for name, metrics in in_parts.evaluate().items():
         assert abs(metrics.fvu - measured[name]["fvu"]) < 0.02
-    shapes = [SaeConfig(num_latents=96, k=k, cross_layer=True) for k in (3, 6)]
+    shapes = [replace(one, k=k) for k in (3, 6)]
     swept = make(sae=[*shapes, SaeConfig(num_latents=96, k=6, transcode=True)], run_name="swept").fit()
     label = next(path for path in swept.iterdir() if path.name.startswith("k6") and "True" in path.name)
     for name in MLPS:
@@ -231,11 +332,12 @@ def test_how_a_step_is_split_changes_rounding_only_and_a_sweep_changes_nothing(m
 # Evaluation and grafts
 
 
-def test_sae_eval_measures_each_output_alone_and_all_replaced_at_once() -> None:
-    model, tokens, saes = tiny_model("gpt_neox", causal_lm=True), tiny_tokens(8, 7), layers()
+@pytest.mark.parametrize("tied", [False, True])
+def test_sae_eval_measures_each_output_alone_and_all_replaced_at_once(tied: bool) -> None:
+    model, tokens, saes = tiny_model("gpt_neox", causal_lm=True), tiny_tokens(8, 7), layers(tie_decoders=tied)
     found = evaluate(model, tokens, saes, max_tokens=56)
     assert [hookpoint for _, hookpoint in found.qualities] == [*MLPS, "all"]
-    (group,) = members(saes).values()
+    (group,) = members(untied(saes) if tied else saes).values()
     with torch.no_grad():
         clean = model(tokens).logits.log_softmax(-1)
         seen = harvest(model, tokens, [*MLPS, *(f"{name}.input" for name in MLPS)])
@@ -285,6 +387,10 @@ def test_what_it_cannot_be_is_one_line(make: Make, tmp_path: Path) -> None:
     for options in ({"prefixes": [8]}, {"budgets": [2]}):
         raises_one_line("cross_layer .* leave out one", lambda options=options: SaeConfig(cross_layer=True, **options))
     raises_one_line("leave out one of them", lambda: SaeConfig(cross_layer=True, crosscode=True))
+    raises_one_line("tie_decoders must come with cross_layer", lambda: SaeConfig(tie_decoders=True))
+    wide = {"sae": SaeConfig(num_latents=96, k=6, cross_layer=True, tie_decoders=True)}
+    places = ["layers.0.mlp", "layers.1.mlp.dense_h_to_4h"]
+    raises_one_line("tie_decoders .* equally wide, got .* of 32, .* of 48", lambda: make(**wide, hookpoints=places))
     raises_one_line("loss_fn must be fvu with cross_layer", lambda: make(loss_fn="kl"))
     raises_one_line("shard_latents must be 1 with cross_layer", lambda: make(shard_latents=2))
     raises_one_line("distribute_layers .* cross_layer are trained together", lambda: make(distribute_layers=True))
@@ -310,6 +416,22 @@ def test_a_stranger_s_layer_must_say_what_it_reads_and_writes(tmp_path: Path) ->
     for change in ({"hookpoints": {"a": 1}}, {"hookpoints": None}, {"reads": None, "writes": None}, {"reads": 3}):
         (tmp_path / "cfg.json").write_text(json.dumps(cfg | change))
         raises_one_line("hookpoints|what it reads", lambda: Sae.load_from_disk(tmp_path))
+
+
+def test_a_stranger_s_tied_layer_must_fit_its_hookpoints(tmp_path: Path) -> None:
+    sae = layers(tie_decoders=True)[MLPS[0]]
+    sae.save_to_disk(tmp_path)
+    assert Sae.load_from_disk(tmp_path).spec == sae.spec
+    cfg = json.loads((tmp_path / "cfg.json").read_text())
+    assert cfg["hookpoints"] == dict.fromkeys(MLPS, 32) and cfg["tie_decoders"] is True
+    for change in ({"hookpoints": {"a": 32, "b": 16}}, {"hookpoints": {}}, {"cross_layer": False}, {"tie_decoders": 1}):
+        (tmp_path / "cfg.json").write_text(json.dumps(cfg | change))
+        raises_one_line("hookpoints|tie_decoders|activation", lambda: Sae.load_from_disk(tmp_path))
+    with torch.no_grad():
+        assert sae.layer_scale is not None
+        sae.layer_scale[0] = 2
+    sae.save_to_disk(tmp_path)
+    raises_one_line("layer_scale must begin with 1", lambda: Sae.load_from_disk(tmp_path))
 
 
 def test_only_several_layers_are_trained_together(make: Make) -> None:

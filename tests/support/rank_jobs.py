@@ -44,7 +44,8 @@ def make_trainer(
     """A trainer in float32, so that rounding is small; the same weights and tokens on every rank."""
     sae.lm.compute_dtype = lambda device: torch.float32
     options = {"batch_size": 4, "lr": 3e-3, "log_to_wandb": False, "run_name": "run", "dead_feature_threshold": 400}
-    sizes = {name: changes.pop(name) for name in ("num_latents", "k", "crosscode", "cross_layer") if name in changes}
+    kinds = ("num_latents", "k", "crosscode", "cross_layer", "tie_decoders")
+    sizes = {name: changes.pop(name) for name in kinds if name in changes}
     cfg = TrainConfig(SaeConfig(**{"num_latents": 128, "k": 4} | sizes), save_dir=str(save_dir), **options | changes)
     if cache is not None:
         return SaeTrainer(cfg, ActivationCache(cache))
