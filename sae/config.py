@@ -88,11 +88,6 @@ class SaeConfig:
         _check("budgets", self.budgets, max(self.budgets, default=0) <= self.k, f"at most k={self.k}", "raise --k")
         if self.cross_layer:
             self.transcode = True
-            if self.prefixes or self.budgets:
-                raise ValueError(
-                    "cross_layer reconstructs with the codes of several layers, of which prefixes and budgets cannot "
-                    "each leave out some, got both; leave out one of them"
-                )
         if self.tie_decoders and not self.cross_layer:
             raise ValueError(
                 "tie_decoders must come with cross_layer, whose dictionaries write several modules; add --cross_layer, "
@@ -341,11 +336,6 @@ class TrainConfig:
                 raise ValueError(
                     "encode_in_8bit finds the largest latents of all, got selection groupmax, which takes one of each "
                     "group; leave out one of them"
-                )
-            if self.distribute_layers and sae.cross_layer:
-                raise ValueError(
-                    "distribute_layers gives each process other layers, and those of cross_layer are trained together; "
-                    "leave out one of them"
                 )
             if self.shard_latents > 1 and (kind := sae.needs_all_latents):
                 raise ValueError(

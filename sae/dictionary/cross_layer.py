@@ -8,7 +8,7 @@ With tied decoders W_dec^{s竊値} = c^{s竊値} W_dec^s and W_skip^{s竊値} = c^{s竊
 layers, c^{s竊痴} = 1. The dictionary of layer s is then a transcoder of its own module, and `layer_scale` its c.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sae.dictionary.autoencoder import Encoded, Sae
+from sae.dictionary.partial import acts_at_levels, partial_names
 
 
 class Member(NamedTuple):
@@ -60,26 +61,66 @@ def _in_order(names: Sequence[str], saes: Mapping[str, Sae]) -> list[Member]:
     return [Member(name, saes[name], start) for name, start in zip(names, starts, strict=False)]
 
 
-def scales(layers: Sequence[Member]) -> Float[Tensor, "layers layers"]:
-    """c^{s竊値} of tied decoders, at [l, s]; 0 for an earlier l."""
-    found = [layer.sae.layer_scale for layer in layers]
-    return torch.stack([F.pad(c, (s, 0)) for s, c in enumerate(found) if c is not None], 1)
+class Together(NamedTuple):
+    """The layers of one cross-layer transcoder that are here, in their order; other processes may have the others."""
+
+    layers: Sequence[Member]
+    width: int
+    """Width of the output of all layers, side by side."""
+    sum_: Callable[[Tensor], Tensor] = lambda tensor: tensor
+    """Adds up over the processes that have the others."""
+
+    @classmethod
+    def of(cls, saes: Mapping[str, Sae], layout: Mapping[str, slice], sum_: Callable[[Tensor], Tensor]) -> "Together":
+        """Layers among `saes`. `layout` says of all layers, by name, where the output of each is in that of all."""
+        here = [Member(name, saes[name], own.start) for name, own in layout.items() if name in saes]
+        return cls(here, max(own.stop for own in layout.values()), sum_)
+
+    def reconstruct(
+        self, xs: Sequence[Float[Tensor, "*batch d_in"]]
+    ) -> tuple[list[Encoded], Float[Tensor, "*batch d_out"]]:
+        """The code of each layer, of what each reads, and all layers' outputs side by side."""
+        codes = [layer.sae.encode(x) for layer, x in zip(self.layers, xs, strict=True)]
+        return codes, self._decoded(codes, xs)
+
+    def parts(self, codes: Sequence[Encoded], xs: Sequence[Tensor]) -> dict[str, Float[Tensor, "*batch d_out"]]:
+        """What all layers' outputs are by a part of each layer's latents, by `partial_names`."""
+        by_layer = [acts_at_levels(layer.sae, *code) for layer, code in zip(self.layers, codes, strict=True)]
+        found = {}
+        for name, acts in zip(partial_names(self.layers[0].sae), zip(*by_layer, strict=True), strict=True):
+            some = [Encoded(kept, code.top_indices) for kept, code in zip(acts, codes, strict=True)]
+            found[name] = self._decoded(some, xs)
+        return found
+
+    def _decoded(self, codes: Sequence[Encoded], xs: Sequence[Tensor]) -> Float[Tensor, "*batch d_out"]:
+        made = [layer.sae.decode(*code, x) for layer, code, x in zip(self.layers, codes, xs, strict=True)]
+        if self.layers[0].sae.layer_scale is None:
+            total = made[0].new_zeros(*made[0].shape[:-1], self.width)
+            for layer, own in zip(self.layers, made, strict=True):
+                total[..., layer.start :] += own
+            return self.sum_(total)
+        biases = torch.stack([layer.sae.b_dec for layer in self.layers])
+        total = (self._scales() @ (torch.stack(made, -2) - biases)).flatten(-2)
+        for layer in self.layers:
+            total[..., layer.own] += layer.sae.b_dec
+        return self.sum_(total)
+
+    def _scales(self) -> Float[Tensor, "layers held"]:
+        """c^{s竊値} of tied decoders, at [l, s]; 0 for an earlier l."""
+        return tied_scales([layer.sae for layer in self.layers], self.width // self.layers[0].sae.d_out)
+
+
+def tied_scales(saes: Iterable[Sae], count: int) -> Float[Tensor, "layers held"]:
+    """c^{s竊値} of these of `count` layers with tied decoders, at [l, s]; 0 for an earlier l."""
+    columns = [F.pad(sae.layer_scale, (count - len(sae.layer_scale), 0)) for sae in saes if sae.layer_scale is not None]
+    return torch.stack(columns, 1)
 
 
 def reconstruct(
     layers: Sequence[Member], xs: Sequence[Float[Tensor, "*batch d_in"]]
 ) -> tuple[list[Encoded], Float[Tensor, "*batch d_out"]]:
     """The code of each layer, of what each reads, and all layers' outputs side by side."""
-    codes = [layer.sae.encode(x) for layer, x in zip(layers, xs, strict=True)]
-    made = [layer.sae.decode(*code, x) for layer, code, x in zip(layers, codes, xs, strict=True)]
-    if layers[0].sae.layer_scale is not None:
-        biases = torch.stack([layer.sae.b_dec for layer in layers])
-        alone = torch.stack(made, -2) - biases
-        return codes, (scales(layers) @ alone + biases).flatten(-2)
-    total = made[0]
-    for layer, own in zip(layers[1:], made[1:], strict=True):
-        total[..., layer.start :] += own
-    return codes, total
+    return Together(layers, layers[-1].own.stop).reconstruct(xs)
 
 
 def _written_by(sae: Sae, out: Float[Tensor, "*batch d_out"]) -> Sequence[Float[Tensor, "*batch d"]]:

@@ -150,13 +150,18 @@ class Wanted(NamedTuple):
 
 
 class Known(NamedTuple):
-    """What is left of y where other dictionaries add to x̂."""
+    """What a code does where other dictionaries add to x̂, and several places may be written."""
 
+    bags: ops.Bags
+    """The entries of the code that fired."""
     residual: Float[Tensor, "tokens d_out"]
-    """x̂ − y."""
-    pull: Float[Tensor, "tokens d_out"] | None = None
-    """Gradient by what this dictionary alone writes, in units of `Wanted.scale` · 2, where it writes several places.
-    None: the residual."""
+    """x̂ − y, of the whole code."""
+    own_pull: Float[Tensor, "tokens own"]
+    """Gradient by b_dec, in units of 2 · `Wanted.scale`: the mean of x̂_j − y over the levels, at its own place."""
+    pull: Float[Tensor, "bags d_out"]
+    """Likewise by what its decoder makes, for the entries of each bag. Its rows may be apart in memory."""
+    shares: Float[Tensor, "tokens"]
+    """Share of each token's gradient that is followed (`token_shares`)."""
 
 
 class Code(NamedTuple):
@@ -189,11 +194,13 @@ def encoded(
     return Code(centred, low, acts.to(centred.dtype), indices)
 
 
-def written(weights: Weights, code: Code) -> Float[Tensor, "tokens d_out"]:
-    """What a dictionary writes of a code, without b_dec."""
-    bags = ops.Bags.of(code.acts, code.indices, None, 1)
+def written(weights: Weights, code: Code, bags: ops.Bags) -> Float[Tensor, "bags d_out"]:
+    """What a dictionary writes of a code, without b_dec: for each of its bags, and by the skip connection in level
+    0."""
     out = ops.decode_bags(bags, weights.W_dec)
-    return out if weights.W_skip is None else out + code.centred @ weights.W_skip.T
+    if weights.W_skip is not None:
+        out[: len(code.centred)] += code.centred @ weights.W_skip.T
+    return out
 
 
 def pullback(
@@ -204,16 +211,14 @@ def pullback(
     *,
     ragged: bool = False,
     shards: LatentShards = WHOLE,
-    known: Known | None = None,
 ) -> tuple[Gradients, Reconstruction]:
     """The gradient of what is `wanted`, by all weights. `y` is what is to be written; None: what was read.
 
     A code that is `ragged`, or has levels, is computed entry by entry, which costs what fired and not its width.
-    What is left of y is `known` where other dictionaries add to x̂, without levels.
     """
     target = code.centred if y is None else y.to(weights.b_dec.dtype) - weights.b_dec
     if ragged or wanted.levels is not None or y is not None:
-        return _pullback_of_bags(weights, code, target, wanted, shards, known)
+        return _pullback_of_bags(weights, code, target, wanted, shards)
     centred, low, top_acts, top_indices = code
     W, W_dec = weights.W_enc_compute, weights.W_dec_compute
     fired = top_acts > 0
@@ -243,38 +248,60 @@ def _pullback_of_bags(
     target: Float[Tensor, "tokens d_out"],
     wanted: Wanted,
     shards: LatentShards,
-    known: Known | None,
 ) -> tuple[Gradients, Reconstruction]:
     """The gradients of a code whose entries name their token and level. `target` is y − b_dec."""
     levels, tokens = wanted.levels, len(target)
     count = 1 if levels is None else len(levels.ends)
     level = None if levels is None else levels.at(code.acts, code.indices)
     bags = ops.Bags.of(code.acts, code.indices, level, count)
-    if known is None:
-        residuals = shards.sum_(ops.decode_bags(bags, weights.W_dec)).view(count, tokens, -1)
-        residuals[0] -= target if weights.W_skip is None else target - code.centred @ weights.W_skip.T
-        for level_before, residual in zip(residuals, residuals[1:], strict=False):
-            residual += level_before
-    else:
-        residuals = known.residual.unsqueeze(0)
+    residuals = shards.sum_(ops.decode_bags(bags, weights.W_dec)).view(count, tokens, -1)
+    residuals[0] -= target if weights.W_skip is None else target - code.centred @ weights.W_skip.T
+    for level_before, residual in zip(residuals, residuals[1:], strict=False):
+        residual += level_before
     residual = residuals[-1]
     recon = described(target, residual, torch.ones_like(bags.indices, dtype=torch.bool), bags.indices, wanted.longest)
 
     slope = 2 * wanted.scale
-    raw = residuals if known is None or known.pull is None else known.pull.unsqueeze(0)
-    shares = residual.new_ones(tokens) if wanted.limit is None else token_shares(code.centred, raw[-1], wanted.limit)
-    pulls = raw * (shares / count).unsqueeze(1)
+    shares = residual.new_ones(tokens) if wanted.limit is None else token_shares(code.centred, residual, wanted.limit)
+    pulls = residuals * (shares / count).unsqueeze(1)
     for j in reversed(range(count - 1)):  # Σ_{j ≥ b}
         pulls[j] += pulls[j + 1]
     grad_pre = ops.gather_dot_bags(pulls.flatten(0, 1), bags, weights.W_dec) * slope
     sums = ops.LatentSegments(bags.indices, len(weights.W_enc)).sum_pair(
         bags.acts * slope, pulls.flatten(0, 1), grad_pre, code.centred, row_of=(bags.bag, bags.token)
     )
-    b_dec = (pulls[0].sum(0) if raw is residuals else shares @ residual) * slope
+    b_dec = pulls[0].sum(0) * slope
     if weights.centred:
         b_dec = b_dec - shards.sum_(sums.weights_b @ weights.W_enc)
     skip = None if weights.W_skip is None else (pulls[0].T @ code.centred) * slope
     grads = Gradients(sums.b, sums.weights_b, sums.a, b_dec, sums.products / slope, skip)
+    return grads, recon._replace(centred=code.centred)
+
+
+def pullback_with_others(
+    weights: Weights, code: Code, target: Float[Tensor, "tokens own"], wanted: Wanted, known: Known
+) -> tuple[Gradients, Reconstruction]:
+    """The same for a transcoder to whose output others add; `target` is y − b_dec at its own place.
+
+    No gradient of a token is ever written down: what decides a weight's gradient are the pull and a number an entry.
+    """
+    bags, pull, own = known.bags, known.pull, target.shape[1]
+    ones = torch.ones_like(bags.indices, dtype=torch.bool)
+    recon = described(target, known.residual[:, :own], ones, bags.indices, wanted.longest)
+    weighted = 2 * wanted.scale * known.shares
+    slope = weighted[bags.token]
+    grad_pre = ops.gather_dot_bags(pull, bags, weights.W_dec) * slope
+    segments = ops.LatentSegments(bags.indices, len(weights.W_enc))
+    b_dec = torch.zeros_like(weights.b_dec)
+    b_dec[:own] = weighted @ known.own_pull
+    grads = Gradients(
+        W_enc=segments.rows(grad_pre, code.centred, bags.token),
+        b_enc=segments.sum_weights(grad_pre),
+        W_dec=segments.rows(bags.acts * slope, pull, bags.bag),
+        b_dec=b_dec,
+        radial=segments.sum_weights(bags.acts * grad_pre),
+        W_skip=None if weights.W_skip is None else pull[: len(target)].T @ (code.centred * weighted.unsqueeze(1)),
+    )
     return grads, recon._replace(centred=code.centred)
 
 

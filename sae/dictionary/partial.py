@@ -12,13 +12,30 @@ from sae.dictionary.levels import Levels
 
 
 def partial_names(sae: Sae) -> list[str]:
-    """What is left of the dictionary: "first 512" latents, "top 8" of each token, or all "without skip"."""
-    if sae.cfg.cross_layer:  # several layers write together
-        return []
+    """What is left of the dictionary: "first 512" latents, "top 8" of each token, or all "without skip".
+
+    Of a layer of a cross-layer transcoder it is left of all layers together, whose skip connections stay.
+    """
     levels = Levels.of(sae.cfg, sae.num_latents, sae.cfg.k)
     word = "top" if sae.cfg.budgets else "first"
     ends = [] if levels is None else [f"{word} {end}" for end in levels.ends[:-1]]
-    return ends + ["without skip"] * (sae.W_skip is not None)
+    return ends + ["without skip"] * _without_skip(sae)
+
+
+def _without_skip(sae: Sae) -> bool:
+    return sae.W_skip is not None and not sae.cfg.cross_layer
+
+
+def acts_at_levels(
+    sae: Sae, top_acts: Float[Tensor, "*batch width"], top_indices: Int[Tensor, "*batch width"]
+) -> list[Float[Tensor, "*batch width"]]:
+    """The activations that each nested reconstruction but the whole one takes, 0 for the others."""
+    levels = Levels.of(sae.cfg, sae.num_latents, sae.cfg.k)
+    if levels is None:
+        return []
+    width = top_acts.shape[-1]
+    level = levels.at(top_acts.reshape(-1, width), top_indices.reshape(-1, width)).view(top_acts.shape)
+    return [top_acts * (level <= index) for index in range(len(levels.ends) - 1)]
 
 
 def partial_reconstructions(
@@ -33,16 +50,9 @@ def partial_reconstructions(
 
     `x` is what was encoded, for `Sae.decode`; `whole` is what that makes of the code.
     """
-    found: dict[str, Tensor] = {}
-    if sae.cfg.cross_layer:
-        return found
-    levels, names = Levels.of(sae.cfg, sae.num_latents, sae.cfg.k), iter(partial_names(sae))
-    if levels is not None:
-        width = top_acts.shape[-1]
-        level = levels.at(top_acts.reshape(-1, width), top_indices.reshape(-1, width)).view(top_acts.shape)
-        for index in range(len(levels.ends) - 1):
-            found[next(names)] = sae.decode(top_acts * (level <= index), top_indices, x)
-    if sae.W_skip is not None and x is not None:
+    names = iter(partial_names(sae))
+    found = {next(names): sae.decode(acts, top_indices, x) for acts in acts_at_levels(sae, top_acts, top_indices)}
+    if _without_skip(sae) and sae.W_skip is not None and x is not None:
         skip = (x.to(sae.dtype) @ sae.W_skip.T).view(*top_acts.shape[:-1], sae.d_out)
         found[next(names)] = whole - sae.unscaled(skip)
     return found

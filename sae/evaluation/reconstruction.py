@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sae.dictionary.autoencoder import Encoded, Sae
-from sae.dictionary.cross_layer import Member, members, reconstruct
+from sae.dictionary.cross_layer import Together, members
 from sae.dictionary.losses import EVERYTHING, Ordinary, VarianceSums, at_least_float32, fvu
 from sae.dictionary.partial import partial_errors, partial_names, partial_reconstructions
 from sae.dictionary.wiring import Pair
@@ -55,19 +55,20 @@ class ReconstructionMeter:
         recon = self._sae.decode(*encoded, x)
         self.count(encoded, recon, y)
         if len(self._partial_errors):
-            scaled = self._sae.scaled
-            parts = {
-                name: scaled(recon)
-                for name, recon in partial_reconstructions(self._sae, *encoded, x, whole=recon).items()
-            }
-            y = scaled(at_least_float32(y))
-            self._partial_errors += partial_errors(parts, y, self._rule.counts(y))
+            self.count_parts(partial_reconstructions(self._sae, *encoded, x, whole=recon), y)
+
+    def count_parts(self, parts: Mapping[str, Tensor], y: Tensor) -> None:
+        """Account for reconstructions of y (tokens, d_out) by parts of the dictionary."""
+        scaled, own = self._sae.scaled, self._own
+        y = scaled(at_least_float32(y))[:, own]
+        found = {name: scaled(at_least_float32(recon))[:, own] for name, recon in parts.items()}
+        self._partial_errors += partial_errors(found, y, self._rule.counts(y))
 
     def count(self, encoded: Encoded, recon: Tensor, x: Tensor) -> None:
         """Account for a reconstruction of x (tokens, d_out), to which others may have added."""
         recon = self._sae.scaled(at_least_float32(recon))[:, self._own]
-        x = self._sae.scaled(at_least_float32(x))
-        ordinary, x = self._rule.counts(x).to(x.dtype), x[:, self._own]
+        x = self._sae.scaled(at_least_float32(x))[:, self._own]
+        ordinary = self._rule.counts(x).to(x.dtype)
         errors = torch.linalg.vector_norm(x - recon, dim=1).square()
         self._squared_errors += torch.stack([errors.sum(), ordinary.dot(errors)]).double()
         self._variance = self._variance.merge(VarianceSums.of(x))
@@ -98,34 +99,43 @@ class ReconstructionMeter:
 
 
 @torch.no_grad()
-def _made(layers: Sequence[Member], batch: Mapping[str, Tensor | Pair]) -> tuple[list[Encoded], Tensor]:
-    """What a cross-layer transcoder makes of a batch, for all of its layers."""
-    return reconstruct(layers, [batch[layer.name][0] for layer in layers])
+def _made(group: Together, batch: Mapping[str, Tensor | Pair]) -> tuple[list[Encoded], Tensor, dict[str, Tensor]]:
+    """What a cross-layer transcoder makes of a batch, and parts of it, for all of its layers."""
+    xs = [batch[layer.name][0] for layer in group.layers]
+    codes, total = group.reconstruct(xs)
+    return codes, total, group.parts(codes, xs)
 
 
 def evaluate_reconstruction(
     saes: Mapping[str, Sae],
     batches: Iterable[Mapping[str, Tensor | Pair]],
     rules: Mapping[str, Ordinary] | None = None,
-    beside: Mapping[str, Sae] | None = None,
+    together: Sequence[Together] | None = None,
 ) -> dict[str, ReconstructionMetrics]:
     """Metrics by hookpoint over `batches` of activations {hookpoint: (tokens, d_in)}, or of pairs of what is read and
     what is to be written; no batch, no metrics.
 
-    `rules` say by hookpoint which tokens are ordinary; without one all are. Of a cross-layer transcoder all layers are
-    among `saes`, or `beside` them.
+    `rules` say by hookpoint which tokens are ordinary; without one all are. Layers of cross-layer transcoders
+    reconstruct `together`; None: with those among `saes`.
     """
-    layers = members(beside or saes)
-    place = {layer.name: (label, index, layer) for label, group in layers.items() for index, layer in enumerate(group)}
+    if together is None:
+        together = [Together(group, group[-1].own.stop) for group in members(saes).values()]
+    place = {
+        layer.name: (group, index, layer.start)
+        for group, each in enumerate(together)
+        for index, layer in enumerate(each.layers)
+    }
     meters = {name: ReconstructionMeter(sae, (rules or {}).get(name, EVERYTHING)) for name, sae in saes.items()}
     for batch in batches:
-        made = {label: _made(group, batch) for label, group in layers.items()}
+        made = [_made(group, batch) for group in together]
         for name, meter in meters.items():
             given = batch[name]
-            if name in place and not isinstance(given, Tensor) and given[1] is not None:
-                (label, index, layer), y = place[name], given[1]
-                codes, total = made[label]
-                meter.count(codes[index], total[:, layer.start : layer.start + y.shape[1]], y)
+            if name not in place or isinstance(given, Tensor) or given[1] is None:
+                meter.add(*((given,) if isinstance(given, Tensor) else given))
                 continue
-            meter.add(*((given,) if isinstance(given, Tensor) else given))
+            (group, index, start), y = place[name], given[1]
+            (codes, total, parts), places = made[group], slice(start, start + y.shape[1])
+            meter.count(codes[index], total[:, places], y)
+            if parts:
+                meter.count_parts({part: recon[:, places] for part, recon in parts.items()}, y)
     return {name: meter.result() for name, meter in meters.items()}

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae.dictionary.autoencoder import Sae
-from sae.dictionary.cross_layer import Member, members, reconstruct
+from sae.dictionary.cross_layer import Member, Together, members
 from sae.dictionary.losses import at_least_float32
 from sae.dictionary.partial import partial_names, partial_reconstructions
 from sae.dictionary.wiring import Wiring, side_by_side
@@ -31,7 +31,7 @@ class Target(NamedTuple):
     @property
     def parts(self) -> list[str]:
         """Parts of the dictionary that are measured too, by `partial_names`."""
-        return [] if self.layers else partial_names(self.sae)
+        return partial_names(self.sae)
 
     @property
     def width(self) -> int:
@@ -68,8 +68,14 @@ class Coded(NamedTuple):
 def coded_layers(layers: Sequence[Member], activations: Mapping[str, Tensor]) -> list[Coded]:
     """What each layer of a cross-layer transcoder makes of a batch: its code, and its output, to which others add."""
     reads = [activations[layer.sae.spec.reads[0]].to(layer.sae.device) for layer in layers]
-    codes, total = reconstruct(layers, [at_least_float32(x) for x in reads])
-    return [Coded(*code, total[..., layer.own]) for layer, code in zip(layers, codes, strict=True)]
+    together = Together(layers, layers[-1].own.stop)
+    xs = [at_least_float32(x) for x in reads]
+    codes, total = together.reconstruct(xs)
+    parts = together.parts(codes, xs)
+    return [
+        Coded(*code, total[..., layer.own], {name: recon[..., layer.own] for name, recon in parts.items()})
+        for layer, code in zip(layers, codes, strict=True)
+    ]
 
 
 def targets(dictionaries: Dictionaries) -> dict[str, dict[str, Target]]:

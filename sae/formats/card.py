@@ -11,6 +11,8 @@ from sae.formats.format import About
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SHOWN = ("fvu", "fvu_with_massive", "l0", "unused_fraction", "kl_div_with_sae", "ce_loss_score", "top1_agreement")
 
+_SPARSIFY_KNOWS = ("topk", "groupmax")
+"""Rules of which EleutherAI's library loads our files."""
 _LOADS = {
     "saelens": 'from sae_lens import SAE\n\nsae = SAE.load_from_disk("saelens/{first}")  # of a local copy',
     "circuit-tracer": "from circuit_tracer import ReplacementModel\n\n# config.yaml is in circuit-tracer/ of {name}",
@@ -53,18 +55,30 @@ def card(
         "## Load",
         "",
         "```python",
-        "from sae import Sae",
-        "",
-        f'sae = Sae.load_from_hub("{name}", "{first}")',
+        *_how_to_load(name, first, found[first].rule),
         "```",
         "",
     ]
     for each in formats:
-        if each in _LOADS:
+        if each in _LOADS and (each != "eleuther" or _plain(found[first].rule) in _SPARSIFY_KNOWS):
             lines += ["```python", _LOADS[each].format(name=name, first=first), "```", ""]
     if run:
         lines += ["## Trained", "", *_table(["option", "value"], [[_code(k), _code(str(v))] for k, v in run.items()])]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _how_to_load(name: str, first: str, rule: str) -> list[str]:
+    """Lines of Python: one dictionary, or all layers of a cross-layer transcoder, which reconstruct together."""
+    if not rule.startswith("cross_layer"):
+        return ["from sae import Sae", "", f'sae = Sae.load_from_hub("{name}", "{first}")']
+    return [
+        "from sae import Sae, graft",
+        "from sae.dictionary.cross_layer import coders",
+        "",
+        f'layers = Sae.load_many("{name}")',
+        "with graft(model, coders(layers)):",
+        "    model(tokens)",
+    ]
 
 
 def _plain(rule: str) -> str:

@@ -121,7 +121,7 @@ class CappedAdam(Adam):
         parameter, rates, (beta1, beta2) = self._parameters[name], self.row_rates.get(name), self._betas
         raw = grad.gradient if isinstance(grad, Tangent) else grad
         segments = raw.segments if isinstance(raw, SegmentRows) else None
-        if segments is not None and not native.usable(parameter, segments.rows):
+        if segments is not None and not (native.usable(parameter) and native.readable(segments.rows)):
             segments = None
         total = parameter.new_zeros(())
         for some in slices(parameter) if segments is None else [slice(None)]:

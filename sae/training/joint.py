@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
-from sae.dictionary.cross_layer import Member, members
+from sae.dictionary.cross_layer import Member, members, tied_scales
 from sae.dictionary.gradients import Code, Known
 from sae.dictionary.wiring import Pair
+from sae.ops import Bags, native
 from sae.training.learner import SaeLearner
 
 Layout = Mapping[str, slice]
@@ -45,51 +45,64 @@ class Joint:
         if not targets:
             return
         codes = {name: learner.encode(pairs[name][0]) for name, learner in self.learners.items()}
+        bags = {name: self.learners[name].bags(code) for name, code in codes.items()}
         if all(learner.sae.cfg.tie_decoders for learner in self.learners.values()):
-            self._accumulate_tied(codes, targets)
+            self._accumulate_tied(codes, bags, targets)
         else:
-            self._accumulate(codes, targets)
+            self._accumulate(codes, bags, targets)
 
-    def _accumulate(self, codes: Mapping[str, Code], targets: Mapping[str, Tensor]) -> None:
-        """Each layer has a decoder for every later one; targets are of all of these."""
-        first = next(iter(codes))
-        residual = targets[first].new_zeros(len(targets[first]), self._width)
-        ys = _scaled({name: self.learners[name].sae.scale for name in codes}, targets)
+    def _accumulate(self, codes: Mapping[str, Code], bags: Mapping[str, Bags], targets: Mapping[str, Tensor]) -> None:
+        """Each layer has a decoder for every later one."""
+        ys = {name: self._own_scaled(name, y) for name, y in targets.items()}
+        first, tokens = next(iter(codes)), len(next(iter(ys.values())))
+        written = ys[first].new_zeros(len(bags[first].starts), self._width)
         for name, code in codes.items():
             own, learner = self._layout[name], self.learners[name]
-            residual[:, own] += learner.bias[: own.stop - own.start] - ys[name][:, : own.stop - own.start]
-            residual[:, own.start :] += learner.written(code)
-        residual = self._sum(residual)
+            written[:tokens, own] += learner.bias - ys[name]
+            written[:, own.start :] += learner.written(code, bags[name])
+        residual, pull = _residuals(self._sum(written).unsqueeze(0), tokens)
+        residual, pull = residual[0], pull[0]
+        places = list(self._layout.values())
+        squares = torch.stack([torch.linalg.vector_norm(residual[:, own], dim=1).square() for own in places])
+        lengths = squares.flip(0).cumsum(0).flip(0).sqrt()  # of the residuals of this layer and all later ones
         for name, code in codes.items():
-            known = Known(residual[:, self._layout[name].start :].contiguous())
-            self.learners[name].accumulate_with_others(code, ys[name], known)
+            own, learner, layer = self._layout[name], self.learners[name], list(self._layout).index(name)
+            shares = learner.shares(code, lengths[layer], places=len(places) - layer)
+            later = _table(pull[:, own.start :])
+            known = Known(bags[name], residual[:, own.start :], pull[:tokens, own], later, shares)
+            learner.accumulate_with_others(code, ys[name], known)
 
-    def _accumulate_tied(self, codes: Mapping[str, Code], targets: Mapping[str, Tensor]) -> None:
+    def _own_scaled(self, name: str, y: Tensor) -> Tensor:
+        """What is to be written at the layer's own place, in the units of the error."""
+        scale, own = self.learners[name].sae.scale, self._layout[name]
+        y = y[:, : own.stop - own.start]
+        return y if scale is None else y * scale[: y.shape[1]]
+
+    def _accumulate_tied(
+        self, codes: Mapping[str, Code], bags: Mapping[str, Bags], targets: Mapping[str, Tensor]
+    ) -> None:
         """Each layer has one decoder, which is summed up once: ŷ^l = Σ_s c^{s→l} d^s + b^l."""
-        scales, held = self._scales(), [list(self._layout).index(name) for name in codes]
-        written = torch.stack([self.learners[name].written(code) for name, code in codes.items()])
-        residual = (scales @ written.flatten(1)).view(-1, *written.shape[1:])
+        held = [list(self._layout).index(name) for name in codes]
+        scales = tied_scales([self.learners[name].sae for name in codes], len(self._layout)).detach()
+        written = torch.stack([self.learners[name].written(code, bags[name]) for name, code in codes.items()])
+        left, tokens = (scales @ written.flatten(1)).view(-1, *written.shape[1:]), len(next(iter(targets.values())))
         for layer, name in zip(held, codes, strict=True):
-            residual[layer] += self.learners[name].bias - targets[name]
-        residual = self._sum(residual)
-        units = self._units()  # of layer l's squared errors, in those of layer s
-        pulls = ((scales * units).T @ residual.flatten(1)).view_as(written)
+            left[layer, :tokens] += self.learners[name].bias - targets[name]
+        residual, own_pulls = _residuals(self._sum(left), tokens)
+        units, levels = self._units(), left.shape[1] // tokens
+        pulls = ((scales * units).T @ own_pulls.flatten(1)).view_as(written)
         for source, (layer, (name, code)) in enumerate(zip(held, codes.items(), strict=True)):
-            learner = self.learners[name]
-            learner.accumulate_with_others(code, targets[name], Known(residual[layer], pulls[source]))
-            shares = learner.shares(code, pulls[source])
-            weighted = written[source] if shares is None else written[source] * shares.unsqueeze(1)
-            products = residual[layer + 1 :].flatten(1) @ weighted.flatten()
+            learner, pull, own_pull = self.learners[name], pulls[source], own_pulls[layer, :tokens]
+            shares = learner.shares(code, torch.linalg.vector_norm(pull[-tokens:], dim=1) * levels)
+            learner.accumulate_with_others(
+                code, targets[name], Known(bags[name], residual[layer], own_pull, pull, shares)
+            )
+            weighted = written[source].mul_(shares.repeat(levels).unsqueeze(1))
+            products = own_pulls[layer + 1 :].flatten(1) @ weighted.flatten()
             learner.add_layer_scale_gradient(products, units[layer + 1 :, source])
 
-    def _scales(self) -> Float[Tensor, "layers held"]:
-        """c^{s→l} of the layers s that are here, at [l, s]; 0 for an earlier l."""
-        found = [learner.sae.layer_scale for learner in self.learners.values()]
-        columns = [F.pad(c.detach(), (len(self._layout) - len(c), 0)) for c in found if c is not None]
-        return torch.stack(columns, 1)
-
     def _units(self) -> Float[Tensor, "layers held"]:
-        """v_s / v_l of the layers s that are here, at [l, s]."""
+        """v_s / v_l, at [l, s], of the layers s that are here: layer l's squared errors in the units of layer s."""
         own = {name: learner.variance for name, learner in self.learners.items()}
         known = torch.tensor([own.get(name, 0.0) for name in self._layout], dtype=torch.float64)
         device = next(iter(self.learners.values())).sae.device
@@ -98,12 +111,22 @@ class Joint:
         return units.to(next(iter(self.learners.values())).sae.dtype)
 
 
-def _scaled(scales: Mapping[str, Tensor | None], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Targets in the units of the error; that of a later layer is the end of the first one's."""
-    first = next(iter(targets))
-    found, scale = targets[first], scales[first]
-    whole = found if scale is None else found * scale
-    return {name: whole[:, whole.shape[1] - y.shape[1] :] for name, y in targets.items()}
+def _residuals(written: Float[Tensor, "layers bags d"], tokens: int) -> tuple[Tensor, Tensor]:
+    """What all levels leave of y, and by what the entries of each are pulled, from what each level adds.
+
+    The first is x̂ − y of the whole code (layers, tokens, d); the second Σ_{j ≥ b} (x̂_j − y) / levels (layers, bags, d),
+    which takes no memory of its own where there is one level.
+    """
+    if written.shape[1] == tokens:
+        return written, written
+    by_level = written.unflatten(1, (-1, tokens)).cumsum(1)
+    pulls = by_level.flip(1).cumsum(1).flip(1) / by_level.shape[1]
+    return by_level[:, -1], pulls.flatten(1, 2)
+
+
+def _table(rows: Tensor) -> Tensor:
+    """Rows that are apart in memory, or copied where what reads them cannot do with that."""
+    return rows if native.readable(rows) else rows.contiguous()
 
 
 def layouts(groups: Mapping[str, Sequence[Member]]) -> list[Layout]:

@@ -22,6 +22,7 @@ from sae.dictionary.gradients import (
     add_auxk_gradients_,
     encoded,
     pullback,
+    pullback_with_others,
     token_shares,
     written,
 )
@@ -114,11 +115,10 @@ class SaeLearner:
         self._massive = MassiveTokens(sae.d_out, sae.device)
         self._lr = torch.zeros((), device=sae.device)
         self._average_firings = torch.ones((), device=sae.device)
-        self._normaliser = Normaliser(sae.d_out, sae.device)
         self._own = sae.spec.own_width
         """Dimensions that are written by this dictionary and those of earlier layers alone: b_dec is of them."""
-        parts = sae.spec.parts if sae.spec.is_autoencoder else dict([*sae.spec.parts.items()][:1])
-        self._meters = Meters(sae.d_out, sae.device, parts)
+        self._normaliser = Normaliser(self._own, sae.device)
+        self._meters = Meters(self._own, sae.device, sae.spec.parts if sae.spec.is_autoencoder else {})
         self.constant: list[str] = []
         """Hookpoints, of several that are written, at which the first tokens are all the same."""
 
@@ -148,15 +148,14 @@ class SaeLearner:
             if new:
                 self.constant = balance_(self.sae, target, few, add_up, spare_massive=self._recipe.spare_massive)
             target, few = self.sae.scaled(target), self.sae.scaled(few)
+        target, few = target[:, : self._own], few[:, : self._own]
         found = spread(target, few, add_up)
         self._normaliser.set(found, spare_massive=self._recipe.spare_massive)
         ordinary = found.rule.counts(few) > 0
         if y is not None:
             self._normaliser.set_read(x, add_up)
             if new:
-                few = (
-                    few if self._own == self.sae.d_out else F.pad(few[:, : self._own], (0, self.sae.d_out - self._own))
-                )
+                few = few if self._own == self.sae.d_out else F.pad(few, (0, self.sae.d_out - self._own))
                 start_transcoder_(self.sae, read[ordinary], few[ordinary], add_up)
         elif new:
             self.sae.b_dec.data.copy_(self._normaliser.mean)
@@ -222,18 +221,17 @@ class SaeLearner:
     def _set_rates(self) -> None:
         """Give W_enc and the biases their learning rates. Waits for the device."""
         rates = self._optimizer.rates
-        d_in, d_out = self.sae.d_in, self.sae.d_out
+        d_in, own = self.sae.d_in, self._own
         # What is read and what is written have units of their own; of an autoencoder they are the same.
         ratio = (
-            1.0 if self._is_autoencoder else math.sqrt(self.variance * d_out / (self._normaliser.read[0].item() * d_in))
+            1.0 if self._is_autoencoder else math.sqrt(self.variance * own / (self._normaliser.read[0].item() * d_in))
         )
-        ratio /= 1 if self._is_autoencoder else max(1, len(self.sae.spec.parts))  # as if it wrote its own layer alone
         rates["encoder.weight"] = self._recipe.encoder_rate * ratio
         rates["W_skip"] = ratio
-        rates[_LOG_LENGTH] = (self._recipe.length_rate or 0.0) * math.sqrt(d_out)
+        rates[_LOG_LENGTH] = (self._recipe.length_rate or 0.0) * math.sqrt(self.sae.d_out)
         rates["layer_scale"] = rates[_LOG_LENGTH] or 1.0
         if self._recipe.bias_rate is not None:
-            rates["encoder.bias"] = rates["b_dec"] = self._recipe.bias_rate * math.sqrt(self.variance / d_out)
+            rates["encoder.bias"] = rates["b_dec"] = self._recipe.bias_rate * math.sqrt(self.variance / own)
 
     @property
     def rule(self) -> Ordinary:
@@ -275,20 +273,25 @@ class SaeLearner:
             return False
         return self._threshold is None and self._levels is None and self._is_autoencoder
 
-    def accumulate_with_others(self, code: Code, y: Float[Tensor, "tokens d_out"], known: Known) -> None:
+    def accumulate_with_others(self, code: Code, y: Float[Tensor, "tokens own"], known: Known) -> None:
         """The same for a code of `encode`, where others write too: `known` is what all leave of y, both scaled."""
-        later = self._later_means()
-        y = y if later is None else y - later
-        wanted = Wanted(self._scale(), self._limit(), self._normaliser.longest)
-        grads, recon = pullback(self._weights, code, y, wanted, known=known)
-        grads.b_dec[self._own :] = 0
-        self._note(recon, y - self._weights.b_dec)
-        self._collect(grads, recon)
+        wanted = Wanted(self._scale(), longest=self._normaliser.longest)
+        target = y - self._weights.b_dec[: self._own]
+        grads, recon = pullback_with_others(self._weights, code, target, wanted, known)
+        self._note(recon, target)
+        self._collect(grads, recon, known.residual if self._own < self.sae.d_out else None)
 
-    def shares(self, code: Code, pull: Float[Tensor, "tokens d_out"]) -> Float[Tensor, "tokens"] | None:
-        """The share of each token's gradient that is followed (`token_shares`); None: all of it."""
+    def shares(self, code: Code, pull_norms: Float[Tensor, "tokens"], *, places: int = 1) -> Float[Tensor, "tokens"]:
+        """The share of each token's gradient that is followed (`token_shares`), by the length of its pull.
+
+        That grows with the number of `places` that are written.
+        """
         limit = self._limit()
-        return None if limit is None else token_shares(code.centred, pull, limit)
+        return (
+            torch.ones_like(pull_norms)
+            if limit is None
+            else token_shares(code.centred, pull_norms.unsqueeze(1), limit * math.sqrt(places))
+        )
 
     def add_layer_scale_gradient(self, products: Float[Tensor, "later"], units: Float[Tensor, "later"]) -> None:
         """Add the gradient of the factors on what later layers get, from Σ ⟨their residuals, what is written⟩.
@@ -299,18 +302,19 @@ class SaeLearner:
         self._layer_scale_grad[1:] += 2 * self._scale() * products * units
         self._layer_scale_rates[1:] = units.rsqrt()
 
-    def _later_means(self) -> Tensor | None:
-        """Means of the outputs whose b_dec later layers have (d_out,), 0 for one's own; None if there are none."""
-        return None if self._own == self.sae.d_out else F.pad(self._normaliser.mean[self._own :], (self._own, 0))
+    def bags(self, code: Code) -> ops.Bags:
+        """The entries of a code that fired, by level of nested reconstructions."""
+        level = None if self._levels is None else self._levels.at(code.acts, code.indices)
+        return ops.Bags.of(code.acts, code.indices, level, 1 if self._levels is None else len(self._levels.ends))
 
-    def written(self, code: Code) -> Float[Tensor, "tokens d_out"]:
-        """What the dictionary writes of a code beside b_dec, scaled."""
-        return written(self._weights, code)
+    def written(self, code: Code, bags: ops.Bags) -> Float[Tensor, "bags d_out"]:
+        """What the dictionary writes of a code, whose entries are `bags`, beside b_dec, scaled."""
+        return written(self._weights, code, bags)
 
     @property
-    def bias(self) -> Float[Tensor, "d_out"]:
-        """b_dec, scaled; 0 for what later layers write."""
-        return self._weights.b_dec
+    def bias(self) -> Float[Tensor, "own"]:
+        """b_dec of its own place, scaled."""
+        return self._weights.b_dec[: self._own]
 
     def encode(self, x: Float[Tensor, "tokens d_in"]) -> Code:
         """The code of a step's tokens, which counts for batchtopk's threshold."""
@@ -352,15 +356,19 @@ class SaeLearner:
         `target` is what was to be written, centred; None: what was encoded.
         """
         self._fired.index_add_(0, recon.top_indices.flatten(), recon.fired.flatten().int())
-        shift = self.sae.b_dec.detach() - self._normaliser.mean
-        shift[self._own :] = 0
+        shift = self.sae.b_dec.detach()[: self._own] - self._normaliser.mean
         fired = self._shards.sum_(recon.fired.sum().double())
         self._meters.add(recon.variance.shifted_by(shift), recon.squared_error, fired)
         self._meters.at.add(recon if target is None else recon._replace(centred=target), shift)
 
-    def _collect(self, grads: Gradients, recon: Reconstruction) -> None:
-        """Add AuxK's gradients, and these to the step's."""
+    def _collect(self, grads: Gradients, recon: Reconstruction, residual: Tensor | None = None) -> None:
+        """Add AuxK's gradients, and these to the step's. `residual` is that of all places, if there are several."""
         if self._auxk_alpha and (num_dead := self._shards.total(len(self.dead.indices))):
+            error = recon.squared_error
+            if residual is not None:
+                recon = recon._replace(residual=residual)
+                error = torch.linalg.vector_norm(residual, dim=1).square()
+                error = error.sum() if recon.ordinary is None else recon.ordinary.dot(error)
             auxk_error = add_auxk_gradients_(
                 grads,
                 self._weights,
@@ -372,7 +380,7 @@ class SaeLearner:
                 shards=self._shards,
                 num_dead=num_dead,
             )
-            self._meters.add_auxk(auxk_error.double() - recon.squared_error.double())
+            self._meters.add_auxk(auxk_error.double() - error.double())
         self._tokens += len(recon.residual)
         if self._grads is None:
             self._grads = grads
@@ -471,10 +479,7 @@ class SaeLearner:
         return self._meters.read(dead_fraction=silent / self._all_latents)
 
     def read_by_hookpoint(self) -> dict[str, float]:
-        """The FVU since the last call at each hookpoint of a crosscoder, or at a cross-layer transcoder's own one.
-
-        Empty for others. Waits for the device.
-        """
+        """The FVU since the last call at each hookpoint of a crosscoder; empty for others. Waits for the device."""
         return self._meters.at.read()
 
     def read_recall(self) -> float | None:

@@ -90,8 +90,6 @@ def read_metrics(learner: SaeLearner) -> dict[str, float] | FloatingPointError:
     recall = learner.read_recall()
     at = learner.read_by_hookpoint()
     metrics |= {f"fvu/{hookpoint}": value for hookpoint, value in at.items()} if learner.sae.cfg.crosscode else {}
-    if learner.sae.cfg.cross_layer:  # tied layers are measured at their own module anyway
-        metrics["fvu"] = next(iter(at.values()), metrics["fvu"])
     return metrics if recall is None else metrics | {"recall": recall}
 
 

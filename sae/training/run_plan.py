@@ -4,7 +4,7 @@ Of one configuration an autoencoder is trained for each hookpoint, with its name
 a label, and trains an autoencoder named label/hookpoint at each hookpoint, all on the same activations.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import product
 from typing import Any, NamedTuple, TypeVar
@@ -27,6 +27,9 @@ SHORT = {"expansion_factor": "x", "num_latents": "n", "selection": ""}
 BYTES_PER_PARAMETER = {"default": 3 * 4 + 2, "gao2024": 4 * 4 + 2}
 """Bytes by recipe: weight, gradient and one or two moments in float32; the weights in bfloat16, on a CPU those of the
 encoder alone."""
+
+LEAST_BYTES_PER_PARAMETER = {"default": 2 * 4, "gao2024": 3 * 4}
+"""Bytes by recipe of the weight and its moments alone."""
 
 
 class Steps(NamedTuple):
@@ -189,6 +192,17 @@ class RunPlan(NamedTuple):
         """Factor on the peak learning rates at `step`, from 0."""
         return schedule(step, self.steps.total, self.warmup_steps)
 
+    def together(self) -> list[dict[str, slice]]:
+        """The layers of each cross-layer transcoder of several layers, and where the output of each is in that of
+        all."""
+        found: dict[str, dict[str, slice]] = {}
+        for name, plan in self.saes.items():
+            if plan.cfg.cross_layer:
+                layers = found.setdefault(plan.label, {})
+                start = max((own.stop for own in layers.values()), default=0)
+                layers[name] = slice(start, start + self.widths[plan.hookpoint])
+        return [layers for layers in found.values() if len(layers) > 1]
+
     def grouped(self, values: Mapping[str, T]) -> dict[str, dict[str, T]]:
         """Values that are by the name of an autoencoder, by its label and its hookpoint."""
         found: dict[str, dict[str, T]] = {}
@@ -343,13 +357,28 @@ def _labels(combinations: list[dict[str, Any]]) -> list[str]:
 def _placement(cfg: TrainConfig, saes: Mapping[str, SaePlan], widths: Mapping[str, int], processes: int) -> Placement:
     """Which process trains what: by the cost of the product with the encoder."""
     d_in = {name: plan.d_in(widths) for name, plan in saes.items()}
-    return place(
+    found = place(
         {name: d_in[name] * plan.cfg.latents_for(d_in[name]) for name, plan in saes.items()},
         {name: plan.wiring.hookpoints for name, plan in saes.items()},
         size=processes,
         shards=cfg.shard_latents,
         distribute=cfg.distribute_layers,
     )
+    check_each_has_a_layer(found, saes)
+    return found
+
+
+def check_each_has_a_layer(placement: Placement, saes: Mapping[str, SaePlan]) -> None:
+    """Raise ValueError where a process would wait for the layers of a cross-layer transcoder of which it has none."""
+    if placement.owners is None:
+        return
+    for label in {plan.label for plan in saes.values() if plan.cfg.cross_layer}:
+        layers = [name for name, plan in saes.items() if plan.label == label and plan.cfg.cross_layer]
+        if len(layers) > 1 and len({placement.owners[name] for name in layers}) < placement.size:
+            raise ValueError(
+                f"distribute_layers must give every process a layer of {label or 'the cross-layer transcoder'}, got "
+                f"{len(layers)} modules for {placement.size} processes; start fewer, or leave out --distribute_layers"
+            )
 
 
 # Memory
@@ -362,6 +391,42 @@ def training_bytes(plans: Mapping[str, SaePlan], widths: Mapping[str, int], reci
         name: (plan.d_in(widths) + plan.d_out(widths)) * plan.cfg.latents_for(plan.d_in(widths)) * per_parameter
         for name, plan in plans.items()
     }
+
+
+def check_cross_layer_memory(
+    plans: Mapping[str, SaePlan], widths: Mapping[str, int], recipe: str, free: int | None
+) -> None:
+    """Raise ValueError, naming sizes that would do, for cross-layer transcoders whose weights and moments alone are
+    more than is free (bytes)."""
+    layers = [plan for plan in plans.values() if plan.cfg.cross_layer]
+    needed = sum(_least_bytes(plan, widths, recipe) for plan in layers)
+    if not layers or free is None or needed <= free:
+        return
+    latents = max(plan.cfg.latents_for(plan.d_in(widths)) for plan in layers)
+    fitting = [f"--num_latents {int(latents * free / needed)}"]
+    fewer = next((n for n in range(len(layers), 0, -1) if _least_of_first(layers, n, widths, recipe) <= free), 0)
+    fitting += [f"{fewer} modules (--hookpoints)"] * (fewer > 0)
+    if not layers[0].cfg.tie_decoders:
+        tied = [plan._replace(cfg=replace(plan.cfg, tie_decoders=True)) for plan in layers]
+        less = sum(_least_bytes(plan, widths, recipe) for plan in tied)
+        most = f" with --num_latents {int(latents * free / less)}" if less > free else ""
+        fitting.append(f"--tie_decoders{most}, which takes {min(less, free) / 1e9:.2f} GB")
+    raise ValueError(
+        f"cross_layer must fit into memory, but weights and moments of {len(layers)} modules with {latents} latents "
+        f"take {needed / 1e9:.2f} GB, of {free / 1e9:.2f} GB that are free; these would fit: {', or '.join(fitting)}"
+    )
+
+
+def _least_bytes(plan: SaePlan, widths: Mapping[str, int], recipe: str) -> int:
+    """Weights and moments of one dictionary, in bytes."""
+    d_in = plan.d_in(widths)
+    return (d_in + plan.d_out(widths)) * plan.cfg.latents_for(d_in) * LEAST_BYTES_PER_PARAMETER[recipe]
+
+
+def _least_of_first(layers: Sequence[SaePlan], count: int, widths: Mapping[str, int], recipe: str) -> int:
+    """The same for a cross-layer transcoder of the first `count` of these layers alone."""
+    shorter = [plan._replace(across=plan.across[: count - index]) for index, plan in enumerate(layers[:count])]
+    return sum(_least_bytes(plan, widths, recipe) for plan in shorter)
 
 
 def check_memory(plans: Mapping[str, SaePlan], widths: Mapping[str, int], recipe: str, free: int | None) -> str:

@@ -14,6 +14,7 @@ from sae.activations.feed import model_name, open_feed
 from sae.activations.source import Activations
 from sae.config import TrainConfig
 from sae.data.position import whole
+from sae.dictionary.cross_layer import Together
 from sae.dictionary.wiring import Pair, pairs_of
 from sae.evaluation.reconstruction import ReconstructionMetrics, evaluate_reconstruction
 from sae.report.training import report
@@ -28,7 +29,7 @@ from sae.training.learner import FIRST_TOKENS, SaeLearner
 from sae.training.memory import free_memory
 from sae.training.persistence import Persistence
 from sae.training.progress import RunLog, Speed
-from sae.training.run_plan import RunPlan, SaePlan, SaeShape, check_memory, short_run_note
+from sae.training.run_plan import RunPlan, SaePlan, SaeShape, check_cross_layer_memory, check_memory, short_run_note
 
 T = TypeVar("T")
 
@@ -72,16 +73,18 @@ class SaeTrainer:
             before=launch.before,
         )
         world.placement = plan.placement
+        held, free = plan.held_by(world.rank), free_memory(self.device)
         if plan.is_sweep:
-            held, free = plan.held_by(world.rank), free_memory(self.device)
             self._note(check_memory(held, plan.widths, cfg.recipe, free))
+        elif cfg.finetune is None:  # whose sizes come with it
+            check_cross_layer_memory(held, plan.widths, cfg.recipe, free)
         self.saes = make_saes(plan, world, self.device, self._note)
         """Autoencoders that this process holds, by name: all, unless they are distributed."""
         shapes = self._merged({name: SaeShape.of(sae, cfg.shard_latents) for name, sae in self.saes.items()})
         self.learner_plans = {name: plan.learner(name, shape) for name, shape in shapes.items()}
         """Plans of all autoencoders, whoever holds them."""
         self.learners = make_learners(plan, self.saes, self.learner_plans, world, self.device)
-        self.joints = joints(self.learners)
+        self.joints = joints(self.learners, plan.together(), world.sum_)
         """Learners that write the same places together."""
         self.source, self.end_to_end = make_source(plan, self.feed, self.learners, world)
         self.step = 0
@@ -327,7 +330,12 @@ class SaeTrainer:
         batches = (self._by_sae(batch.activations) for batch in self.feed.held_out_batches())
         with self.world.together():
             rules = {name: learner.rule for name, learner in self.learners.items()}
-            found = evaluate_reconstruction(self.world.share(self.saes), batches, rules, beside=self.saes)
+            found = evaluate_reconstruction(
+                self.world.share(self.saes),
+                batches,
+                rules,
+                together=[Together.of(self.saes, layout, self.world.sum_) for layout in self.plan.together()],
+            )
         shards, parts = self.world.latent_shards(), self.cfg.shard_latents
         return self._merged({name: held_out.of_all_parts(one, shards, parts) for name, one in found.items()})
 

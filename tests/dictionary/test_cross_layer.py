@@ -1,6 +1,7 @@
 """Cross-layer transcoders: every layer's dictionary writes its own module's output and those of all later ones."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,10 +22,13 @@ from sae.dictionary.cross_layer import coders, members, reconstruct
 from sae.dictionary.gradients import Gradients
 from sae.dictionary.losses import VarianceSums
 from sae.dictionary.spec import Saved, Spec
+from sae.evaluation.reconstruction import evaluate_reconstruction
 from sae.lm import harvest
+from sae.parallel.placement import place
 from sae.runs.log import read_records
 from sae.training.joint import Joint, joints
 from sae.training.learner import SaeLearner
+from sae.training.run_plan import Combination, check_cross_layer_memory, check_each_has_a_layer, plan_saes
 
 pytestmark = pytest.mark.usefixtures("no_picture")
 
@@ -85,33 +89,56 @@ def untied(saes: dict[str, Sae]) -> dict[str, Sae]:
 
 
 def dense(saes: dict[str, Sae], xs: list[Tensor], y: Tensor, variances: tuple[float, ...] = (1.0, 1.0, 1.0)) -> Tensor:
-    """Σ_l ‖ŷ^l − y^l‖² / v_l of the sum of all layers' outputs, over dense tensors."""
-    total = -y
-    for sae, x in zip(saes.values(), xs, strict=True):
-        pre_acts = x @ sae.encoder.weight.T + sae.encoder.bias
-        if sae.cfg.selection == "groupmax":
-            groups = pre_acts.unflatten(1, (5, 12))
-            kept = torch.zeros_like(groups).scatter(2, groups.argmax(2, keepdim=True), 1.0).flatten(1)
-        else:
-            most = 20 if sae.cfg.selection == "batchtopk" else 5
-            kept = torch.zeros_like(pre_acts).scatter(1, pre_acts.topk(most).indices, 1.0)
-        kept = kept if sae.threshold is None else kept * (pre_acts > sae.threshold)
-        out = (pre_acts.relu() * kept) @ sae.W_dec + sae.b_dec
-        out = out if sae.W_skip is None else out + x @ sae.W_skip.T
-        if sae.layer_scale is not None:
-            out = torch.cat([out, *(scale * (out - sae.b_dec) for scale in sae.layer_scale[1:])], 1)
-        total = total + torch.nn.functional.pad(out, (y.shape[1] - out.shape[1], 0))
-    if all(sae.layer_scale is None for sae in saes.values()):
-        return total.square().sum()
-    parts = zip(total.chunk(len(saes), 1), variances, strict=True)
-    return torch.stack([part.square().sum() / variance for part, variance in parts]).sum()
+    """The mean over levels of Σ_l ‖ŷ^l − y^l‖² / v_l of the sum of all layers' outputs, over dense tensors."""
+    cfg = next(iter(saes.values())).cfg
+    ends = cfg.levels_for(60) or [60]
+    losses = []
+    for end in ends:
+        total = -y
+        for sae, x in zip(saes.values(), xs, strict=True):
+            code = dense_code(sae, x)
+            if cfg.budgets:
+                least = code.topk(end).values[:, -1:]
+                code = code * (code >= least)
+            elif cfg.prefixes:
+                code = code * (torch.arange(60) < end)
+            out = code @ sae.W_dec + sae.b_dec
+            out = out if sae.W_skip is None else out + x @ sae.W_skip.T
+            if sae.layer_scale is not None:
+                out = torch.cat([out, *(scale * (out - sae.b_dec) for scale in sae.layer_scale[1:])], 1)
+            total = total + torch.nn.functional.pad(out, (y.shape[1] - out.shape[1], 0))
+        if not cfg.tie_decoders:
+            losses.append(total.square().sum())
+            continue
+        parts = zip(total.chunk(len(saes), 1), variances, strict=True)
+        losses.append(torch.stack([part.square().sum() / variance for part, variance in parts]).sum())
+    return torch.stack(losses).mean()
 
 
-@pytest.mark.parametrize("rule", ["topk", "batchtopk", "groupmax"])
+def dense_code(sae: Sae, x: Tensor) -> Tensor:
+    """The activations of all latents, of what the selection keeps."""
+    pre_acts = x @ sae.encoder.weight.T + sae.encoder.bias
+    if sae.cfg.selection == "groupmax":
+        groups = pre_acts.unflatten(1, (5, 12))
+        kept = torch.zeros_like(groups).scatter(2, groups.argmax(2, keepdim=True), 1.0).flatten(1)
+    else:
+        most = 20 if sae.cfg.selection == "batchtopk" else 5
+        kept = torch.zeros_like(pre_acts).scatter(1, pre_acts.topk(most).indices, 1.0)
+    kept = kept if sae.threshold is None else kept * (pre_acts > sae.threshold)
+    return pre_acts.relu() * kept
+
+
+RULES: list[dict[str, Any]] = [
+    {"selection": "topk"}, {"selection": "batchtopk"}, {"selection": "groupmax"}, {"prefixes": [10, 30]},
+    {"budgets": [1, 3]}, {"selection": "batchtopk", "prefixes": [7]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
 @pytest.mark.parametrize("skip", [False, True])
 @pytest.mark.parametrize("parts", [1, 3])
-def test_every_gradient_of_every_layer_equals_dense_autograd(rule: str, skip: bool, parts: int) -> None:
-    saes = layers((20, 12, 16), 24, torch.float64, selection=rule, skip_connection=skip)
+def test_every_gradient_of_every_layer_equals_dense_autograd(rule: dict[str, Any], skip: bool, parts: int) -> None:
+    saes = layers((20, 12, 16), 24, torch.float64, **rule, skip_connection=skip)
     learners = {
         name: SaeLearner(
             sae, tokens_per_step=37, auxk_alpha=0.0, dead_feature_threshold=10**9, compute_dtype=torch.float64
@@ -142,11 +169,11 @@ def test_every_gradient_of_every_layer_equals_dense_autograd(rule: str, skip: bo
             )
 
 
-@pytest.mark.parametrize("rule", ["topk", "batchtopk", "groupmax"])
+@pytest.mark.parametrize("rule", RULES, ids=str)
 @pytest.mark.parametrize("skip", [False, True])
 @pytest.mark.parametrize("parts", [1, 3])
-def test_every_gradient_of_tied_layers_equals_dense_autograd(rule: str, skip: bool, parts: int) -> None:
-    saes = layers((16, 16, 16), 24, torch.float64, selection=rule, skip_connection=skip, tie_decoders=True)
+def test_every_gradient_of_tied_layers_equals_dense_autograd(rule: dict[str, Any], skip: bool, parts: int) -> None:
+    saes = layers((16, 16, 16), 24, torch.float64, **rule, skip_connection=skip, tie_decoders=True)
     options: dict[str, Any] = {"auxk_alpha": 0.0, "dead_feature_threshold": 10**9, "compute_dtype": torch.float64}
     learners = {name: SaeLearner(sae, tokens_per_step=37, **options) for name, sae in saes.items()}
     variances = (0.5, 3.0, 2.0)
@@ -282,7 +309,8 @@ def test_later_outputs_are_better_for_the_earlier_layers(make: Make, tied: bool)
 
 
 SHAPES: list[dict[str, Any]] = [
-    {}, {"selection": "batchtopk"}, {"skip_connection": True}, {"tie_decoders": True},
+    {}, {"selection": "batchtopk"}, {"skip_connection": True}, {"tie_decoders": True}, {"budgets": [2]},
+    {"tie_decoders": True, "prefixes": [24]},
     {"tie_decoders": True, "skip_connection": True, "selection": "batchtopk"},
 ]  # fmt: skip
 
@@ -330,6 +358,34 @@ def test_how_a_step_is_split_changes_rounding_only_and_a_sweep_changes_nothing(m
 
 
 # Evaluation and grafts
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("nested", [{"prefixes": [20, 40]}, {"budgets": [2]}], ids=str)
+def test_fvu_by_a_part_of_every_layer_is_that_of_their_sum(tied: bool, nested: dict[str, Any]) -> None:
+    model, tokens, saes = tiny_model("gpt_neox"), tiny_tokens(8, 7), layers(tie_decoders=tied, **nested)
+    found = evaluate(model, tokens, saes, max_tokens=56)
+    seen = harvest(model, tokens, [*MLPS, *(f"{name}.input" for name in MLPS)])
+    (group,) = members(untied(saes) if tied else saes).values()
+    word, (end, *_) = ("first", [20]) if "prefixes" in nested else ("top", [2])
+    total = torch.zeros(*tokens.shape, 96)
+    for layer in group:
+        x = seen[f"{layer.name}.input"]
+        acts, indices = layer.sae.encode(x)
+        kept = indices < end if word == "first" else acts >= acts.topk(end).values[..., -1:]
+        total[..., layer.start :] += layer.sae.decode(acts * kept, indices).detach()
+    ys = {
+        name: torch.cat([seen[to] for to in MLPS[index : index + 1 if tied else 3]], -1)
+        for index, name in enumerate(MLPS)
+    }
+    batch = {name: (seen[f"{name}.input"].flatten(0, 1), y.flatten(0, 1)) for name, y in ys.items()}
+    measured = evaluate_reconstruction(saes, [batch])
+    for layer in group:
+        y = seen[layer.name].flatten(0, 1)
+        expected = (total[..., layer.own].flatten(0, 1) - y).square().sum() / (y - y.mean(0)).square().sum()
+        at = measured[layer.name].fvu_at
+        assert at is not None and at[f"{word} {end}"] == pytest.approx(expected.item(), rel=1e-3)
+        assert found[layer.name].metrics[f"fvu/{word} {end}"] == pytest.approx(expected.item(), rel=1e-3)
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -383,9 +439,7 @@ def raises_one_line(message: str, call: Callable[[], object]) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_what_it_cannot_be_is_one_line(make: Make, tmp_path: Path) -> None:
-    for options in ({"prefixes": [8]}, {"budgets": [2]}):
-        raises_one_line("cross_layer .* leave out one", lambda options=options: SaeConfig(cross_layer=True, **options))
+def test_what_it_cannot_be_is_one_line(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raises_one_line("leave out one of them", lambda: SaeConfig(cross_layer=True, crosscode=True))
     raises_one_line("tie_decoders must come with cross_layer", lambda: SaeConfig(tie_decoders=True))
     wide = {"sae": SaeConfig(num_latents=96, k=6, cross_layer=True, tie_decoders=True)}
@@ -393,7 +447,9 @@ def test_what_it_cannot_be_is_one_line(make: Make, tmp_path: Path) -> None:
     raises_one_line("tie_decoders .* equally wide, got .* of 32, .* of 48", lambda: make(**wide, hookpoints=places))
     raises_one_line("loss_fn must be fvu with cross_layer", lambda: make(loss_fn="kl"))
     raises_one_line("shard_latents must be 1 with cross_layer", lambda: make(shard_latents=2))
-    raises_one_line("distribute_layers .* cross_layer are trained together", lambda: make(distribute_layers=True))
+    with monkeypatch.context() as patched:
+        patched.setattr("sae.training.trainer.free_memory", lambda device: 50_000)
+        raises_one_line("cross_layer must fit into memory.*these would fit: --num_latents", make)
     raises_one_line("name modules for cross_layer", lambda: make(hookpoints=["layers.0->layers.2", "layers.1.mlp"]))
     saes, model = layers(), tiny_model("gpt_neox", causal_lm=True)
     raises_one_line("one cross-layer transcoder, got 0", lambda: coders({}))
@@ -408,6 +464,40 @@ def test_what_it_cannot_be_is_one_line(make: Make, tmp_path: Path) -> None:
     raises_one_line("must write one hookpoint, got a layer of a cross-layer transcoder", grafted)
     some = {name: saes[name] for name in (MLPS[0], MLPS[2])}
     raises_one_line("must be whole, which needs the dictionaries of", lambda: evaluate(model, tiny_tokens(8, 7), some))
+
+
+SIZES = re.compile(r"would fit: --num_latents (\d+), or (\d+) modules .*, or --tie_decoders with --num_latents (\d+)")
+
+
+def test_the_sizes_that_are_named_fit_and_larger_ones_do_not() -> None:
+    widths, free = {name: 10 for mlp in MLPS for name in (mlp, f"{mlp}.input")}, 10_000
+
+    def check(num_latents: int, modules: int = 3, **options: Any) -> None:
+        cfg = SaeConfig(num_latents=num_latents, k=2, cross_layer=True, **options)
+        plans = plan_saes({"": Combination(cfg, None, 0)}, MLPS[:modules])
+        check_cross_layer_memory(plans, widths, "default", free)
+
+    with pytest.raises(ValueError, match="must fit into memory") as caught:
+        check(60)
+    found = SIZES.search(str(caught.value))
+    assert found is not None
+    latents, modules, tied = map(int, found.groups())
+    check(latents)
+    check(60, modules)
+    check(tied, tie_decoders=True)
+    for larger in ({"num_latents": latents + 1}, {"num_latents": 60, "modules": modules + 1}):
+        raises_one_line("must fit", lambda larger=larger: check(**larger))
+    raises_one_line("must fit", lambda: check(tied + 1, tie_decoders=True))
+    check_cross_layer_memory(plan_saes({"": Combination(SaeConfig(), None, 0)}, MLPS), widths, "default", 1)
+
+
+def test_every_process_must_have_a_layer() -> None:
+    plans = plan_saes({"": Combination(SaeConfig(num_latents=9, k=2, cross_layer=True), None, 0)}, MLPS)
+    for processes in (2, 3):
+        placement = place(dict.fromkeys(plans, 1), {}, size=processes, shards=1, distribute=True)
+        check_each_has_a_layer(placement, plans)
+    placement = place(dict.fromkeys(plans, 1), {}, size=4, shards=1, distribute=True)
+    raises_one_line("3 modules for 4 processes", lambda: check_each_has_a_layer(placement, plans))
 
 
 def test_a_stranger_s_layer_must_say_what_it_reads_and_writes(tmp_path: Path) -> None:

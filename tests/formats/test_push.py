@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,11 @@ import torch
 
 import sae.__main__
 from sae import Sae, SaeConfig
+from sae.dictionary.spec import Spec
+from sae.formats.card import card
+from sae.formats.describe import describe
+from sae.formats.find import find
+from sae.formats.format import About
 
 CREATED = {"url": "http://127.0.0.1/me/dicts", "name": "me/dicts", "id": "1"}
 SHA = "0" * 40
@@ -122,6 +128,21 @@ def test_everything_is_pushed_in_one_commit_and_never_over_others_files(dictiona
         assert len(again.stderr.strip().splitlines()) == 1
         forced = push(server, tmp_path / "home", str(dictionaries), "me/dicts", "--force")
         assert forced.returncode == 0 and server.commits == 2
+
+
+@pytest.mark.parametrize("kind", [{}, {"selection": "batchtopk"}, {"crosscode": True}, {"cross_layer": True}], ids=str)
+def test_a_card_shows_what_loads_these_dictionaries(tmp_path: Path, kind: dict[str, Any]) -> None:
+    cfg = SaeConfig(num_latents=64, k=4, **kind)
+    several = cfg.crosscode or cfg.cross_layer
+    spec = Spec(cfg, 32, 32, 64, reads=("a.input",), writes=("a", "b"), widths=(16, 16)) if several else None
+    Sae(32, cfg, spec=spec).save_to_disk(tmp_path / "a")
+    found = {name: describe(name, place) for name, place in find(tmp_path).items()}
+    text = card("me/dicts", found, About(), ["eleuther"], run={}, measured={}, license="mit")
+    assert ("from sparsify import" in text) == (kind == {})
+    snippets = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    for snippet in snippets:
+        compile(snippet, "card", "exec")
+    assert ("coders(layers)" in snippets[0]) == cfg.cross_layer and '"me/dicts"' in snippets[0]
 
 
 def test_what_was_pushed_loads_as_what_was_saved(dictionaries: Path, tmp_path: Path) -> None:

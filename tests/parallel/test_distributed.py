@@ -56,6 +56,14 @@ TWO_RANKS: dict[str, dict[str, Any]] = {
     "crosscoder": {"crosscode": True, "layers": [0, 2], "micro_acc_steps": 3},
     "cross_layer": {"cross_layer": True, "hookpoints": ["layers.*.mlp"], "micro_acc_steps": 3, "max_tokens": 512},
     "cross_layer_tied": {"cross_layer": True, "tie_decoders": True, "hookpoints": ["layers.*.mlp"], "max_tokens": 512},
+    "cross_layer_distributed": {
+        "cross_layer": True, "hookpoints": ["layers.*.mlp"], "distribute_layers": True, "max_tokens": 512,
+        "micro_acc_steps": 3,
+    },
+    "cross_layer_tied_distributed": {
+        "cross_layer": True, "tie_decoders": True, "hookpoints": ["layers.*.mlp"], "distribute_layers": True,
+        "max_tokens": 512,
+    },
     "crosscoder_sharded": {"crosscode": True, "shard_latents": 2, "hookpoints": WIDTHS, "max_tokens": 512},
     "crosscoder_distributed": {"crosscode": True, "distribute_layers": True, "lr": [1e-3, 1e-2], "max_tokens": 512},
     "kl": {"loss_fn": "kl", "layers": [0, 2], "exclude_positions": [0], "exclude_tokens": list(range(3, 80))},

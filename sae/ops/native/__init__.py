@@ -38,6 +38,12 @@ def usable(*tensors: Tensor) -> bool:
     return all(t.is_cpu and t.dtype == torch.float32 and t.is_contiguous() for t in tensors) and library() is not None
 
 
+def readable(rows: Tensor) -> bool:
+    """Whether C reads these float32 rows, which may be apart in memory; and there is a compiler."""
+    plain = rows.is_cpu and rows.dtype == torch.float32 and rows.dim() == 2 and rows.stride(1) == 1
+    return plain and library() is not None
+
+
 @cache
 def library() -> ctypes.CDLL | None:
     """The compiled code; None if it cannot be had. It is compiled by each process, in a folder that then goes."""

@@ -4,14 +4,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae.ops.native import COPIES, over_rows, usable
+from sae.ops.native import COPIES, over_rows, readable, usable
 from sae.ops.segments import Segments
 
 
 def covers(gradient: Tensor | Segments, out: Tensor) -> bool:
     """Whether C reads this gradient and writes this type."""
-    read = gradient if isinstance(gradient, Tensor) else gradient.rows
-    return usable(read) and out.dtype in COPIES and out.is_contiguous()
+    read = usable(gradient) if isinstance(gradient, Tensor) else readable(gradient.rows)
+    return read and out.dtype in COPIES and out.is_contiguous()
 
 
 def momentum_(
@@ -29,7 +29,10 @@ def momentum_(
     """`sae.ops.momentum.momentum_`, of which every element is read and written once; the rows of segments never are."""
     energies = torch.empty_like(exp_avg_sq)
     dense = gradient if isinstance(gradient, Tensor) else None
-    parts = [None] * 4 if isinstance(gradient, Tensor) else [part.contiguous() for part in gradient]
+    parts: list[Tensor | int | None] = [None, None, None, None, 0]
+    if not isinstance(gradient, Tensor):
+        bounds, tokens, weights, rows = gradient
+        parts = [bounds.contiguous(), tokens.contiguous(), weights.contiguous(), rows, rows.stride(0)]
     along, matrix = (None, None) if tangent is None else (part.contiguous() for part in tangent)
     rates = None if rates is None else rates.contiguous()
     arguments = (exp_avg_sq, dense, *parts, along, matrix, rates, 1 - beta1, 1 - beta2, epsilon)

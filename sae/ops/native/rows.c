@@ -44,24 +44,25 @@ static void read_row(const void *from, long row, long d, float *restrict out, in
 
 /* out = the sum of weights[e] * rows[tokens[e]] over e from begin to end. */
 static void gather(long begin, long end, long d, const int64_t *tokens, const float *weights, const float *rows,
-                   float *restrict out) {
+                   long stride, float *restrict out) {
     memset(out, 0, d * sizeof(float));
     for (long e = begin; e < end; e++) {
-        const float *restrict row = rows + tokens[e] * d;
+        const float *restrict row = rows + tokens[e] * stride;
         const float weight = weights[e];
         for (long i = 0; i < d; i++) out[i] += weight * row[i];
     }
 }
 
-/* `momentum_` of the rows from first to end. The gradient is dense, or with `bounds` the sum of a segment. */
+/* `momentum_` of the rows from first to end. The gradient is dense, or with `bounds` the sum of a segment of rows that
+   are `stride` apart. */
 void momentum(long first, long end, long d, float *exp_avg, float *exp_avg_sq, const float *gradient,
               const int64_t *bounds, const int64_t *tokens, const float *weights, const float *rows,
-              const float *along, const float *matrix, const float *rates, float weight1, float weight2,
+              long stride, const float *along, const float *matrix, const float *rates, float weight1, float weight2,
               float epsilon, void *out, long is_bf16, float *energies) {
     float *restrict g = malloc(d * sizeof(float));
     for (long row = first; row < end; row++) {
         if (bounds)
-            gather(bounds[row], bounds[row + 1], d, tokens, weights, rows, g);
+            gather(bounds[row], bounds[row + 1], d, tokens, weights, rows, stride, g);
         else
             memcpy(g, gradient + row * d, d * sizeof(float));
         if (along) {
