@@ -8,5 +8,4 @@ fi
 if ! command -v chromium >/dev/null && ! command -v google-chrome >/dev/null; then
     echo "test: the page's tests are skipped without Chromium; on Debian and Ubuntu: apt install chromium" >&2
 fi
-python -m pytest -n 2 -m "not slow"
-exec python -m pytest -m slow
+exec python -m pytest -n 2 --dist worksteal --durations 25  # neighbours stay together: they share fixtures

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -13,6 +14,7 @@ install_import_hook("sae", "typecheck.checked")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from smoke import SMOKE  # noqa: E402
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -22,6 +24,15 @@ with torch.device("meta"):
     torch.empty(0)  # torch remembers its constructors at the first device context: let it be before they are replaced
 
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits, ten times as long when the cores are busy
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of the smoke selection, or the one case of them that it names."""
+    names = {name for of_room in SMOKE.values() for name in of_room}
+    for item in items:
+        name = f"{item.path.relative_to(Path(__file__).parent).as_posix()}::{item.name}"
+        if not names.isdisjoint((name, name.split("[")[0])):
+            item.add_marker("smoke")
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from smoke import SMOKE
 
 import sae
 
@@ -309,3 +310,10 @@ def test_every_test_that_a_page_names_is_there() -> None:
     for page, file, test in found:
         assert (ROOT / file).exists(), f"{page}: {file}"
         assert not test or f"def {test}(" in (ROOT / file).read_text(encoding="utf-8"), f"{page}: {file}::{test}"
+
+
+def test_the_smoke_selection_has_a_test_of_every_room() -> None:
+    assert set(SMOKE) == set(MAY_KNOW)
+    for name in (name for of_room in SMOKE.values() for name in of_room):
+        file, test = name.split("[")[0].split("::")
+        assert f"def {test}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), name

@@ -23,8 +23,12 @@ CARD = "---\nconfigs:\n- config_name: en\n  data_files: en.parquet\n- config_nam
 PROGRAM = f"""
 import json, sys
 from sae.data import load_data
+from sae.data.hub import open_repository
 for line in sys.stdin:
     name, options = json.loads(line)
+    if "config" in options:
+        print(json.dumps([row["text"] for row in open_repository(name, **options)]))
+        continue
     try:
         found = load_data(name, tokenizer=None, ctx_len=4, vocab_size=100, token={SECRET!r} + "\\n", **options)
         rows = found.take(list(range(len(found)))) if hasattr(found, "take") else found.read(100)
@@ -60,6 +64,9 @@ REPOS = {
 }
 
 STREAM = {"streaming": True}
+AS_TEXT = {"config": None, "split": "train", "revision": None, "token": "x", "num_proc": None, "text_column": "text"}
+TEXT = ["a/private", AS_TEXT | {"streaming": False}]
+STREAMED_TEXT = ["a/private", AS_TEXT | {"streaming": True}]
 CASES = [
     ("a/plain", {}, 1),
     ("a/plain", STREAM, 1),
@@ -83,44 +90,38 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("streaming", [False, True])
-def test_a_text_of_a_hub_is_one_text_as_it_is_here(tmp_path, streaming):
-    program = (
-        "from sae.data.hub import open_repository; import json; options = dict(config=None, split='train',"
-        f" revision=None, token='x', num_proc=None, text_column='text', streaming={streaming});"
-        "print(json.dumps([row['text'] for row in open_repository('a/private', **options)]))"
-    )
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> "subprocess.CompletedProcess[str]":
+    """What one process says of all CASES, and of TEXT as it is and as a stream."""
+    requests = [[name, options] for name, options, _ in CASES] + [TEXT, STREAMED_TEXT]
     with fake_hub(REPOS, gated="a/gated") as endpoint:
         environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
-        environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
-        done = subprocess.run(
-            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=300
-        )
-    assert done.stdout.splitlines()[-1:] == ['["one\\ntwo\\n"]'], done.stderr
-
-
-def test_data_sets_of_a_hub_load_or_say_why_not(tmp_path):
-    requests = "".join(json.dumps([name, options]) + "\n" for name, options, _ in CASES)
-    with fake_hub(REPOS, gated="a/gated") as endpoint:
-        environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
-        environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
-        done = subprocess.run(
+        environment |= {"HF_ENDPOINT": endpoint, "PYTHONPATH": str(ROOT)}
+        environment |= {"HF_HOME": str(tmp_path_factory.mktemp("home"))}
+        return subprocess.run(
             [sys.executable, "-c", PROGRAM],
-            input=requests,
+            input="".join(json.dumps(request) + "\n" for request in requests),
             env=environment,
             capture_output=True,
             text=True,
             timeout=300,
         )
-    answers = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(answers) == len(CASES), done.stderr
+
+
+def test_a_text_of_a_hub_is_one_text_as_it_is_here(said):
+    assert said.stdout.splitlines()[len(CASES) :] == ['["one\\ntwo\\n"]'] * 2, said.stderr
+
+
+def test_data_sets_of_a_hub_load_or_say_why_not(said):
+    answers = [json.loads(line) for line in said.stdout.splitlines()[: len(CASES)]]
+    assert len(answers) == len(CASES), said.stderr
     for (name, options, expected), answer in zip(CASES, answers, strict=True):
         if isinstance(expected, int):
             assert answer == [[expected] * 4] * 3, (name, options)
         else:
             assert expected in answer and "\n" not in answer, (name, options)
-    assert "a/script needs a loading script, which is not run; reading the hub's parquet conversion" in done.stderr
-    assert SECRET not in done.stdout + done.stderr
+    assert "a/script needs a loading script, which is not run; reading the hub's parquet conversion" in said.stderr
+    assert SECRET not in said.stdout + said.stderr
 
 
 FILES = [

@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -102,20 +102,51 @@ def dictionaries(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def push(server: Hub, home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+PROGRAM = """
+import io, json, sys
+from contextlib import redirect_stderr, redirect_stdout
+from sae.__main__ import main
+for line in sys.stdin:
+    said = io.StringIO(), io.StringIO()
+    with redirect_stdout(said[0]), redirect_stderr(said[1]):
+        status = main(["push", *json.loads(line)])
+    print(json.dumps([status, *(one.getvalue() for one in said)]), flush=True)
+"""
+Push = Callable[..., tuple[int, str, str]]
+
+
+@contextmanager
+def pushes(server: Hub, home: Path) -> Iterator[Push]:
+    """A process that runs `sae push` with the given arguments, again and again: status, output, errors."""
     environment = os.environ | {
         "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(home), "HF_HUB_OFFLINE": "0",
         "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": "hf_secret",
     }  # fmt: skip
-    command = [sys.executable, "-m", "sae", "push", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+    def push(*arguments: str) -> tuple[int, str, str]:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(json.dumps(arguments) + "\n")
+        process.stdin.flush()
+        status, out, err = json.loads(process.stdout.readline())
+        return status, out, err
+
+    try:
+        yield push
+    finally:
+        process.kill()
+        process.communicate()
 
 
-def test_everything_is_pushed_in_one_commit_and_never_over_others_files(dictionaries: Path, tmp_path: Path) -> None:
-    with hub() as server:
-        done = push(server, tmp_path / "home", str(dictionaries), "me/dicts", "--formats", "saelens")
-        assert done.returncode == 0, done.stderr
-        assert server.commits == 1 and "hf_secret" not in done.stdout + done.stderr
+def test_everything_is_pushed_in_one_commit_never_over_others_files_and_loads_as_what_was_saved(
+    dictionaries: Path, tmp_path: Path
+) -> None:
+    with hub() as server, pushes(server, tmp_path / "home") as push:
+        status, out, err = push(str(dictionaries), "me/dicts", "--formats", "saelens")
+        assert status == 0, err
+        assert server.commits == 1 and "hf_secret" not in out + err
         for name in ("layers.0/sae.safetensors", "layers.1/cfg.json"):
             assert server.files[name] == (dictionaries / name).read_bytes()
         assert "saelens/layers.1/sae_weights.safetensors" in server.files
@@ -123,11 +154,22 @@ def test_everything_is_pushed_in_one_commit_and_never_over_others_files(dictiona
         assert card.startswith("---\nlibrary_name: ") and '"sparse-autoencoder"' in card and "layers.1" in card
         assert 'Sae.load_from_hub("me/dicts", "layers.0")' in card and str(tmp_path) not in card
 
-        again = push(server, tmp_path / "home", str(dictionaries), "me/dicts")
-        assert again.returncode == 2 and "me/dicts holds README.md" in again.stderr and server.commits == 1
-        assert len(again.stderr.strip().splitlines()) == 1
-        forced = push(server, tmp_path / "home", str(dictionaries), "me/dicts", "--force")
-        assert forced.returncode == 0 and server.commits == 2
+        status, out, err = push(str(dictionaries), "me/dicts")
+        assert status == 2 and "me/dicts holds README.md" in err and server.commits == 1
+        assert len(err.strip().splitlines()) == 1
+
+        server.files = {name: content for name, content in server.files.items() if not name.startswith("saelens")}
+        status, out, err = push(str(dictionaries), "me/dicts", "--force")
+        assert status == 0 and server.commits == 2
+    for name, content in server.files.items():
+        path = tmp_path / "copy" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    x = torch.randn(3, 32)
+    loaded = Sae.load_many(tmp_path / "copy")
+    assert list(loaded) == ["layers.0", "layers.1"]
+    for hookpoint, one in loaded.items():
+        assert one(x).recon.equal(Sae.load_from_disk(dictionaries / hookpoint)(x).recon)
 
 
 @pytest.mark.parametrize("kind", [{}, {"selection": "batchtopk"}, {"crosscode": True}, {"cross_layer": True}], ids=str)
@@ -143,18 +185,6 @@ def test_a_card_shows_what_loads_these_dictionaries(tmp_path: Path, kind: dict[s
     for snippet in snippets:
         compile(snippet, "card", "exec")
     assert ("coders(layers)" in snippets[0]) == cfg.cross_layer and '"me/dicts"' in snippets[0]
-
-
-def test_what_was_pushed_loads_as_what_was_saved(dictionaries: Path, tmp_path: Path) -> None:
-    with hub() as server:
-        assert push(server, tmp_path / "home", str(dictionaries), "me/dicts").returncode == 0
-    for name, content in server.files.items():
-        path = tmp_path / "copy" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    x = torch.randn(3, 32)
-    for hookpoint, loaded in Sae.load_many(tmp_path / "copy").items():
-        assert loaded(x).recon.equal(Sae.load_from_disk(dictionaries / hookpoint)(x).recon)
 
 
 def test_a_dry_run_lists_the_files_and_asks_nobody(dictionaries: Path, capsys: pytest.CaptureFixture[str]) -> None:
