@@ -121,17 +121,9 @@ def load_model(
         if load_in_8bit:
             raise ValueError(f"--load_in_8bit must not be used with an adapter, got {name}; drop it, or merge it first")
         check_peft(name)
-        whole = load_model(
-            adapter.base,
-            device=device,
-            dtype=dtype,
-            revision=adapter.revision,
-            token=token,
-            attn_implementation=attn_implementation,
-            head=True,
-            device_map=device_map,
-            devices=devices,
-        )
+        same: dict[str, Any] = {"device": device, "dtype": dtype, "token": token, "devices": devices}
+        same |= {"attn_implementation": attn_implementation, "device_map": device_map}
+        whole = load_model(adapter.base, revision=adapter.revision, head=True, **same)
         merge(name, whole, adapter)
         return frozen(whole, head)
     place, access = _place(name), Access(name, revision, token)
