@@ -1,7 +1,7 @@
 """Run a language model with reconstructions in place of its activations: to measure, to ablate, to steer, to train."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol, runtime_checkable
 
@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from .harvest import check_one_stream, first_tensor, positions_first, vectors
+from .harvest import check_one_stream, first_tensor, layouts, positions_first, vectors
 from .hookpoints import ARROW, base_model, locate
-from .layout import like
+from .layout import Layout, like, received
 from .wrappers import check_hooks_are_alone, eagerly, unwrapped
 
 
@@ -89,9 +89,10 @@ def graft(
     the reconstruction misses, held constant, is added again: without `edit` the model then computes what it always
     does, bit for bit. `edit` changes the latents between encoding and decoding. Where `mask` is False the activation
     stays as it is. Reconstructions are rounded to the type of the activation. Gradients flow to the weights of `saes`
-    and back into the model. A module that runs several times in one forward is replaced the first time, as `harvest`
-    reads it. A model that was compiled, or is wrapped (`torch.compile`, PEFT), is grafted inside, and runs uncompiled
-    meanwhile; give the wrapper, if that is what runs. The model is as before afterwards, also after an error.
+    and back into the model. A module that runs several times in one forward is replaced the first time, or the one
+    that its name tells (`.call2`), as `harvest` reads it. A model that was compiled, or is wrapped (`torch.compile`,
+    PEFT), is grafted inside, and runs uncompiled meanwhile; give the wrapper, if that is what runs. The model is as
+    before afterwards, also after an error.
 
     Raises ValueError for a hookpoint that the model lacks, and for `edit` without something to decode. When the model
     runs, it is raised for an activation or a reconstruction of a wrong shape.
@@ -99,13 +100,15 @@ def graft(
     check_hooks_are_alone(model)
     base = base_model(model)
     turned = positions_first(base, dict.fromkeys(end for each in saes.items() for end in _ends(*each) if end))
+    known = layouts(base)
     splices = [
-        _Splice(name, sae, keep_error=keep_error, edit=edit, mask=mask, turned=turned) for name, sae in saes.items()
+        _Splice(name, sae, keep_error=keep_error, edit=edit, mask=mask, turned=turned, layouts=known)
+        for name, sae in saes.items()
     ]
     with ExitStack() as stack:
         stack.enter_context(eagerly(model))
         for splice in splices:
-            module, side = locate(base, splice.writes)
+            module, side, splice.call = locate(base, splice.writes)
             if side == "input":
                 stack.enter_context(module.register_forward_pre_hook(splice.on_input, with_kwargs=True))
             else:
@@ -140,6 +143,10 @@ def _shape_of_tokens(values: tuple[Any, ...]) -> tuple[int, ...] | None:
     return next((tuple(each.shape[:2]) for each in (*ids, *vectors)), None)
 
 
+def _instead(value: Any, pairs: Sequence[tuple[Tensor, Tensor]]) -> Any:
+    return next((new for old, new in pairs if old is value), value)
+
+
 class _Splice:
     """Replaces what passes one hookpoint."""
 
@@ -152,8 +159,9 @@ class _Splice:
         edit: Edit | None,
         mask: Tensor | None,
         turned: set[str],
+        layouts: Mapping[str, Layout],
     ) -> None:
-        """`hookpoint` may be A->B. At hookpoints that are `turned` (seq, batch, d_in) passes."""
+        """`hookpoint` may be A->B. At hookpoints that are `turned` (seq, batch, d_in) passes; `layouts` are others'."""
         if getattr(sae, "reads_several", False):
             raise ValueError(
                 f"what is grafted at {hookpoint} must read one hookpoint, got a crosscoder, whose later hookpoints are "
@@ -172,7 +180,9 @@ class _Splice:
         self._hookpoint, self._sae, self._keep_error, self._edit, self._mask = hookpoint, sae, keep_error, edit, mask
         (self._reads, self.writes), self._done = _ends(hookpoint, sae), False
         self._turned, self._reads_turned = self.writes in turned, (self._reads or self.writes) in turned
+        self._layout, self._reads_layout = layouts.get(self.writes), layouts.get(self._reads or self.writes)
         self.reads_input = bool(getattr(sae, "reads_input", False))
+        self.call = self._reads_call = self._calls = self._reads_calls = 0
         self._input: Tensor | None = None
         self._shape: tuple[int, ...] | None = None
         self._outermost: nn.Module | None = None
@@ -181,6 +191,7 @@ class _Splice:
         """A forward begins, or a part of the one that runs."""
         if self._outermost is None:
             self._outermost, self._done, self._input = module, False, None
+            self._calls = self._reads_calls = 0
             self._shape = _shape_of_tokens((*args, *kwargs.values()))
 
     def on_end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -190,7 +201,7 @@ class _Splice:
 
     def hook_what_it_reads(self, base: nn.Module, stack: ExitStack) -> None:
         """Let a transcoder see what it reads: the input of its module, or A of A->B."""
-        module, side = locate(base, self._reads or self.writes)
+        module, side, self._reads_call = locate(base, self._reads or self.writes)
         if side == "input" or not self._reads:
             stack.enter_context(module.register_forward_pre_hook(self.on_read, with_kwargs=True))
         else:
@@ -198,48 +209,61 @@ class _Splice:
 
     def on_read(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Keep what the module receives."""
-        order = sorted(kwargs, key="hidden_states".__ne__)
-        self._keep(args if any(isinstance(each, Tensor) for each in args) else {name: kwargs[name] for name in order})
+        self._keep(received(args, kwargs))
 
     def on_read_output(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Keep what the module puts out."""
         self._keep(output)
 
     def _keep(self, values: Any) -> None:
-        """Keep what is read, the first time in a forward."""
-        if self._done or self._input is not None:
+        """Keep what is read, the first time in a forward, or at the call that the hookpoint names."""
+        self._reads_calls += 1
+        if self._done or self._input is not None or self._reads_calls <= self._reads_call:
             return
         what = self._reads or f"{self.writes}.input"
         shape = self._known_shape(first_tensor(values), turned=self._reads_turned)
-        self._input = vectors(what, values, shape, turned=self._reads_turned)
+        self._input = vectors(what, values, shape, turned=self._reads_turned, layout=self._reads_layout)
 
     def on_output(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        if not self._done:
+        if not self._is_its_turn():
+            return output
+        if self._layout is None:
             check_one_stream(self._hookpoint, output)
-        return self._replace_first(output)
+        return self._replaced(output)
 
     def on_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if any(isinstance(each, Tensor) for each in args):
-            return self._replace_first(args), kwargs
-        # Of the named arguments, hidden_states before any other, as `harvest` reads them.
-        order = sorted(kwargs, key="hidden_states".__ne__)
-        return args, kwargs | self._replace_first({name: kwargs[name] for name in order})
+        if not self._is_its_turn():
+            return args, kwargs
+        given = received(args, kwargs)
+        changed = self._replaced(given)
+        return (changed, kwargs) if given is args else (args, kwargs | changed)
 
-    def _replace_first(self, values: Any) -> Any:
-        """`values`, a tensor or several, with the first tensor replaced."""
-        if self._done:
-            return values
+    def _is_its_turn(self) -> bool:
+        """Whether this run of the module is the one to be replaced; asked once in each."""
+        self._calls += 1
+        if self._done or self._calls <= self.call:
+            return False
         self._done = True
+        return True
+
+    def _replaced(self, values: Any) -> Any:
+        """`values`, a tensor or several, with what holds the vectors of the tokens replaced."""
         x = first_tensor(values)
-        read = vectors(self._hookpoint, values, self._known_shape(x), turned=self._turned)
-        new = read if x is None else like(self.replace(read), x, positions_first=self._turned)
+        read = vectors(self._hookpoint, values, self._known_shape(x), turned=self._turned, layout=self._layout)
+        if x is None:
+            return values
+        new = self.replace(read)
+        pairs = [(x, like(new, x, positions_first=self._turned))]
+        if self._layout is not None:
+            pairs = self._layout.replaced(values, new)
         if isinstance(values, Tensor):
-            return new
+            return pairs[0][1]
         if isinstance(values, dict):  # transformers' ModelOutput
             changed = copy.copy(values)
-            changed[next(key for key, value in values.items() if value is x)] = new
+            for key, value in values.items():
+                changed[key] = _instead(value, pairs)
             return changed
-        several = [new if value is x else value for value in values]
+        several = [_instead(value, pairs) for value in values]
         return type(values)(*several) if hasattr(values, "_fields") else type(values)(several)
 
     def _known_shape(self, x: Tensor | None, *, turned: bool | None = None) -> tuple[int, ...] | None:

@@ -1,7 +1,6 @@
 """Read what passes the hookpoints of a language model, and run no more of it than that needs."""
 
-import inspect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
@@ -13,10 +12,12 @@ from torch import Tensor, nn
 
 from .context import context_limit
 from .explain import one_line
+from .forward import as_before, device_of, evaluating, without_cache
 from .fused import fused
 from .hookpoints import base_model, block_list, locate
-from .layout import as_tokens, found_instead
+from .layout import Layout, as_tokens, found_instead, received, tensors_in
 from .load import vocab_size
+from .shown import layouts_shown
 from .wrappers import eagerly
 
 
@@ -29,15 +30,22 @@ def harvest(
 ) -> dict[str, Float[Tensor, "batch seq _"]]:
     """The activations at each hookpoint, (batch, seq, d_in), in the model's dtype and on its device, without gradient.
 
-    The forward stops behind the last hookpoint. A module that runs several times counts the first time. The model is
-    as before afterwards, also if its forward raises; dropout is off meanwhile. Raises ValueError for a hookpoint that
-    the model lacks, that its forward does not pass, or whose value is not a (batch, seq, d_in) tensor.
+    The forward stops behind the last hookpoint. A module that runs several times counts the first time, or as its
+    `.call2` says. The model is as before afterwards, also if its forward raises; dropout is off meanwhile. What is not
+    one vector for each token, such as several streams or a prompt before the tokens, is read where the model's own
+    hidden states tell how. Raises ValueError for a hookpoint that the model lacks, that its forward does not pass, or
+    whose value is nothing of the kind.
     """
     base = base_model(model)
     if tokens.shape[0] == tokens.shape[1] > 1 and positions_first(base, hookpoints):  # told apart by unequal axes
         parts = [harvest(model, part, hookpoints) for part in (tokens[:-1], tokens[-1:])]
         return {name: torch.cat([part[name] for part in parts]) for name in hookpoints}
-    capture = _run(base, tokens, hookpoints)
+    try:
+        capture = _run(base, tokens, hookpoints)
+    except HookpointError:
+        if not _learn_layouts(base, hookpoints, tokens.shape[1]):
+            raise
+        capture = _run(base, tokens, hookpoints)
     if capture.missing:
         raise HookpointError(
             f"--hookpoints must name modules that the forward of {type(base).__name__} runs, and "
@@ -47,7 +55,7 @@ def harvest(
 
 
 def _run(base: nn.Module, tokens: Tensor, hookpoints: Sequence[str]) -> "Capture":
-    capture = Capture(hookpoints, tuple(tokens.shape))
+    capture = Capture(hookpoints, tuple(tokens.shape), layouts(base))
     with eagerly(base), fused(base), _hooked(base, capture), evaluating(base), torch.no_grad(), suppress(_Stop):
         base(tokens.to(device_of(base)), **without_cache(base))
     return capture
@@ -139,6 +147,26 @@ def _probe(model: nn.Module, hookpoints: Sequence[str], shape: tuple[int, int]) 
     return {hookpoint: value.shape[-1] for hookpoint, value in found.items()}
 
 
+_LAYOUTS: WeakKeyDictionary[nn.Module, dict[str, Layout]] = WeakKeyDictionary()
+_ASKED: WeakKeyDictionary[nn.Module, set[tuple[str, int]]] = WeakKeyDictionary()
+"""At which hookpoints a model was asked for the layout, and at how many tokens."""
+
+
+def layouts(model: nn.Module) -> dict[str, Layout]:
+    """The layouts that the model was asked for, and has told."""
+    return dict(_LAYOUTS.get(base_model(model), {}))
+
+
+def _learn_layouts(base: nn.Module, hookpoints: Iterable[str], seq: int) -> bool:
+    """Ask the model, once, how hookpoints pass what is not one vector for each token; whether anything was found."""
+    known, asked = _LAYOUTS.setdefault(base, {}), _ASKED.setdefault(base, set())
+    new = [name for name in hookpoints if name not in known and (name, seq) not in asked]
+    asked.update((name, seq) for name in new)
+    found = layouts_shown(base, new, seq) if new else {}
+    known.update(found)
+    return bool(found)
+
+
 _POSITIONS_FIRST: WeakKeyDictionary[nn.Module, dict[str, bool]] = WeakKeyDictionary()
 
 
@@ -156,6 +184,9 @@ def positions_first(model: nn.Module, hookpoints: Iterable[str]) -> set[str]:
 def _turned(base: nn.Module, hookpoints: Sequence[str]) -> dict[str, bool]:
     try:
         turned = _run(base, _tokens(base, (2, 3)), hookpoints).turned
+    except HookpointError:
+        _learn_layouts(base, hookpoints, 0)
+        turned = set()
     except Exception:  # not the question here: a model that cannot run is told when it is run in earnest
         turned = set()
     return {hookpoint: hookpoint in turned for hookpoint in hookpoints}
@@ -174,27 +205,30 @@ def _try_length(model: nn.Module, hookpoints: Sequence[str], ctx_len: int) -> No
 class Capture:
     """What one forward has left at the hookpoints so far: `found`, and the names still `missing`, in order."""
 
-    def __init__(self, hookpoints: Sequence[str], shape: tuple[int, ...]) -> None:
-        self.shape = shape
+    def __init__(
+        self, hookpoints: Sequence[str], shape: tuple[int, ...], layouts: Mapping[str, Layout] | None = None
+    ) -> None:
+        self.shape, self.layouts = shape, layouts or {}
         self.missing = dict.fromkeys(hookpoints)
         self.found: dict[str, Tensor] = {}
         self.turned: set[str] = set()
         """Hookpoints among the found ones that carry (seq, batch, d_in)."""
 
     def on_output(self, hookpoint: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if hookpoint in self.missing:
+        if hookpoint in self.missing and hookpoint not in self.layouts:
             check_one_stream(hookpoint, output, self.shape)
         self.take(hookpoint, output)
 
     def on_input(self, hookpoint: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.take(hookpoint, (*args, kwargs.get("hidden_states"), *kwargs.values()))
+        self.take(hookpoint, received(args, kwargs))
 
     def take(self, hookpoint: str, values: Any) -> None:
         """Keep what a module received or returned. Raises _Stop when nothing is missing any more."""
         if hookpoint not in self.missing:
             return
-        value = vectors(hookpoint, values, self.shape)
-        if (x := first_tensor(values)) is not None and x.shape[:2] != value.shape[:2] and x.ndim == 3:
+        value = vectors(hookpoint, values, self.shape, layout=self.layouts.get(hookpoint))
+        x = None if hookpoint in self.layouts else first_tensor(values)
+        if x is not None and x.shape[:2] != value.shape[:2] and x.ndim == 3:
             self.turned.add(hookpoint)
         del self.missing[hookpoint]
         if not self.missing:
@@ -212,21 +246,25 @@ class _Stop(Exception):
 def _hooked(base: nn.Module, capture: Capture) -> Iterator[None]:
     with ExitStack() as stack:
         for hookpoint in list(capture.missing):
-            module, side = locate(base, hookpoint)
+            module, side, call = locate(base, hookpoint)
             if side == "input":
-                handle = module.register_forward_pre_hook(partial(capture.on_input, hookpoint), with_kwargs=True)
+                hook = at_call(call, partial(capture.on_input, hookpoint))
+                handle = module.register_forward_pre_hook(hook, with_kwargs=True)
             else:
-                handle = module.register_forward_hook(partial(capture.on_output, hookpoint))
+                handle = module.register_forward_hook(at_call(call, partial(capture.on_output, hookpoint)))
             stack.enter_context(handle)
         yield
 
 
+def at_call(call: int, hook: Callable[..., None]) -> Callable[..., None]:
+    """The hook, left out the first `call` times."""
+    left = iter(range(call))
+    return lambda *args: hook(*args) if next(left, None) is None else None
+
+
 def first_tensor(values: Any) -> Tensor | None:
     """The value itself, or the first tensor of several."""
-    if isinstance(values, dict):  # transformers' ModelOutput
-        values = tuple(values.values())
-    several = values if isinstance(values, tuple | list) else (values,)
-    return next((each for each in several if isinstance(each, Tensor)), None)
+    return next(iter(tensors_in(values)), None)
 
 
 def check_one_stream(hookpoint: str, output: Any, shape: tuple[int, ...] | None = None) -> None:
@@ -246,13 +284,21 @@ def check_one_stream(hookpoint: str, output: Any, shape: tuple[int, ...] | None 
 
 
 def vectors(
-    hookpoint: str, values: Any, shape: tuple[int, ...] | None = None, *, turned: bool = False
+    hookpoint: str,
+    values: Any,
+    shape: tuple[int, ...] | None = None,
+    *,
+    turned: bool = False,
+    layout: Layout | None = None,
 ) -> Float[Tensor, "batch seq d_in"]:
     """What passes a hookpoint, one vector for each token of `shape`. Raises ValueError if it is nothing of the kind.
 
-    Where it is known to carry (seq, batch, d_in), `turned` says so.
+    Where it is known to carry (seq, batch, d_in), `turned` says so, and where the tokens are a part of it, `layout`.
     """
-    value = first_tensor(values)
+    try:
+        value = first_tensor(values) if layout is None else layout.read(values)
+    except ValueError as error:
+        raise HookpointError(f"hookpoint {hookpoint} must carry one vector per token, and carries {error}") from None
     # A caller that does not know the tokens sees three axes alone: (batch, seq, d_in).
     known = value.shape[:2] if shape is None and value is not None and value.ndim == 3 else shape
     found = None if value is None or known is None else as_tokens(value, known, positions_first=turned)
@@ -262,47 +308,3 @@ def vectors(
             f"hookpoint {hookpoint} must carry one vector per token, {expected}, got {found_instead(value, shape)}"
         )
     return found
-
-
-@contextmanager
-def evaluating(base: nn.Module) -> Iterator[None]:
-    """Dropout off, and each module's own training flag back afterwards."""
-    training = [module for module in base.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-@contextmanager
-def as_before(model: nn.Module) -> Iterator[None]:
-    """What modules note of the tokens they read is forgotten: a few of them make BigBird another model for good."""
-    before = [(module, _state_of(module)) for module in model.modules()]
-    try:
-        yield
-    finally:
-        for module, (attributes, parts) in before:
-            module.__dict__.clear()
-            module.__dict__.update(attributes)
-            for name, part in parts.items():
-                module.__dict__[name].clear()
-                module.__dict__[name].update(part)
-
-
-def _state_of(module: nn.Module) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """A module's attributes, and the modules and tensors that it holds."""
-    parts = {name: dict(vars(module)[name]) for name in ("_modules", "_parameters", "_buffers")}
-    return dict(vars(module)), parts
-
-
-def device_of(base: nn.Module) -> torch.device:
-    """Where tokens go in. Weights that accelerate keeps elsewhere until they are needed are on no device."""
-    return next((p.device for p in base.parameters() if not p.is_meta), torch.device("cpu"))
-
-
-def without_cache(base: nn.Module) -> dict[str, bool]:
-    """No key-value cache, in the words of the models that can have one."""
-    return {"use_cache": False} if "use_cache" in inspect.signature(base.forward).parameters else {}

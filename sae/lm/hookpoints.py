@@ -5,20 +5,26 @@ A hookpoint is a module path under the base model (the model without its head) a
 another way to write `layers.10`. A module that really has such a name (BERT's `encoder.layer.2.output`) wins. The first
 version of EleutherAI's library counted hidden states: its `layer_10.pt` is what block 10 receives.
 
+A block that runs several times in a forward, as ALBERT's one does, is another layer each time. `.call2` is its third
+run, counted from 0: `encoder.albert_layer_groups.0.call2`, and `….call2.input`. Without it the first run is meant.
+
 A model that reads more than text holds a text model. Paths of that part start there, so that a block has one name
 whichever class holds the weights: `layers.10`, also where it is `language_model.layers.10`, which means the same.
 
-Everything here is planning: it reads names and never runs the model, so a skeleton on the meta device is enough.
+Everything here is planning: a skeleton on the meta device is enough. It reads names; only a model that has fewer blocks
+than layers is run, with a few tokens, to see which block is which layer.
 """
 
 import difflib
+import inspect
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
+from .repeats import runs_of_blocks
 from .wrappers import unwrapped
 
 SIDES = ("input", "output")
@@ -27,6 +33,18 @@ ARROW = "->"
 WRAPPERS = ("model", "language_model", "text_model")
 """What classes that hold a text model call it: leading parts of a path that a class without the wrapper lacks."""
 _HIDDEN_STATE = re.compile(r"layer_(\d+)(\.pt)?")
+_CALL = re.compile(r"call(\d{1,4})")
+"""A run of a module, of several in a forward."""
+
+
+class Place(NamedTuple):
+    """What a hookpoint names."""
+
+    module: nn.Module
+    side: str
+    """What passes there: its "input" or its "output"."""
+    call: int = 0
+    """The run of the module in a forward, counted from 0."""
 
 
 def base_model(model: nn.Module) -> nn.Module:
@@ -46,6 +64,9 @@ def block_list(model: nn.Module) -> tuple[str, int]:
     """
     base = base_model(model)
     depth = _num_hidden_layers(base)
+    if depth is None and (part := part_that_reads(base)):
+        path, count = block_list(base.get_submodule(part))
+        return f"{part}.{path}", count
     lists = {path: m for path, m in base.named_modules() if isinstance(m, nn.ModuleList) and len(m) > 0}
     fitting = {path: m for path, m in lists.items() if depth in (None, len(m)) or depth == _sublayers(m)}
     if not fitting:
@@ -79,15 +100,34 @@ def resolve_hookpoints(
     base = base_model(model)
     if hookpoints:
         return _match_all(base, hookpoints)
-    path, count = block_list(base)
-    chosen = sorted(set(layers)) if layers else range(0, count, layer_stride)
+    names = block_names(base)
+    chosen = sorted(set(layers)) if layers else range(0, len(names), layer_stride)
     for layer in chosen:
-        if not 0 <= layer < count:
+        if not 0 <= layer < len(names):
             raise ValueError(
-                f"--layers must be between 0 and {count - 1} (the model has {count} layers), got {layer}; "
+                f"--layers must be between 0 and {len(names) - 1} (the model has {len(names)} layers), got {layer}; "
                 f"drop it, or leave --layers out to train every layer"
             )
-    return [_short(_text_path(base), f"{path}.{layer}") for layer in chosen]
+    return [names[layer] for layer in chosen]
+
+
+def block_names(model: nn.Module) -> list[str]:
+    """The hookpoint of each layer's output, in order.
+
+    They are the entries of the `block_list`, or the runs of blocks that run several times. Raises ValueError if there
+    is neither.
+    """
+    base = base_model(model)
+    text = _text_path(base)
+    try:
+        path, count = block_list(base)
+    except ValueError:
+        depth = _num_hidden_layers(base)
+        runs = runs_of_blocks(base, depth) if depth else []
+        if not runs:
+            raise
+        return [_named(_short(text, path), "output", call) for path, call in runs]
+    return [_short(text, f"{path}.{layer}") for layer in range(count)]
 
 
 def canonical(model: nn.Module, hookpoint: str) -> str:
@@ -95,11 +135,10 @@ def canonical(model: nn.Module, hookpoint: str) -> str:
 
     Raises ValueError if there is no such module.
     """
-    module, side = locate(model, hookpoint)
+    module, side, call = locate(model, hookpoint)
     base = base_model(model)
     path = next(path for path, each in base.named_modules() if each is module)
-    name = _short(_text_path(base), path)
-    return f"{name}.input" if side == "input" else name
+    return _named(_short(_text_path(base), path), side, call)
 
 
 def canonical_ends(model: nn.Module, name: str) -> str:
@@ -107,20 +146,41 @@ def canonical_ends(model: nn.Module, name: str) -> str:
     return ARROW.join(canonical(model, end.strip()) for end in name.split(ARROW))
 
 
-def locate(model: nn.Module, hookpoint: str) -> tuple[nn.Module, str]:
-    """The module that a hookpoint names, and which side of it: "input" or "output".
+def locate(model: nn.Module, hookpoint: str) -> Place:
+    """The module that a hookpoint names, which side of it, and which of its runs.
 
     Raises ValueError if there is no such module.
     """
     base = base_model(model)
     if (hidden_state := _HIDDEN_STATE.fullmatch(hookpoint)) and _submodule(base, hookpoint) is None:
-        hookpoint = f"{block_list(model)[0]}.{hidden_state[1]}.input"
+        hookpoint = f"{_number(block_names(model), int(hidden_state[1]))}.input"
     for name in _spellings(base, hookpoint):
-        parent, _, last = name.rpartition(".")
-        for path, side in ((name, "output"), (parent, last)):
-            if path and side in SIDES and (module := _submodule(base, path)) is not None:
-                return module, side
+        for path, side, call in _readings(name):
+            if path and (module := _submodule(base, path)) is not None:
+                return Place(module, side, call)
     raise ValueError(_matches_nothing(base, hookpoint))
+
+
+def _number(names: Sequence[str], number: int) -> str:
+    """The name of that number, or what it would be called if there were as many."""
+    return names[number] if number < len(names) else f"{names[0].rpartition('.')[0]}.{number}"
+
+
+def _named(path: str, side: str, call: int) -> str:
+    """The name of a place: module path, which run, which side, where they are not the first and the output."""
+    return f"{path}{f'.call{call}' if call else ''}{'.input' if side == 'input' else ''}"
+
+
+def _readings(name: str) -> list[tuple[str, str, int]]:
+    """What a name may mean, first choice first: path of a module, side, run. A module that is called so wins."""
+    parent, _, last = name.rpartition(".")
+    found = [(name, "output", 0)]
+    if last in SIDES:
+        found.append((parent, last, 0))
+    outer, _, inner = (parent if last in SIDES else name).rpartition(".")
+    if run := _CALL.fullmatch(inner):
+        found.append((outer, last if last in SIDES else "output", int(run[1])))
+    return found
 
 
 def _check_choice(hookpoints: Sequence[str], layers: Sequence[int], layer_stride: int) -> None:
@@ -142,25 +202,25 @@ def _match_all(base: nn.Module, patterns: Iterable[str]) -> list[str]:
         if not found:
             raise ValueError(_matches_nothing(base, pattern))
     place, text = {path: index for index, path in enumerate(paths)}, _text_path(base)
-    order = {_short(text, name): (place[path], name == path) for found in matches for name, path in found.items()}
-    return sorted(order, key=order.__getitem__)
+    places = dict.fromkeys(each for match in matches for each in match)
+    in_order = sorted(places, key=lambda each: (place[each[0]], each[2], each[1] == "output"))
+    return list(dict.fromkeys(_named(_short(text, path), side, call) for path, side, call in in_order))
 
 
-def _first_match(base: nn.Module, paths: Sequence[str], pattern: str) -> dict[str, str]:
+def _first_match(base: nn.Module, paths: Sequence[str], pattern: str) -> list[tuple[str, str, int]]:
     """What a pattern stands for, in the first of its spellings that stands for something."""
     matches = (_match(paths, spelling) for spelling in _spellings(base, pattern))
-    return next(filter(None, matches), {})
+    return next(filter(None, matches), [])
 
 
-def _match(paths: Sequence[str], pattern: str) -> dict[str, str]:
-    """The hookpoints that one pattern stands for: {canonical name: module path}."""
-    found = {path: path for path in paths if fits(path, pattern)}
-    parent, _, side = pattern.rpartition(".")
-    if side in SIDES:
-        known = set(paths)
-        for path in paths:
-            if fits(path, parent) and f"{path}.{side}" not in known:
-                found[f"{path}.input" if side == "input" else path] = path
+def _match(paths: Sequence[str], pattern: str) -> list[tuple[str, str, int]]:
+    """The places that one pattern stands for: module path, side, run."""
+    known = set(paths)
+    found: list[tuple[str, str, int]] = []
+    for parent, side, call in _readings(pattern):
+        ending = pattern[len(parent) :]
+        fitting = [path for path in paths if fits(path, parent)]
+        found += [(path, side, call) for path in fitting if not ending or path + ending not in known]
     return found
 
 
@@ -203,6 +263,8 @@ def _text_path(base: nn.Module) -> str:
     kind = type(config.get_text_config())
     of_text = [path for path in above if type(getattr(base.get_submodule(path), "config", None)) is kind]
     path = next((path for path in of_text if not _has_own_head(base.get_submodule(path))), "")
+    if path and (headless := base_model(base.get_submodule(path))) is not base.get_submodule(path):
+        path = next(inside for inside, module in base.named_modules() if module is headless)
     while path and (inner := _only_part(base, path)) in above[1:]:
         path = inner
     return path
@@ -227,7 +289,15 @@ def _submodule(base: nn.Module, path: str) -> nn.Module | None:
 
 def _num_hidden_layers(base: nn.Module) -> int | None:
     config: Any = getattr(base, "config", None)
-    return None if config is None else getattr(config.get_text_config(), "num_hidden_layers", None)
+    depth = None if config is None else getattr(config.get_text_config(), "num_hidden_layers", None)
+    return depth if isinstance(depth, int) else None  # LXMERT's is a dictionary
+
+
+def part_that_reads(base: nn.Module) -> str:
+    """Path of the one model, of several in another, that reads token ids; "" if there is not one alone."""
+    parts = [(name, part) for name, part in base.named_children() if hasattr(part, "config")]
+    reading = [name for name, part in parts if "input_ids" in inspect.signature(part.forward).parameters]
+    return reading[0] if len(reading) == 1 else ""
 
 
 def embedding_path(base: nn.Module) -> str:

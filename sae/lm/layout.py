@@ -1,9 +1,61 @@
 """One vector for each token, whatever shape a module gives the residual stream, where its token axis is certain."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
+
+
+class Layout(NamedTuple):
+    """Which part of a module's values holds one vector for each token, where it is not all of the first tensor."""
+
+    tensors: tuple[int, ...] = (0,)
+    """Which of its tensors; several are side by side in d_in."""
+    before: int = 0
+    """Positions before those of the tokens, such as a prompt's."""
+    after: int = 0
+    """Positions after them."""
+
+    def read(self, values: Any) -> Tensor:
+        """The part. Raises ValueError, without saying where, for values that have no such part."""
+        found = tensors_in(values)
+        if len(found) <= max(self.tensors):
+            raise ValueError(f"{len(found)} tensors, where there were {max(self.tensors) + 1}")
+        parts = [found[i] for i in self.tensors]
+        whole = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+        if whole.shape[1] <= self.before + self.after:
+            raise ValueError(
+                f"{whole.shape[1]} positions, where {self.before + self.after} are none of the tokens'; "
+                "give all tokens at once, without a cache (use_cache=False)"
+            )
+        return whole[:, self.before : whole.shape[1] - self.after]
+
+    def replaced(self, values: Any, new: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Each tensor that takes part, and what it is when `new` stands in the part's place."""
+        found = [tensors_in(values)[i] for i in self.tensors]
+        pairs = []
+        for old, part in zip(found, new.chunk(len(found), -1), strict=True):
+            whole = old.clone()
+            whole[:, self.before : old.shape[1] - self.after] = part
+            pairs.append((old, whole))
+        return pairs
+
+
+def received(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...] | dict[str, Any]:
+    """What a module receives: its arguments, or if no tensor is among them the named ones, hidden_states first."""
+    if any(isinstance(each, Tensor) for each in args):
+        return args
+    return {name: kwargs[name] for name in sorted(kwargs, key="hidden_states".__ne__)}
+
+
+def tensors_in(values: Any) -> list[Tensor]:
+    """The value itself, or all tensors of several."""
+    if isinstance(values, dict):  # transformers' ModelOutput
+        values = tuple(values.values())
+    several = values if isinstance(values, tuple | list) else (values,)
+    return [each for each in several if isinstance(each, Tensor)]
 
 
 def as_tokens(

@@ -19,7 +19,7 @@ from torch import nn
 
 from .adapter import adapter_in, check_peft, merge
 from .explain import Access, explained
-from .hookpoints import base_model
+from .hookpoints import base_model, part_that_reads
 from .wrappers import unwrapped
 
 if TYPE_CHECKING:
@@ -261,6 +261,8 @@ def vocab_size(model: nn.Module | PreTrainedConfig) -> int:
         return model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
     except (AttributeError, NotImplementedError):
         config: Any = getattr(model, "config", None)
+    if part := part_that_reads(model):
+        return vocab_size(model.get_submodule(part))
     if not hasattr(config, "get_text_config"):
         raise ValueError(
             f"the model must be one of transformers, which says how many tokens it knows, got {type(model).__name__}; "

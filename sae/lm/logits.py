@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from .forward import as_before, device_of, evaluating, without_cache
 from .fused import fused
-from .harvest import as_before, device_of, evaluating, without_cache
 from .hookpoints import base_model
 from .load import class_with_head, is_masked, vocab_size
 from .wrappers import eagerly, unwrapped

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .harvest import as_before, device_of, evaluating, without_cache
+from .forward import as_before, device_of, evaluating, without_cache
 from .hookpoints import base_model, block_list
 from .logits import NoHeadError, full_logits, probe_tokens
 from .wrappers import eagerly, unwrapped

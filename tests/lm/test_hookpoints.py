@@ -82,12 +82,14 @@ def test_of_lists_as_long_as_the_model_is_deep_the_one_with_the_parameters_holds
     assert block_list(model) == ("blocks", 4)
 
 
-def test_a_model_that_reuses_one_block_is_told_to_use_hookpoints() -> None:
+def test_a_model_without_a_list_of_blocks_is_told_to_use_hookpoints() -> None:
     albert = AlbertConfig(
         hidden_size=8, embedding_size=8, intermediate_size=8, num_hidden_layers=3, num_attention_heads=2, vocab_size=9
     )
+    model = skeleton(albert)
+    model.encoder.albert_layer_groups = nn.ModuleDict()  # and so it does not run either
     with pytest.raises(ValueError, match=r"AlbertModel must have a list of its 3 .* --hookpoints .*encoder"):
-        block_list(skeleton(albert))
+        resolve_hookpoints(model)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +126,7 @@ def test_a_choice_stands_for_these_hookpoints(llama: nn.Module, choice: dict, ex
 
 def test_a_module_that_is_really_named_output_wins_over_the_suffix(bert: nn.Module) -> None:
     assert resolve_hookpoints(bert, hookpoints=["encoder.layer.1.output"]) == ["encoder.layer.1.output"]
-    assert locate(bert, "encoder.layer.1.output") == (bert.get_submodule("encoder.layer.1.output"), "output")
+    assert locate(bert, "encoder.layer.1.output") == (bert.get_submodule("encoder.layer.1.output"), "output", 0)
     assert resolve_hookpoints(bert, hookpoints=["encoder.layer.*.output.output"])[0] == "encoder.layer.0.output"
     assert resolve_hookpoints(bert, hookpoints=["bert.encoder.layer.1.intermediate.output"]) == [
         "encoder.layer.1.intermediate"
@@ -142,7 +144,7 @@ def test_a_resolved_hookpoint_is_a_fixed_point_and_can_be_located(llama: nn.Modu
     assert resolve_hookpoints(llama, hookpoints=names) == names
     assert len(names) == len(set(names)) == 3 + 2 * 12 + 1
     for name in names:
-        module, side = locate(llama, name)
+        module, side, _ = locate(llama, name)
         assert module is llama.get_submodule(name.removesuffix(".input"))
         assert side == ("input" if name.endswith(".input") else "output")
 

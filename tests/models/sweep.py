@@ -30,20 +30,11 @@ from sae import lm
 
 MORE_THAN_TOKENS = "must run on token ids alone"
 REFUSED = {
-    "albert": "must have a list of its 2 transformer blocks",
-    "reformer": "returns 2 of shape",
     "canine": "4 vectors for 16 tokens",
-    "cpmant": "positions for 3 tokens",
     "blt": "has several stacks of blocks",
     "squeezebert": "was not reached",
     "funnel": "was not reached",
-    "hrm_text": "must have a list of its",
-    "lxmert": "must have a list of its",
-    "pegasus_x": "positions for 3 tokens",
-    "zaya": "returns 2 of shape",
     "pi0": "has several stacks of blocks",
-    "fastspeech2_conformer_with_hifigan": "has several stacks of blocks",
-    "blip": "matches nothing",
     "kyutai_speech_to_text": MORE_THAN_TOKENS,
     "step3p7": MORE_THAN_TOKENS,
 }
@@ -51,8 +42,10 @@ REFUSED = {
 OTHER_STATES = {
     "mamba": "one earlier", "mamba2": "one earlier", "falcon_mamba": "one earlier", "rwkv": "one earlier",
     "deepseek_v4": "several streams", "gemma3n_text": "several streams", "glm5_next": "several streams",
-    "glm5_next_text": "several streams", "hy_v4": "several streams", "sam3_lite_text_text_model": "none shown",
+    "glm5_next_text": "several streams", "reformer": "several streams", "hy_v4": "several streams",
+    "sam3_lite_text_text_model": "none shown",
     "flava": "none shown", "tipsv2": "none shown", "xlstm": "none shown", "fastspeech2_conformer": "none shown",
+    "fastspeech2_conformer_with_hifigan": "none shown",
 }  # fmt: skip
 """Types whose hidden states, as transformers shows them, are not what the blocks put out, and in which way."""
 SHAPES = "mat1 and mat2|split_with_sizes|must match the size|argument in the config"
@@ -135,8 +128,15 @@ def tokens_of(batch: int, seq: int, vocab_size: int = VOCAB_SIZE) -> Tensor:
 
 
 @contextmanager
-def replaced(module: nn.Module, replace: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """By hand: the module's first tensor replaced."""
+def replaced(
+    module: nn.Module, replace: Callable[[Tensor], Tensor], *, call: int = 0, streams: int = 1, before: int = 0
+) -> Iterator[None]:
+    """By hand: the module's first tensor replaced in its run of that number, but for positions `before` the tokens.
+
+    Of several `streams` as many first tensors are.
+    """
+    earlier = iter(range(call))
+    done: list[bool] = []
 
     def in_its_shape(value: Tensor) -> Tensor:
         if value.ndim == 3:
@@ -147,6 +147,15 @@ def replaced(module: nn.Module, replace: Callable[[Tensor], Tensor]) -> Iterator
         return torch.stack(new.chunk(len(value), -1)) if streams_first else new.view_as(value)
 
     def hook(module: nn.Module, args: Any, output: Any) -> Any:
+        if next(earlier, None) is not None or done:
+            return output
+        done.append(True)
+        if streams > 1:
+            new = replace(torch.cat(output[:streams], -1)).chunk(streams, -1)
+            return type(output)(*new, *output[streams:])
+        if before:
+            new = torch.cat([output[0][:, :before], replace(output[0][:, before:])], 1)
+            return (new, *output[1:])
         if isinstance(output, Tensor):
             return in_its_shape(output)
         if isinstance(output, dict):
@@ -170,6 +179,7 @@ def logits(model: nn.Module, tokens: Tensor) -> Tensor:
 
 def relation(mine: Tensor, states: Any, number: int) -> str:
     """What block `number` puts out, among the hidden states that transformers shows, the embeddings first."""
+    states = [each for each in states or () if isinstance(each, Tensor)]
     if not states:
         return "none shown"
     if mine.shape[-1] > states[0].shape[-1]:
@@ -294,10 +304,13 @@ class Sweep:
         found = sae.evaluate(self.model, self.tokens, self.saes, batch_size=2)
         clean = logits(self.model, self.tokens).log_softmax(-1)
         for name, one in self.saes.items():
-            module, _ = lm.locate(self.model, name)
+            module, _, call = lm.locate(self.model, name)
             with replaced(
                 module,
                 lambda x, one=one: one(x).recon.to(x.dtype),
+                call=call,
+                streams=2 if self.type == "reformer" else 1,
+                before=32 if self.type == "cpmant" else 0,
             ):
                 other = logits(self.model, self.tokens).log_softmax(-1)
             true = (clean.exp() * (clean - other)).nansum(-1).mean().item()

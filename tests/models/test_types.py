@@ -19,7 +19,13 @@ TYPES = {
     "mamba": "OK",  # no attention
     "fnet": "OK",  # float32 only
     "dpr": "OK",  # no head
-    "reformer": "REFUSED",  # two streams, of which none is the whole
+    "albert": "OK",  # one block that runs several times
+    "hrm_text": "OK",  # two stacks that run in turns
+    "cpmant": "OK",  # a prompt before the tokens
+    "reformer": "OK",  # two streams that are one state
+    "zaya": "OK",  # a router's state beside the residual stream
+    "pegasus_x": "OK",  # pads, and its global tokens are apart
+    "fastspeech2_conformer_with_hifigan": "OK",  # a model of text inside one of sound
     "squeezebert": "REFUSED",  # blocks without a forward
     "clip": "REFUSED",  # needs an image
 }

@@ -158,6 +158,8 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "ffn_config": {"hidden_size": 32, "ffn_hidden_size": 48},
     },
     "esmc": {"vocab_size": 99},
+    "pegasus_x": {"block_size": 4},
+    "zaya": {"router_hidden_size": 16},
     "hrm_text": {"num_layers_per_stack": 2, "num_hidden_layers": 16},
     "zamba": {
         "layers_block_type": ["mamba", "hybrid"] * 2, "num_hidden_layers": 4, "mamba_dt_rank": 4,

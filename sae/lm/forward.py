@@ -1,0 +1,53 @@
+"""What every forward of a language model that we start has around it."""
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def evaluating(base: nn.Module) -> Iterator[None]:
+    """Dropout off, and each module's own training flag back afterwards."""
+    training = [module for module in base.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def as_before(model: nn.Module) -> Iterator[None]:
+    """What modules note of the tokens they read is forgotten: a few of them make BigBird another model for good."""
+    before = [(module, _state_of(module)) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, (attributes, parts) in before:
+            module.__dict__.clear()
+            module.__dict__.update(attributes)
+            for name, part in parts.items():
+                module.__dict__[name].clear()
+                module.__dict__[name].update(part)
+
+
+def _state_of(module: nn.Module) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """A module's attributes, and the modules and tensors that it holds."""
+    parts = {name: dict(vars(module)[name]) for name in ("_modules", "_parameters", "_buffers")}
+    return dict(vars(module)), parts
+
+
+def device_of(base: nn.Module) -> torch.device:
+    """Where tokens go in. Weights that accelerate keeps elsewhere until they are needed are on no device."""
+    return next((p.device for p in base.parameters() if not p.is_meta), torch.device("cpu"))
+
+
+def without_cache(base: nn.Module) -> dict[str, bool]:
+    """No key-value cache, in the words of the models that can have one."""
+    return {"use_cache": False} if "use_cache" in inspect.signature(base.forward).parameters else {}
