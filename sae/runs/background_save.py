@@ -7,6 +7,7 @@ taken by a run that is shorter than `save_every`.
 import copy
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -35,17 +36,21 @@ class Saver:
         """Copy the state and begin to write it; returns the folder that it will be in. Waits for the one before."""
         return self._begin(state, self._copied)
 
-    def save(self, state: Checkpoint) -> Path:
-        """Write the state, of which no copy is taken, and wait until it is on disk; returns its folder."""
-        folder = self._begin(state, lambda state: state)
+    def save(self, state: Checkpoint, *, anew: bool = False) -> Path:
+        """Write the state, of which no copy is taken, and wait until it is on disk; returns its folder.
+
+        `anew` is `checkpoint.save`'s.
+        """
+        folder = self._begin(state, lambda state: state, anew=anew)
         self.wait()
         return folder
 
-    def _begin(self, state: Checkpoint, taken: Callable[[Checkpoint], Checkpoint]) -> Path:
+    def _begin(self, state: Checkpoint, taken: Callable[[Checkpoint], Checkpoint], *, anew: bool = False) -> Path:
         self.wait()
         step = self.newest_step = state.trainer["step"]
-        if step != self._saved_step:
-            self._thread = threading.Thread(target=self._write, args=(taken(state),), name="checkpoint", daemon=True)
+        if anew or step != self._saved_step:
+            write = partial(self._write, taken(state), anew=anew)
+            self._thread = threading.Thread(target=write, name="checkpoint", daemon=True)
             self._thread.start()
         return self._run / f"step_{step}"
 
@@ -62,10 +67,10 @@ class Saver:
         if error is not None:
             raise error
 
-    def _write(self, state: Checkpoint) -> None:
+    def _write(self, state: Checkpoint, *, anew: bool) -> None:
         step = state.trainer["step"]
         try:
-            checkpoint.save(self._run, step, state)
+            checkpoint.save(self._run, step, state, anew=anew)
             self._saved_step = step
             checkpoint.rotate(self._run, self._keep_last)
         except Exception as error:  # told by the next `check`

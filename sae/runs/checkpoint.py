@@ -30,6 +30,8 @@ from sae.formats.find import BEST
 from sae.storage.files import MANIFEST, is_inside, link_that_leaves, read_json, sha256_of, sync, write_json
 
 TRAINER, STATE, CONFIG = "trainer.json", "state.safetensors", "config.json"
+_REPLACED = ".replaced"
+"""What the name of a checkpoint ends in while its newer state takes its place."""
 _MAX_JSON_BYTES = 2**26
 """A manifest has about 400 bytes a hookpoint; the position in a stream holds tokens that wait."""
 
@@ -47,14 +49,15 @@ class Checkpoint(NamedTuple):
 # Writing
 
 
-def save(run: Path, step: int, checkpoint: Checkpoint) -> Path:
+def save(run: Path, step: int, checkpoint: Checkpoint, *, anew: bool = False) -> Path:
     """Write `<run>/step_<step>` and return it. A crash leaves no folder of that name, or a complete one.
 
+    A step has one state, and nothing is written where it is there already, unless it is to be written `anew`.
     Raises OSError in one line if the disk is full, FloatingPointError if a tensor is not finite; both leave nothing.
     """
     final = run / f"step_{step}"
-    if is_undamaged(final):
-        return final  # A step has one state: it is there already.
+    if not anew and is_undamaged(final):
+        return final
     partial = begin(run, step)
     try:
         write_part(partial, checkpoint)
@@ -71,8 +74,9 @@ def begin(run: Path, step: int) -> Path:
     """An empty folder for the parts of a checkpoint; what a crash has left of others is removed."""
     for left in run.glob(".step_*.partial"):
         _remove(left)
-    if (run / f"step_{step}").exists():
-        _remove(run / f"step_{step}")  # damaged
+    final = run / f"step_{step}"
+    if final.exists() and not is_undamaged(final):
+        _remove(final)
     partial = run / f".step_{step}.partial"
     partial.mkdir(parents=True)
     return partial
@@ -97,9 +101,23 @@ def finish(partial: Path, trainer: dict[str, Any]) -> Path:
         shutil.copyfile(config, partial / CONFIG)
     _write_manifest(partial)
     final = partial.with_name(partial.name[1:].removesuffix(".partial"))
+    replaced = final.with_name(f".{final.name}{_REPLACED}")
+    if final.exists():
+        final.rename(replaced)
     partial.rename(final)
     sync(final.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
     return final
+
+
+def put_back(run: Path) -> None:
+    """Give a checkpoint that was being replaced when a process died its name again."""
+    for replaced in run.glob(f".step_*{_REPLACED}"):
+        final = run / replaced.name[1:].removesuffix(_REPLACED)
+        if final.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
+        else:
+            replaced.rename(final)
 
 
 def _check_finite(name: str, weights: dict[str, Tensor], state: dict[str, Tensor]) -> None:

@@ -1,5 +1,6 @@
-"""Calibration of batchtopk's threshold on tokens that were not trained on, with the weights of the end."""
+"""Batchtopk's threshold: that of the steps while it is trained, and its calibration on other tokens at the end."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -8,6 +9,45 @@ from sae.dictionary.gradients import Weights, encoded
 from sae.dictionary.shards import LatentShards
 from sae.dictionary.threshold import RunningThreshold
 from sae.ops.encode import Select
+
+
+class Thresholds:
+    """Batchtopk's two thresholds, both quantiles of one histogram of the activations of the newest steps.
+
+    That of the steps keeps as many latents as training keeps now, and is what it selects by. That of the dictionary
+    keeps its k, is saved, and is what inference selects by. They are set together, whenever the histogram or the number
+    changes; until a `Calibration` sets that of the dictionary by other tokens.
+    """
+
+    def __init__(self, k: int, of_dictionary: Tensor) -> None:
+        """`k` is the dictionary's, and `of_dictionary` its threshold (), which is written."""
+        self._k, self._of_dictionary = k, of_dictionary
+        self.of_steps = of_dictionary.clone()
+        self.histogram = RunningThreshold(of_dictionary.device)
+
+    @classmethod
+    def of(cls, sae: Sae) -> "Thresholds | None":
+        """Those of a dictionary; None if its selection needs none."""
+        return None if sae.threshold is None else cls(sae.cfg.k, sae.threshold)
+
+    def add(self, acts: Float[Tensor, "tokens width"]) -> None:
+        """Count the activations of these tokens of the step, selected or not."""
+        self.histogram.add(acts)
+
+    def end_step(self, k: int, shards: LatentShards) -> None:
+        """Let the step count, of which each shard has counted its own latents, and keep `k` from now on."""
+        shards.sum_(self.histogram.step_counts[:-1])
+        self.histogram.end_step()
+        self.set(k)
+
+    def set(self, k: int) -> None:
+        """Keep `k` in the steps, and the dictionary's k in it."""
+        self.resume(k)
+        self._of_dictionary.copy_(self.histogram.value(self._k))
+
+    def resume(self, k: int) -> None:
+        """Keep `k` in the steps. That of the dictionary stays, which may have been calibrated."""
+        self.of_steps.copy_(self.histogram.value(k))
 
 
 class Calibration:
@@ -23,9 +63,12 @@ class Calibration:
         code = encoded(self._weights, x, self._candidates, shards=self._shards, by_threshold=True)
         self._counts.add(code.acts)
 
-    def end(self) -> None:
-        """Set the threshold that keeps k latents of a token in the mean; of no token nothing."""
+    def end(self) -> bool:
+        """Set the threshold that keeps k latents of a token in the mean; of no token nothing. Whether it changed."""
         self._shards.sum_(self._counts.step_counts[:-1])
         self._counts.end_step()
-        if self._counts.counts[-1] and self._sae.threshold is not None:
-            self._sae.threshold.copy_(self._counts.value(self._sae.cfg.k))
+        if not self._counts.counts[-1] or self._sae.threshold is None:
+            return False
+        before = self._sae.threshold.clone()
+        self._sae.threshold.copy_(self._counts.value(self._sae.cfg.k))
+        return not torch.equal(before, self._sae.threshold)

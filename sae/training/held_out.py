@@ -1,12 +1,13 @@
 """How good the autoencoders in training are on tokens that are held out."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import islice
 
 import torch
 
-from sae.activations.feed import LiveFeed
+from sae.activations.feed import Feed, LiveFeed
+from sae.activations.source import Batch
 from sae.config import TrainConfig
 from sae.dictionary.autoencoder import Sae
 from sae.dictionary.shards import LatentShards
@@ -14,8 +15,31 @@ from sae.evaluation.evaluate import evaluate_many
 from sae.evaluation.reconstruction import ReconstructionMetrics
 from sae.runs.log import Record
 
+_MOST_KEPT = 2**30
+"""Bytes of activations that are kept, at most."""
 EVAL_TOKENS = 16_384
 """Held-out tokens that --eval_every measures on, at most, and at least a batch."""
+
+
+class HeldOut:
+    """The held-out tokens and their activations, which the language model makes once where they are asked for twice."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+        self._kept: list[Batch] | None = None
+
+    def batches(self, *, keep: bool = False) -> Iterator[Batch]:
+        """All of them. What was gone through with `keep` is there the next time, unless it takes over 1 GiB."""
+        if self._kept is not None:
+            yield from self._kept
+            return
+        kept: list[Batch] = []
+        room = _MOST_KEPT if keep else 0
+        for batch in self._feed.held_out_batches():
+            room -= sum(acts.nbytes for acts in batch.activations.values())
+            kept = [*kept, batch] if room >= 0 else []
+            yield batch
+        self._kept = kept if room >= 0 else None
 
 
 def of_all_parts(metrics: ReconstructionMetrics, shards: LatentShards, parts: int) -> ReconstructionMetrics:

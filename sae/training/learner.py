@@ -31,11 +31,10 @@ from sae.dictionary.losses import Ordinary, spread
 from sae.dictionary.selection import selection, width
 from sae.dictionary.shards import WHOLE, LatentShards
 from sae.dictionary.spec import PER_LATENT
-from sae.dictionary.threshold import RunningThreshold
 from sae.ops import eight_bit
 from sae.ops.encode import Encode
 from sae.training.adam import Adam, Gradient, Tangent
-from sae.training.calibration import Calibration
+from sae.training.calibration import Calibration, Thresholds
 from sae.training.capped_adam import CappedAdam
 from sae.training.cuda_graphs import StepRecording
 from sae.training.dead_latents import DeadLatents
@@ -96,8 +95,7 @@ class SaeLearner:
         self._compute_dtype = sae.dtype if encode_in_8bit else compute_dtype
         self._encode_in_8bit = bool(encode_in_8bit)
         self._probe: Tensor | None = None
-        self._threshold = RunningThreshold(sae.device) if sae.cfg.selection == "batchtopk" else None
-        self._step_threshold = None if sae.threshold is None else sae.threshold.clone()
+        self._thresholds = Thresholds.of(sae)
         self._is_autoencoder = sae.spec.is_autoencoder
         me = weakref.proxy(self)  # so that only its users keep the learner
         self._recording = StepRecording((lambda x: me._differentiate(x)), (lambda: me._take_step()))
@@ -173,12 +171,12 @@ class SaeLearner:
     def _read_weights(self, x: Float[Tensor, "tokens d_in"], add_up: AddUp) -> None:
         """Read the parameters anew, and find batchtopk's threshold for them."""
         self._set_weights()
-        if self._threshold is None:
+        if self._thresholds is None:
             return
-        self._threshold.counts.zero_()
-        self._threshold.add(encoded(self._weights, x, self._candidates, encode=self._encode, by_threshold=True).acts)
-        add_up([self._threshold.step_counts])
-        self._end_threshold_step()
+        self._thresholds.histogram.counts.zero_()
+        self._thresholds.add(encoded(self._weights, x, self._candidates, encode=self._encode, by_threshold=True).acts)
+        add_up([self._thresholds.histogram.step_counts])
+        self._thresholds.end_step(self._k, self._shards)
 
     def calibration(self) -> Calibration:
         """What sets batchtopk's threshold by other tokens than those of the steps: for the end of training.
@@ -186,19 +184,6 @@ class SaeLearner:
         To go on training after it, load a `state_dict` first.
         """
         return Calibration(self.sae, self._candidates, self._shards)
-
-    def _end_threshold_step(self) -> None:
-        assert self._threshold is not None and self.sae.threshold is not None
-        self._shards.sum_(self._threshold.step_counts[:-1])
-        self._threshold.end_step()
-        self._set_thresholds()
-
-    def _set_thresholds(self) -> None:
-        """Batchtopk's threshold of the steps keeps as many as they do now; that of the dictionary keeps k."""
-        if self._threshold is None or self.sae.threshold is None or self._step_threshold is None:
-            return
-        self._step_threshold.copy_(self._threshold.value(self._k))
-        self.sae.threshold.copy_(self._threshold.value(self.sae.cfg.k))
 
     def _set_weights(self) -> None:
         """Read the parameters anew, after they were set."""
@@ -209,11 +194,13 @@ class SaeLearner:
     def _set_k(self, k: int) -> None:
         """Let so many latents of each token stay."""
         cfg = self.sae.cfg
-        self._k, self._select = k, selection(cfg, k=k, threshold=self._step_threshold)
+        thresholds = self._thresholds
+        self._k, self._select = k, selection(cfg, k=k, threshold=None if thresholds is None else thresholds.of_steps)
         most = width(cfg, k, self.sae.num_latents)
-        self._candidates = self._select if self._threshold is None else partial(ops.topk, k=most)
+        self._candidates = self._select if thresholds is None else partial(ops.topk, k=most)
         """What stays before batchtopk's threshold, which is found among it."""
-        self._set_thresholds()
+        if thresholds is not None:
+            thresholds.set(k)
         self._levels = Levels.of(cfg, self._all_latents, k)
         self._encode: Encode = partial(eight_bit.encode, k=most) if self._encode_in_8bit else ops.encode
         self._recording.drop()
@@ -271,7 +258,7 @@ class SaeLearner:
         """Whether a step's shapes are known before: not where latents are sharded, nor in later parts of a step."""
         if not kernels.usable(self._weights.W_dec) or self._shards is not WHOLE or self._grads is not None:
             return False
-        return self._threshold is None and self._levels is None and self._is_autoencoder
+        return self._thresholds is None and self._levels is None and self._is_autoencoder
 
     def accumulate_with_others(self, code: Code, y: Float[Tensor, "tokens own"], known: Known) -> None:
         """The same for a code of `encode`, where others write too: `known` is what all leave of y, both scaled."""
@@ -318,19 +305,19 @@ class SaeLearner:
 
     def encode(self, x: Float[Tensor, "tokens d_in"]) -> Code:
         """The code of a step's tokens, which counts for batchtopk's threshold."""
-        by_threshold = self._threshold is not None
+        by_threshold = self._thresholds is not None
         code = encoded(
             self._weights, x, self._candidates, encode=self._encode, shards=self._shards, by_threshold=by_threshold
         )
-        if self._threshold is not None and self._step_threshold is not None:
-            self._threshold.add(code.acts)
-            code = code._replace(acts=code.acts * (code.acts > self._step_threshold))
+        if self._thresholds is not None:
+            self._thresholds.add(code.acts)
+            code = code._replace(acts=code.acts * (code.acts > self._thresholds.of_steps))
         return code
 
     def _differentiate(
         self, x: Float[Tensor, "tokens d_in"], y: Float[Tensor, "tokens d_out"] | None = None
     ) -> tuple[Gradients, Reconstruction]:
-        code, by_threshold = self.encode(x), self._threshold is not None
+        code, by_threshold = self.encode(x), self._thresholds is not None
         wanted = Wanted(self._scale(), self._limit(), self._normaliser.longest, self._levels)
         grads, recon = pullback(self._weights, code, y, wanted, ragged=by_threshold, shards=self._shards)
         if self._recipe.spare_massive and self._is_autoencoder:
@@ -396,7 +383,7 @@ class SaeLearner:
         dense = self._grads.dense()
         self._grads = Gradients(*dense)
         massive = [self._massive.step_total] if self._recipe.spare_massive else []
-        counts = [] if self._threshold is None else [self._threshold.step_counts]
+        counts = [] if self._thresholds is None else [self._thresholds.histogram.step_counts]
         later = [] if self._layer_scale_grad is None else [self._layer_scale_grad]
         return [*dense, self._fired, self._tokens, *massive, *counts, *later, *self._meters.of_step()]
 
@@ -419,8 +406,8 @@ class SaeLearner:
         self._tokens.zero_()
         if self._layer_scale_grad is not None:
             self._layer_scale_grad.zero_()
-        if self._threshold is not None:
-            self._end_threshold_step()
+        if self._thresholds is not None:
+            self._thresholds.end_step(self._k, self._shards)
         if self._recipe.spare_massive and self._is_autoencoder:
             self._reconstruct_massive()
 
@@ -498,8 +485,8 @@ class SaeLearner:
             "massive": self._massive.total,
         }
         state |= self._normaliser.state_dict(of_read=not self._is_autoencoder)
-        if self._threshold is not None:
-            state["threshold.counts"] = self._threshold.counts
+        if self._thresholds is not None:
+            state["threshold.counts"] = self._thresholds.histogram.counts
         state |= {f"meters.{name}": t for name, t in self._meters.state_dict().items()}
         state |= {f"adam.{name}": t for name, t in self._optimizer.state_dict().items()}
         return state
@@ -521,8 +508,8 @@ class SaeLearner:
         self.dead.load_state_dict({"tokens_since_fired": state["dead.tokens_since_fired"]})
         self._set_rates()
         self._set_weights()
-        if self._threshold is not None:
-            self._set_k(self._k)
+        if self._thresholds is not None:
+            self._thresholds.resume(self._k)
 
 
 def _optimizer(sae: Sae, recipe: Recipe, product_dtype: torch.dtype, shards: LatentShards) -> Adam:

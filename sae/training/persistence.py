@@ -55,13 +55,9 @@ class Persistence:
         """Begin to write a checkpoint; training may go on as soon as this returns."""
         self._world.from_main(partial(self._saver.start, state), slow=True)
 
-    def save(self, state: Checkpoint) -> Path:
-        """Write a checkpoint and wait until it is on disk; returns its folder."""
-        return self._world.from_main(partial(self._saver.save, state), slow=True)
-
-    def has_begun(self, step: int) -> bool:
-        """Whether the newest checkpoint that is on disk, or on its way there, is of this step, on all processes."""
-        return self._world.any(self._saver.newest_step == step)
+    def save(self, state: Checkpoint, *, anew: bool = False) -> Path:
+        """Write a checkpoint, `anew` if there is one of the step, and wait until it is on disk; returns its folder."""
+        return self._world.from_main(partial(self._saver.save, state, anew=anew), slow=True)
 
     def check(self) -> None:
         """Raise what went wrong while checkpoints were written, once; does not wait."""
@@ -81,6 +77,7 @@ class Persistence:
         return self._world.from_main(self._newest_undamaged, slow=True)
 
     def _newest_undamaged(self) -> tuple[Path | None, list[str]]:
+        checkpoint.put_back(self._path)
         folder, complaints = checkpoint.newest_undamaged(self._path)
         checkpoint.set_damaged_aside(self._path, folder)
         return folder, complaints

@@ -23,6 +23,7 @@ from sae.runs.folder import check_sources
 from sae.runs.log import Record, Sink, note
 from sae.training import first_look, held_out, persistence, progress
 from sae.training.building import live_feed, make_learners, make_saes, make_source
+from sae.training.held_out import HeldOut
 from sae.training.joint import joints
 from sae.training.launch import Launch
 from sae.training.learner import FIRST_TOKENS, SaeLearner
@@ -63,6 +64,7 @@ class SaeTrainer:
             wait=launch.stop.wait,
         )
         self.device = self.feed.device
+        self.held_out = HeldOut(self.feed)
 
         self.plan = plan = RunPlan.of(
             cfg,
@@ -78,7 +80,7 @@ class SaeTrainer:
             self._note(check_memory(held, plan.widths, cfg.recipe, free))
         elif cfg.finetune is None:  # whose sizes come with it
             check_cross_layer_memory(held, plan.widths, cfg.recipe, free)
-        self.saes = make_saes(plan, world, self.device, self._note)
+        self.saes = make_saes(plan, world, self.device, self._note, launch.typed)
         """Autoencoders that this process holds, by name: all, unless they are distributed."""
         shapes = self._merged({name: SaeShape.of(sae, cfg.shard_latents) for name, sae in self.saes.items()})
         self.learner_plans = {name: plan.learner(name, shape) for name, shape in shapes.items()}
@@ -134,9 +136,8 @@ class SaeTrainer:
             with self._open_log(after) as log, self.stop:
                 self._train(log)
             forced = self.stopped and self.step < self.total_steps  # then every second counts
-            if not (forced or self.persistence.has_begun(self.step)):
-                self.calibrate()
-            saved = self.save(measure=self.cfg.save_best and not forced)
+            calibrated = not forced and self.calibrate()
+            saved = self.save(measure=self.cfg.save_best and not forced, anew=calibrated)
         except Exception as error:
             error.add_note(self._save_what_is_left())
             raise
@@ -192,17 +193,17 @@ class SaeTrainer:
                 record |= self.evaluate_grafted() if self.world.is_main else {}
         log.write(record)
 
-    def calibrate(self) -> None:
-        """Fit the thresholds of batchtopk to the held-out tokens: their L0 is then k."""
+    def calibrate(self) -> bool:
+        """Fit the thresholds of batchtopk to the held-out tokens: their L0 is then k. Whether any has changed."""
         found = {name: each.calibration() for name, each in self.learners.items() if each.sae.threshold is not None}
         if found:
             with self.world.together():
-                for batch in self.feed.held_out_batches():
+                for batch in self.held_out.batches(keep=True):
                     pairs = self._by_sae(batch.activations)
                     for name, calibration in found.items():
                         calibration.add(pairs[name][0])
-        for calibration in found.values():
-            calibration.end()
+        changed = [calibration.end() for calibration in found.values()]
+        return self.world.any(any(changed))
 
     def _end_of_data(self, log: RunLog) -> None:
         """A stream has ended before the run. Raises ValueError if it did not hold one step."""
@@ -327,7 +328,7 @@ class SaeTrainer:
 
     def evaluate(self) -> dict[str, ReconstructionMetrics]:
         """Reconstruction of the held-out tokens, by autoencoder; of several copies each process measures a share."""
-        batches = (self._by_sae(batch.activations) for batch in self.feed.held_out_batches())
+        batches = (self._by_sae(batch.activations) for batch in self.held_out.batches())
         with self.world.together():
             rules = {name: learner.rule for name, learner in self.learners.items()}
             found = evaluate_reconstruction(
@@ -366,9 +367,9 @@ class SaeTrainer:
             own["held_out_fvu"] = {name: fvu for name, fvu in measured.items() if math.isfinite(fvu)}
         return self.persistence.state(own)
 
-    def save(self, *, measure: bool = False) -> Path:
-        """Write a checkpoint and wait until it is on disk; returns its folder."""
-        return self.persistence.save(self.state(measure=measure))
+    def save(self, *, measure: bool = False, anew: bool = False) -> Path:
+        """Write a checkpoint, `anew` if there is one of this step, and wait until it is on disk; returns its folder."""
+        return self.persistence.save(self.state(measure=measure), anew=anew)
 
     def _save_what_is_left(self) -> str:
         """Save after an error, if that is still possible; what to tell the user."""

@@ -135,6 +135,33 @@ def test_the_latest_is_the_highest_complete_step(tmp_path: Path) -> None:
     assert checkpoint.latest(run) == run / "step_20"
 
 
+def test_a_step_that_is_written_anew_takes_the_place_of_the_first(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, newer = saved.parent, make_checkpoint()
+    name = NAMES[0]
+    newer.saes[name].b_dec.data += 1
+    assert checkpoint.save(run, 3, newer, anew=True) == saved
+    loaded = checkpoint.load(saved, make_checkpoint())
+    assert torch.equal(loaded.saes[name].b_dec, newer.saes[name].b_dec)
+    assert [path.name for path in run.iterdir()] == ["step_3"]
+
+    # A process that dies between the two renames leaves neither name; the one before is put back.
+    before = files_in(saved)
+    rename = Path.rename
+
+    def die(path: Path, target: Path) -> Path:
+        if path.name.endswith(".partial"):
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", die)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(run, 3, make_checkpoint(), anew=True)
+    monkeypatch.undo()
+    assert checkpoint.latest(run) is None
+    checkpoint.put_back(run)
+    assert checkpoint.latest(run) == saved and files_in(saved) == before
+
+
 def test_saving_a_step_twice_keeps_the_first_and_returns_it(saved: Path) -> None:
     before, times = files_in(saved), {path: path.stat().st_mtime_ns for path in saved.rglob("*")}
     assert checkpoint.save(saved.parent, 3, make_checkpoint()) == saved

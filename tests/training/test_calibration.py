@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import IterableDataset
+from tiny_models import tiny_tokens
 from tiny_trainer import Make, maker
 
 from sae import Sae, SaeConfig, SaeTrainer
@@ -54,6 +56,44 @@ def test_k_latents_of_a_held_out_token_stay_in_the_mean(name: str, make: Make) -
         assert l0 == pytest.approx(K, rel=0.02)  # of 192 activations; bins are 1 % wide
 
 
+def stream_of(sequences: int) -> IterableDataset:
+    """Tiny tokens of which nobody knows how many there are."""
+    rows = tiny_tokens(sequences, 8, seed=1)
+    return IterableDataset.from_generator(lambda: ({"input_ids": row.tolist()} for row in rows))
+
+
+def test_a_stream_that_ends_where_a_checkpoint_was_saved_is_calibrated_too(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make(data=stream_of(2128), max_tokens=84 * 8 * 4, save_every=2)
+    folder = trainer.fit()
+    assert trainer.step % 2 == 0 and folder.name == f"step_{trainer.step}" and trainer.step < trainer.total_steps
+    for l0 in held_out_l0(trainer, folder).values():
+        assert l0 == pytest.approx(K, rel=0.02)
+    monkeypatch.setattr(SaeTrainer, "calibrate", lambda self: False)
+    plain = make(data=stream_of(2128), max_tokens=84 * 8 * 4, save_every=2, run_name="plain").fit()
+    assert all(not torch.equal(sae.threshold, Sae.load_many(plain)[name].threshold)  # type: ignore[arg-type]
+               for name, sae in Sae.load_many(folder).items())  # fmt: skip
+
+
+@pytest.mark.parametrize("selection", ["batchtopk", "topk"])
+def test_the_model_reads_what_is_held_out_once_at_the_end(
+    make: Make, monkeypatch: pytest.MonkeyPatch, selection: Any
+) -> None:
+    trainer = make(sae=shape(selection=selection))
+    trainer._train = lambda log: None  # type: ignore[method-assign]
+    read: list[int] = []
+    batches = trainer.feed.held_out_batches
+
+    def counting() -> Any:
+        read.append(1)
+        return batches()
+
+    monkeypatch.setattr(trainer.feed, "held_out_batches", counting)
+    trainer.fit()
+    assert len(read) == 2  # the first look, and the end
+
+
 @pytest.mark.parametrize("selection", ["batchtopk", "groupmax"])
 @pytest.mark.parametrize("num_latents", [1024, 4608])
 def test_while_k_grows_every_step_works_and_the_dictionary_keeps_k(selection: str, num_latents: int) -> None:
@@ -85,7 +125,7 @@ def test_weights_and_optimizer_are_those_of_a_run_that_is_not_calibrated(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fitted = make(run_name="fitted").fit()
-    monkeypatch.setattr(SaeTrainer, "calibrate", lambda self: None)
+    monkeypatch.setattr(SaeTrainer, "calibrate", lambda self: False)
     plain = make(run_name="plain").fit()
     for name, sae in Sae.load_many(fitted).items():
         other = Sae.load_many(plain)[name].state_dict()
