@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from sae.commands.parser import typed
 from sae.commands.table import read
 
 
@@ -18,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
         command, cfg = read(arguments)
-        return command.run(cfg)
+        return command.run(cfg, typed(arguments))
     except BrokenPipeError:  # the reader of our output, such as head, had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

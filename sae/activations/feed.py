@@ -1,7 +1,7 @@
 """What a run reads: activations of a language model at work, or of a cache. The trainer sees no difference."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence, Sized
+from collections.abc import Collection, Iterator, Mapping, Sequence, Sized
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -383,14 +383,18 @@ def count_steps(cfg: TrainConfig, data: Extent, batches_at_once: int | None = No
 # Choices that a cache has already made
 
 
-def adopted(cfg: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a cache that `cfg` has too, to take over. Raises ValueError for one that was given otherwise."""
+def adopted(cfg: Any, options: Mapping[str, Any], typed: Collection[str] = ()) -> dict[str, Any]:
+    """The options of a cache that `cfg` has too, to take over. Raises ValueError for one that was given otherwise.
+
+    What has its default was not given, unless it was `typed`.
+    """
     taken = {name: value for name, value in options.items() if hasattr(cfg, name)}
     defaults = type(cfg)()
     for name, value in taken.items():
         given = getattr(cfg, name)
         same = isinstance(given, str) and isinstance(value, str) and absolute(given) == absolute(value)
-        if given not in (getattr(defaults, name), value) and not same:
+        was_given = name in typed or given != getattr(defaults, name)
+        if was_given and given != value and not same:
             raise ValueError(f"{name} must be that of the activations, {value!r}, got {given!r}; leave it out")
     return taken
 

@@ -8,11 +8,10 @@ from sae.commands.load import load_language_model, load_text
 from sae.config import EvalConfig, TextConfig
 from sae.data.labelled import probing_tasks
 from sae.dictionary.autoencoder import Sae
-from sae.dictionary.wiring import CROSSCODER
 from sae.evaluation.command import Probing, load_dictionaries, measure_plan
 from sae.evaluation.plan import plan_evaluation, plan_stability
 from sae.evaluation.stability import stabilities
-from sae.evaluation.targets import written_by
+from sae.evaluation.targets import places_of
 from sae.parallel.world import World, check_alone
 from sae.report.evaluation import report_evaluation
 from sae.report.stability import report_stability
@@ -38,15 +37,12 @@ def evaluate(cfg: EvalConfig) -> int:
         vocab_size=lm.vocab_size(skeleton),
         ctx_len=plan.text.ctx_len,
     )
-    for hookpoint in plan.hookpoints:
-        if hookpoint != CROSSCODER:
-            lm.canonical_ends(skeleton, hookpoint)
+    dictionaries = load_dictionaries(plan, device)
+    for hookpoint in places_of(dictionaries):
+        lm.locate(skeleton, hookpoint)
     probing = _probing(cfg, plan.text)
     with world.one_first(note, "prepared the data"):
         dataset = load_text(plan.text, skeleton)
-    dictionaries = load_dictionaries(plan, device)
-    for hookpoint in {name for saes in dictionaries.values() for name in written_by(saes)}:
-        lm.locate(skeleton, hookpoint)
     model = load_language_model(plan.text, device, head=True)
     evaluation, sentences = measure_plan(
         plan, model, dataset, dictionaries, batch_size=cfg.batch_size, ranks=world, probing=probing

@@ -8,9 +8,10 @@ import inspect
 import io
 import itertools
 import operator
+import os
 import re
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
@@ -42,6 +43,7 @@ def parse(
     def read(words: Sequence[str]) -> Config:
         return _parse_one(config, groups, words, prog=prog, description=description, positional=positional)
 
+    _check_commas(arguments, {name for name, field in _fields(config).items() if _takes_several(field)} | set(swept))
     words, several = _first_of_several(arguments, {name: _literals(config, name) for name in swept})
     cfg: Any = read(words)
     values = {
@@ -54,6 +56,34 @@ def parse(
             combinations = [dict(zip(own, each, strict=True)) for each in itertools.product(*own.values())]
             values[part] = [dataclasses.replace(getattr(cfg, part), **each) for each in combinations]
     return dataclasses.replace(cfg, **values) if values else cfg
+
+
+def typed(arguments: Sequence[str]) -> frozenset[str]:
+    """The names of the options among the arguments, also those that were given their default."""
+    words = [word.removeprefix("--").partition("=")[0] for word in arguments if word.startswith("--")]
+    names = [word.replace("-", "_") for word in words]
+    return frozenset([*names, *(name.removeprefix("no_") for name in names)])
+
+
+def _takes_several(field: dataclasses.Field[Any]) -> bool:
+    """Whether an option takes a list of values."""
+    return any(get_origin(kind) is list for kind in (field.type, *get_args(field.type)))
+
+
+def _check_commas(arguments: Sequence[str], lists: Collection[str]) -> None:
+    """Raise ValueError for several values of an option that are separated by commas."""
+    name = ""
+    for word in arguments:
+        value = word
+        if word.startswith("--"):
+            name, _, value = word.removeprefix("--").partition("=")
+            name = name.replace("-", "_")
+        outside = re.sub(r"\[[^\]]*\]", "", value)  # [0,3] is a glob
+        if name in lists and "," in outside and not os.path.exists(value):
+            spaced = " ".join(each for each in re.split(r",(?![^\[]*\])", value) if each)
+            raise ValueError(
+                f"the values of {name} must have spaces between them, got {value}; write --{name} {spaced}"
+            )
 
 
 def _first_of_several(

@@ -1,6 +1,6 @@
 """The commands of `sae`: what each is called, which options it has and what it runs. Imports nothing that is heavy."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 from sae.commands.parser import Groups, parse
@@ -80,7 +80,8 @@ SELFTEST_GROUPS = {
 class Command(NamedTuple):
     """One of the things that `sae` does: `sae NAME …` fills `config` and calls `run`, which returns the exit status."""
 
-    run: Callable[[Any], int]
+    run: Callable[[Any, Collection[str]], int]
+    """What is done, of the configuration and the names of the options that were typed."""
     config: type
     groups: Groups
     positional: tuple[str, ...]
@@ -112,49 +113,49 @@ def _list_of_commands() -> str:
     return "\n".join([f"Commands, each with its own --help; without one of these words it is {DEFAULT}:", *lines])
 
 
-def _train(cfg: RunConfig) -> int:
+def _train(cfg: RunConfig, typed: Collection[str]) -> int:
     from sae.commands.train import train
 
-    return train(cfg)
+    return train(cfg, typed)
 
 
-def _evaluate(cfg: EvalConfig) -> int:
+def _evaluate(cfg: EvalConfig, typed: Collection[str]) -> int:
     from sae.commands.eval import evaluate
 
     return evaluate(cfg)
 
 
-def _cache(cfg: CacheConfig) -> int:
+def _cache(cfg: CacheConfig, typed: Collection[str]) -> int:
     from sae.commands.cache import cache
 
     return cache(cfg)
 
 
-def _browse(cfg: BrowseConfig) -> int:
+def _browse(cfg: BrowseConfig, typed: Collection[str]) -> int:
     from sae.commands.browse import browse
 
     return browse(cfg)
 
 
-def _convert(cfg: ConvertConfig) -> int:
+def _convert(cfg: ConvertConfig, typed: Collection[str]) -> int:
     from sae.commands.convert import convert
 
     return convert(cfg)
 
 
-def _push(cfg: PushConfig) -> int:
+def _push(cfg: PushConfig, typed: Collection[str]) -> int:
     from sae.commands.push import push
 
     return push(cfg)
 
 
-def _info(cfg: InfoConfig) -> int:
+def _info(cfg: InfoConfig, typed: Collection[str]) -> int:
     from sae.commands.convert import info
 
     return info(cfg)
 
 
-def _selftest(cfg: SelftestConfig) -> int:
+def _selftest(cfg: SelftestConfig, typed: Collection[str]) -> int:
     from sae.commands.selftest import selftest
 
     return selftest(cfg)

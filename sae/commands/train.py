@@ -1,5 +1,6 @@
 """`sae MODEL DATASET`: train."""
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from sae import lm
@@ -15,17 +16,20 @@ from sae.training.run_plan import names
 from sae.training.trainer import SaeTrainer
 
 
-def train(cfg: RunConfig) -> int:
-    """Load model and data, train, report. The cheap checks come first, each before the work that it would spoil."""
+def train(cfg: RunConfig, typed: Collection[str] = ()) -> int:
+    """Load model and data, train, report. The cheap checks come first, each before the work that it would spoil.
+
+    Options that were `typed` count as given also where they say the default.
+    """
     world = join(cfg)
     devices = world.local_devices(lm.check_device(cfg.device))
     if cfg.encode_in_8bit:
         eight_bit.check_device(devices[0])
     if cfg.activations is not None:
         cache = ActivationCache(cfg.activations, device=devices[0])
-        cfg = replace(cfg, **adopted(cfg, cache.header.options))
-        return fit(SaeTrainer(cfg, cache, launch=Launch.of(cfg, world=world)))
-    launch = Launch.of(cfg, world=world)
+        cfg = replace(cfg, **adopted(cfg, cache.header.options, typed))
+        return fit(SaeTrainer(cfg, cache, launch=Launch.of(cfg, world=world, typed=typed)))
+    launch = Launch.of(cfg, world=world, typed=typed)
     cfg, reading = launch.cfg, plan_text(launch)
     head = cfg.loss_fn != "fvu" or cfg.eval_every > 0
     feed = LiveFeed(cfg, reading, load_language_model(cfg, devices[0], devices, head=head))

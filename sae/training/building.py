@@ -1,7 +1,7 @@
 """What a run needs is made as its plan says: autoencoders, new or to be trained further, their learners, their data."""
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -22,9 +22,12 @@ from sae.training.learner import SaeLearner, is_per_latent
 from sae.training.run_plan import LearnerPlan, RunPlan, SaePlan
 
 
-def make_saes(plan: RunPlan, world: World, device: torch.device, tell: Callable[[str], None]) -> dict[str, Sae]:
+def make_saes(
+    plan: RunPlan, world: World, device: torch.device, tell: Callable[[str], None], typed: Collection[str] = ()
+) -> dict[str, Sae]:
     """The autoencoders that this process holds, or its parts of them, by name.
 
+    Options that were `typed` must be those of an autoencoder to be trained further, also where they say the default.
     Raises ValueError for one to be trained further that is not as the plan asks.
     """
     held = plan.held_by(world.rank)
@@ -32,7 +35,8 @@ def make_saes(plan: RunPlan, world: World, device: torch.device, tell: Callable[
         return {name: _new(one, plan.widths, world, device) for name, one in held.items()}
     hookpoints = dict.fromkeys(one.hookpoint for one in held.values())
     found = Sae.load_many(plan.cfg.finetune, hookpoints, device) if hookpoints else {}
-    return {name: _copy(_start(one, found[one.hookpoint], plan, tell), world, device) for name, one in held.items()}
+    starts = {name: _start(one, found[one.hookpoint], plan, tell, typed) for name, one in held.items()}
+    return {name: _copy(start, world, device) for name, start in starts.items()}
 
 
 def _new(plan: SaePlan, widths: Mapping[str, int], world: World, device: torch.device) -> Sae:
@@ -61,12 +65,12 @@ def _sae(d_in: int, cfg: SaeConfig, world: World, **options: Any) -> Sae:
     return SaePart(d_in, cfg, shards=world.latent_shards(), part=part, parts=placement.shards, **options)
 
 
-def _start(plan: SaePlan, sae: Sae, run: RunPlan, tell: Callable[[str], None]) -> Sae:
+def _start(plan: SaePlan, sae: Sae, run: RunPlan, tell: Callable[[str], None], typed: Collection[str]) -> Sae:
     """An autoencoder to start from, which has what the plan asks for."""
     name, source = plan.hookpoint, run.cfg.finetune
     for option, default in vars(SaeConfig()).items():
         given, found = getattr(plan.cfg, option), getattr(sae, option, getattr(sae.cfg, option))
-        if given not in (default, found):
+        if given != found and (given != default or option in typed):
             raise ValueError(
                 f"{option} comes with finetune, and {name} in {source} has {found}, got {given}; leave out --{option}"
             )

@@ -1,5 +1,6 @@
 """The start of a run: what is decided before model and data are read, once, and handed on."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -27,9 +28,13 @@ class Launch(Generic[Cfg]):
     before: dict[str, Any]
     """What the run that is resumed derived from model and data; {} for a new one."""
     stop: StopRequests = field(default_factory=StopRequests)
+    typed: frozenset[str] = frozenset()
+    """Options that were typed, which are given also where they say the default."""
 
     @classmethod
-    def of(cls, cfg: Cfg, model_name: str = "", *, world: World | None = None) -> "Launch[Cfg]":
+    def of(
+        cls, cfg: Cfg, model_name: str = "", *, world: World | None = None, typed: Collection[str] = ()
+    ) -> "Launch[Cfg]":
         """Join the other processes, unless that is done (`world`), and choose the folder. Writes nothing.
 
         Raises ValueError for what cannot be done on so many processes, and as `RunFolder.plan` does.
@@ -39,7 +44,7 @@ class Launch(Generic[Cfg]):
         cfg = world.from_main(partial(continue_after_restart, cfg, model_name, restarted=world.restarted))
         folder = world.from_main(partial(RunFolder.plan, cfg, model_name=model_name))
         before = world.from_main(partial(derived_before, cfg, folder.path))
-        return cls(world, cfg, model_name, chosen, folder, before)
+        return cls(world, cfg, model_name, chosen, folder, before, typed=frozenset(typed))
 
     @property
     def batches_at_once(self) -> int:

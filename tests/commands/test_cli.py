@@ -440,9 +440,44 @@ BAD = [
     (["model", "text.jsonl", "--batch_sise", "3"], ["--batch_sise", "--batch_size"]),
     (["model", "text.jsonl", "--k", "many"], ["--k", "many"]),
     (["model", "text.jsonl", "--k"], ["--k"]),
+    *(
+        (["model", "text.jsonl", *words.split()], [f"the values of {out.split()[0][2:]} must", f"; write {out}"])
+        for words, out in {
+            "--prefixes 8,32": "--prefixes 8 32",
+            "--k 4,8": "--k 4 8",
+            "--lr=1e-3,2e-3": "--lr 1e-3 2e-3",
+            "--layers 0,1": "--layers 0 1",
+            "--hookpoints layers.0,layers.[1,2].mlp": "--hookpoints layers.0 layers.[1,2].mlp",
+            "--exclude-positions 0,1": "--exclude_positions 0 1",
+        }.items()
+    ),
+    (["eval", "model", "--baselines", "random,pca"], ["baselines", "--baselines random pca"]),
     (["model", "text.jsonl", "more"], ["more"]),
     (["eval", "--nothing"], ["--nothing"]),
 ]  # fmt: skip
+
+
+def test_an_option_that_is_typed_is_never_overruled_in_silence_by_what_finetune_or_a_cache_brings(
+    run: Run, no_picture: None
+) -> None:
+    start = ["model", "text.jsonl", *SMALL, *FIXED, "--hookpoints", "layers.1"]
+    assert run(*start, "--selection", "batchtopk", "--run_name", "first").status == 0
+    further = [*start, "--finetune", "runs/first"]
+    for words in (["--selection", "topk"], ["--selection=topk"], ["--normalize-decoder"], ["--k", "32"]):
+        same = words == ["--normalize-decoder"]  # what the dictionary has
+        result = run(*further, *words, "--run_name", "same" if same else "refused")
+        assert result.status == (0 if same else 2), result.err
+        if not same:
+            name = words[0].removeprefix("--").split("=")[0]
+            assert f"{name} comes with finetune" in result.errors[0] and f"leave out --{name}" in result.errors[0]
+    assert run(*further, "--run_name", "more").status == 0
+    assert Sae.load_many("runs/more")["layers.1"].cfg.selection == "batchtopk"
+
+    assert run("cache", "model", "text.jsonl", "--layers", "1", "--ctx_len", "16", "--activations", "acts").status == 0
+    cached = ["--activations", "acts", "--expansion_factor", "4", "--k", "4", *FIXED, "--run_name", "cached"]
+    refused = run(*cached, "--ctx_len", "2048")  # the default
+    assert refused.status == 2 and "ctx_len must be that of the activations, 16, got 2048" in refused.errors[0]
+    assert run(*cached, "--split", "train").status == 0
 
 
 @pytest.mark.parametrize(("arguments", "words"), BAD, ids=[" ".join(arguments)[:60] for arguments, _ in BAD])
