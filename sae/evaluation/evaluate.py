@@ -33,8 +33,12 @@ _HIDDEN = partial(Progress, total=0, hidden=True)
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Result of an evaluation, and the tokens that it is of. `evaluation["layers.3"].metrics["fvu"]` is one number."""
+class Evaluation(Mapping[Any, Quality]):
+    """Result of an evaluation, and the tokens that it is of. `evaluation["layers.3"].metrics["fvu"]` is one number.
+
+    As a mapping it goes from hookpoints, or pairs (label, hookpoint) where several checkpoints were measured, to what
+    is found there.
+    """
 
     qualities: dict[tuple[str, str], Quality]
     """Qualities by the label of a checkpoint and the hookpoint, or "all": all of them grafted at once."""
@@ -55,11 +59,13 @@ class Evaluation:
     relative_norms: Mapping[str, Mapping[str, list[int]]] = field(default_factory=dict)
     """Crosscoders' latents, by label and hookpoint, in bins of `relative_norms.relative_norms` from 0 to 1."""
 
-    def __getitem__(self, key: str | tuple[str, str]) -> Quality:
+    def __getitem__(self, key: Any) -> Quality:
         """The quality at a hookpoint ("all": all at once), or at (label, hookpoint) when several were measured.
 
         Of one autoencoder "all" is that one. Raises KeyError for what was not measured.
         """
+        if not isinstance(key, str | tuple):
+            raise KeyError(f"a hookpoint, or (label, hookpoint), names what was measured, got {key!r}")
         if isinstance(key, str):
             (label, *others) = self.labels
             if others:
@@ -73,6 +79,14 @@ class Evaluation:
             why = f" ({self.why_no_head})" if hookpoint == ALL and self.why_no_head else ""
             raise KeyError(f"{hookpoint} was not measured{why}; what was: {', '.join(measured)}")
         return self.qualities[label, hookpoint]
+
+    def __iter__(self) -> Iterator[Any]:
+        """The keys, in the order of the table."""
+        several = len(self.labels) > 1
+        return iter([key if several else key[1] for key in self.qualities])
+
+    def __len__(self) -> int:
+        return len(self.qualities)
 
     @property
     def labels(self) -> list[str]:

@@ -120,9 +120,10 @@ def reads_later(target: Target, order: Sequence[str]) -> bool:
     return last > order.index(target.writes) or target.part is not None
 
 
-def written_by(saes: Mapping[str, Sae]) -> list[str]:
-    """The hookpoints that dictionaries, by name, write."""
-    return [target.writes for target in _of_one(saes).values()]
+def places_of(dictionaries: Dictionaries) -> list[str]:
+    """The hookpoints that dictionaries write and read, each once."""
+    found = targets(dictionaries)
+    return harvested(found, rows(found).values())
 
 
 def rows(found: Targets) -> dict[str, str]:

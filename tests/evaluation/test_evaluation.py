@@ -285,6 +285,12 @@ def test_several_checkpoints_are_each_what_they_are_alone() -> None:
             assert together[key].metrics == pytest.approx(quality.metrics, rel=1e-4), key
     with pytest.raises(KeyError, match="one"):
         together["h.0"]
+    assert list(together) == list(together.qualities) and len(together) == len(together.qualities)
+    alone = evaluate_many(model, tokens.split(2), {"": many["one"]})
+    assert list(alone) == ["h.0", "h.1", ALL] and "h.0" in alone and "h.2" not in alone
+    assert dict(alone) == {hookpoint: alone[hookpoint] for hookpoint in alone}
+    with pytest.raises(KeyError, match="got 0"):
+        alone[0]
 
 
 # Bounds
