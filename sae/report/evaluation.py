@@ -18,6 +18,7 @@ from sae.evaluation.relative_norms import BINS
 from sae.report import probes
 from sae.report.html import document, facts, picture, plain, table
 from sae.report.pictures import draw_all
+from sae.report.terminal import show
 
 COLUMNS = {
     "FVU": ("fvu", "{:.4f}"),
@@ -96,7 +97,6 @@ def title(evaluation: Evaluation) -> str:
 
 def _print_table(evaluation: Evaluation) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -116,12 +116,11 @@ def _print_table(evaluation: Evaluation) -> None:
         before = hookpoint
         numbers = [cell(quality, metric, form).replace(" ± ", "±") for metric, form in shown.values()]
         table.add_row(*(Text(plain(name)) for name in names), *numbers)
-    Console().print(table)
+    show(table, names=1 + several)
 
 
 def _print_probes(probed: Probed, short_labels: Mapping[str, str]) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -135,7 +134,7 @@ def _print_probes(probed: Probed, short_labels: Mapping[str, str]) -> None:
         names = ["" if hookpoint == before else hookpoint, short_labels.get(label, label) or "it"]
         before = hookpoint
         table.add_row(*(Text(plain(name)) for name in names), *(number.split(" ± ")[0] for number in numbers))
-    Console().print(table)
+    show(table, names=2)
 
 
 # The page

@@ -8,6 +8,7 @@ from pathlib import Path
 from sae.config import SelftestConfig, several
 from sae.evaluation.metrics import as_json
 from sae.evaluation.recovery import Recoveries, Recovery
+from sae.report.terminal import show
 from sae.runs.folder import command, versions
 
 COLUMNS = {
@@ -34,7 +35,6 @@ def report_selftest(found: Mapping[str, Recoveries], cfg: SelftestConfig) -> Non
 
 def _print_table(found: Mapping[str, Recoveries], cfg: SelftestConfig) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     title = f"{cfg.num_features:,} known features in {cfg.width} dimensions, {cfg.num_tokens:,} tokens"
@@ -47,7 +47,7 @@ def _print_table(found: Mapping[str, Recoveries], cfg: SelftestConfig) -> None:
         table.add_row(label or f"{first.selection}, k {first.k}", *_cells(one.trained))
         table.add_row("  random rows", *_cells(one.random))
         table.add_row("  true features", *_cells(one.true))
-    Console().print(table)
+    show(table)
 
 
 def _cells(one: Recovery) -> list[str]:

@@ -10,6 +10,7 @@ from sae.evaluation.metrics import as_json
 from sae.evaluation.stability import BINS, SHARED, Stability
 from sae.report.html import document, facts, picture, plain, table
 from sae.report.pictures import png
+from sae.report.terminal import show
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -74,7 +75,6 @@ def draw_histograms(found: Sequence[Stability], figure: Figure) -> None:
 
 def _print_table(found: Sequence[Stability]) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -86,4 +86,4 @@ def _print_table(found: Sequence[Stability]) -> None:
         shown.add_column(heading, justify="right", no_wrap=True)
     for one in found:
         shown.add_row(*(Text(plain(name)) for name in (one.hookpoint, one.checkpoint, one.other)), *cells(one))
-    Console().print(shown)
+    show(shown, names=3)

@@ -8,6 +8,7 @@ from pathlib import Path
 from sae.evaluation.metrics import as_json
 from sae.evaluation.reconstruction import ReconstructionMetrics
 from sae.report.frontier import draw_frontier
+from sae.report.terminal import show
 from sae.runs.log import Record, read_records
 
 _PANELS = {
@@ -63,12 +64,11 @@ def _flat(metrics: ReconstructionMetrics) -> dict[str, float]:
 def _print_table(
     results: Mapping[str, ReconstructionMetrics], dead: Mapping[str, float], tokens: int, speeds: Mapping[str, float]
 ) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     held_out = next(iter(results.values())).tokens
     table = Table(title=f"after {tokens:,} tokens; FVU, L0 and unused on {held_out:,} held-out tokens")
-    table.add_column("hookpoint", no_wrap=True)
+    table.add_column("hookpoint", overflow="fold")
     massive = any(metrics.massive_tokens for metrics in results.values())
     for column in ("FVU", *["with massive"] * massive, "L0", "dead", "unused", "tokens/s"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -84,7 +84,7 @@ def _print_table(
         )
         for hookpoint, value in (metrics.fvu_at or {}).items():
             table.add_row(f"  {hookpoint}", f"{value:.4f}")
-    Console().print(table)
+    show(table)
 
 
 def draw_curves(records: list[Record], path: Path) -> None:

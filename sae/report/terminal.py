@@ -1,0 +1,42 @@
+"""Tables on the terminal, whose names stay whole however long they are."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+else:  # slow to import
+    Table = Any
+
+_ANY_WIDTH = 10_000
+
+
+def show(table: Table, *, names: int = 1) -> None:
+    """Print a table whose first columns, `names` of them, hold names.
+
+    Where it is wider than the terminal, the names of each row stand on a line of their own above its numbers. What is
+    no terminal, such as a file, is as wide as the table.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console()
+    needed = console.measure(table, options=console.options.update(max_width=_ANY_WIDTH)).maximum
+    if needed <= console.width or not console.is_terminal:
+        Console(width=max(needed, console.width)).print(table)
+        return
+    headings = [_text(column.header) for column in table.columns]
+    rows = [list(map(_text, row)) for row in zip(*(column.cells for column in table.columns), strict=True)]
+    widths = [max(map(len, column)) for column in zip(headings[names:], *(row[names:] for row in rows), strict=True)]
+    lines = [_text(table.title or ""), " / ".join(headings[:names]), _numbers(headings[names:], widths)]
+    for row in rows:
+        lines += [" / ".join(filter(None, row[:names])), _numbers(row[names:], widths)]
+    for line in filter(str.strip, lines):
+        console.print(Text(line), soft_wrap=True)
+
+
+def _numbers(cells: list[str], widths: list[int]) -> str:
+    return "  " + "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
+
+
+def _text(cell: Any) -> str:
+    return str(getattr(cell, "plain", cell))
