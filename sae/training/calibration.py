@@ -27,7 +27,7 @@ class Thresholds:
 
     @classmethod
     def of(cls, sae: Sae) -> "Thresholds | None":
-        """Those of a dictionary; None if its selection needs none."""
+        """The thresholds of a dictionary; None if its selection needs none."""
         return None if sae.threshold is None else cls(sae.cfg.k, sae.threshold)
 
     def add(self, acts: Float[Tensor, "tokens width"]) -> None:
