@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _speaker(error: Exception) -> str:
-    """Nothing, or which of several processes ends with this error."""
+    """Prefix of an error's message: the process that ends with it, where there are several."""
     if "RANK" not in os.environ:
         return ""
     from sae.parallel.world import tell_launcher

@@ -36,24 +36,23 @@ class SaeConfig:
     """Latents kept per token; with batchtopk in the mean over tokens."""
 
     selection: Literal["topk", "batchtopk", "groupmax"] = "topk"
-    """Rule that keeps latents. topk: the k largest of each token. batchtopk: those above a threshold with which k stay
-    in the mean over tokens, at most 4 k of one token. groupmax: of k equal groups of latents the largest of each."""
+    """Rule that keeps latents. topk: the k largest of each token. batchtopk: those above a threshold; k in the mean
+    over tokens, at most 4 k of one token. groupmax: the largest latent of each of k equal groups."""
 
     prefixes: list[int] = field(default_factory=list)
-    """Matryoshka: sizes of nested dictionaries, each the first so many latents. Each reconstructs by itself too, with
-    equal weight in the loss. The whole dictionary is always the last."""
+    """Matryoshka: sizes of nested dictionaries. A size n means the first n latents, which reconstruct by themselves
+    too, with equal weight in the loss. The whole dictionary is always the last."""
 
     budgets: list[int] = field(default_factory=list)
-    """Hierarchical: numbers of latents. The so many largest of a token reconstruct by themselves too, with equal weight
-    in the loss. One dictionary then serves every k among them. k is always the last."""
+    """Hierarchical: numbers of latents. With a number n, the n largest of a token reconstruct by themselves too, with
+    equal weight in the loss. One dictionary then serves every k among them. k is always the last."""
 
     crosscode: bool = False
-    """Crosscoder: one dictionary for all chosen hookpoints, whose latents are computed from all of them and reconstruct
-    all of them. Each hookpoint counts equally: it is divided by its standard deviation. expansion_factor is of the
-    widest hookpoint."""
+    """Crosscoder: one dictionary that reads all chosen hookpoints and reconstructs all of them. Each hookpoint counts
+    equally: it is divided by its standard deviation. expansion_factor multiplies the widest hookpoint."""
 
     transcode: bool = False
-    """Transcoder: read the input of each hookpoint, which is a module, and reconstruct its output; or of 'A->B' read A
+    """Transcoder: read the input of each hookpoint, which is a module, and reconstruct its output. With 'A->B' read A
     and reconstruct B."""
 
     cross_layer: bool = False
@@ -144,13 +143,13 @@ class SaeConfig:
 
     @property
     def needs_all_latents(self) -> str:
-        """The option of this shape that cannot be split over processes by latents; empty if there is none."""
+        """The option of this shape that keeps its latents from being split over processes; empty if there is none."""
         kinds = {"selection groupmax": self.selection == "groupmax", "prefixes": self.prefixes,
                  "budgets": self.budgets, "cross_layer": self.cross_layer, "transcode": self.transcode}  # fmt: skip
         return next((kind for kind, there in kinds.items() if there), "")
 
     def levels_for(self, num_latents: int) -> list[int]:
-        """Ends of the nested reconstructions, in latents or ranks, the whole code last; empty if there is only one."""
+        """Ends of the nested reconstructions, in latents or ranks, the whole code last; empty where there is one."""
         ends = self.prefixes or self.budgets
         whole = num_latents if self.prefixes else self.k
         return [*ends, whole] if ends and ends[-1] != whole else ends if len(ends) > 1 else []
@@ -170,9 +169,9 @@ class TrainConfig:
     """Forward passes whose gradients are summed into one step."""
 
     steps_per_batch: int | None = None
-    """Optimizer steps made of the tokens that come at once, of batch_size * grad_acc_steps sequences on each process.
-    None: 1. In short runs with the default recipe 2, 4 or more: up to 1000 steps in all, each of 2048 tokens or
-    more."""
+    """Optimizer steps made of the tokens that come at once: batch_size * grad_acc_steps sequences on each process.
+    None: 1. In short runs with the default recipe 2, 4 or more: up to 1000 steps in all, each of 2048 tokens or more.
+    """
 
     micro_acc_steps: int = 1
     """Parts into which the tokens of a forward pass are split for the autoencoders, to save memory."""
@@ -188,8 +187,8 @@ class TrainConfig:
     """Steps of linear warm-up. None: 1000, or a twentieth of a shorter run."""
 
     loss_fn: Literal["fvu", "ce", "kl"] = "fvu"
-    """Loss to minimise. fvu: the reconstruction's error. kl: end to end, with all autoencoders in the model at once,
-    the divergence of its predictions from those of the untouched model. ce: likewise, their cross-entropy."""
+    """Loss to minimise. fvu: the reconstruction's error. kl: end to end, the divergence of the model's predictions from
+    the untouched model's, with all autoencoders in it at once. ce: end to end, the cross-entropy of its predictions."""
 
     auxk_alpha: float = 1 / 32
     """Weight of the AuxK loss, which is to revive dead latents. 0 turns it off."""
@@ -238,8 +237,8 @@ class TrainConfig:
     """Folder of a checkpoint, or hub id, whose autoencoders to start from."""
 
     seed: int | list[int] = 42
-    """Seed of the initial weights, the order of the data and the shuffling of tokens. Of several seeds each starts from
-    weights of its own, and all train on the same tokens, in the order of the first."""
+    """Seed of the initial weights, the order of the data and the shuffling of tokens. With several seeds, each has
+    initial weights of its own. All train on the same tokens, in the order of the first."""
 
     save_every: int = 1000
     """Steps between checkpoints. The last step is always saved."""
@@ -429,8 +428,8 @@ class SourceConfig:
     """Language model: a hub id, a local folder, or a .gguf file."""
 
     dataset: str = "togethercomputer/RedPajama-Data-1T-Sample"
-    """Text or tokens: a hub id, a folder, local .txt .jsonl .csv .tsv .parquet files, packed (.gz, .zst, ...) or not,
-    globs, or a .bin or .npy file of tokens."""
+    """Text or tokens: a hub id, a folder, files or globs. Files of text are .txt .jsonl .csv .tsv .parquet, compressed
+    (.gz, .zst, ...) or not; files of tokens are .bin or .npy."""
 
     revision: str | None = None
     """Branch, tag or commit of the model on the hub."""
@@ -500,8 +499,8 @@ class RunConfig(TrainConfig, TextConfig):
     """A training run from the command line: which model, which text, and how to train."""
 
     activations: str | None = None
-    """Train on the activations in this folder, which sae cache wrote, without the language model. MODEL, DATASET and
-    the options that say how they are read are those of the cache; leave them out."""
+    """Train on the activations in this folder, which sae cache wrote, without the language model. The cache fixes
+    MODEL, DATASET and how they are read; leave these options out."""
 
     def __post_init__(self) -> None:
         TrainConfig.__post_init__(self)
@@ -522,8 +521,8 @@ class EvalConfig(SourceConfig):
     """Language model: a hub id, a local folder, or a .gguf file. Left out: the one of the run."""
 
     dataset: str = ""
-    """Text or tokens: a hub id, a folder, local files or globs, or a .bin file of tokens. Left out: the data of the
-    run, of which its held-out tokens are taken."""
+    """Text or tokens: a hub id, a folder, local files or globs, or a .bin file of tokens. Left out: the run's held-out
+    tokens."""
 
     checkpoint: str = ""
     """Folder of a run, of one of its steps or of one autoencoder, or hub id."""
@@ -537,15 +536,15 @@ class EvalConfig(SourceConfig):
 
     probes: list[str] | None = field(default=None, metadata={"alone": True})
     """Measure k-sparse probes too: how well few latents tell two classes of texts apart, beside --baselines and raw
-    activations. Alone, after the other arguments: on the 113 data sets inside the package sae-probes; else on those
-    named and on CSV files with the columns text and label. None: no probes."""
+    activations. Name data sets of the package sae-probes, or CSV files with the columns text and label. Without a name,
+    as the last argument: all 113 data sets. None: no probes."""
 
     probe_texts: int | None = None
     """Texts of each probing task, the first of both classes. None: all, 5000 at most."""
 
     stability: list[str] = field(default_factory=list)
-    """Say how many latents the checkpoint shares with these, such as runs of other seeds, and nothing else: only
-    weights are read, no model and no data. Of a run with several seeds name the run itself."""
+    """Say how many latents the checkpoint shares with these, such as runs of other seeds, and nothing else. Only
+    weights are read, no model and no data. To compare the seeds of one run, name the run itself."""
 
     hookpoints: list[str] = field(default_factory=list)
     """Measure only these hookpoints, with globs. None: all that the checkpoint has."""
@@ -563,13 +562,14 @@ class EvalConfig(SourceConfig):
     """Tokens per sequence. None: as in the run, or else 2048 or what the model can read."""
 
     max_tokens: int | None = None
-    """Measure on this many tokens. None: on all that the run held out; on 65,536 of other data."""
+    """Measure on this many tokens. None: on all that the run held out, or on 65,536 of other data."""
 
     exclude_tokens: list[int] | None = None
-    """Token ids that count in nothing and keep their activations. None: as in the run."""
+    """Token ids that are left out of all metrics and keep their activations. None: as in the run."""
 
     exclude_positions: list[int] | None = None
-    """Positions in the sequence, from 0, that count in nothing and keep their activations. None: as in the run."""
+    """Positions in the sequence, from 0, that are left out of all metrics and keep their activations. None: as in the
+    run."""
 
     batch_size: int = 8
     """Sequences per forward pass of the language model."""
@@ -664,7 +664,7 @@ class CacheConfig(RunConfig):
 
     @property
     def lm_dtype(self) -> None:
-        """None, the fastest that works: `dtype` is how a number is stored."""
+        """None: the fastest type that works. `dtype` is the type of a stored number."""
         return None
 
 
@@ -685,8 +685,8 @@ class ConvertConfig:
     """Convert only these hookpoints. None: all that the source has."""
 
     activations: str | None = None
-    """Folder that sae cache wrote. On its held-out tokens a threshold is fitted for a library that has no TopK, so that
-    as many latents fire in the mean. L0 and FVU before and after are printed."""
+    """Folder that sae cache wrote. For a library that has no TopK, a threshold is fitted on its held-out tokens, so
+    that as many latents fire in the mean. L0 and FVU before and after are printed."""
 
     def __post_init__(self) -> None:
         for name in ("source", "target"):

@@ -218,9 +218,56 @@ def docstrings() -> Iterator[tuple[str, str]]:
 
 def test_a_docstring_begins_with_what_the_thing_is() -> None:
     """The noun first: "Type of the activations.", not "Of the activations."."""
-    dangling = ("Of ", "Those ", "That ", "To be ", "By ", "As of ", "On which ", "In which ", "Of\n")
+    dangling = (
+        "Of ", "Of\n", "Those ", "That ", "To be ", "By ", "As of ", "On which ", "In which ", "So many ", "How much ",
+        "What is ", "What was ", "What it ", "What of ",
+    )  # fmt: skip
     assert not [place for place, text in docstrings() if text.startswith(dangling)]
     assert not [place for place, text in docstrings() if " of now" in text]
+
+
+def sentences_of(docstring: str) -> Iterator[str]:
+    """The sentences of a docstring, without formulas, tables of files, and the names in front of arguments."""
+    text = "\n".join("" if re.search(r"\S {2,}\S|^ {3,}\S.*=", line) else line for line in docstring.splitlines())
+    paragraphs = re.split(r"\n\s*\n|\n\s*(?:- |\d+\. )|(?:^|\n)\s*[\w.]+:(?=\s)", text)
+    for paragraph in paragraphs:
+        yield from re.split(r"(?<=[.?!])\s+", " ".join(paragraph.split()))
+
+
+def test_sentences_of_docstrings_are_short() -> None:
+    """25 words at most, and as many in parentheses; a list of code is one word."""
+    for place, text in docstrings():
+        for sentence in sentences_of(text):
+            plain = re.sub(r"`[^`]*`(, `[^`]*`)*", "x", sentence)
+            for part in [re.sub(r"\([^)]*\)", "", plain), *re.findall(r"\([^)]*\)", plain)]:
+                number = sum(bool(re.search(r"\w", word)) for word in part.split())
+                assert number <= 25, f"{place} has {number} words: {sentence}"
+
+
+def documented() -> Iterator[tuple[str, ast.FunctionDef]]:
+    """The functions and methods that docs/reference shows."""
+    pattern = r"^::: (sae\.[\w.]+)\.(\w+)$(?:\n    options:\n      members: \[(.*)\])?"
+    for page in sorted((ROOT / "docs/reference").glob("*.md")):
+        for module, name, members in re.findall(pattern, page.read_text(), re.MULTILINE):
+            tree = tree_of(PACKAGE.parent / (module.replace(".", "/") + ".py"))
+            (thing,) = (each for each in tree.body if getattr(each, "name", "") == name)
+            for node in [thing, *getattr(thing, "body", [])]:
+                shown = not members or node is thing or getattr(node, "name", "") in members.split(", ")
+                if isinstance(node, ast.FunctionDef) and ast.get_docstring(node) and shown:
+                    yield f"{module}.{name}: {node.name}", node
+
+
+def test_what_the_reference_shows_explains_each_of_several_arguments_and_its_result() -> None:
+    found = list(documented())
+    assert len(found) > 60
+    for name, node in found:
+        text = ast.get_docstring(node) or ""
+        arguments = [each.arg for each in [*node.args.args, *node.args.kwonlyargs] if each.arg not in ("self", "cls")]
+        if len(arguments) > 1:
+            missing = [each for each in arguments if f"\n    {each}: " not in text]
+            assert not missing, f"{name} leaves out {missing}"
+            returns = node.returns is None or ast.unparse(node.returns) == "None"
+            assert returns or re.search(r"\n(Returns|Yields):\n", text), name
 
 
 def calls() -> Iterator[tuple[str, ast.Call]]:

@@ -21,7 +21,7 @@ from sae.storage.files import absolute
 
 @runtime_checkable
 class Extent(Protocol):
-    """How much data there is."""
+    """Amount of data."""
 
     @property
     def ctx_len(self) -> int:
@@ -29,7 +29,7 @@ class Extent(Protocol):
 
     @property
     def num_batches(self) -> int | None:
-        """Batches to train on; None if nobody knows."""
+        """Batches to train on; None if unknown."""
 
     @property
     def held_out(self) -> int:
@@ -59,7 +59,7 @@ class Feed(Extent, Protocol):
 
     @property
     def source(self) -> ActivationSource:
-        """What is trained on."""
+        """Source of the activations to train on."""
 
     @property
     def batch_index(self) -> int:
@@ -67,7 +67,7 @@ class Feed(Extent, Protocol):
 
     @property
     def held_out_by(self) -> str:
-        """What is held out: whole `documents`, or `sequences`."""
+        """Kind of what is held out: whole `documents`, or `sequences`."""
 
     def held_out_batches(self) -> Iterator[Batch]:
         """The held-out tokens and their activations."""
@@ -76,11 +76,11 @@ class Feed(Extent, Protocol):
         """Fingerprints of the weights of the `model`, of the `held_out` sequences, and of a cache."""
 
     def about_held_out(self) -> list[str]:
-        """Sentences on how far the held-out tokens are of text that is trained on too."""
+        """Sentences on how many held-out tokens stand in the training text too."""
 
 
 class Reading(NamedTuple):
-    """What is read: at which hookpoints of the language model, on which tokens. Planned without its weights."""
+    """Plan of what is read: at which hookpoints of the language model, on which tokens. It needs no weights."""
 
     chosen: list[str]
     """Where to train: hookpoints, and A->B."""
@@ -163,11 +163,11 @@ class LiveFeed:
 
     @property
     def held_out_by(self) -> str:
-        """What is held out: whole `documents`, or `sequences`."""
+        """Kind of what is held out: whole `documents`, or `sequences`."""
         return self.tokens.held_out_by
 
     def about_held_out(self) -> list[str]:
-        """Sentences on how far the held-out tokens are of text that is trained on too."""
+        """Sentences on how many held-out tokens stand in the training text too."""
         return self.tokens.about_held_out()
 
     def _harvest(self, tokens: Tensor) -> Activations:
@@ -217,16 +217,16 @@ class CachedFeed:
         return held_out_batches(self._cache, list(self.widths), self._batch_size)
 
     def fingerprints(self) -> dict[str, str]:
-        """Fingerprints with which the cache was written, and one of all of it, `activations`."""
+        """Fingerprints that the cache was written with, and `activations`, that of the cache itself."""
         return {**self._cache.header.fingerprints, "activations": self._cache.fingerprint}
 
     def about_held_out(self) -> list[str]:
-        """Nothing: the tokens that are trained on are not in a cache."""
+        """No sentences: a cache does not hold the tokens that are trained on."""
         return []
 
 
 def model_name(dataset: Any, model: nn.Module | None) -> str:
-    """The language model's name, or of the one that a cache or a feed is of; empty if nobody knows."""
+    """Name of the language model, also of a cache's or a feed's; empty if unknown."""
     if isinstance(dataset, Feed):
         return dataset.model_name
     if isinstance(dataset, ActivationCache):
@@ -310,7 +310,8 @@ def plan_reading(
     whole_documents: bool = True,
     wait: Wait = time.sleep,
 ) -> Reading:
-    """What of `model`, with weights or without, is read on `dataset`; sequences of `checked` tokens are known to fit.
+    """The plan of reading `model`, with weights or without, on `dataset`; sequences of `checked` tokens are known to
+    fit.
 
     `hookpoints` are the chosen ones. Raises ValueError, naming the option, for a choice that does not fit.
     """
@@ -334,7 +335,7 @@ def token_batches(
 ) -> TokenBatches:
     """The batches of a run, in its order, with the held-out sequences set aside.
 
-    `batches_at_once` counts those of all processes; None: there is one.
+    `batches_at_once` counts the batches of all processes; None: one.
     """
     sequences = as_sequences(dataset)
     patiently(lambda: sequences.ctx_len, wait)  # may read the first row
@@ -409,7 +410,7 @@ def _check_no_model_needed(cfg: TrainConfig) -> None:
 
 
 def chosen_of_cache(cfg: TrainConfig, names: Sequence[str], blocks: Sequence[str]) -> list[str]:
-    """Where to train on a cache of the hookpoints `names`, as the options say; `blocks` are those of the layers.
+    """Hookpoints to train at, of the cached `names`, as the options say; `blocks` are those that layers mean.
 
     Raises ValueError if that needs one that was not cached.
     """
@@ -428,7 +429,7 @@ def cached_hookpoints(
     layers: Sequence[int] = (),
     layer_stride: int = 1,
 ) -> list[str]:
-    """Cached hookpoints, of `names`, that a choice means; all without one. `blocks` are those of the layers.
+    """Cached hookpoints, of `names`, that a choice means; without a choice all. `blocks` are those that layers mean.
 
     Raises ValueError if it means one that was not cached, or nothing.
     """

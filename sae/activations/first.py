@@ -1,4 +1,4 @@
-"""The first activations of some data: what is looked at before all of it is."""
+"""The first activations of some data, for decisions that come before all of it is read."""
 
 from collections.abc import Iterable, Sequence
 
@@ -18,7 +18,8 @@ def first_activations(
 ) -> Activations:
     """Activations (tokens, d_in), float32, of the first whole sequences with at least so many tokens that count.
 
-    `batches` are of token ids and of which of them count. The same whatever the batches. Of no sequence, nothing.
+    `batches` hold token ids and which of them count. The result does not depend on the batches' size. No sequence, no
+    activations.
     """
     found: dict[str, list[Tensor]] = {hookpoint: [] for hookpoint in hookpoints}
     left = tokens

@@ -12,8 +12,8 @@ from sae.data.source import TokenSource
 class SequenceSource:
     """Batches of tokens in the place of batches of activations: the loss needs sequences, which cannot be mixed.
 
-    Of several `ranks` each is handed its own of `ranks` batches at a time. All read all of them: they are at the same
-    place, and end together.
+    With several `ranks`, each is handed its own of `ranks` batches at a time. All ranks read all batches, so they are
+    at the same position and end together.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class SequenceSource:
         return self
 
     def __next__(self) -> Int[Tensor, "batch seq"]:
-        """This rank's of the step's next batches; without a sequence if they are fewer than the ranks."""
+        """This rank's batch of the step's next batches; empty if they are fewer than the ranks."""
         count = min(self._ranks, self._step - self._handed_out_of_step)
         batches = [self._next_batch() for _ in range(count)]
         self._handed_out_of_step = (self._handed_out_of_step + count) % self._step
@@ -61,7 +61,7 @@ class SequenceSource:
         return self._handed_out_of_step == 0
 
     def own_of_first(self, tokens: int) -> int:
-        """How many of the first so many tokens that `peek` shows are of this rank: all."""
+        """How many of the first tokens that `peek` shows are this rank's: all."""
         return tokens
 
     def state_dict(self) -> dict[str, Any]:

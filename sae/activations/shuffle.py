@@ -18,9 +18,11 @@ FIRST_TOKENS = 8192
 
 
 def batches_per_block(batches_per_step: int, bytes_per_batch: int) -> int:
-    """How many batches are mixed with each other: up to eight steps' worth, as many whole steps as fit, at least 1.
+    """Number of batches that are mixed with each other: up to eight steps' worth, as many whole steps as fit, at least
+    1.
 
-    Of a step that does not fit, an equal part: so that one batch of 8 is mixed with what two batches of 4 are.
+    If one step does not fit, it is an equal part of it. So one batch of 8 is mixed with the same tokens as two batches
+    of 4.
     """
     if steps := min(STEPS, BYTES // (2 * bytes_per_batch * batches_per_step)):
         return steps * batches_per_step
@@ -45,12 +47,16 @@ class ShuffleBuffer:
     """Gathers blocks of batches, permutes the tokens of a block, and hands them out in `split` parts for each batch.
 
     While one block is handed out, the next is gathered, a batch for a batch. The first may be smaller, so that training
-    begins sooner; each is then twice as large as the one before, until they are as large as wanted. Every token comes
-    out exactly once. What comes out depends on the tokens and the seed, not on the batch size: one batch of 8 sequences
-    or two of 4 give the same tokens in the same order. Nor on the number of readers: each of several `ranks` reads the
-    activations of every ranks-th batch of a block, and hands out its own tokens of `ranks` parts at a time, so that all
-    together hand out what one would. The state is the place in the source where the block begins, so a restart, by any
-    number of ranks, gathers the block again instead of keeping it on disk.
+    begins sooner. Each is then twice as large as the one before, up to the full size. Every token comes out exactly
+    once.
+
+    The result depends on the tokens and the seed, not on the batch size. One batch of 8 sequences or two of 4 give the
+    same tokens in the same order. It does not depend on the number of `ranks` either. Each rank reads the activations
+    of every ranks-th batch of a block, and hands out its own tokens of `ranks` parts at a time. Together they hand out
+    what one would.
+
+    The state is the position in the source where the block begins. A restart, by any number of ranks, gathers the block
+    again instead of keeping it on disk.
     """
 
     def __init__(
@@ -67,11 +73,11 @@ class ShuffleBuffer:
     ) -> None:
         """`block` is the number of batches that are mixed with each other; 1 with a `split` of 1 costs nothing.
 
-        The `first` block has so many, of whole steps (None: as many as the others).
+        `first` is the size of the first block, in whole steps (None: that of the others).
 
         `step` is the number of parts of an optimizer step, so `step` batches make `split` steps. It is a divisor of
-        `block`, or with a `split` of 1 a multiple: what is handed out at once does not reach over its end, where states
-        are saved.
+        `block`, or with a `split` of 1 a multiple. So what is handed out at once does not reach over a block's end,
+        where states are saved.
         """
         self._source, self._block, self._seed = source, block, seed
         self._step, self._split, self._rank, self._ranks = step, split, rank, ranks
@@ -91,7 +97,7 @@ class ShuffleBuffer:
 
     @property
     def num_batches(self) -> int | None:
-        """How many parts come out in all; None if nobody knows."""
+        """Parts that come out in all; None if unknown."""
         batches = self._source.num_batches
         return None if batches is None else batches * self._split
 
@@ -123,18 +129,19 @@ class ShuffleBuffer:
     def peek(self) -> Activations:
         """This rank's tokens of the current block, in the source's order. Raises StopIteration at the end of the data.
 
-        Where a block is larger than `block`, so that every rank has a batch, only those of its first `block` batches.
+        A block may be larger than `block`, so that every rank has a batch. Then only its first `block` batches are
+        shown.
         """
         if self._handed_out == self._parts:
             self._next_block()
         return self._mixed if self._rank < self._block else _none_of(self._mixed)
 
     def own_of_first(self, tokens: int) -> int:
-        """How many of the tokens that `peek` shows here are among the first so many that it shows on all ranks."""
+        """How many of this rank's tokens in `peek` are among the first so many that all ranks' `peek` show."""
         return int((self._own[: min(tokens, self._peeked)] >= 0).sum())
 
     def _due(self, handed_out: int) -> int:
-        """How many batches of the next block are there when so many parts of this one are handed out."""
+        """Batches of the next block that are gathered once so many parts of this one are handed out."""
         if self._block % self._step:
             return -(-handed_out // self._split)
         return -(-handed_out * self._block_size() // self._parts) if self._parts else 0
@@ -150,7 +157,7 @@ class ShuffleBuffer:
             self._filling_tokens.append(tokens)
 
     def _read(self, *, mine: bool) -> tuple[int, Activations]:
-        """How many tokens the next batch holds, and their activations; of another rank's batch none of them."""
+        """Number of tokens in the next batch, and their activations; another rank's batch gives no activations."""
         if not mine and self._nothing is not None:
             return self._source.skip(), dict(self._nothing)
         batch = next(self._source)
@@ -158,7 +165,7 @@ class ShuffleBuffer:
         return len(next(iter(batch.values()))), batch if mine else dict(self._nothing)
 
     def _block_size(self) -> int:
-        """How many batches the block has that is gathered, if there are so many."""
+        """Number of batches in the gathered block, if there are so many."""
         if self._block % self._step == 0:
             index = self._index + bool(self._parts)
             return min(self._block, self._first << min(index, 64))

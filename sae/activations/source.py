@@ -23,7 +23,7 @@ class ActivationSource(Protocol):
 
     @property
     def num_batches(self) -> int | None:
-        """How many batches there are in all; None if nobody knows."""
+        """Batches in all; None if unknown."""
 
     def __iter__(self) -> Iterator[Activations]: ...
 
@@ -33,7 +33,9 @@ class ActivationSource(Protocol):
         """Pass over the next batch, which another rank reads; how many tokens it holds. StopIteration at the end."""
 
     def state_dict(self) -> dict[str, Any]:
-        """The position, as JSON; where the next batch begins, whether those before were read or skipped."""
+        """The position, as JSON: where the next batch begins. It is the same whether earlier batches were read or
+        skipped.
+        """
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue at the position of a `state_dict`."""

@@ -39,7 +39,7 @@ SPREAD, NOISE, OFFSET = 0.2, 0.02, 1.0
 
 
 class Sample(NamedTuple):
-    """Some tokens, and which features made them."""
+    """Some tokens, and the features that made them."""
 
     x: Float[Tensor, "tokens d_in"]
     acts: Float[Tensor, "tokens width"]
@@ -49,7 +49,7 @@ class Sample(NamedTuple):
 
 
 class Features:
-    """The features, and how often each fires with which others. Nothing of it changes after it was made."""
+    """The features, and how often each fires with which others. It is immutable."""
 
     def __init__(self, num_features: int, width: int, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -71,7 +71,7 @@ class Features:
         self._child = HAS_CHILD * (shares / shares.sum()).cumsum(0)
 
     def sample(self, tokens: int, seed: int) -> Sample:
-        """So many tokens, the same ones for the same seed."""
+        """A sample of `tokens` tokens, the same one for the same seed."""
         generator = torch.Generator().manual_seed(seed)
         topics = torch.randint(TOPICS, (tokens,), generator=generator)
         draws, child, filled = torch.rand(3, tokens, SLOTS, generator=generator)
@@ -90,7 +90,7 @@ class Features:
 
 
 def _is_first(values: Int[Tensor, "tokens slots"], there: Tensor) -> Tensor:
-    """Which entries repeat none that is there before them in their row."""
+    """Entries that repeat no earlier one of their row."""
     same = (values.unsqueeze(2) == values.unsqueeze(1)) & there.unsqueeze(1)
     return ~same.tril(-1).any(2)
 

@@ -1,4 +1,4 @@
-"""Events of some sequences, on disk while an index is made: each chunk whole or not there, all merged at last."""
+"""Events of some sequences, on disk while an index is made. Each chunk is whole or missing; all are merged at last."""
 
 import json
 import zlib
@@ -21,7 +21,7 @@ _HEADER = 8
 
 
 class Found(NamedTuple):
-    """What one dictionary did on the tokens of a chunk."""
+    """Findings about one dictionary on the tokens of a chunk."""
 
     events: Events
     massive: np.ndarray
@@ -52,7 +52,7 @@ class Chunk:
     """A chunk on disk, mapped into memory."""
 
     def __init__(self, path: Path) -> None:
-        """Raises ValueError if it is not what was written."""
+        """Raises ValueError if the file was damaged."""
         self._bytes = np.memmap(path, np.uint8, "r")
         end = _HEADER + int.from_bytes(self._bytes[:_HEADER].tobytes(), "little")
         header = json.loads(self._bytes[_HEADER:end].tobytes())

@@ -1,6 +1,6 @@
 """circuit-tracer's `features/`: an index, and a file for each layer with the records of its latents.
 
-A record is its length in 4 bytes, little-endian, then compressed JSON. `index.json.gz` has of each layer the file's
+A record is its length in 4 bytes, little-endian, then compressed JSON. For each layer `index.json.gz` has the file's
 name and the offsets of its records, one more than there are latents.
 """
 
@@ -19,7 +19,7 @@ from .store import Context, Index, Latent
 
 
 def write(index: Index, folder: Path, notes: Notes, latents: Sequence[int]) -> None:
-    """Write features/ of all places; of latents that are not chosen the records are empty."""
+    """Write features/ of all places. Latents that are not chosen have empty records."""
     features = folder / "features"
     features.mkdir()
     entries: dict[str, Any] = {}

@@ -45,12 +45,12 @@ class Read(NamedTuple):
     """A dictionary, and its hookpoint."""
 
     hookpoint: str
-    """Where it writes; an autoencoder reads there too."""
+    """Hookpoint that it writes; an autoencoder reads it too."""
     dictionary: Any
 
     @property
     def reads(self) -> str:
-        """Where it reads: of a transcoder what the module receives."""
+        """Hookpoint that it reads; a transcoder's is the input of its module."""
         if known := getattr(self.dictionary, "reads", ""):
             return str(known)
         return Wiring.of(self.hookpoint, transcode=getattr(self.dictionary, "reads_input", False)).reads[0]
@@ -117,9 +117,9 @@ def collect(
 ) -> None:
     """Make the index of the dictionaries `reads`, by the names of their places, on `sample`, in `folder`.
 
-    Chunks of a call that was stopped are taken over. `vocabulary` is the text of every token. All processes of
-    `workers` see the folder. Raises ValueError for a dictionary that does not fit the model, and OSError in one line
-    if the disk is full; what is finished stays.
+    Chunks of a call that was stopped are taken over. `vocabulary` has the text of every token. All processes of
+    `workers` see the folder. Raises ValueError for a dictionary that does not fit the model, and OSError in one line if
+    the disk is full; finished chunks stay.
     """
     widths = lm.widths(model, list(dict.fromkeys(read.reads for read in reads.values())), sample.ctx_len)
     _check_widths(reads, widths)
@@ -146,12 +146,12 @@ def _counting(sample: Iterable[Tensor], tokens: Sequence[int], positions: Sequen
 
 
 class Look(NamedTuple):
-    """What the first tokens say of a place."""
+    """Findings of the first tokens at a place."""
 
     ordinary: Ordinary
-    """Which tokens are not massive."""
+    """Rule of which tokens are ordinary, not massive."""
     scale: float
-    """A power of two near the largest activation on an ordinary token: what is stored is divided by it / 64."""
+    """A power of two near the largest activation on an ordinary token. Activations are stored divided by it / 64."""
 
 
 def _look(model: nn.Module, reads: Mapping[str, Read], batches: Iterator[Batch]) -> dict[str, Look]:
@@ -192,7 +192,7 @@ class _Pass:
         return self.folder / f"{chunk:06d}"
 
     def run(self, batches: Iterator[Batch], sample: Sample, workers: Workers, progress: Progress) -> int:
-        """Make the chunks of this rank that are not there yet; how many sequences all of them are of."""
+        """Make this rank's chunks that are not there yet; returns the number of sequences of all chunks."""
         self.folder.mkdir(parents=True, exist_ok=True)
         chunk, sequences = 0, 0
         at_once = self._batches_of_chunk(sample)

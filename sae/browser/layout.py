@@ -37,7 +37,7 @@ NONE = 2**32 - 1
 CONTEXT = 64
 """Tokens of a passage. Each counts once among the contexts of a latent, with its largest activation."""
 TOP, FIFTHS, OF_EACH_FIFTH = 24, 5, 6
-"""Contexts that are kept of each latent: the strongest, and some of each fifth of them by activation."""
+"""Contexts that are kept of each latent: the strongest, and some of each fifth by activation."""
 BINS, FIRES_ON, LOGITS = 32, 6, 10
 """Bins of a histogram, tokens that a latent fires on, and tokens that it promotes or suppresses."""
 
@@ -64,7 +64,7 @@ COLUMNS: dict[str, tuple[str, int]] = {
     "down_tokens": ("u32", LOGITS),
     "down_logits": ("f32", LOGITS),
 }
-"""Columns of a latent: the type of a number, and how many there are. `Latent` says what they mean."""
+"""Columns of a latent: the type of a number, and how many there are. `Latent` explains them."""
 _MAX_MANIFEST_BYTES, _MAX_VOCABULARY_BYTES = 2**24, 2**27
 
 
@@ -182,10 +182,10 @@ class PlaceHeader(NamedTuple):
 
 
 class Header(NamedTuple):
-    """What is in an index. Everything is JSON."""
+    """Contents of an index. Everything is JSON."""
 
     about: dict[str, Any]
-    """Model, data, checkpoint, versions and command, for people."""
+    """Model, data, checkpoint, versions and command, for people to read."""
     ctx_len: int
     sequences: int
     places: dict[str, PlaceHeader]

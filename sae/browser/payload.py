@@ -1,4 +1,4 @@
-"""What the page is told of an index, as plain JSON: the same for the server and for an export."""
+"""The page's data about an index, as plain JSON: the same for the server and for an export."""
 
 from typing import Any
 
@@ -69,7 +69,7 @@ def about_context(context: Context) -> dict[str, Any]:
 
 
 def about_related(latent: Latent) -> dict[str, Any]:
-    """What goes with a latent: neighbours by decoder, and latents that fire together with it."""
+    """Relations of a latent: neighbours by decoder, and latents that fire together with it."""
     names = list(latent.place.index.places)
     return {
         "neighbours": [[names.index(each.place), each.latent, short(each.cosine)] for each in latent.neighbours(12)],

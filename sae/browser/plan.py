@@ -1,7 +1,7 @@
 """Which index a command asks for, found without loading anything heavy: a second call opens at once.
 
-An index's folder is named by what it is of: the files of the checkpoint, of the model and of the data, and the options
-that decide what is in it. So an index of something else is never taken for this one.
+The name of an index's folder comes from the files of the checkpoint, of the model and of the data, and from the
+options. So another index is never taken for this one.
 """
 
 import hashlib
@@ -72,7 +72,7 @@ def plan_browse(cfg: BrowseConfig, checkpoint: Path) -> BrowsePlan:
 
 
 def digest(path: Path) -> str:
-    """What tells a file or the files of a folder from others: names, sizes and samples; empty if nothing is there.
+    """Name that tells a file, or a folder's files, from others: by names, sizes and samples; empty if nothing is there.
 
     It takes milliseconds for any size. A file that was written anew with other numbers differs in all samples.
     """

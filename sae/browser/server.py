@@ -129,7 +129,7 @@ class Pages:
         return place[number]
 
     async def about(self, request: Request) -> Response:
-        """What is indexed, and whether the language model is there."""
+        """The index, in short, and whether the language model is there."""
         return JSONResponse(await run_in_threadpool(about_index, self.index) | {"live": self.live.state()})
 
     async def vocabulary(self, request: Request) -> Response:
@@ -251,7 +251,7 @@ async def _told(request: Request, error: Exception) -> Response:
 
 
 async def content_of(request: Request) -> bytes:
-    """What was sent. Raises ValueError if it is too large."""
+    """The bytes that were sent. Raises ValueError if they are too many."""
     content = b""
     async for part in request.stream():
         content += part

@@ -1,9 +1,9 @@
-"""What an index says of each latent, computed from its events: for some latents at a time, without a loop over them.
+"""Statistics of each latent, computed from its events: for some latents at a time, without a loop over them.
 
-Massive tokens, such as attention sinks, would fill every list of contexts. Their events are kept and counted, and
-everything else here is of the ordinary tokens.
+Massive tokens, such as attention sinks, would fill every list of contexts. Their events are kept and counted.
+Everything else here covers the ordinary tokens alone.
 
-A context is a passage of `CONTEXT` tokens, aligned in its sequence, and counts once for a latent, with the largest
+A context is a passage of `CONTEXT` tokens, aligned in its sequence. It counts once for a latent, with the largest
 activation in it. Ties go to what comes first.
 """
 
@@ -14,11 +14,11 @@ import numpy as np
 from .layout import BINS, CONTEXT, FIFTHS, FIRES_ON, NONE, OF_EACH_FIFTH, TOP
 
 SAME = 8
-"""Contexts whose last tokens up to the strongest are the same, so many of them, are one passage that was repeated."""
+"""Number of last tokens, up to the strongest, in which repeated passages agree."""
 _CANDIDATES = 3 * TOP
 """The strongest contexts that are looked at for repetitions."""
 AT_LEAST = 3
-"""How often a token must occur to be among those that a latent fires on most strongly in the mean."""
+"""Occurrences that a token needs to be among those on which a latent fires most strongly in the mean."""
 
 
 class Corpus(NamedTuple):
@@ -151,7 +151,7 @@ def top_of(events: Events, corpus: Corpus, number: int) -> np.ndarray:
 
 
 def _without_repeats(positions: np.ndarray, corpus: Corpus, number: int) -> np.ndarray:
-    """(latents, number): the first of these contexts, those left out that end as one before them does."""
+    """(latents, number): the first of these contexts, without those that end as an earlier one does."""
     chosen = np.full((len(positions), number), NONE, np.uint32)
     there = positions != NONE
     if not there.any():
@@ -169,7 +169,7 @@ def _without_repeats(positions: np.ndarray, corpus: Corpus, number: int) -> np.n
 
 
 def _hash_of_ends(positions: np.ndarray, corpus: Corpus) -> np.ndarray:
-    """A number that tells the last SAME tokens up to each position, within its sequence, from others."""
+    """A number for the last SAME tokens up to each position, within its sequence: equal tokens have equal numbers."""
     positions = positions.astype(np.int64)
     found = np.zeros(positions.shape, np.uint64)
     offsets = positions % corpus.ctx_len

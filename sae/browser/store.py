@@ -29,7 +29,8 @@ from .layout import (
 from .statistics import Corpus, Events, top_of
 
 RARE, DENSE, SINGLE = 1e-4, 0.1, 0.8
-"""A latent is rare below, dense from this share of the tokens on; of a single token from this share of its events."""
+"""Shares of the tokens below which a latent is rare, and from which it is dense. SINGLE: share of its events on one
+token that makes it a latent of that token."""
 BEFORE, AFTER = 24, 12
 """Tokens that are shown around the strongest one of a context."""
 FLAGS = ("dead", "massive only", "rare", "dense", "single token", "first token")
@@ -51,7 +52,7 @@ class Context(NamedTuple):
     peak: int
     """Index, in `tokens`, of the token in question."""
     position: int
-    """Where that token stands in the index: sequence · ctx_len + its place in the sequence."""
+    """Position of that token in the index: sequence · ctx_len + position in the sequence."""
     sequence: int
     ids: list[int]
 
@@ -108,7 +109,7 @@ class Match(NamedTuple):
 
 
 class Index:
-    """All that was found in one pass of a language model over some tokens. Opened by `Index.open`."""
+    """Findings of one pass of a language model over some tokens. `Index.open` opens one."""
 
     def __init__(self, folder: Path, header: Header) -> None:
         self.folder, self.header = folder, header
@@ -156,13 +157,24 @@ class Index:
         return self._counted.read()
 
     def window(self, position: int, before: int, after: int) -> tuple[int, np.ndarray]:
-        """The position of the first token, and the ids, around a position in its sequence."""
+        """Tokens around one token, within its sequence.
+
+        Args:
+            position: Position of the token in the index.
+            before: Tokens before it, at most.
+            after: Tokens after it, at most.
+
+        Returns:
+            Position of the first token, and the ids of all.
+        """
         first = position - position % self.ctx_len
         start, stop = max(first, position - before), min(first + self.ctx_len, position + after + 1)
         return start, self._tokens.read(start, stop)
 
     def positions_of(self, text: str) -> np.ndarray:
-        """The tokens of each place where a text stands, upper and lower case alike; of the first few thousand."""
+        """Positions of the tokens of each place where a text stands, upper and lower case alike; of the first few
+        thousand places.
+        """
         whole, ends = self._text
         found: list[np.ndarray] = []
         for match in re.finditer(re.escape(text), whole, re.IGNORECASE):
@@ -227,7 +239,7 @@ class Place:
 
     @cached_property
     def num_ordinary(self) -> int:
-        """Tokens that count and are not massive here: what a density is a share of."""
+        """Tokens that count and are not massive here: the base of a density."""
         return int(((self.index.counted > 0) & (self.massive == 0)).sum())
 
     @property
@@ -313,7 +325,15 @@ class Place:
         return [Active(int(latents[at]), float(values[at])) for at in order]
 
     def search(self, text: str, number: int = 50) -> list[Match]:
-        """The latents that fire most strongly where a text stands in what was indexed."""
+        """The latents that fire most strongly where a text stands in the index.
+
+        Args:
+            text: Text to look for.
+            number: Latents to return, at most.
+
+        Returns:
+            Latents with their score and the tokens of the text on which they fire, best first.
+        """
         tokens = self.index.positions_of(text)
         if not tokens.size:
             return []
@@ -331,7 +351,7 @@ class Place:
 
     @property
     def corpus(self) -> Corpus:
-        """The tokens that the statistics are of; occurrences are left out."""
+        """The tokens behind the statistics; occurrences are left out."""
         return Corpus(self.index.tokens, self.index.ctx_len, np.empty(0, np.int64))
 
     def _repr_html_(self) -> str:
@@ -376,7 +396,7 @@ class Latent:
 
     @property
     def positions(self) -> tuple[int, int] | None:
-        """The first and the last place in a sequence at which it fires."""
+        """The first and the last position in a sequence at which it fires."""
         return (int(self._number("first")), int(self._number("last"))) if self.count else None
 
     @property
@@ -411,7 +431,16 @@ class Latent:
         return events.positions.astype(np.int64), events.values.astype(np.float32) * self.place.header.scale
 
     def top_contexts(self, number: int = 10, *, before: int = BEFORE, after: int = AFTER) -> list[Context]:
-        """The passages with its largest activations, one context a passage; repeated passages are there once."""
+        """Passages with its largest activations, one context a passage; repeated passages are there once.
+
+        Args:
+            number: Passages, at most.
+            before: Tokens before the strongest one, at most.
+            after: Tokens after it, at most.
+
+        Returns:
+            Contexts, the strongest first.
+        """
         found = self.place.column("top")[self.index]
         if number > TOP:
             events = self.place.slice(self.index)
@@ -420,12 +449,30 @@ class Latent:
         return [self.context(int(at), before, after) for at in found[found != NONE][:number]]
 
     def fifths(self, number: int = 5, *, before: int = BEFORE, after: int = AFTER) -> list[list[Context]]:
-        """Passages from each fifth of its contexts by activation, the strongest fifth first."""
+        """Passages from each fifth of its contexts by activation.
+
+        Args:
+            number: Passages of a fifth, at most.
+            before: Tokens before the strongest one, at most.
+            after: Tokens after it, at most.
+
+        Returns:
+            Contexts of each fifth, the strongest fifth first.
+        """
         rows = self.place.column("fifths")[self.index].reshape(5, -1)[:, :number]
         return [[self.context(int(at), before, after) for at in row[row != NONE]] for row in rows]
 
     def context(self, position: int, before: int = BEFORE, after: int = AFTER) -> Context:
-        """The passage around a token."""
+        """The passage around a token.
+
+        Args:
+            position: Position of the token in the index.
+            before: Tokens before it, at most.
+            after: Tokens after it, at most.
+
+        Returns:
+            Context with the latent's activation on each token.
+        """
         start, ids = self.place.index.window(position, before, after)
         activations = self.activations_at(start, len(ids))
         tokens = [self.place.index.token(int(token)) for token in ids]
@@ -436,7 +483,15 @@ class Latent:
         )  # fmt: skip
 
     def activations_at(self, start: int, number: int) -> np.ndarray:
-        """Its activations on some tokens, one after the other."""
+        """Its activations on neighbouring tokens.
+
+        Args:
+            start: Position of the first token in the index.
+            number: Tokens.
+
+        Returns:
+            Activations (number,), 0 where it does not fire.
+        """
         positions, values = self._events
         low, high = np.searchsorted(positions, [start, start + number])
         found = np.zeros(number, np.float32)
@@ -470,7 +525,15 @@ class Latent:
         ]
 
     def neighbours(self, number: int = 10, *, across: bool = True) -> list[Neighbour]:
-        """The latents whose decoder rows have the largest cosine with its own, of all places of that width."""
+        """The latents whose decoder rows have the largest cosine with its own.
+
+        Args:
+            number: Latents, at most.
+            across: Whether all places of that width are searched, or this one alone.
+
+        Returns:
+            Latents with their place and cosine, the nearest first.
+        """
         own = self.place.direction(self.index)
         found: list[Neighbour] = []
         for place in self.place.index.places.values() if across else [self.place]:

@@ -1,4 +1,4 @@
-"""What the weights alone say of a latent: its direct effect on the logits, and whether encoder and decoder agree."""
+"""Properties of a latent by its weights alone: direct effect on the logits, agreement of encoder and decoder."""
 
 from collections.abc import Iterator
 from typing import Any

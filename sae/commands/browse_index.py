@@ -76,7 +76,7 @@ def _plan(cfg: BrowseConfig, plan: BrowsePlan | None) -> EvalPlan:
 
 
 def _reads(what: EvalPlan, device: Any) -> dict[str, Read]:
-    """The dictionaries by place: named by their hookpoint, and by their configuration too if there are several."""
+    """The dictionaries by the name of their place: the hookpoint, and the configuration too if there are several."""
     found = load_dictionaries(what, device)
     if any(dictionary.writes_several for dictionaries in found.values() for dictionary in dictionaries.values()):
         raise ValueError(

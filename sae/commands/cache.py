@@ -21,7 +21,7 @@ KEPT_OPTIONS = (
     "model", "dataset", "split", "text_column", "streaming", "ctx_len", "exclude_tokens", "exclude_positions",
     "revision", "load_in_8bit", "attn_implementation",
 )  # fmt: skip
-"""What decides which activations there are; runs that train on them take it over."""
+"""Options that decide which activations there are; runs that train on a cache take them over."""
 
 
 def cache(cfg: CacheConfig) -> int:
@@ -41,11 +41,19 @@ def cache(cfg: CacheConfig) -> int:
 
 
 def cache_activations(cfg: CacheConfig, dataset: Any, model: nn.Module) -> Path:
-    """Write the activations of `model` on `dataset`, as `cfg` says, and return the folder of the cache.
+    """Write the activations of a model on some data. What an earlier call left unfinished is continued.
 
-    `dataset` is what SaeTrainer takes, or a `Reading` of it. What an earlier call left unfinished is continued.
-    The size is announced first. Raises ValueError, naming the option, for what does not fit; OSError in one line for a
-    full disk.
+    Args:
+        cfg: Options of `sae cache`.
+        dataset: What SaeTrainer takes, or a `Reading` of it.
+        model: Model of transformers.
+
+    Returns:
+        Folder of the cache. Its size is announced first.
+
+    Raises:
+        ValueError: Names the option, for what does not fit.
+        OSError: In one line, for a full disk.
     """
     feed = LiveFeed(cfg, dataset, model)
     check_folder(cfg)

@@ -59,7 +59,7 @@ def evaluate(cfg: EvalConfig) -> int:
 
 
 def _probing(cfg: EvalConfig, text: TextConfig) -> Probing | None:
-    """The texts for probes and what makes tokens of them; None if there are to be none."""
+    """The texts for probes and their tokenizer; None without probes."""
     if cfg.probes is None:
         return None
     tokenizer = lm.load_tokenizer(text.model, revision=text.revision, token=cfg.hf_token)

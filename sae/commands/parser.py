@@ -35,9 +35,9 @@ def parse(
 ) -> Config:
     """The configuration that the arguments say. A field that is a dataclass itself is filled by its fields' names.
 
-    The options `swept` may be followed by several numbers, or several of their choices: then the field holds their
-    list, or, if it is one of a dataclass, there is a list of dataclasses with all combinations.
-    Raises ValueError, in one line, for an unknown option or a bad value; exits for --help.
+    The options `swept` may be followed by several numbers, or several of their choices. The field then holds their
+    list. A field of a nested dataclass gives a list of dataclasses with all combinations. Raises ValueError, in one
+    line, for an unknown option or a bad value; exits for --help.
     """
 
     def read(words: Sequence[str]) -> Config:
@@ -91,7 +91,7 @@ def _first_of_several(
 ) -> tuple[list[str], dict[str, tuple[int, list[str]]]]:
     """The arguments with one value after each option, and {option: (place of its value, all its values)}.
 
-    Those of an option that is `swept` are numbers and its choices.
+    A `swept` option takes numbers and its choices.
     """
     words: list[str] = []
     several: dict[str, tuple[int, list[str]]] = {}

@@ -32,7 +32,7 @@ def selftest(cfg: SelftestConfig) -> int:
 
 
 def recoveries(cfg: SelftestConfig, device: torch.device) -> dict[str, Recoveries]:
-    """How well each combination of options finds the features, by its label, and what stands beside it."""
+    """Recovery of the features by each combination of options, by its label, with the references."""
     feed = SyntheticFeed(cfg, device)
     saes = train_on(cfg, feed)
     sample, directions = feed.held_out_sample(), feed.features.directions

@@ -88,7 +88,7 @@ class Command(NamedTuple):
     description: str
     """Its first line stands in the list of commands."""
     swept: tuple[str, ...] = ()
-    """Options of which several values mean every combination."""
+    """Options that take several values, which mean every combination."""
 
 
 def read(arguments: Sequence[str]) -> tuple[Command, Any]:

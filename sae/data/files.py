@@ -65,7 +65,7 @@ def _near_names(path: str) -> str:
 
 
 def kind_of(files: Iterable[File]) -> str:
-    """The kind that all these files have. Raises DataError if of none that is read, or of several."""
+    """The kind that all these files have. Raises DataError for a kind that is not read, or for several kinds."""
     files = list(files)
     kinds = {file.kind for file in files}
     found = ", ".join(sorted({"".join(endings(file.name)) or "no extension" for file in files}))
@@ -82,9 +82,9 @@ def kind_of(files: Iterable[File]) -> str:
 def open_files(
     files: Mapping[str, list[File]], *, split: str, streaming: bool, text_column: str
 ) -> "datasets.Dataset | datasets.IterableDataset":
-    """The rows of data files, which are given by split, with the columns that are wanted of them.
+    """The rows of data files by split, with the wanted columns.
 
-    Without one of them, the columns of a parquet file are all there, and those of others an error that lists them.
+    If a wanted column is missing, a parquet file gives all its columns; other files raise an error that lists them.
     """
     check_split(split, files, streaming=streaming)
     parts = {name: files[name] for name in (files if split == "all" else split_names(split))}
@@ -140,7 +140,7 @@ def _open_parquet(
 
 
 def no_column(found: Iterable[str], text_column: str) -> DataError:
-    """None of the columns that are found is wanted."""
+    """The error if no wanted column is found."""
     return DataError(
         f"text column must be one of the data set's columns ({', '.join(found)}), got {text_column!r}; "
         f"name it with text_key (--text_column), or call token ids {IDS[0]} and a chat {CHAT}"

@@ -1,4 +1,4 @@
-"""Which sequences are never trained on: whole documents, where it is known which sequences hold which."""
+"""Which sequences are never trained on: whole documents, where it is known which sequences hold them."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -33,7 +33,7 @@ class Split(NamedTuple):
     held_out: Int64[Tensor, " held_out"]
     trained: Int64[Tensor, " trained"]
     num_shared: int | None
-    """How many of those held out have documents that are trained on too; None if nothing is known of documents."""
+    """How many held-out sequences share a document with training; None if documents are unknown."""
 
     @property
     def by(self) -> str:
@@ -42,10 +42,10 @@ class Split(NamedTuple):
 
 
 def split(num_sequences: int, count: int, seed: int, documents: Documents | None) -> Split:
-    """Hold out `count` sequences at random, of whole documents as far as a twentieth of the data suffices for it.
+    """Hold out `count` sequences at random: whole documents, as long as a twentieth of the data suffices for that.
 
-    What shares a document with a held-out sequence, and is not held out, is left unused. Sequences of documents that
-    are too long for that are held out one by one.
+    Sequences that share a document with a held-out one, and are not held out, are left unused. Sequences of documents
+    that are too long are held out one by one.
     """
     order = torch.randperm(num_sequences, generator=torch.Generator().manual_seed(seed))
     known = documents is not None and len(documents.first) == num_sequences and documents.are_in_order
@@ -81,7 +81,7 @@ def _whole_documents(
 
 
 def _stretch(place: int, size: int, documents: Documents) -> tuple[int, int, int, int]:
-    """Sequences around `place`: from, to those that touch some documents, and from, to those that hold nothing else."""
+    """Sequences around `place`, as two ranges: those that touch some documents, and those that hold nothing else."""
     first = documents.last[place]
     last = documents.last[min(place + size, len(documents.last) - 1)]
     touching = np.searchsorted(documents.last, first), np.searchsorted(documents.first, last, "right")

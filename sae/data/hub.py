@@ -1,4 +1,4 @@
-"""Data sets on the hub, and folders laid out as on the hub; what goes wrong with them, said in one line."""
+"""Data sets on the hub, and folders laid out as on the hub; their errors take one line."""
 
 import logging
 import os

@@ -27,11 +27,11 @@ class Task(NamedTuple):
 
 
 def probing_tasks(names: Sequence[str], num_texts: int | None = None) -> list[Task]:
-    """The tasks of these names, of which at most `num_texts` texts are taken; of no name all 113.
+    """The tasks of these names, at most `num_texts` texts of each; without names all 113.
 
     A name is that of a CSV file with the columns text and label, or of one of the 113, such as 100_news_fake. Raises
-    ValueError, in one line, for a file that is none, lacks a column or has other than two classes of at least `FEWEST`
-    rows each, and if the package that has the 113 is not installed.
+    ValueError, in one line, for a file that does not exist or lacks a column. So it does for other than two classes of
+    at least `FEWEST` rows each, and if the package that has the 113 is not installed.
     """
     files = {name: Path(name) for name in names if Path(name).suffix in (".csv", ".zst") or Path(name).exists()}
     known = _of_the_package() if len(files) < len(names) or not names else {}

@@ -48,22 +48,42 @@ def load_data(
 ) -> Sequences | SequenceStream:
     """Sequences of `ctx_len` tokens from the data set of that name, for `TokenBatches`.
 
-    `dataset` is the first of these that fits: a .bin or .npy file of token ids; a folder written by save_to_disk; a
-    local folder in the hub's layout; files, one or a glob; a hub id. Files are all of one kind of `read.KINDS`, packed
-    or not. A configuration of a folder or hub id is named after a colon: `allenai/c4:en`. A .txt file, wherever it
-    lies, is one text, cut at line ends into documents of about 64k characters. Of other files only the column that is
-    wanted is read: the others may differ from file to file.
+    The name `dataset` means the first of these that fits:
+
+    - a .bin or .npy file of token ids;
+    - a folder written by save_to_disk;
+    - a local folder in the hub's layout;
+    - files, one or a glob, all of one kind of `read.KINDS`, compressed or not;
+    - a hub id.
+
+    A configuration of a folder or hub id is named after a colon: `allenai/c4:en`. A .txt file, wherever it lies, is one
+    text, cut at line ends into documents of about 64k characters. Other files give only the wanted column: the others
+    may differ from file to file.
 
     The text in `text_column` is tokenised and packed by `chunk_and_tokenize`. A data set without that column, but with
     `input_ids` (or `tokens`), is taken as tokenised (also by naming them as `text_column`). Rows of ctx_len tokens stay
     as they are. Others are joined end to end and cut, so that only a tail is lost. Tokens whose `attention_mask` is 0
-    are left out. One with neither, but with `messages`, is a chat, which the tokenizer's chat template makes text. A
-    stream's rows are always joined. `streaming` reads rows only as they are needed, without caching them; a .bin file
-    never needs it.
+    are left out. A data set with `messages` alone is a chat, which the tokenizer's chat template makes text. A stream's
+    rows are always joined.
 
-    Raises ValueError, in one line, for data that does not exist, cannot be reached or is not open to `token` (which
-    appears in no message). So it does for a missing split, configuration or column, for no rows, and for fewer tokens
-    than one sequence.
+    Args:
+        dataset: Name of the data, see above.
+        split: Split of the data set, such as train or train[:1%].
+        streaming: Read rows only as they are needed, without caching them; a .bin file never needs it.
+        text_column: Column that holds the text.
+        revision: Branch, tag or commit on the hub.
+        token: Token for private data on the hub; it appears in no message.
+        tokenizer: Tokenizer of the language model; None for data that is tokenised.
+        ctx_len: Tokens of a sequence.
+        num_proc: Processes that tokenise. None: half of the cores.
+        vocab_size: Token ids that the language model has.
+
+    Returns:
+        Sequences (n, ctx_len) that can be read in any order, or a stream of them.
+
+    Raises:
+        ValueError: In one line, for data that does not exist, cannot be reached or is not open to `token`. So it does
+            for a missing split, configuration or column, for no rows, and for fewer tokens than one sequence.
     """
     path, token = os.path.expanduser(dataset), token.strip() if token else None
     if path.lower().endswith(TOKEN_FILES):

@@ -12,11 +12,20 @@ SAMPLE_BYTES = 1 << 20  # what is looked at to check the file, at its start
 
 
 class MemmapTokens:
-    """Sequences of `ctx_len` tokens, one after the other in a `.bin` or `.npy` file; a tail that fills none is lost.
+    """Sequences of one length, one after the other in a `.bin` or `.npy` file. Tokens after the last whole one are
+    lost.
 
-    Rows of an array are joined. Tokens of a `.bin` file are 64 bits wide if its start reads as such numbers that are
+    Rows of an array are joined. Tokens of a `.bin` file are 64 bits wide if its start reads as 64-bit numbers that are
     all below 2**32. They are 32 bits wide if `vocab_size` needs it, or if the start reads as 32-bit numbers that are
-    all below 65536; else 16. Raises ValueError if the file's size, its first tokens or its length do not fit.
+    all below 65536; else 16.
+
+    Args:
+        path: The file; it is read without loading.
+        ctx_len: Tokens of a sequence.
+        vocab_size: Token ids that the language model has.
+
+    Raises:
+        ValueError: If the file's size, its first tokens or its length do not fit.
     """
 
     def __init__(self, path: str | os.PathLike[str], ctx_len: int, vocab_size: int) -> None:

@@ -62,9 +62,9 @@ def pack_dataset(
 ) -> "datasets.Dataset":
     """Rows of `layout.size` tokens from the rows of `documents`, whose one column is `input_ids` (any lengths).
 
-    Runs in one process, in order, so that nothing is lost between batches: only the tokens after the last whole chunk
-    are dropped, or with `keep_partial` become a last, shorter row. The columns FIRST and LAST tell which documents a
-    row is of.
+    Runs in one process, in order, so that nothing is lost between batches. Only the tokens after the last whole chunk
+    are dropped; with `keep_partial` they become a last, shorter row. The columns FIRST and LAST say which documents a
+    row holds.
     """
     from datasets import Features, List, Value
 
@@ -121,8 +121,8 @@ class _Packer:
 class PackedStream:
     """An `IterableDataset` of documents as a stream of rows `{"input_ids": ...}` of `layout.size` tokens.
 
-    `state_dict` is the place after the row yielded last: going back there tokenises nothing that lies before. As with
-    `IterableDataset`, iterating starts at the loaded place, or at the beginning; iterate once at a time.
+    `state_dict` is the position after the row yielded last: going back there tokenises nothing before it. As with
+    `IterableDataset`, iterating starts at the loaded position, or at the beginning; iterate once at a time.
     """
 
     column_names = ["input_ids"]
@@ -151,7 +151,7 @@ class PackedStream:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain values: the place in the documents before the last batch, the tokens then waiting, the rows since."""
+        """Plain values: position in the documents before the last batch, tokens then waiting, rows since."""
         return dict(self._place)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -166,7 +166,7 @@ class PackedStream:
             skip = 0
 
     def _batches(self) -> Iterator[tuple[dict[str, Any], list[Row]]]:
-        """The rows that each batch of documents completes, with the place before that batch."""
+        """The rows that each batch of documents completes, with the position before that batch."""
         rest, owners, num_documents = self._start["rest"], np.full(len(self._start["rest"]), -1), 0
         documents_state = self._start["documents"]
         self._documents.load_state_dict(documents_state)
@@ -197,9 +197,9 @@ class PackedStream:
 
 
 def own_view(stream: Any) -> Any:
-    """The rows of an `IterableDataset` or `PackedStream` from the beginning, with a place of their own.
+    """The rows of an `IterableDataset` or `PackedStream` from the beginning, with their own position.
 
-    Loading a place into it leaves the caller's object where it was.
+    Loading a position into it leaves the caller's object where it was.
     """
     view = stream.with_format(None)
     if hasattr(stream, "epoch"):

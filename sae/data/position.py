@@ -1,4 +1,4 @@
-"""A saved place in the data may come from a stranger, or from another run."""
+"""Saved positions in the data. They may come from a stranger, or from another run."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Read tokens while the device trains: a stream has to be fetched and tokenised, and nobody should wait for it."""
+"""Read tokens while the device trains: a stream has to be fetched and tokenised, and training should not wait."""
 
 import weakref
 from collections import deque
@@ -18,7 +18,7 @@ SECONDS_TO_END = 2.0
 
 
 class _Read(NamedTuple):
-    """A batch, None at the end, and the place behind it."""
+    """A batch, None at the end, and the position after it."""
 
     tokens: Tensor | None
     place: dict[str, Any]
@@ -31,8 +31,8 @@ _Wanted = SimpleQueue[tuple[int, Future[_Read]] | None]
 class ReadAhead:
     """The batches of `batches`, up to eight of which a thread has ready before they are asked for.
 
-    The place is that after the batch handed out last, so that a restart loses nothing of what was read ahead. An error
-    is raised where the batch that it prevented was asked for, and asking again tries again.
+    The position is that after the batch handed out last, so a restart loses nothing of what was read ahead. An error is
+    raised where the batch that it prevented was asked for, and asking again tries again.
     """
 
     def __init__(self, batches: TokenSource) -> None:
@@ -50,7 +50,7 @@ class ReadAhead:
 
     @property
     def num_batches(self) -> int | None:
-        """Batches in the whole pass; None if nobody knows."""
+        """Batches in the whole pass; None if unknown."""
         return self._batches.num_batches
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -72,13 +72,13 @@ class ReadAhead:
         return tokens
 
     def state_dict(self) -> dict[str, Any]:
-        """The place after the last batch that was handed out."""
+        """The position after the last batch that was handed out."""
         if self._place is None:
             self._place = self._batches.state_dict()
         return self._place
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to the place of a `state_dict`."""
+        """Go to the position of a `state_dict`."""
         self._forget()
         self._batches.load_state_dict(state)
         self._place = None

@@ -14,7 +14,7 @@ KINDS = {
     ".txt": "text", ".jsonl": "json", ".ndjson": "json", ".jsonlines": "json", ".json": "json", ".csv": "csv",
     ".tsv": "csv", ".parquet": "parquet",
 }  # fmt: skip
-"""What the rows of a file are, by its ending; parquet is read by `datasets`."""
+"""Kinds of rows by the ending of a file; parquet is read by `datasets`."""
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd", ".zip": "zip"}
 """Each of them may follow an ending of KINDS, but that of parquet, which is compressed inside."""
 IDS = ("input_ids", "tokens")
@@ -73,12 +73,12 @@ def endings(name: str) -> tuple[str, str]:
 
 
 def known_endings() -> str:
-    """For messages."""
+    """The endings that are read, for messages."""
     return f"{', '.join(KINDS)} (all but the last also with {', '.join(COMPRESSIONS)})"
 
 
 def wanted_columns(columns: Iterable[str], text_column: str) -> list[str]:
-    """Which columns are read: the one of text; else that of token ids, with its mask; else the one of chats; else none.
+    """Columns that are read: the text's; else that of token ids, with its mask; else that of chats; else none.
 
     Token ids are also chosen by naming their column as that of the text.
     """
@@ -104,8 +104,8 @@ def columns_of(files: Iterable[File]) -> list[str]:
 def rows_of(files: list[File], columns: Sequence[str]) -> Iterator[Row]:
     """The rows of files, of these columns alone; others may be of any kind, and differ. A chat is text of JSON.
 
-    Raises DataError, naming file, place and column, for what cannot be read, a file without the column, and for a
-    value of another kind than its name says.
+    Raises DataError, naming file, line and column, for an unreadable file, one without the column, and a value of
+    another kind than its name says.
     """
     of_kind: dict[str, Callable[[str, Any], Any]] = {CHAT: _chat, MASK: _mask, **dict.fromkeys(IDS, _ids)}
     read = {name: of_kind.get(name, _text) for name in columns}

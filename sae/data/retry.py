@@ -26,8 +26,8 @@ class SourceError(OSError):
 def patiently(read: Callable[[], Value], wait: Wait = time.sleep) -> Value:
     """What `read` returns, tried again after errors of network and disk, with a line in the log for each.
 
-    `read` must change nothing when it raises. Raises SourceError when the last try failed, when `wait` says to stop,
-    or at once for an answer that will not change, such as 404; any other error as it is.
+    `read` must change nothing when it raises. Raises SourceError when the last try failed, when `wait` says to stop, or
+    at once for an answer that will not change, such as 404. Other errors pass as they are.
     """
     for tried, pause in enumerate((*PAUSES, None), start=1):
         try:

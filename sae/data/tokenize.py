@@ -28,21 +28,33 @@ def chunk_and_tokenize(
     return_final_batch: bool = False,
     load_from_cache_file: bool = True,
 ) -> "datasets.Dataset | datasets.DatasetDict | PackedStream | dict[str, PackedStream]":
-    """Tokenise the documents in the column `text_key` and pack them into rows of one length, in a column `input_ids`.
+    """Tokenise the documents of a data set and pack them into rows of one length, in a column `input_ids`.
 
-    Each document is tokenised alone, without special tokens; the stream of tokens is `eos doc eos doc …` (with `sep`,
-    else `cls`, else nothing for a tokenizer that has no eos). It is cut into chunks of
-    min(tokenizer.model_max_length, max_seq_len) tokens, and each chunk carries the special tokens that the tokenizer
-    puts around a text (BOS; [CLS] and [SEP]), which count. Empty texts and None are skipped. A separator that a text
-    carries at an end itself is not doubled. A column of chats (lists of turns with a role, as `messages`) becomes text
-    by the tokenizer's chat template; where that closes a chat with the separator, no other is added.
+    Each document is tokenised alone, without special tokens. The stream of tokens is `eos doc eos doc …` (with `sep`,
+    else `cls`, else nothing for a tokenizer that has no eos). It is cut into chunks of min(tokenizer.model_max_length,
+    max_seq_len) tokens. Each chunk carries the special tokens that the tokenizer puts around a text (BOS; [CLS] and
+    [SEP]), which count. Empty texts and None are skipped. A separator that a text carries at an end itself is not
+    doubled.
 
-    The result does not depend on `num_proc` (default: half of the CPUs, one for small data). Every token is kept except
-    those after the last whole chunk of each split; with `return_final_batch` these are a last, shorter row.
+    A column of chats (lists of turns with a role, as `messages`) becomes text by the tokenizer's chat template. Where
+    that closes a chat with the separator, no other is added.
 
-    A Dataset gives a Dataset with torch tensors (or `format`), a DatasetDict a DatasetDict. An IterableDataset gives
-    a `PackedStream` of rows that `state_dict` can resume, an IterableDatasetDict a dict of them. Raises ValueError if
-    the column is missing or is not text, or if a Dataset has fewer tokens than one chunk.
+    Args:
+        data: Documents.
+        tokenizer: Tokenizer of the language model.
+        format: Format of a Dataset's rows.
+        num_proc: Processes; the result does not depend on it. None: half of the CPUs, one for small data.
+        text_key: Column of the documents.
+        max_seq_len: Most tokens of a row.
+        return_final_batch: Keep the tokens after the last whole chunk of each split, as a last, shorter row.
+        load_from_cache_file: Whether `datasets` may reuse what it cached.
+
+    Returns:
+        A Dataset for a Dataset, a DatasetDict for a DatasetDict. An IterableDataset gives a `PackedStream` of rows that
+        `state_dict` can resume, an IterableDatasetDict a dict of them.
+
+    Raises:
+        ValueError: If the column is missing or is not text, or if a Dataset has fewer tokens than one chunk.
     """
     from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
@@ -203,8 +215,8 @@ def chunk_layout(tokenizer: "transformers.PreTrainedTokenizerBase", max_seq_len:
 def special_ends(tokenizer: "transformers.PreTrainedTokenizerBase") -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The special tokens that the tokenizer puts before and after a text, found by tokenising one both ways.
 
-    The text is one that the tokenizer knows, by its own vocabulary: what is unknown to it may vanish, and then nothing
-    tells what stood before from what stood after. Raises ValueError if none shows the two.
+    The text is one that the tokenizer knows, by its own vocabulary. An unknown text may vanish, and then nothing tells
+    what stood before it from what stood after. Raises ValueError if none shows the two.
     """
     for text in _known_texts(tokenizer):
         try:

@@ -1,4 +1,4 @@
-"""Batches of token sequences: one interface over every source, with a place that can be saved."""
+"""Batches of token sequences: one interface over every source, with a position that can be saved."""
 
 import copy
 import hashlib
@@ -27,7 +27,7 @@ HELD_OUT_TOKENS = 65536
 HELD_OUT_TOKENS_STREAM = 16384
 TOKENS_TO_COMPARE = 1 << 20
 SHUFFLED, WHOLE_DOCUMENTS, STREAM = "shuffled", "shuffled, whole documents held out", "stream"
-"""Kinds of saved places."""
+"""Kinds of saved positions."""
 
 
 @runtime_checkable
@@ -95,7 +95,7 @@ class RowSequences:
 
 
 class PiecedSequences:
-    """Every sequence of `rows` cut into pieces of `ctx_len` tokens; what is left of a row is left out."""
+    """Every sequence of `rows` cut into pieces of `ctx_len` tokens; the rest of a row is left out."""
 
     def __init__(self, rows: Sequences, ctx_len: int) -> None:
         self._rows = rows
@@ -113,11 +113,11 @@ class PiecedSequences:
 
 
 class SequenceStream:
-    """Token sequences that can only be read one after the other, and the place in them.
+    """Token sequences that can only be read one after the other, and the position in them.
 
-    `rows` yields mappings with `input_ids`. The place is kept by the rows' own `state_dict` where they have one that is
-    exact (`datasets.IterableDataset` without a shuffle buffer, `PackedStream`); else it is found again by reading up to
-    it. A `read` that raises changes nothing, so that it can be tried again.
+    `rows` yields mappings with `input_ids`. The rows' own `state_dict` keeps the position where it is exact:
+    `datasets.IterableDataset` without a shuffle buffer, `PackedStream`. Else it is found again by reading up to it. A
+    `read` that raises changes nothing, so that it can be tried again.
     """
 
     def __init__(self, rows: Iterable[Any]) -> None:
@@ -129,7 +129,8 @@ class SequenceStream:
         """The rows from `_place` on; None until they are read, and after an error."""
         self._num_opened = 0
         self._last_document: int | None = None
-        """With which the last sequence that was read ended, if the rows say it; not part of the place."""
+        """The document with which the last sequence that was read ended, if the rows say it; not part of the position.
+        """
 
     @property
     def num_read(self) -> int:
@@ -180,11 +181,11 @@ class SequenceStream:
         self._iterator = iterator
 
     def state_dict(self) -> dict[str, Any]:
-        """The place after the last sequence that was read."""
+        """The position after the last sequence that was read."""
         return dict(self._place)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to the place of a `state_dict`."""
+        """Go to the position of a `state_dict`."""
         whole(state, "num_read")
         self.ctx_len  # noqa: B018 - from the first row, while we stand at the beginning
         if not self._can_resume and state["num_read"] >= self.num_read:
@@ -317,7 +318,7 @@ class TokenBatches:
 
     @property
     def held_out_by(self) -> str:
-        """What is held out: `documents`, or `sequences` whatever documents they are of."""
+        """Kind of what is held out: `documents`, or `sequences` whatever their documents."""
         return self._order.held_out_by
 
     @property
@@ -339,7 +340,7 @@ class TokenBatches:
         return fingerprint(self.held_out_batches())
 
     def about_held_out(self) -> list[str]:
-        """Sentences on how far the held-out sequences are of text that is trained on too. Reads a million tokens."""
+        """Sentences on how many held-out sequences stand in the training text too. Reads a million tokens."""
         order = self._order
         if isinstance(order, _StreamOrder) or not order.held_out:
             return []
@@ -372,11 +373,11 @@ class TokenBatches:
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """The place after the last batch that was handed out, in sequences; plain values only."""
+        """The position after the last batch that was handed out, in sequences; plain values only."""
         return patiently(self._order.state_dict, self._wait)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a saved place. Raises ValueError unless data, seed and held-out set are those it was saved with."""
+        """Go to a saved position. Raises ValueError unless data, seed and held-out set are those it was saved with."""
         own = self.state_dict()
         if state.get("kind") == SHUFFLED and own["kind"] == WHOLE_DOCUMENTS:
             raise ValueError(
@@ -401,8 +402,8 @@ class TokenBatches:
 class SampledSequences:
     """Some sequences of the data in batches (batch_size, ctx_len), the last as small as it comes; as often as wanted.
 
-    They are those that training with this seed holds out, or would, if it held out so many; of a stream the first. Of
-    a run that held out documents, `of_documents` says how many sequences those were.
+    They are those that training with this seed holds out, or would hold out if it needed so many; of a stream the
+    first. `of_documents` is the number of sequences of a run that held out whole documents.
     """
 
     def __init__(
@@ -430,7 +431,7 @@ class SampledSequences:
 
     @property
     def num_tokens(self) -> int:
-        """How many there are; of a stream at most."""
+        """Number of their tokens; for a stream an upper bound."""
         return self._count * self.ctx_len
 
     def __iter__(self) -> Iterator[Int64[Tensor, "batch ctx_len"]]:
@@ -496,7 +497,7 @@ class _ShuffledOrder:
         self.held_out, self.held_out_by, self.num_shared = len(parts.held_out), parts.by, parts.num_shared
         self.num_sequences: int = len(parts.trained)
         self.num_in_all: int | None = len(source)
-        """With those held out, and those that are left unused for their documents' sake."""
+        """Sequences in all, with the held-out ones and those that their documents leave unused."""
         self.position = 0
 
     def read_held_out(self, start: int, count: int) -> tuple[Tensor, list[int]]:
@@ -533,7 +534,7 @@ class _ShuffledOrder:
 class _StreamOrder:
     """The stream as it comes; the held-out sequences are its beginning, kept in memory.
 
-    What follows of the document with which they end is passed over, as far as they reach.
+    The rest of the document with which they end is passed over, up to their own number.
     """
 
     num_sequences: int | None = None

@@ -1,1 +1,1 @@
-"""What is learned: tensors in, tensors out. It knows no run, no rank and no file."""
+"""Dictionaries, which are learned: tensors in, tensors out. They know no run, no rank and no file."""

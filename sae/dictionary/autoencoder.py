@@ -18,11 +18,11 @@ from sae.ops.autograd import Decode, Encode
 from sae.ops.momentum import settle_
 
 _UNIT = 1e-3
-"""How far lengths may be from 1 by the rounding of a file in half precision."""
+"""Tolerance of row lengths about 1: the rounding of a file in half precision."""
 
 
 class Encoded(NamedTuple):
-    """The code of each token: at most `width` latents, which is k for topk and groupmax."""
+    """The code of each token: at most `width` latents. For topk and groupmax the width is k."""
 
     top_acts: Float[Tensor, "*batch width"]
     """Activations, non-negative, in no particular order. A latent with activation 0 did not fire."""
@@ -40,16 +40,16 @@ class SaeOutput(NamedTuple):
     top_indices: Int[Tensor, "*batch k"]
     """See `Encoded`."""
     fvu: Float[Tensor, ""]
-    """Fraction of variance unexplained over these tokens (`losses.fvu`), differentiable; of float32 at least."""
+    """Fraction of variance unexplained over these tokens (`losses.fvu`), differentiable, in float32 at least."""
 
 
 class Sae(nn.Module):
     """A k-sparse autoencoder: x̂ = Σ_i a_i W_dec[i] + b_dec, a = TopK(ReLU((x − b_dec) W_encᵀ + b_enc)).
 
-    Or a transcoder, which reads x and writes something else, and may add W_skip x. Or a crosscoder, whose x is that of
-    several hookpoints side by side, times `scale`. `spec` says which. `encoder.weight` is (num_latents, d_in) and
-    `W_dec` (num_latents, d_out): row = latent. New weights follow Gao et al. 2024, arXiv:2406.04093, app. A.1: rows of
-    W_dec uniform on the sphere, W_enc equal to W_dec, biases 0; the trainer sets b_dec to the mean of the data.
+    A transcoder reads x and writes something else, and may add W_skip x. A crosscoder's x is several hookpoints side by
+    side, times `scale`. `spec` says which kind it is. `encoder.weight` is (num_latents, d_in) and `W_dec` (num_latents,
+    d_out): row = latent. New weights follow Gao et al. 2024, arXiv:2406.04093, app. A.1: rows of W_dec uniform on the
+    sphere, W_enc equal to W_dec, biases 0; the trainer sets b_dec to the mean of the data.
     """
 
     def __init__(
@@ -65,18 +65,27 @@ class Sae(nn.Module):
         parts: int = 1,
         spec: Spec | None = None,
     ) -> None:
-        """`generator` draws the weights, on the CPU for any `device`. `d_out` is d_in if it is left out.
+        """New weights, drawn by `generator`. The dictionary has the latents that `cfg` asks for.
 
-        `spec` says what `cfg` cannot, of a dictionary that was not trained here.
+        Args:
+            d_in: Width of what it reads.
+            cfg: Shape and selection.
+            d_out: Width of what it writes. None: `d_in`.
+            device: Device of the parameters.
+            dtype: Type of the parameters.
+            generator: Source of the weights, on the CPU for any `device`. None: PyTorch's own.
+            part: Number of the part, from 0, where latents are split (see `SaePart`).
+            parts: Equal parts into which the latents are split.
+            spec: What `cfg` does not say of a dictionary that was not trained here.
 
-        The autoencoder has the latents that `cfg` asks for, or of several equal parts of them one (see `SaePart`).
-        Raises ValueError if `cfg` does not fit d_in or the number of parts.
+        Raises:
+            ValueError: If `cfg` does not fit `d_in` or the number of parts.
         """
         super().__init__()
         num_latents = cfg.latents_for(d_in) // parts
         self.cfg, self.d_in, self.d_out, self.num_latents = cfg, d_in, d_in if d_out is None else d_out, num_latents
         self.spec = replace(spec or Spec(cfg, d_in, self.d_out, num_latents), num_latents=num_latents)
-        """What the dictionary, or this part of one, computes."""
+        """Computation of the dictionary, or of this part of one."""
         _check_parts(cfg, d_in, parts)
         self.encoder = nn.Linear(d_in, self.num_latents, device="meta", dtype=dtype)
         drawn = _normal_rows(cfg.latents_for(d_in), d_in, part, parts, generator)
@@ -114,7 +123,7 @@ class Sae(nn.Module):
 
     @property
     def reads_input(self) -> bool:
-        """Whether it reads the input of the module whose output it writes: a transcoder."""
+        """Whether it is a transcoder: it reads the input of the module whose output it writes."""
         return not self.spec.is_autoencoder
 
     @property
@@ -130,7 +139,7 @@ class Sae(nn.Module):
 
     @property
     def writes_several(self) -> bool:
-        """Whether it writes several hookpoints of which it reads at most one: a layer of a cross-layer transcoder."""
+        """Whether it is a layer of a cross-layer transcoder: it writes several hookpoints and reads at most one."""
         return self.cfg.cross_layer and len(self.spec.writes) > 1
 
     @property
@@ -139,7 +148,9 @@ class Sae(nn.Module):
         return self.W_skip is not None or self.spec.layer_norm
 
     def scaled(self, x: Float[Tensor, "*batch d_out"]) -> Float[Tensor, "*batch d_out"]:
-        """What is read or written, in the units of its error: those of a crosscoder make its hookpoints count alike."""
+        """Activations that are read or written, in the units of the error: a crosscoder's make its hookpoints count
+        alike.
+        """
         return x if self.scale is None else x * self.scale
 
     def unscaled(self, x: Float[Tensor, "*batch d_out"]) -> Float[Tensor, "*batch d_out"]:
@@ -149,8 +160,17 @@ class Sae(nn.Module):
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Encoded:
         """Keep the latents of each token that the selection says; for topk the k largest.
 
-        x has any leading shape. Gradients flow through `top_acts` to x and to the parameters. Raises ValueError if x
-        is not d_in wide. Source: Gao et al. 2024, arXiv:2406.04093, sec. 2.3.
+        Gradients flow through `top_acts` to x and to the parameters. Source: Gao et al. 2024, arXiv:2406.04093, sec.
+        2.3.
+
+        Args:
+            x: Activations (…, d_in), of any leading shape.
+
+        Returns:
+            Code of each token: `top_acts` and `top_indices`, both (…, width).
+
+        Raises:
+            ValueError: If x is not d_in wide.
         """
         if x.shape[-1] != self.d_in:
             raise ValueError(
@@ -174,8 +194,17 @@ class Sae(nn.Module):
     ) -> Float[Tensor, "*batch d_out"]:
         """Σ_i top_acts[i] · W_dec[top_indices[i]] + b_dec, for any number of latents a token and any leading shape.
 
-        With a skip connection + W_skip x, and with `spec.layer_norm` scaled back to the tokens x: x must be given then,
-        or ValueError is raised.
+        Args:
+            top_acts: Activations (…, width); 0 adds nothing.
+            top_indices: Latents (…, width), by number.
+            x: What was encoded (…, d_in). It is needed for a skip connection, which adds W_skip x, and for
+                `spec.layer_norm`, which is scaled back to it.
+
+        Returns:
+            Reconstruction (…, d_out).
+
+        Raises:
+            ValueError: If x is needed and missing.
         """
         batch, width = top_acts.shape[:-1], top_acts.shape[-1]
         acts = top_acts.to(self.dtype).reshape(-1, width)
@@ -193,9 +222,17 @@ class Sae(nn.Module):
         return self.unscaled(out).view(*batch, self.d_out)
 
     def forward(self, x: Float[Tensor, "*batch d_in"], y: Float[Tensor, "*batch d_out"] | None = None) -> SaeOutput:
-        """Encode, decode and measure. Raises ValueError if x is not d_in wide.
+        """Encode, decode and measure.
 
-        A transcoder's `fvu` is of `y`, what it is to write; NaN without it.
+        Args:
+            x: Activations (…, d_in).
+            y: What a transcoder is to write (…, d_out). None: x; a transcoder's FVU is then NaN.
+
+        Returns:
+            Reconstruction, code and FVU over these tokens.
+
+        Raises:
+            ValueError: If x is not d_in wide.
         """
         encoded = self.encode(x)
         recon = self.decode(*encoded, x)
@@ -212,12 +249,12 @@ class Sae(nn.Module):
 
     @torch.no_grad()
     def to_continue(self) -> "Sae":
-        """This function in float32, to train further: with rows of W_dec of unit length if it has such a form.
+        """This function in float32, to train further. Rows of W_dec have unit length if the function has such a form.
 
         A length that all rows share goes into W_enc and b_enc. Lengths that differ cannot go there, since other latents
         would be the k largest. Such rows stay as they are, and are trained freely, without `normalize_decoder`. An
-        encoder that did not subtract b_dec becomes one that does. Raises ValueError for what no training here makes:
-        thresholds of each latent, and a layer norm.
+        encoder that did not subtract b_dec becomes one that does. Raises ValueError for thresholds of each latent, and
+        for a layer norm: no training here makes them.
         """
         if self.spec.selection == "jumprelu" or self.spec.layer_norm:
             kind = "a layer norm" if self.spec.layer_norm else "thresholds of its own (JumpReLU, ReLU, gates)"
@@ -238,9 +275,15 @@ class Sae(nn.Module):
         return Sae.of_tensors(sae.cfg, sae.state_dict() | folded | {"W_dec": sae.W_dec / length}, like=sae.spec)
 
     def save_to_disk(self, path: Path | str, *, format: str = "eleuther") -> None:
-        """Write the dictionary into the folder `path`: cfg.json and sae.safetensors, EleutherAI's format and our own.
+        """Write the dictionary into a folder.
 
-        `format` names another library's. Raises ValueError for what that cannot say.
+        Args:
+            path: Folder, which is created if need be.
+            format: Format of the files. eleuther is EleutherAI's and our own: cfg.json and sae.safetensors. Others:
+                `sae convert --help`.
+
+        Raises:
+            ValueError: For what the format cannot say.
         """
         from sae.formats.convert import write_one
 
@@ -252,9 +295,17 @@ class Sae(nn.Module):
 
     @classmethod
     def load_from_disk(cls, path: Path | str, device: torch.device | str = "cpu") -> "Sae":
-        """Load the dictionary in a folder or a file, of any format that is known, in the data type of the file.
+        """Load the dictionary in a folder or a file, in the data type of the file.
 
-        The format is recognised by the names of files. Raises ValueError that names the file and what is wrong with it.
+        Args:
+            path: Folder or file. The names of the files reveal the format.
+            device: Device of the parameters.
+
+        Returns:
+            Dictionary that computes the publisher's formula.
+
+        Raises:
+            ValueError: Names the file and what is wrong with it.
         """
         from sae.formats.find import place_at
 
@@ -271,11 +322,21 @@ class Sae(nn.Module):
         token: str | None = None,
         cache_dir: str | Path | None = None,
     ) -> "Sae":
-        """Load the dictionary of `hookpoint` from the hub repository `name`, or the repository's only one.
+        """Load one dictionary of a hub repository. The others are not fetched.
 
-        `hookpoint` may also be the path of the dictionary in the repository. The others are not fetched. `revision` is
-        a branch, tag or commit; `token` is for what is private; files are kept in `cache_dir`, by default the hub's.
-        Raises ValueError, in one line, if the hub does not answer or the repository lacks the hookpoint.
+        Args:
+            name: Repository, as owner/name.
+            hookpoint: Hookpoint of the dictionary, or its path in the repository. None: the only one there.
+            device: Device of the parameters.
+            revision: Branch, tag or commit.
+            token: Token for a private repository.
+            cache_dir: Folder where files are kept. None: the hub's own.
+
+        Returns:
+            Dictionary that computes the publisher's formula.
+
+        Raises:
+            ValueError: In one line, if the hub does not answer or the repository lacks the hookpoint.
         """
         from sae.formats.hub import Access, fetch
 
@@ -297,13 +358,25 @@ class Sae(nn.Module):
         token: str | None = None,
         cache_dir: str | Path | None = None,
     ) -> dict[str, "Sae"]:
-        """Load the dictionaries of a folder or hub repository, by hookpoint, of any formats that are known.
+        """Load the dictionaries of a folder or hub repository.
 
-        `layers` names hookpoints; `pattern` is a glob on them. A run's folder stands for its newest checkpoint, and the
-        folder of one autoencoder for that one. Of several at a hookpoint each is `<group>/<hookpoint>`.
-        `local=None` means the folder if there is one of that name, else the hub, for which `revision`, `token` and
-        `cache_dir` are as of `load_from_hub`. Raises ValueError, in one line, for a source without dictionaries, for a
-        hookpoint that it lacks, and for a damaged file.
+        A run's folder stands for its newest checkpoint, and the folder of one autoencoder for that one.
+
+        Args:
+            name: Folder or hub repository, of any known formats.
+            layers: Names of hookpoints to load. None: all.
+            device: Device of the parameters.
+            local: Whether `name` is a folder. None: it is if there is such a folder, else the hub is asked.
+            pattern: Glob on the hookpoints.
+            revision: As for `load_from_hub`.
+            token: As for `load_from_hub`.
+            cache_dir: As for `load_from_hub`.
+
+        Returns:
+            Dictionaries by hookpoint; several at one hookpoint are `<group>/<hookpoint>` each.
+
+        Raises:
+            ValueError: In one line, for a source without dictionaries, a hookpoint that it lacks, or a damaged file.
         """
         from sae.formats.hub import Access, find_anywhere
 
@@ -313,9 +386,15 @@ class Sae(nn.Module):
 
     @classmethod
     def of_tensors(cls, cfg: SaeConfig, tensors: Mapping[str, Tensor], *, like: Spec | None = None) -> "Sae":
-        """The dictionary with these tensors, by the names of its `state_dict`; they are not copied.
+        """The dictionary with given tensors, which are not copied.
 
-        It has the hookpoints of the one that is `like` it.
+        Args:
+            cfg: Shape and selection.
+            tensors: Tensors by the names of `state_dict`.
+            like: Record of a dictionary whose hookpoints it has too.
+
+        Returns:
+            Dictionary on the device of the tensors.
         """
         (num_latents, d_in), d_out = tensors["encoder.weight"].shape, tensors["W_dec"].shape[1]
         spec = Spec(cfg, d_in, d_out, num_latents)
@@ -325,7 +404,15 @@ class Sae(nn.Module):
 
     @classmethod
     def from_saved(cls, saved: Saved, device: torch.device | str = "cpu") -> "Sae":
-        """The dictionary of these tensors, which it takes over where they already are on `device`."""
+        """The dictionary of a record.
+
+        Args:
+            saved: Record with its tensors. Those that are on `device` already are taken over, not copied.
+            device: Device of the parameters.
+
+        Returns:
+            Dictionary in the type of the tensors.
+        """
         spec, tensors = saved
         with torch.device("meta"):
             cfg = replace(spec.cfg, num_latents=spec.num_latents)
@@ -336,7 +423,7 @@ class Sae(nn.Module):
 
 
 class SaePart(Sae):
-    """Some of an autoencoder's latents, while `shards` hold the others: all call it together, on the same tokens."""
+    """Some of an autoencoder's latents; `shards` hold the others. All call it together, on the same tokens."""
 
     def __init__(
         self, d_in: int, cfg: SaeConfig, *, shards: LatentShards, part: int, parts: int, **options: Any
@@ -365,7 +452,9 @@ class SaePart(Sae):
 
 
 def _standardised(x: Float[Tensor, "tokens d_in"]) -> tuple[Tensor, Tensor, Tensor]:
-    """Each token with mean 0 and standard deviation 1, and what it had; OpenAI's, with n − 1, and 1e-5 one way only."""
+    """Each token with mean 0 and standard deviation 1, its mean, and its deviation. OpenAI's convention: n − 1, and
+    1e-5 is added on the way in only.
+    """
     mean = x.mean(-1, keepdim=True)
     deviation = (x - mean).std(-1, keepdim=True)
     return (x - mean) / (deviation + 1e-5), mean, deviation

@@ -35,14 +35,14 @@ class Gradients(NamedTuple):
     """(latents, d_in); likewise."""
     b_dec: Float[Tensor, "d_in"]
     radial: Float[Tensor, "latents"]
-    """⟨W_dec gradient, W_dec⟩ of each row: the part that a row of unit length must not follow. The dot products with
-    W_dec are needed for the encoder anyway, so this costs no pass over the rows."""
+    """⟨W_dec gradient, W_dec⟩ of each row: the part that a row of unit length must not follow. The encoder needs the
+    dot products with W_dec anyway, so this costs no pass over the rows."""
     W_skip: Float[Tensor, "d_out d_in"] | None = None
     """Gradient of the linear map beside the code, if there is one."""
 
     @classmethod
     def zeros_like(cls, weights: "Weights") -> "Gradients":
-        """The gradients of no tokens."""
+        """Gradients that are 0: the sum over no tokens."""
         W_enc, W_dec, b_enc, b_dec = (torch.zeros_like(t) for t in weights[:4])
         skip = None if weights.W_skip is None else torch.zeros_like(weights.W_skip)
         return cls(W_enc, b_enc, W_dec, b_dec, torch.zeros_like(b_enc), skip)
@@ -52,10 +52,10 @@ class Gradients(NamedTuple):
         return [rows[:] for rows in self if rows is not None]
 
     def plus(self, other: "Gradients", *, lazily: bool = False) -> "Gradients":
-        """With the gradients of other tokens added.
+        """The sum of these gradients and those of other tokens.
 
-        The matrices are dense, in the memory of these if they are dense already; or `lazily` computed a few rows at a
-        time, which keeps what both are computed from.
+        The matrices are dense, in the memory of these if they are dense already. `lazily`: they are computed a few rows
+        at a time, and what both are computed from is kept.
         """
         if lazily:
             b_enc, b_dec, radial = self.b_enc + other.b_enc, self.b_dec + other.b_dec, self.radial + other.radial
@@ -74,7 +74,7 @@ class Gradients(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """Parameters as the step reads them: on a GPU both matrices in the compute type too, on a CPU the encoder."""
+    """Parameters as the step reads them. On a GPU both matrices exist in the compute type too, on a CPU the encoder."""
 
     W_enc: Float[Tensor, "latents d_in"]
     W_dec: Float[Tensor, "latents d_in"]
@@ -82,12 +82,12 @@ class Weights(NamedTuple):
     b_dec: Float[Tensor, "d_in"]
     W_enc_compute: Float[Tensor, "latents d_in"]
     W_dec_compute: Float[Tensor, "latents d_in"]
-    """For rows that are gathered: a GPU waits for the memory that they are read from."""
+    """W_dec for gathering rows, in the compute type: a GPU waits for the memory that they are read from."""
     W_skip: Float[Tensor, "d_out d_in"] | None = None
     centred: bool = True
     """Whether b_dec is subtracted from what is read."""
     scale: Float[Tensor, "d_in"] | None = None
-    """Factors by which a crosscoder multiplies what it reads, and so what it is to write."""
+    """Factors by which a crosscoder multiplies what it reads and what it is to write."""
 
     @classmethod
     def of(cls, sae: Sae, compute_dtype: torch.dtype) -> "Weights":
@@ -100,13 +100,13 @@ class Weights(NamedTuple):
         return cls(W_enc, W_dec, b_enc, b_dec, low, gathered, W_skip, centred, scale)
 
     def read(self, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens d_in"]:
-        """What the encoder's product is taken of: x − b_dec, or x itself; of a crosscoder scale · x − b_dec."""
+        """Input of the encoder's product: x − b_dec, or x itself; for a crosscoder scale · x − b_dec."""
         x = x.to(self.b_dec.dtype)
         x = x if self.scale is None else x * self.scale
         return x - self.b_dec if self.centred else x
 
     def _pairs(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Parameters that have a copy, and it, by name."""
+        """Parameters that have a copy, with the copy, by name."""
         pairs = {"encoder.weight": (self.W_enc, self.W_enc_compute), "W_dec": (self.W_dec, self.W_dec_compute)}
         return {name: pair for name, pair in pairs.items() if pair[0] is not pair[1]}
 
@@ -124,9 +124,9 @@ class Reconstruction(NamedTuple):
     """What one micro-batch leaves behind: the code, the residual, and the sums that are reported."""
 
     centred: Float[Tensor, "tokens d_in"]
-    """What was encoded: x − b_dec, or x for a transcoder."""
+    """The encoded activations: x − b_dec, or x for a transcoder."""
     residual: Float[Tensor, "tokens d_out"]
-    """x̂ − y, of the whole code."""
+    """x̂ − y, with the whole code."""
     fired: Bool[Tensor, "*entries"]
     top_indices: Int[Tensor, "*entries"]
     squared_error: Float[Tensor, ""]
@@ -142,9 +142,9 @@ class Wanted(NamedTuple):
 
     scale: float | Tensor
     limit: float | Tensor | None = None
-    """Limit that leaves a share of each token's gradient (`token_shares`). None: all of it."""
+    """Limit on the product of norms that leaves a share of each token's gradient (`token_shares`). None: all of it."""
     longest: Float[Tensor, ""] | None = None
-    """Tokens with ‖y − b_dec‖ above it are massive, and left out of what is reported. None: there are none."""
+    """Tokens with ‖y − b_dec‖ above it are massive, and left out of what is reported. None: no token is massive."""
     levels: Levels | None = None
     """Nested reconstructions. None: one."""
 
@@ -165,14 +165,14 @@ class Known(NamedTuple):
 
 
 class Code(NamedTuple):
-    """The code of some tokens, and what it was made from."""
+    """The code of some tokens, and its inputs."""
 
     centred: Float[Tensor, "tokens d_in"]
-    """What was encoded, in the type of the parameters."""
+    """The encoded activations, in the type of the parameters."""
     low: Float[Tensor, "tokens d_in"]
-    """What is read, in the type of the encoder's product."""
+    """The encoder's input, in the type of its product."""
     acts: Float[Tensor, "tokens width"]
-    """0 did not fire. In the type of the parameters."""
+    """Activations in the type of the parameters. A latent with 0 did not fire."""
     indices: Int[Tensor, "tokens width"]
 
 
@@ -185,7 +185,7 @@ def encoded(
     shards: LatentShards = WHOLE,
     by_threshold: bool = False,
 ) -> Code:
-    """The code of these tokens. Selections `by_threshold` need not ask the other `shards` what they keep."""
+    """The code of these tokens. Selections `by_threshold` keep what they find without the other `shards`."""
     centred, W = weights.read(x), weights.W_enc_compute
     low = centred.to(W.dtype)
     acts, indices = encode(low, W, weights.b_enc.to(W.dtype), select)
@@ -195,8 +195,7 @@ def encoded(
 
 
 def written(weights: Weights, code: Code, bags: ops.Bags) -> Float[Tensor, "bags d_out"]:
-    """What a dictionary writes of a code, without b_dec: for each of its bags, and by the skip connection in level
-    0."""
+    """The dictionary's output for a code, without b_dec: for each bag, and by the skip connection in level 0."""
     out = ops.decode_bags(bags, weights.W_dec)
     if weights.W_skip is not None:
         out[: len(code.centred)] += code.centred @ weights.W_skip.T
@@ -312,8 +311,9 @@ def described(
     top_indices: Int[Tensor, "*entries"],
     longest: Float[Tensor, ""] | None,
 ) -> Reconstruction:
-    """A reconstruction of y with the sums over its ordinary tokens, whose ‖y − b_dec‖, of `centred`, is at most
-    `longest`."""
+    """A reconstruction of y with the sums over its ordinary tokens: those with ‖y − b_dec‖, the norm of `centred`, of
+    at most `longest`.
+    """
     if longest is None:
         squared_error = residual.flatten().dot(residual.flatten())
         return Reconstruction(centred, residual, fired, top_indices, squared_error, VarianceSums.of(centred))
@@ -328,8 +328,8 @@ def token_shares(
 ) -> Float[Tensor, "tokens"]:
     """min(1, limit / (‖x − b_dec‖ ‖x̂ − x‖)): the share of each token's gradient that is followed.
 
-    The product of the norms bounds, up to a factor that all tokens share, the gradient of one token by the rows of both
-    matrices. Clipping the gradients of single examples is that of Abadi et al. 2016, arXiv:1607.00133, without noise.
+    The product of the norms bounds one token's gradient by the rows of both matrices, up to a factor that all tokens
+    share. Single examples' gradients are clipped as in Abadi et al. 2016, arXiv:1607.00133, without noise.
     """
     size = torch.linalg.vector_norm(centred, dim=1) * torch.linalg.vector_norm(residual, dim=1)
     return (limit / size.clamp_min(torch.finfo(size.dtype).tiny)).clamp_max(1.0)
@@ -349,13 +349,12 @@ def add_auxk_gradients_(
 ) -> Float[Tensor, ""]:
     """Add the gradient of scale · min(num_dead / k_aux, 1) · Σ ‖ê − e‖² to `grads`.
 
-    Returns Σ ‖ê − e‖² over the ordinary tokens, and with `spare_massive` the gradient is of that sum alone. Products
-    are of `dtype`, by default the encoder's.
+    Returns Σ ‖ê − e‖² over the ordinary tokens. With `spare_massive` the gradient is that sum's alone. Products are
+    computed in `dtype`, by default the encoder's.
 
     e = y − x̂ is held constant; ê decodes, without b_dec, the k_aux = d_out / 2 largest ReLU'd pre-activations among
-    the `dead` latents. Their rows are gathered once, so the cost follows the number of dead latents. Of `num_dead` in
-    all, `shards` hold the others.
-    Source: Gao et al. 2024, arXiv:2406.04093, sec. 2.4 and app. A.2.
+    the `dead` latents. Their rows are gathered once, so the cost follows the number of dead latents. `num_dead` counts
+    those of all `shards`. Source: Gao et al. 2024, arXiv:2406.04093, sec. 2.4 and app. A.2.
     """
     k_aux = max(1, recon.residual.shape[1] // 2)
     num_dead = len(dead) if num_dead is None else num_dead
@@ -393,7 +392,7 @@ def add_auxk_gradients_(
 
 
 def _dense_topk(pre_acts: Float[Tensor, "tokens dead"], k: int, shards: LatentShards) -> Float[Tensor, "tokens dead"]:
-    """Entries of each row, ReLU'd, that are among the k largest of this and the other shards' rows; 0 elsewhere."""
+    """The k largest entries of each row, ReLU'd, counting the other shards' rows too; 0 elsewhere."""
     values, indices = pre_acts.topk(min(k, pre_acts.shape[1]), dim=-1, sorted=False)
     missing = k - values.shape[1]  # as many candidates from everybody: zeros, which change nothing
     values, indices = shards.keep_best(F.pad(values.relu(), (0, missing)), F.pad(indices, (0, missing)))

@@ -1,8 +1,9 @@
 """Nested reconstructions of one code: x̂_j decodes those entries whose level is at most j.
 
-Prefixes (Matryoshka, Bussmann et al. 2025, arXiv:2503.17547): level by latent, the j-th dictionary being the first so
-many latents. Budgets (Hierarchical, 2025, arXiv:2505.24473): level by rank within the token. The loss is the mean of
-the levels' squared errors; an entry of level b is pulled by Σ_{j ≥ b} (x̂_j − y) / levels.
+Prefixes (Matryoshka, Bussmann et al. 2025, arXiv:2503.17547): the level follows the latent's number, and the j-th
+dictionary is the first `ends[j]` latents. Budgets (Hierarchical, 2025, arXiv:2505.24473): the level follows the rank
+within the token. The loss is the mean of the levels' squared errors; an entry of level b is pulled by Σ_{j ≥ b} (x̂_j −
+y) / levels.
 """
 
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""What is minimised and reported, as sums over tokens that merge exactly over chunks, micro-batches and ranks."""
+"""Losses and reported quantities, as sums over tokens that merge exactly over chunks, micro-batches and ranks."""
 
 from collections.abc import Callable
 from functools import reduce
@@ -11,11 +11,11 @@ from torch import Tensor
 MASSIVE = 200.0
 """Variances per token of the ordinary tokens: the squared distance from their mean above which a token is massive."""
 _CHUNK_ELEMENTS = 2**19
-"""Elements of the tokens that are centred at a time on a CPU, so that they stay in its cache."""
+"""Elements of the tokens that are centred together on a CPU, so that they stay in its cache."""
 _CONSTANT = 1e-12
 """Variance per energy that float32 sums cannot tell from 0: tokens that differ by less than a millionth."""
 _SINGLE_PASS = 2**14
-"""Tokens that are looked at together."""
+"""Number of tokens up to which one pass looks at all together."""
 _ROUNDS = 2
 """Rounds in which the rough set of ordinary tokens is made better by its own mean and variance."""
 _MEDIAN_STEPS = 5
@@ -34,9 +34,9 @@ class VarianceSums(NamedTuple):
 
     @classmethod
     def of(cls, x: Float[Tensor, "tokens d"], counts: Float[Tensor, "tokens"] | None = None) -> "VarianceSums":
-        """The sums of these tokens for shift 0, however far their mean is from it: taken about it, then moved.
+        """The sums of these tokens for shift 0. They are taken about the tokens' mean, however far that is, then moved.
 
-        `counts` is 1 for a token that counts and 0 for the others; a NaN or infinity shows in either. None: all do.
+        `counts` is 1 for a token that counts and 0 for the others; a NaN or infinity shows in either. None: all count.
         """
         chunk = max(1, _CHUNK_ELEMENTS // max(1, x.shape[1])) if x.is_cpu else max(1, len(x))
         if counts is None:
@@ -62,7 +62,9 @@ class VarianceSums(NamedTuple):
 
     @classmethod
     def near_mean(cls, shifted: Float[Tensor, "tokens d"]) -> "VarianceSums":
-        """The sums of these tokens y, whose mean is near 0: taken in float32 at least, kept (and merged) in float64."""
+        """The sums of these tokens y, whose mean is near 0. They are taken in float32 at least, kept and merged in
+        float64.
+        """
         y = at_least_float32(shifted)
         count = torch.full((), float(len(y)), dtype=torch.float64, device=y.device)  # no wait for a GPU
         return cls(count, y.sum(0).double(), y.flatten().dot(y.flatten()).double())
@@ -107,7 +109,7 @@ class VarianceSums(NamedTuple):
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """x in a type whose sums of squares neither overflow nor lose what is summed: float32, or float64 if it is that."""
+    """x in a type whose sums of squares neither overflow nor lose what is summed: float64 stays, else float32."""
     return x if x.dtype == torch.float64 else x.float()
 
 
@@ -150,12 +152,13 @@ def spread(
     few: Float[Tensor, "some d"],
     add_up: Callable[[list[Tensor]], None] = lambda sums: None,
 ) -> Spread:
-    """Sums over the tokens of x; which of them are ordinary, `few` of them say first.
+    """Sums over the tokens of x, all and the ordinary ones. The tokens `few` decide which are ordinary.
 
     Massive tokens (Sun et al. 2024, arXiv:2402.17762), attention sinks mostly, are so long that one outweighs hundreds
-    of others. The geometric median of `few` (Weiszfeld 1937) and the geometric mean of the squared distances from it,
-    which no massive token moves far, find the rough set of ordinary tokens, and mean and variance of those the set.
-    `add_up` adds to sums over tokens, in place, those over tokens that others have. Raises ValueError for no tokens.
+    of others. Two robust numbers find the rough set of ordinary tokens: the geometric median of `few` (Weiszfeld 1937),
+    and the geometric mean of the squared distances from it. No massive token moves them far. Mean and variance of the
+    rough set then decide. `add_up` adds, in place, the sums over other processes' tokens. Raises ValueError for no
+    tokens.
     """
     rule = _rough(few, add_up)
     for _ in range(_ROUNDS):

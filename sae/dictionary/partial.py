@@ -1,6 +1,6 @@
 """Reconstructions by a part of a dictionary: its first latents, the largest of a token, or without its skip connection.
 
-What Matryoshka's prefixes and Hierarchical's budgets were trained to make good, and what a skip connection hides.
+They show what Matryoshka's prefixes and Hierarchical's budgets were trained for, and what a skip connection hides.
 """
 
 import torch
@@ -12,9 +12,9 @@ from sae.dictionary.levels import Levels
 
 
 def partial_names(sae: Sae) -> list[str]:
-    """What is left of the dictionary: "first 512" latents, "top 8" of each token, or all "without skip".
+    """Names of the parts: "first 512" latents, "top 8" of each token, or all "without skip".
 
-    Of a layer of a cross-layer transcoder it is left of all layers together, whose skip connections stay.
+    Parts of a cross-layer transcoder are parts of all its layers together, whose skip connections stay.
     """
     levels = Levels.of(sae.cfg, sae.num_latents, sae.cfg.k)
     word = "top" if sae.cfg.budgets else "first"
@@ -46,9 +46,9 @@ def partial_reconstructions(
     *,
     whole: Float[Tensor, "*batch d_out"],
 ) -> dict[str, Float[Tensor, "*batch d_out"]]:
-    """What each part makes of a code, by `partial_names`.
+    """Reconstructions of a code by each part, in the order of `partial_names`.
 
-    `x` is what was encoded, for `Sae.decode`; `whole` is what that makes of the code.
+    `x` is what was encoded, for `Sae.decode`; `whole` is the whole dictionary's reconstruction.
     """
     names = iter(partial_names(sae))
     found = {next(names): sae.decode(acts, top_indices, x) for acts in acts_at_levels(sae, top_acts, top_indices)}
@@ -62,6 +62,6 @@ def partial_reconstructions(
 def partial_errors(
     recons: dict[str, Float[Tensor, "*batch d"]], y: Float[Tensor, "*batch d"], counts: Float[Tensor, "*batch"]
 ) -> Float[Tensor, "parts"]:
-    """Σ ‖x̂ − y‖² over tokens, each as often as it counts, of each reconstruction; float64."""
+    """Σ ‖x̂ − y‖² over tokens, each as often as it counts, for each reconstruction; float64."""
     each = [torch.where(counts > 0, (x - y).square().sum(-1), 0).double().mul(counts).sum() for x in recons.values()]
     return torch.stack(each) if each else torch.zeros(0, dtype=torch.float64, device=y.device)

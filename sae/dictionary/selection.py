@@ -1,6 +1,6 @@
 """Which latents stay: rules on one token's pre-activations (tokens, latents) -> values and indices (tokens, width).
 
-A value of 0 did not fire. No rule looks at other tokens, so how a step is split changes nothing.
+A latent with value 0 did not fire. No rule looks at other tokens, so how a step is split changes nothing.
 """
 
 from functools import partial
@@ -15,14 +15,15 @@ from sae.dictionary.spec import Spec
 from sae.ops.encode import Select
 
 MOST = 4
-"""Latents of one token that batchtopk keeps at most, in units of k."""
+"""Most latents of one token that batchtopk keeps, in units of k."""
 
 
 def selection(cfg: SaeConfig, *, k: int | None = None, threshold: Tensor | None = None) -> Select:
-    """The selection that `cfg` asks for, of another `k` if given; `threshold` () is that of batchtopk.
+    """The selection that `cfg` asks for, with another `k` if given; `threshold` () belongs to batchtopk.
 
-    TopK: Gao et al. 2024, arXiv:2406.04093, sec. 2.3. BatchTopK: Bussmann et al. 2024, arXiv:2412.06410, by a threshold
-    that is known before the batch. GroupMax: EleutherAI's, of k equal groups of neighbouring latents.
+    TopK: Gao et al. 2024, arXiv:2406.04093, sec. 2.3. BatchTopK: Bussmann et al. 2024, arXiv:2412.06410, with a
+    threshold that is known before the batch. GroupMax: EleutherAI's; the groups are k equal ones of neighbouring
+    latents.
     """
     k = cfg.k if k is None else k
     if cfg.selection == "groupmax":
@@ -49,7 +50,7 @@ def width(cfg: SaeConfig, k: int, num_latents: int) -> int:
 def above(
     pre_acts: Float[Tensor, "tokens latents"], *, threshold: Float[Tensor, ""], most: int
 ) -> tuple[Float[Tensor, "tokens most"], Int[Tensor, "tokens most"]]:
-    """The latents above `threshold`, of those `most` largest of a token; the others are 0."""
+    """The latents above `threshold` among the `most` largest of a token; the others are 0."""
     values, indices = ops.topk(pre_acts, min(most, pre_acts.shape[1]))
     return values * (values > threshold), indices
 

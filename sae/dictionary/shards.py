@@ -7,21 +7,21 @@ from torch import Tensor
 
 @runtime_checkable
 class LatentShards(Protocol):
-    """The holders of the equal parts into which an autoencoder's latents are split. All of them see the same tokens."""
+    """The ranks that hold equal parts of an autoencoder's latents. All of them see the same tokens."""
 
     def total(self, number: int) -> int:
-        """The sum of everybody's numbers."""
+        """The sum of all shards' numbers."""
 
     def sum_(self, partial: Tensor) -> Tensor:
-        """Add up everybody's tensors, in place."""
+        """Add up all shards' tensors, in place."""
 
     def least_(self, partial: Tensor) -> Tensor:
-        """The least of everybody's tensors, by entry, in place."""
+        """The least of all shards' tensors, entry by entry, in place."""
 
     def keep_best(self, values: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """This shard's candidates, of k a token, that are among everybody's k largest; others are 0 or left out.
+        """This shard's candidates, k for each token, that are among all shards' k largest; others are 0 or left out.
 
-        values and indices are (tokens, k), and so is the result, or narrower.
+        values and indices are (tokens, k); the result is as wide, or narrower.
         """
 
 

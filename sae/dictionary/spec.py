@@ -1,4 +1,4 @@
-"""The neutral record of one dictionary: which tensors it has, of what shape, and what they mean. No file format."""
+"""The neutral record of one dictionary: which tensors it has, their shapes and their meaning. No file format."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ PER_LATENT = {
     "encoder.weight": True, "encoder.bias": True, "W_dec": True, "b_dec": False, "W_skip": False, "threshold": False,
     "scale": False, "layer_scale": False,
 }  # fmt: skip
-"""The tensors of a dictionary that is trained, and whether they have a row for each latent."""
+"""Tensors of a dictionary in training, and whether they have a row for each latent."""
 
 
 class Declared(NamedTuple):
@@ -29,18 +29,18 @@ class Spec:
     """Computation of a dictionary, beside its numbers."""
 
     cfg: SaeConfig
-    """k, and how the dictionary was, or is to be, trained."""
+    """Configuration: k, and how the dictionary was, or is to be, trained."""
     d_in: int
     """Width of what it reads."""
     d_out: int
     """Width of what it writes; `d_in` for an autoencoder."""
     num_latents: int
     selection: str = ""
-    """Rule that keeps latents: topk, batchtopk, groupmax, or jumprelu. Empty: that of `cfg`."""
+    """Rule that keeps latents: topk, batchtopk, groupmax, or jumprelu. Empty: the rule of `cfg`."""
     centred: bool | None = None
-    """Whether b_dec is subtracted from what is read. None: it is, unless the dictionary is a transcoder."""
+    """Whether b_dec is subtracted from what is read. None: yes, unless the dictionary is a transcoder."""
     layer_norm: bool = False
-    """Whether a token is normalised to mean 0 and standard deviation 1 before, and the output scaled back after
+    """Whether a token is normalised to mean 0 and standard deviation 1 before encoding, and the output scaled back
     (OpenAI's autoencoders)."""
     writes: tuple[str, ...] = field(default=())
     """Hookpoints that it writes, if they are known."""
@@ -63,7 +63,7 @@ class Spec:
 
     @property
     def k(self) -> int:
-        """Latents that a token keeps, in the mean over tokens; of no meaning for jumprelu."""
+        """Latents that a token keeps, in the mean over tokens; meaningless for jumprelu."""
         return self.cfg.k
 
     @property
@@ -84,7 +84,7 @@ class Spec:
 
     @property
     def parts(self) -> dict[str, slice]:
-        """The dimensions of each hookpoint that is written, of several; empty for other dictionaries."""
+        """The dimensions of each written hookpoint, where there are several; empty for other dictionaries."""
         names = self.writes if self.widths else ()
         ends = zip(names, self.widths, accumulate(self.widths), strict=True)
         return {name: slice(end - width, end) for name, width, end in ends}

@@ -1,8 +1,8 @@
 """The threshold of batchtopk: the value above which k latents of a token stay, in the mean over tokens.
 
-A batch's own threshold, its (tokens · k)-th largest activation, would make a step depend on how it is split, and is not
-there at inference. This one is the same quantile of the steps before: a histogram of the activations, which adds up
-over parts and ranks, with those of long ago forgotten. Training and inference use the same number.
+A batch's own threshold is its (tokens · k)-th largest activation. It would make a step depend on how it is split, and
+does not exist at inference. This one is the same quantile over the steps before. It comes from a histogram of the
+activations, which adds up over parts and ranks and forgets old steps. Training and inference use the same number.
 """
 
 import torch
@@ -12,9 +12,9 @@ from torch import Tensor
 PER_OCTAVE = 64
 """Bins of the histogram for each factor of two; inside a bin the count is interpolated."""
 _LOWEST, _HIGHEST = -24, 24
-"""Exponents of two between which activations are told apart."""
+"""Exponents of two that bound the histogram's range of activations."""
 _KEPT = 0.7
-"""Share that a step leaves of the weight of those before."""
+"""Share of the earlier steps' weight that a step leaves."""
 
 
 class RunningThreshold:
@@ -23,9 +23,9 @@ class RunningThreshold:
     def __init__(self, device: torch.device) -> None:
         bins = (_HIGHEST - _LOWEST) * PER_OCTAVE
         self.counts = torch.zeros(bins + 1, dtype=torch.float64, device=device)
-        """Activations in each bin, lowest first, and last the tokens, both with the weights of a moving average."""
+        """Activations in each bin, lowest first, and the tokens last: moving sums with weights that decay."""
         self.step_counts = torch.zeros_like(self.counts)
-        """Counts over the tokens of the step so far; those of its parts may be added."""
+        """Counts over the tokens of the step so far. Parts of the step may be added."""
 
     def add(self, acts: Float[Tensor, "tokens width"]) -> None:
         """Count the positive activations of these tokens, selected or not."""
@@ -40,7 +40,7 @@ class RunningThreshold:
         self.step_counts.zero_()
 
     def value(self, k: int) -> Float[Tensor, ""]:
-        """The least activation of which k stay per token; 0 where fewer are positive. Waits for nothing."""
+        """The least activation that stays when k per token do; 0 where fewer are positive. Waits for nothing."""
         counts, tokens = self.counts[:-1], self.counts[-1]
         above = counts.flip(0).cumsum(0).flip(0)  # in this bin and higher ones
         wanted = k * tokens

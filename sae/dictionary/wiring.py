@@ -1,7 +1,7 @@
 """What a dictionary reads and writes: hookpoints, one or several.
 
-An autoencoder has one. A transcoder reads a module's input and writes its output, or reads A and writes B, which is
-called A->B. A crosscoder reads several and writes the same ones.
+An autoencoder has one. A transcoder reads a module's input and writes its output; one called A->B reads A and writes B.
+A crosscoder reads several and writes the same ones.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,23 +11,24 @@ import torch
 from torch import Tensor
 
 INPUT = ".input"
-"""What the name of a hookpoint ends with that is a module's input."""
+"""Ending of a hookpoint's name that means a module's input."""
 ARROW = "->"
-"""What stands between the two hookpoints of a transcoder that are named both."""
+"""Separator of the two hookpoints in the name of a transcoder A->B."""
 CROSSCODER = "crosscoder"
 """The name of the dictionary of all chosen hookpoints."""
 
 Pair = tuple[Tensor, Tensor | None]
-"""x (tokens, d_in), which is read, and y (tokens, d_out), which is to be written; None: x itself."""
+"""Activations of one dictionary: x (tokens, d_in), which is read, and y (tokens, d_out), which is to be written. y is
+None where it is x itself."""
 
 
 class Wiring(NamedTuple):
     """The hookpoints of one dictionary."""
 
     reads: tuple[str, ...]
-    """Their activations, side by side, are what it encodes."""
+    """Hookpoints whose activations, side by side, are encoded."""
     writes: tuple[str, ...]
-    """Theirs, side by side, are what it reconstructs."""
+    """Hookpoints whose activations, side by side, are reconstructed."""
 
     @classmethod
     def of(cls, hookpoint: str, *, transcode: bool) -> "Wiring":
@@ -62,7 +63,7 @@ class Wiring(NamedTuple):
 
     @property
     def ends(self) -> tuple[str, str]:
-        """What a transcoder reads, and what it writes."""
+        """The hookpoint that a transcoder reads, and the one that it writes."""
         return self.reads[0], self.writes[0]
 
     @property
@@ -72,14 +73,14 @@ class Wiring(NamedTuple):
 
 
 def side_by_side(activations: Mapping[str, Tensor], hookpoints: tuple[str, ...]) -> Tensor:
-    """The activations (…, d) at these hookpoints as one tensor (…, Σ d); of one hookpoint they are not copied."""
+    """The activations (…, d) at these hookpoints as one tensor (…, Σ d); a single hookpoint's are not copied."""
     if len(hookpoints) == 1:
         return activations[hookpoints[0]]
     return torch.cat([activations[hookpoint] for hookpoint in hookpoints], -1)
 
 
 def pairs_of(wirings: Mapping[str, Wiring], activations: Mapping[str, Tensor]) -> dict[str, Pair]:
-    """What each dictionary reads and is to write, by name. What ends something wider is a view of it."""
+    """What each dictionary reads and is to write, by name. A suffix of a wider output is a view of it."""
     ends = dict.fromkeys(names for wiring in wirings.values() for names in wiring)
     known: dict[tuple[str, ...], Tensor] = {}
     for names in sorted(ends, key=len, reverse=True):
@@ -93,13 +94,13 @@ def pairs_of(wirings: Mapping[str, Wiring], activations: Mapping[str, Tensor]) -
 
 
 def to_harvest(chosen: Iterable[str], *, transcode: bool) -> list[str]:
-    """All hookpoints that dictionaries of these names need, what they write first; `transcode`: some of them do."""
+    """All hookpoints that dictionaries of these names need, the written ones first; `transcode`: some transcode."""
     wirings = [Wiring.of(name, transcode=transcode) for name in chosen]
     reads = [hookpoint for wiring in wirings for hookpoint in wiring.reads]
     return list(dict.fromkeys([hookpoint for wiring in wirings for hookpoint in wiring.writes] + reads))
 
 
 def written(cached: Iterable[str], *, transcode: bool) -> list[str]:
-    """Cached hookpoints to train at: for transcoders not the inputs of modules that are there too."""
+    """Cached hookpoints to train at; for transcoders, inputs of modules whose output is there too are left out."""
     names = list(cached)
     return [name for name in names if not (transcode and name.endswith(INPUT) and name.removesuffix(INPUT) in names)]

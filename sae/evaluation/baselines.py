@@ -1,4 +1,4 @@
-"""Dictionaries that nobody trained, of equal L0: what a number is worth shows beside theirs."""
+"""Dictionaries that nobody trained, of equal L0: a number's worth shows beside theirs."""
 
 import zlib
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ FIT_TOKENS = 16_384
 
 
 def can_have_baselines(saes: Mapping[str, Sae]) -> bool:
-    """Whether all write what they read."""
+    """Whether all dictionaries write what they read."""
     return not any(sae.reads_input or sae.cfg.crosscode for sae in saes.values())
 
 
@@ -73,7 +73,8 @@ class _Fit:
 
 @torch.no_grad()
 def random_rows(fit: _Fit, seed: int) -> Sae:
-    """As many random unit rows, in W_enc and W_dec alike, the k largest of a token kept; their scale is fitted.
+    """As many random unit rows as latents, in W_enc and W_dec alike; a token keeps its k largest. Their scale is
+    fitted.
 
     The factor on W_enc minimises Σ‖x − x̂‖². Source of the comparison: arXiv:2602.14111.
     """
@@ -89,10 +90,10 @@ def random_rows(fit: _Fit, seed: int) -> Sae:
 
 @torch.no_grad()
 def principal_components(fit: _Fit, seed: int) -> Sae:
-    """The principal components and their negatives as latents, the k largest projections of a token kept.
+    """The principal components and their negatives as latents; a token keeps its k largest projections.
 
-    Of all codes with k entries on an orthonormal basis this one reconstructs best, so it is a stronger baseline than
-    the first k components alone.
+    It reconstructs best of all codes with k entries on an orthonormal basis. So it is a stronger baseline than the
+    first k components alone.
     """
     centred = (fit.x - fit.mean).double()
     components = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(1).T.to(fit.x.dtype)
@@ -101,7 +102,9 @@ def principal_components(fit: _Fit, seed: int) -> Sae:
 
 @torch.no_grad()
 def with_rows(rows: Float[Tensor, "latents d_in"], centre: Float[Tensor, "d_in"], k: int) -> Sae:
-    """The dictionary on the device of `centre` whose W_enc and W_dec are these rows; k, or all, of a token are kept."""
+    """The dictionary with these rows as W_enc and W_dec, on the device of `centre`; a token keeps its k largest, or
+    all.
+    """
     sae = Sae(len(centre), SaeConfig(num_latents=len(rows), k=min(k, len(rows))), device=centre.device)
     sae.W_dec.copy_(rows)
     sae.encoder.weight.copy_(rows)

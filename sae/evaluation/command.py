@@ -1,4 +1,4 @@
-"""What `sae eval` does with its plan, and what it says about the tokens that it measured."""
+"""The work of `sae eval` on its plan, and sentences about the tokens that it measured."""
 
 from collections.abc import Sized
 from dataclasses import replace
@@ -41,7 +41,7 @@ def load_dictionaries(plan: EvalPlan, device: torch.device) -> dict[str, dict[st
 
 
 def _in_one_spelling(model: nn.Module, dictionaries: dict[str, dict[str, Sae]]) -> dict[str, dict[str, Sae]]:
-    """Dictionaries by the hookpoint's name in this version, so that those of all checkpoints stand side by side."""
+    """Dictionaries by the hookpoint's name in this version, so that all checkpoints' stand side by side."""
     return {label: _renamed(model, saes) for label, saes in dictionaries.items()}
 
 
@@ -126,9 +126,9 @@ def _has_changed(plan: EvalPlan, source: Sequences | SequenceStream) -> list[str
 
 
 def _holds_out_the_same(record: RunRecord, source: Sequences | SequenceStream) -> bool:
-    """Whether a run like this would hold out of `source` what the run held out; true if it does not say what that was.
+    """Whether a run like this would hold out of `source` what the run held out; true if the run does not record it.
 
-    It is false of a run that read other data.
+    It is false for a run that read other data.
     """
     recorded, held_out = fingerprints_in(record.derived).get("held_out", ""), record.derived["held_out_sequences"]
     if not recorded or not isinstance(record.seed, int):

@@ -26,18 +26,17 @@ from sae.evaluation.targets import Dictionaries, Targets, harvested, rows, targe
 from sae.runs.log import Progress
 
 TOP = 0.01
-"""Which fraction of the tokens and dimensions the shares of the variance are of."""
+"""Fraction of the tokens, and of the dimensions, whose share of the variance is reported."""
 RULE_TOKENS = 4096
-"""Tokens, the first that count, that say which are massive."""
+"""First tokens that count, by which the massive ones are found."""
 _HIDDEN = partial(Progress, total=0, hidden=True)
 
 
 @dataclass(frozen=True)
 class Evaluation(Mapping[Any, Quality]):
-    """Result of an evaluation, and the tokens that it is of. `evaluation["layers.3"].metrics["fvu"]` is one number.
+    """Result of an evaluation, with its tokens. `evaluation["layers.3"].metrics["fvu"]` is one number.
 
-    As a mapping it goes from hookpoints, or pairs (label, hookpoint) where several checkpoints were measured, to what
-    is found there.
+    It maps hookpoints, or pairs (label, hookpoint) where several checkpoints were measured, to qualities.
     """
 
     qualities: dict[tuple[str, str], Quality]
@@ -49,13 +48,13 @@ class Evaluation(Mapping[Any, Quality]):
     sequences: int
     ctx_len: int
     has_head: bool
-    """Whether there were logits, without which there is no KL and no cross-entropy."""
+    """Whether there were logits. Without them there is no KL and no cross-entropy."""
     causal: bool
     """Whether the next token's cross-entropy was measured."""
     why_no_head: str = ""
     """A sentence, if there were no logits."""
     probes: Probed | None = None
-    """What k-sparse probes say, if they were asked for."""
+    """Results of k-sparse probes, if they were asked for."""
     relative_norms: Mapping[str, Mapping[str, list[int]]] = field(default_factory=dict)
     """Crosscoders' latents, by label and hookpoint, in bins of `relative_norms.relative_norms` from 0 to 1."""
 
@@ -123,14 +122,28 @@ def evaluate(
     seed: int = 42,
     ranks: Ranks = ALONE,
 ) -> Evaluation:
-    """Measure the autoencoders `saes`, by hookpoint, on tokenised data: each alone, and all grafted at once.
+    """Measure autoencoders on tokenised data: each alone, and all grafted at once.
 
-    `dataset` is as for `SaeTrainer`, and should be data that they were not trained on; `max_tokens` of it are drawn
-    with `seed`. A `model` without a language-modelling head has its reconstructions measured, and no predictions.
-    Excluded tokens count in nothing and keep their activations. Under torchrun all processes call it, with the same
-    arguments and `ranks=sae.parallel.world.World.from_environment()`: each measures a share, and all return the whole.
-    Raises ValueError for an autoencoder that does not fit the model, for an unknown excluded token or position, and if
-    no token counts.
+    Under torchrun all processes call it with the same arguments. Each measures a share, and all return the whole.
+
+    Args:
+        model: Model of transformers. Without a language-modelling head only reconstructions are measured, no
+            predictions.
+        dataset: Tokenised data as for `SaeTrainer`; it should not be data that they were trained on.
+        saes: Autoencoders by hookpoint.
+        max_tokens: Tokens of the data to draw, with `seed`. None: all.
+        batch_size: Sequences per forward pass.
+        exclude_tokens: Token ids that are left out of all metrics and keep their activations.
+        exclude_positions: Positions in the sequence, from 0, that are left out likewise.
+        seed: Seed of the sample.
+        ranks: Processes that share the work: `sae.parallel.world.World.from_environment()` under torchrun.
+
+    Returns:
+        Metrics with 95 % intervals, by hookpoint and for "all".
+
+    Raises:
+        ValueError: For an autoencoder that does not fit the model, for an unknown excluded token or position, and if no
+            token counts.
     """
     vocab_size = lm.vocab_size(model)
     sample = SampledSequences(dataset, max_tokens, batch_size, seed=seed, vocab_size=vocab_size)
@@ -150,10 +163,10 @@ def evaluate_many(
     ranks: Ranks = ALONE,
     bar: Callable[..., Progress] = _HIDDEN,
 ) -> Evaluation:
-    """As `evaluate`, for several checkpoints by label, on `batches`, which are gone through twice.
+    """Evaluation as by `evaluate`, for several checkpoints by label, on `batches`, which are read twice.
 
-    The first time for the mean of the activations, the second for everything else; `bar` makes a progress bar for
-    each. What checkpoints have in common, such as the clean model and the ablations, is run once.
+    The first pass finds the mean of the activations, the second everything else; `bar` makes a progress bar for each.
+    The clean model and the ablations, which checkpoints share, run once.
     """
     found = targets(dictionaries)
     hookpoints = list(dict.fromkeys(rows(found).values()))
@@ -234,7 +247,7 @@ def _rules(model: nn.Module, hookpoints: list[str], batches: Iterable[Batch]) ->
 
 
 def _find_head(model: nn.Module, ctx_len: int) -> tuple[lm.Head | None, str]:
-    """How the model makes predictions of sequences of this length; or None, and why it makes none."""
+    """The model's head for sequences of this length; or None, and the reason."""
     try:
         return lm.find_head(model, ctx_len), ""
     except lm.NoHeadError as error:
@@ -242,7 +255,7 @@ def _find_head(model: nn.Module, ctx_len: int) -> tuple[lm.Head | None, str]:
 
 
 def _over_ranks(zeros: dict[str, Spread], own: Mapping[str, Spread], ranks: Ranks) -> dict[str, Spread]:
-    """The sums of all ranks, of what this one found; on the CPU."""
+    """The sums over all ranks, on the CPU."""
     sums = zeros | {name: merge(zeros[name], on_cpu(found)) for name, found in own.items()}
     ranks.add_up([tensor for each in sums.values() for tensor in tensors_of(each)])()
     return sums

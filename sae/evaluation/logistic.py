@@ -31,8 +31,8 @@ class Fitted(NamedTuple):
 def fit_l1(x: Array, y: Array, strengths: Array) -> Fitted:
     """Minimise ‖w‖₁ + C Σ log(1 + exp(−s (x·w + b))), s = ±1 for y = 1 and 0, for each C; b has no penalty.
 
-    x is (rows, columns), of few columns. Newton's method: each step's quadratic is solved by coordinate descent with
-    soft thresholds, all C at once, and the step is halved until the objective falls (Friedman et al. 2010).
+    x is (rows, columns), of few columns. The method is Newton's (Friedman et al. 2010). Coordinate descent with soft
+    thresholds solves each step's quadratic, for all C at once. The step is halved until the objective falls.
     """
     rows, columns = x.shape
     full = np.concatenate([x, np.ones((rows, 1))], 1)
@@ -120,7 +120,7 @@ def _loss(z: Array, y: Array) -> Array:
 
 
 class Auc(NamedTuple):
-    """The probability that a positive has a higher score than a negative, ties counting half; and its error."""
+    """The probability that a positive has a higher score than a negative, ties counting half, and its error."""
 
     value: float
     error: float

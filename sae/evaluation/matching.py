@@ -1,4 +1,4 @@
-"""Which latent of one dictionary is which of another: pairs of rows, one to one, by the cosine of their directions."""
+"""Pairs of latents of two dictionaries, one to one, by the cosine of their rows' directions."""
 
 from typing import NamedTuple
 
@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 LARGEST_OPTIMAL = 20_000
-"""Latents up to which pairs are the best of all; the time grows with their third power. Above, pairs are greedy."""
+"""Largest number of latents for which the pairing is optimal: the time grows with its third power. Above, it is greedy.
+"""
 _ROWS_AT_ONCE = 2048
 _CANDIDATES = 64
-"""Partners of a row that the greedy pairing looks at before the row is compared with all again."""
+"""Partners of a row that the greedy pairing tries before it compares the row with all again."""
 
 
 class Matching(NamedTuple):
@@ -59,8 +60,9 @@ def match(one: Float[Tensor, "rows d"], other: Float[Tensor, "columns other_d"])
 def best_pairs(similarity: NDArray[np.float32]) -> NDArray[np.int64]:
     """The column of each row, all different, with the largest sum of `similarity` (rows, columns); rows <= columns.
 
-    Shortest augmenting paths: each row in turn finds the cheapest way to a free column over the pairs so far, by
-    Dijkstra on costs that the duals keep from being negative (Jonker and Volgenant 1987, doi:10.1007/BF02278710).
+    The method is shortest augmenting paths (Jonker and Volgenant 1987, doi:10.1007/BF02278710). Each row in turn finds
+    the cheapest way to a free column over the pairs so far. Dijkstra's algorithm finds it on costs that the duals keep
+    from being negative.
     """
     rows, columns = similarity.shape
     cost_of_column = np.zeros(columns)

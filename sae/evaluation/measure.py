@@ -33,7 +33,7 @@ from sae.evaluation.targets import (
 Key = TypeVar("Key")
 
 ALL = "all"
-"""In place of a hookpoint: all of a checkpoint's autoencoders grafted at once."""
+"""Name in the place of a hookpoint: all of a checkpoint's autoencoders grafted at once."""
 
 
 class Reference(NamedTuple):
@@ -90,7 +90,7 @@ def _each_on_cpu(found: dict[Key, Sums]) -> dict[Key, Sums]:
 
 
 def nothing(dictionaries: Dictionaries, widths: Mapping[str, int], ctx_len: int, *, has_head: bool) -> Measured:
-    """The sums of no sequence, of all that `measure` finds at these hookpoints, in a fixed order; on the CPU."""
+    """The sums over no sequence, with all keys that `measure` fills at hookpoints, in a fixed order, on the CPU"""
     found = targets(dictionaries)
     alone = [(label, hookpoint) for hookpoint in widths for label, of_one in found.items() if hookpoint in of_one]
     at_once = [(label, ALL) for group in _same_hookpoints(found) for label in group]
@@ -106,7 +106,7 @@ def _no_reconstructions(target: Target, ctx_len: int) -> ReconstructionSums:
 
 
 def count_runs(dictionaries: Dictionaries, *, has_head: bool) -> int:
-    """How often `measure` runs the model on a batch: clean, and of each graft with its two ablations."""
+    """Runs of the model that `measure` makes of a batch: clean, and each graft with its two ablations."""
     found = targets(dictionaries)
     labels = Counter(hookpoint for of_one in found.values() for hookpoint in of_one)
     groups = [*labels.values(), *map(len, _same_hookpoints(found))]
@@ -144,11 +144,11 @@ def measure(
     """The sums of one batch. `references` are by hookpoint of `dictionaries`, or A->B.
 
     `head` makes the model's logits; without it nothing is grafted, and the forward is cut short. Tokens that do not
-    count keep their activations, and appear in no sum. `on_part` hears which part of the work is
-    done, by the runs of the model.
+    count keep their activations, and appear in no sum. `on_part` gets the share of the work that is done, by the runs
+    of the model.
 
-    A code of what comes after what it writes, as that of a crosscoder, is of the clean activations also where all are
-    replaced.
+    A code may be made of activations that come after those that it replaces, as a crosscoder's. It is then made of the
+    clean activations, also where all are replaced.
     """
     tokens, kept = batch
     found = targets(dictionaries)
@@ -193,7 +193,7 @@ def measure(
 
 
 def _coded(done: dict[int, Coded], target: Target, seen: Mapping[str, Tensor]) -> Coded:
-    """What the dictionary makes of the batch; what has several targets does so once."""
+    """The dictionary's output for the batch; several targets share it."""
     if target.part is None and not target.layers:
         return Coded.of(target, seen)
     if id(target.sae) not in done:
@@ -205,7 +205,7 @@ def _coded(done: dict[int, Coded], target: Target, seen: Mapping[str, Tensor]) -
 
 
 def _all_of(label: str, of_one: Mapping[str, Target], known: Mapping[tuple[str, str], Tensor]) -> dict[str, Any]:
-    """What is grafted where all of a checkpoint are: the dictionaries, or their reconstructions that are `known`."""
+    """Grafts for all of a checkpoint at once: the dictionaries, or their reconstructions where they are `known`."""
     groups = {target.layers[0].name: target.layers for target in of_one.values() if target.layers}
     live: dict[str, Any] = {hookpoint: target.sae for hookpoint, target in of_one.items()}
     for layers in groups.values():
@@ -290,7 +290,7 @@ def _in_order(one: Predictions, zero: Predictions, by_mean: Predictions, clean_c
 
 
 def _constant(value: Tensor) -> Callable[[Tensor], Tensor]:
-    """Whatever the activation, `value` in its place: (d_in), or (batch, seq, d_in)."""
+    """A graft that puts `value` in place of any activation: (d_in), or (batch, seq, d_in)."""
     return lambda x: value.to(x).expand_as(x)
 
 

@@ -44,7 +44,7 @@ OF_NEXT_TOKEN: dict[str, Ratio] = {
     "ce_loss_score": ({"ce_zero": 1, "ce": -1}, {"ce_zero": 1, "ce_clean": -1}),
     "ce_loss_score_mean": ({"ce_mean": 1, "ce": -1}, {"ce_mean": 1, "ce_clean": -1}),
 }
-"""Metrics of causal models alone: elsewhere a token sees what it is asked to predict."""
+"""Metrics of causal models alone: in others a token sees what it is asked to predict."""
 
 RARE = 1e-4
 """A latent is rare if it fires, but on fewer than this share of the tokens."""
@@ -62,14 +62,14 @@ class Quality(NamedTuple):
     by_position: dict[str, dict[str, float]]
     """Some metrics again, by position in the sequence: "0", "1", "2-3", "4-7", …."""
     density: list[int]
-    """Latents by log10 of the share of tokens they fire on, in `BINS_PER_DECADE` bins a decade; those that never fire
-    are in none."""
+    """Histogram of latents by log10 of the share of tokens they fire on, in `BINS_PER_DECADE` bins a decade. Latents
+    that never fire are in no bin."""
 
 
 def qualities(
     measured: Measured, seq: int, *, causal: bool, parts: Mapping[tuple[str, str], Sequence[str]] = MappingProxyType({})
 ) -> dict[tuple[str, str], Quality]:
-    """The metrics that the sums stand for, by label and hookpoint; FVU of `parts` is "fvu/" and their name."""
+    """The metrics that follow from the sums, by label and hookpoint; FVU of `parts` is "fvu/" and their name."""
     keys = dict.fromkeys([*measured.reconstructions, *measured.predictions])
     return {
         key: _quality(
@@ -126,7 +126,7 @@ def _ratios(moments: Moments, names: tuple[str, ...], ratios: Mapping[str, Ratio
 
 
 def _firing(fired: Tensor, tokens: int) -> dict[str, float]:
-    """How many latents fire how often."""
+    """Numbers of latents by how often they fire."""
     density = fired.double() / max(1, tokens)
 
     def share(mask: Tensor) -> float:
@@ -142,7 +142,7 @@ def _firing(fired: Tensor, tokens: int) -> dict[str, float]:
 
 
 def density_histogram(fired: Tensor, tokens: int) -> list[int]:
-    """How many of the latents that fire do so on which share of the tokens: see `Quality.density`."""
+    """Histogram of the latents that fire, by the share of tokens that they fire on: see `Quality.density`."""
     log = (fired[fired > 0].double() / max(1, tokens)).log10()
     bins = ((log + DECADES) * BINS_PER_DECADE).floor().clamp(0, DECADES * BINS_PER_DECADE - 1).long()
     return torch.bincount(bins, minlength=DECADES * BINS_PER_DECADE).tolist()
@@ -155,7 +155,7 @@ def _add_positions(by_position: dict[str, dict[str, float]], values: Mapping[str
 
 
 def as_json(value: Any) -> Any:
-    """Plain values, with null for what is not a finite number."""
+    """Plain values for JSON; a number that is not finite is null."""
     if isinstance(value, dict):
         return {key: as_json(each) for key, each in value.items()}
     if isinstance(value, tuple | list):

@@ -1,4 +1,4 @@
-"""Sums over sequences, their ratios, and how far the ratios of other sequences would lie from them."""
+"""Sums over sequences, their ratios, and the confidence intervals of the ratios."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -63,10 +63,10 @@ class Moments(NamedTuple):
     def ratio(self, above: Float[Tensor, "m"], below: Float[Tensor, "m"]) -> Estimate:
         """(Σ above·u) / (Σ below·u), with its 95 % confidence interval by sequence. Waits for the device.
 
-        Tokens of one sequence are not independent, sequences are: with R the ratio and e = above·u − R below·u of each
-        sequence, the standard error is sqrt(n / (n − 1) Σ e²) / |Σ below·u| (the linearised variance of a ratio of
-        totals under cluster sampling: Cochran 1977, Sampling Techniques, sec. 6.4 and 9A). Under two sequences the
-        interval is NaN.
+        Tokens of one sequence are not independent, sequences are. R is the ratio, and e = above·u − R below·u of each
+        sequence. The standard error is sqrt(n / (n − 1) Σ e²) / |Σ below·u|. It is the linearised variance of a ratio
+        of totals under cluster sampling (Cochran 1977, Sampling Techniques, sec. 6.4 and 9A). With fewer than two
+        sequences the interval is NaN.
         """
         used = (above != 0) | (below != 0)  # 0 times a NaN of what is not asked for is NaN
         n, first, second = self.sequences.item(), self.first.cpu()[used], self.second.cpu()[used][:, used]

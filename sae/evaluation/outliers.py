@@ -44,7 +44,7 @@ def _some(names: list[str]) -> str:
 
 
 def _named(positions: Int[Tensor, "massive"], ids: Int[Tensor, "massive"]) -> tuple[str, str]:
-    """What most of them have in common, and how to leave them out altogether."""
+    """Common properties of most massive tokens, and the options that leave them out altogether."""
     for values, what, option in ((positions, "at position", "exclude_positions"), (ids, "token", "exclude_tokens")):
         value = values.mode().values.item()
         count = int((values == value).sum())

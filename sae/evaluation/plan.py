@@ -39,9 +39,9 @@ class EvalPlan(NamedTuple):
     max_tokens: int
     out: Path
     baselines: dict[str, Sequence[str]]
-    """Kinds, by label, that are measured beside the dictionaries of the checkpoint that was named first."""
+    """Kinds of baselines, by label, that are measured beside the dictionaries of the first checkpoint."""
     baselines_asked: bool
-    """Whether they were asked for, or come with probes where they can."""
+    """Whether baselines were asked for; with probes they come where they can."""
 
     @property
     def hookpoints(self) -> list[str]:
@@ -83,7 +83,7 @@ def plan_evaluation(cfg: EvalConfig, *, context_limit: Any) -> EvalPlan:
 
 
 class StabilityPlan(NamedTuple):
-    """Which dictionaries' latents are to be compared."""
+    """Dictionaries whose latents are to be compared."""
 
     places: dict[str, dict[str, Path]]
     """Folders of the autoencoders, by the label of the checkpoint and the hookpoint."""
@@ -178,7 +178,7 @@ def _held_these_out(plan: EvalPlan, record: RunRecord | None) -> bool:
 
 
 def _may_be(name: str, option: str, record: RunRecord | None) -> bool:
-    """Whether that is what the run had, or a copy under its name: what it holds decides then, if that is recorded."""
+    """Whether that is what the run had, or a copy under another name: if recorded, its contents decide."""
     recorded = None if record is None else record.options.get(option)
     if record is None or not isinstance(recorded, str) or _same(name, recorded):
         return recorded is not None and _same(name, recorded)

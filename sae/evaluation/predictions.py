@@ -31,9 +31,9 @@ class Predictions(NamedTuple):
 def compare_predictions(
     head: lm.Head, tokens: Int[Tensor, "batch seq"], clean: lm.Hidden, others: Mapping[Name, lm.Hidden], vocab_size: int
 ) -> tuple[dict[Name, Predictions], Float[Tensor, "batch seq"]]:
-    """Predictions of `others`, what `head.run` made, by name, beside those of `clean`; and the clean cross-entropy.
+    """Predictions of `others`, the results of `head.run` by name, beside those of `clean`; and the clean cross-entropy.
 
-    Logits are float32. Of all that is as large as the vocabulary, one chunk's clean and one other exist at a time.
+    Logits are float32. At most two chunks of logits are in memory: the clean run's and one other.
     """
     tokens = tokens.to(clean.states.device)
     targets = torch.cat([tokens[:, 1:], tokens[:, :1]], 1)  # the last has none: it is set to 0 below
@@ -64,7 +64,7 @@ class CleanPredictions(NamedTuple):
 
     @classmethod
     def of(cls, logits: Float[Tensor, "*positions vocab"]) -> "CleanPredictions":
-        """What these logits say."""
+        """Predictions from these logits."""
         logs = logits.float().log_softmax(-1)
         return cls(logs, logs.exp(), largest(logs))
 
@@ -98,9 +98,9 @@ def _compare_tokens(logs: Tensor, p: Tensor, likeliest: Tensor, logits: Tensor, 
 
 
 def largest(x: Float[Tensor, "*rows columns"]) -> Int[Tensor, "*rows"]:
-    """Which column is the largest in each row, of several the first: `argmax`, on a CPU from the maxima of groups.
+    """Column of the largest value in each row, the first of several: `argmax`, on a CPU from the maxima of groups.
 
-    PyTorch's own takes longer there than all else that is done to logits.
+    There PyTorch's own takes longer than all else that is done to logits.
     """
     whole = x.shape[-1] // _GROUP * _GROUP
     if not x.is_cpu or not whole:

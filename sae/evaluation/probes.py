@@ -1,8 +1,9 @@
 """k-sparse probing: how well k latents, or the raw activations, tell two classes of texts apart.
 
-The rule is that of sae-probes 0.4.2 (Kantamneni et al. 2025, arXiv:2502.16681), written anew: the code of the last
-token; latents ranked by |mean₁ − mean₀| over their mean when active; logistic regression with an L1 penalty on the k
-first, with an L2 penalty on raw activations; C by the AUC on the last rows of the training set; the AUC on the others.
+The rule is that of sae-probes 0.4.2 (Kantamneni et al. 2025, arXiv:2502.16681), written anew. The code is the last
+token's. Latents are ranked by |mean₁ − mean₀| over their mean when active. Logistic regression has an L1 penalty on the
+first k latents, and an L2 penalty on raw activations. The AUC on the last rows of the training set chooses C. The AUC
+on the test rows is reported.
 """
 
 import math
@@ -25,11 +26,11 @@ from sae.evaluation.targets import Dictionaries, Target, harvested, rows, target
 KS = (1, 2, 5, 16)
 """Numbers of latents that a probe may use."""
 RAW = "raw activations"
-"""In place of a checkpoint's label: probes on all dimensions of what its dictionaries read."""
+"""Label of probes on all dimensions of what a checkpoint's dictionaries read."""
 LONGEST = 1024
 """Tokens of a text that are read, the last ones."""
 TRAIN, TEST, VALIDATION = 1024, 100, 100
-"""Rows to train on at most, to test on at least (a third, if that is less), and of the former to choose C on."""
+"""Most rows to train on, fewest to test on (a third, if that is less), and training rows that choose C."""
 SEED = 42
 _TINY = 1e-6
 _AUC = "sae_top_{}_test_auc"
@@ -53,7 +54,7 @@ class Probed(NamedTuple):
         return float(values.mean()), 1.96 * float(error)
 
     def difference(self, key: tuple[str, str], other: tuple[str, str], metric: str) -> tuple[float, float]:
-        """The mean over tasks of how much better one is than the other, and half of its 95 % interval; NaN for one."""
+        """Mean over tasks of one's advantage over the other, and half of its 95 % interval; NaN for one task."""
         pairs = [
             (self.by_task[key][metric][task].value, self.by_task[other][metric][task].value) for task in self.tasks
         ]
@@ -85,7 +86,7 @@ def probe(
     batch_size: int,
     done: Callable[[int], None] = lambda texts: None,
 ) -> Probed:
-    """Train and test all probes; `done` hears how many texts are. Raises ValueError for a text without tokens."""
+    """Train and test all probes; `done` gets the number of texts done. Raises ValueError for a text without tokens."""
     found, count = targets(dictionaries), 0
     places = {row: target for of_one in found.values() for row, target in of_one.items()}
     probed = Probed({task.name: len(task.texts) for task in tasks}, {})
@@ -128,7 +129,7 @@ def last_tokens(
 ) -> dict[str, Float[Tensor, "texts _"]]:
     """The activations of each text's last token, float32 on the CPU, by hookpoint.
 
-    Texts of one length run together, so that nothing is padded; of a longer one the last `LONGEST` tokens are read.
+    Texts of one length run together, so that nothing is padded. The last `LONGEST` tokens of a longer text are read.
     """
     limit = min(LONGEST, lm.context_limit(model) or LONGEST)
     ids = [each[-limit:] for each in tokenizer(list(texts))["input_ids"]]
@@ -169,7 +170,9 @@ def split(y: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def _folds(y: Array) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Rows to fit and to validate on: the last ones; of fewer than 128 each row once, in 6 parts of both classes."""
+    """Rows to fit and to validate on: the last ones. With fewer than 128, each row validates once, in 6 parts of both
+    classes.
+    """
     count = len(y)
     if count >= 128:
         last = count - min(count // 5, VALIDATION)
@@ -191,7 +194,7 @@ def sparse_aucs(
     test: NDArray[np.int64],
     num_latents: int,
 ) -> dict[int, Auc]:
-    """The AUC on the rows `test` of probes on the first k latents of the ranking on `train`, for each k of `KS`."""
+    """The AUC on the rows `test` of probes on the first k latents in the ranking on `train`, for each k of `KS`."""
     chosen = rank_latents(acts[train], indices[train], torch.from_numpy(y[train]), num_latents)[: max(KS)]
     column = torch.full((num_latents,), -1)
     column[chosen] = torch.arange(len(chosen))

@@ -1,4 +1,4 @@
-"""Who measures: the processes that share the sequences. Here: one alone."""
+"""The processes that share the sequences of an evaluation."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -7,21 +7,21 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 Batch = tuple[Tensor, Tensor]
-"""Token ids (batch, seq) int64, and which of them count (batch, seq) bool; both on the CPU."""
+"""A batch of token ids (batch, seq) int64, and which of them count (batch, seq) bool; both on the CPU."""
 
 
 @runtime_checkable
 class Ranks(Protocol):
-    """Processes that measure some of the batches each, and add up their sums. `distributed.World` is such."""
+    """Processes that each measure some of the batches, and add up their sums. `World` is one kind."""
 
     rank: int
     size: int
 
     def together(self) -> AbstractContextManager[None]:
-        """What may fail on one rank only: then all leave the block with an error."""
+        """A block that may fail on one rank only: then all leave it with an error."""
 
     def add_up(self, tensors: Iterable[Tensor]) -> Callable[[], None]:
-        """Start to add up everybody's tensors, in place; the result waits for it."""
+        """Start to add up all ranks' tensors, in place; the result waits for it."""
 
 
 class Alone:
@@ -46,13 +46,13 @@ class Share:
     """
 
     def __init__(self, batches: Iterable[Batch], ranks: Ranks, reach: Callable[[float], None]) -> None:
-        """`reach` hears how many tokens are done, the other ranks' when they are passed over."""
+        """`reach` gets the number of tokens done; other ranks' count when they are passed over."""
         self._batches, self._ranks, self._reach = batches, ranks, reach
         self._tokens_of_batch = self.sequences = self.ctx_len = 0
 
     @property
     def tokens(self) -> int:
-        """How many passed by, excluded ones included."""
+        """Tokens that passed by, excluded ones included."""
         return self.sequences * self.ctx_len
 
     def __iter__(self) -> Iterator[Batch]:
@@ -64,5 +64,5 @@ class Share:
             self._reach(self.tokens)
 
     def part_done(self, part: float) -> None:
-        """Say which part of the batch that was handed out is done."""
+        """Report how much of the batch that was handed out is done."""
         self._reach(self.tokens + part * self._tokens_of_batch)

@@ -1,4 +1,4 @@
-"""How well autoencoders reconstruct activations that they were not trained on."""
+"""Quality of reconstructions of activations that training never saw."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -14,7 +14,9 @@ from sae.dictionary.wiring import Pair
 
 
 class ReconstructionMetrics(NamedTuple):
-    """From sums over all tokens, in float32 at least, of what the autoencoder makes of them in its own precision."""
+    """Metrics of reconstructions, from sums over all tokens, in float32 at least. The autoencoder computes in its own
+    type.
+    """
 
     tokens: int
     fvu: float
@@ -22,13 +24,13 @@ class ReconstructionMetrics(NamedTuple):
     fvu_with_massive: float
     """FVU over all tokens, with the massive ones (`losses.spread`), which may have nearly all of the variance."""
     massive_tokens: int
-    """How many of the tokens are massive."""
+    """Number of massive tokens."""
     l0: float
     """Mean number of latents that fire per token."""
     unused_fraction: float
     """Share of latents that fire on none of the tokens. Falls as tokens are added."""
     fvu_at: dict[str, float] | None = None
-    """FVU over the ordinary tokens, of a crosscoder at each of its hookpoints, and of parts (`partial_names`)."""
+    """FVU over the ordinary tokens at each hookpoint of a crosscoder, and of parts (`partial_names`)."""
 
 
 class ReconstructionMeter:
@@ -38,7 +40,7 @@ class ReconstructionMeter:
         """`rule` says which tokens are ordinary."""
         self._sae, self._rule = sae, rule
         self._own = slice(0, sae.spec.own_width)
-        """Dimensions that are measured: of a layer of a cross-layer transcoder its own."""
+        """Dimensions that are measured; a layer of a cross-layer transcoder has its own."""
         self._variance = VarianceSums.zeros(self._own.stop, sae.device)
         self._ordinary_variance = self._variance.clone()
         self._squared_errors = torch.zeros(2, dtype=torch.float64, device=sae.device)
@@ -100,7 +102,7 @@ class ReconstructionMeter:
 
 @torch.no_grad()
 def _made(group: Together, batch: Mapping[str, Tensor | Pair]) -> tuple[list[Encoded], Tensor, dict[str, Tensor]]:
-    """What a cross-layer transcoder makes of a batch, and parts of it, for all of its layers."""
+    """Outputs of a cross-layer transcoder for a batch, and of its parts, for all of its layers."""
     xs = [batch[layer.name][0] for layer in group.layers]
     codes, total = group.reconstruct(xs)
     return codes, total, group.parts(codes, xs)

@@ -1,4 +1,4 @@
-"""How well a dictionary finds features that are known."""
+"""Recovery of known features by a dictionary."""
 
 from typing import NamedTuple
 
@@ -17,16 +17,15 @@ class Recovery(NamedTuple):
     """Recovery of known features by one dictionary."""
 
     f1: float
-    """Mean over the features that fire of the F1 with which a feature's latent fires where the feature does.
+    """Mean F1 over the features that fire: how well a feature's latent fires where the feature does.
 
-    F1 = 2 tp / (2 tp + fp + fn), counted in tokens; 0 for a feature without a latent. Which latent is whose is decided
-    by directions alone (`matching.match`). Source: Chanin and Garriga-Alonso 2026, arXiv:2602.14687, where the mean is
-    over latents: here a feature that nobody finds counts too.
-    """
+    F1 = 2 tp / (2 tp + fp + fn), counted in tokens; 0 for a feature without a latent. Directions alone pair latents
+    with features (`matching.match`). Source: Chanin and Garriga-Alonso 2026, arXiv:2602.14687, where the mean is over
+    latents. Here a feature that nobody finds counts too."""
     mcc: float
     """Mean |cosine| of features and their latents' rows of W_dec, over the pairs (`Matching.mean`)."""
     found: float
-    """Share of the features that fire whose latent has an F1 above 0.5."""
+    """Share of the firing features whose latent has an F1 above 0.5."""
     dead: float
     """Share of latents that fire on none of the tokens."""
     l0: float
@@ -36,14 +35,14 @@ class Recovery(NamedTuple):
 
 
 class Recoveries(NamedTuple):
-    """What was trained and what it is held against, on the same tokens."""
+    """Recovery by a trained dictionary and by its references, on the same tokens."""
 
     trained: Recovery
     random: Recovery
     """Random unit rows: what no training finds."""
     true: Recovery
-    """The features themselves as rows of W_enc and W_dec: where features overlap, knowing them is not telling them
-    apart, so a trained encoder may be better."""
+    """The features themselves as rows of W_enc and W_dec. A trained encoder may be better: where features overlap,
+    knowing them is not telling them apart."""
 
 
 @torch.no_grad()

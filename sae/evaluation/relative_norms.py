@@ -1,4 +1,4 @@
-"""How a crosscoder's latents are shared out over its hookpoints."""
+"""Shares of a crosscoder's hookpoints in the norms of its latents."""
 
 import torch
 from jaxtyping import Float, Int

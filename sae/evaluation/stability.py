@@ -13,7 +13,7 @@ from sae.evaluation.matching import match
 BINS = 20
 """Bins of the histogram of |cosine|, each 0.05 wide."""
 SHARED = (0.7, 0.9)
-"""A latent is shared if its partner's |cosine| is at least so much. Paulo and Belrose 2025, arXiv:2501.16615: 0.7."""
+"""|cosine| of its partner from which a latent is shared. Paulo and Belrose 2025, arXiv:2501.16615: 0.7."""
 
 
 class Stability(NamedTuple):
@@ -27,11 +27,11 @@ class Stability(NamedTuple):
     pw_mcc: float
     """Mean |cosine| of the pairs (`Matching.mean`)."""
     shared: dict[str, float]
-    """Share of the pairs with at least so large a |cosine|, by `SHARED`."""
+    """Share of the pairs whose |cosine| is at least `SHARED`."""
     histogram: list[int]
     """Pairs by |cosine|, in `BINS` equal bins from 0 to 1."""
     matching: str
-    """optimal, or greedy."""
+    """Kind of the matching: optimal, or greedy."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON file."""
@@ -45,8 +45,8 @@ def stabilities(
 ) -> list[Stability]:
     """Each dictionary of the labels `first` beside each of the other labels, hookpoint by hookpoint.
 
-    `load` gives them by label and hookpoint; two are in memory at a time. `tell` hears what was paired greedily. Raises
-    ValueError if no two have a hookpoint in common, or if they write activations of different widths there.
+    `load` gives them by label and hookpoint; two are in memory at a time. `tell` gets a sentence about greedy pairings.
+    Raises ValueError if no two have a hookpoint in common, or if they write activations of different widths there.
     """
     pairs = [(one, other) for one, other in combinations(load, 2) if one in first or other in first]
     common = [(one, other, at) for one, other in pairs for at in load[one] if at in load[other]]

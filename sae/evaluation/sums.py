@@ -1,4 +1,4 @@
-"""What is summed over tokens. All of it is added up without end and merges exactly over batches and ranks."""
+"""Sums over tokens. They grow without end, and merge exactly over batches and ranks."""
 
 from typing import NamedTuple
 
@@ -15,17 +15,18 @@ RECONSTRUCTION = (
     "tokens", "squared_error", "variance", "fired", "cosine", "norm_ratio", "recon_energy", "overlap",
     "massive", "ordinary_squared_error", "ordinary_variance",
 )  # fmt: skip
-"""Summed over each sequence's tokens: 1, ‖x − x̂‖², ‖x − mean‖², latents that fired, cos(x, x̂), ‖x̂‖ / ‖x‖, ‖x̂‖², x·x̂."""
+"""Quantities summed over each sequence's tokens: 1, ‖x − x̂‖², ‖x − mean‖², latents that fired, cos(x, x̂), ‖x̂‖ / ‖x‖,
+‖x̂‖², x·x̂."""
 
 PREDICTION = (
     "tokens", "kl", "agree", "kl_zero", "kl_mean", "predicted", "ce_clean", "ce", "ce_zero", "ce_mean",
 )  # fmt: skip
-"""Summed over each sequence's tokens: 1, KL(clean ‖ grafted), 1 where both have the same most likely next token, the
-KLs of the ablations; and, where the next token is known, 1 and its cross-entropies."""
+"""Quantities summed over each sequence's tokens: 1, KL(clean ‖ grafted), 1 where both have the same most likely next
+token, the KLs of the ablations. Where the next token is known also 1 and its cross-entropies."""
 
 
 class ActivationSums(NamedTuple):
-    """Where the variance of the activations at one hookpoint sits."""
+    """Distribution of the variance of the activations at one hookpoint."""
 
     by_dimension: Float[Tensor, "d"]
     """Σ (x − mean)² of each dimension."""
@@ -67,7 +68,7 @@ class ActivationSums(NamedTuple):
 
 
 class ReconstructionSums(NamedTuple):
-    """How well one autoencoder reconstructs, and how often each latent fires."""
+    """Quality of one autoencoder's reconstructions, and how often each latent fires."""
 
     moments: Moments
     """Moments of `RECONSTRUCTION`."""
@@ -117,7 +118,7 @@ class ReconstructionSums(NamedTuple):
 
 
 class PredictionSums(NamedTuple):
-    """What grafting does to the model's predictions."""
+    """Effect of grafting on the model's predictions."""
 
     moments: Moments
     """Moments of `PREDICTION`."""

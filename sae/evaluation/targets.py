@@ -1,4 +1,4 @@
-"""What is measured of a dictionary: each hookpoint that it writes, by itself."""
+"""The hookpoints that a dictionary writes, each measured by itself."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -24,9 +24,9 @@ class Target(NamedTuple):
     reads: tuple[str, ...]
     writes: str
     part: slice | None = None
-    """Which dimensions of what it writes. None: all."""
+    """Its dimensions in the dictionary's output. None: all."""
     layers: tuple[Member, ...] = ()
-    """All layers of a cross-layer transcoder, of which this is one: together they write it."""
+    """All layers of its cross-layer transcoder: together they write it."""
 
     @property
     def parts(self) -> list[str]:
@@ -35,7 +35,7 @@ class Target(NamedTuple):
 
     @property
     def width(self) -> int:
-        """Width of what is written there."""
+        """Width of the activations there."""
         if self.layers:
             return self.sae.spec.own_width
         return self.sae.d_out if self.part is None else self.part.stop - self.part.start
@@ -46,17 +46,17 @@ Targets = Mapping[str, Mapping[str, Target]]
 
 
 class Coded(NamedTuple):
-    """What a dictionary makes of a batch."""
+    """A dictionary's code and output for a batch."""
 
     acts: Float[Tensor, "batch seq width"]
     indices: Int[Tensor, "batch seq width"]
     recon: Float[Tensor, "batch seq d_out"]
     parts: Mapping[str, Float[Tensor, "batch seq d_out"]] = MappingProxyType({})
-    """What parts of the dictionary make of it (`partial_reconstructions`)."""
+    """Outputs of parts of the dictionary (`partial_reconstructions`)."""
 
     @classmethod
     def of(cls, target: Target, activations: Mapping[str, Tensor]) -> "Coded":
-        """Encoded and decoded, of activations by hookpoint."""
+        """The code and output of the dictionary for activations by hookpoint."""
         sae, parts = target.sae, {name: activations[name] for name in target.reads}
         read = at_least_float32(side_by_side({name: x.to(sae.device) for name, x in parts.items()}, target.reads))
         acts, indices = sae.encode(read)
@@ -66,7 +66,7 @@ class Coded(NamedTuple):
 
 
 def coded_layers(layers: Sequence[Member], activations: Mapping[str, Tensor]) -> list[Coded]:
-    """What each layer of a cross-layer transcoder makes of a batch: its code, and its output, to which others add."""
+    """Each layer's code and output for a batch, in a cross-layer transcoder; others add to the output."""
     reads = [activations[layer.sae.spec.reads[0]].to(layer.sae.device) for layer in layers]
     together = Together(layers, layers[-1].own.stop)
     xs = [at_least_float32(x) for x in reads]
@@ -115,7 +115,7 @@ def _targets_of(name: str, sae: Sae) -> Iterator[tuple[str, Target]]:
 
 
 def reads_later(target: Target, order: Sequence[str]) -> bool:
-    """Whether a forward that passes hookpoints in this order knows what is read only after what is written."""
+    """Whether a dictionary reads, in a forward with this order of hookpoints, later than it writes."""
     last = max(order.index(hookpoint) for hookpoint in target.reads)
     return last > order.index(target.writes) or target.part is not None
 
@@ -132,6 +132,6 @@ def rows(found: Targets) -> dict[str, str]:
 
 
 def harvested(found: Targets, hookpoints: Iterable[str]) -> list[str]:
-    """These hookpoints, and what is read to reconstruct them."""
+    """These hookpoints, and those that are read to reconstruct them."""
     reads = (hookpoint for of_one in found.values() for target in of_one.values() for hookpoint in target.reads)
     return list(dict.fromkeys([*hookpoints, *reads]))

@@ -1,4 +1,4 @@
-"""A threshold in the place of the k largest, for libraries that have nothing else, and what that changes."""
+"""A threshold in the place of the k largest, for libraries that have only thresholds, and its effect."""
 
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ _PART = 1024
 
 
 class Changed(NamedTuple):
-    """A dictionary with a threshold, and what it was before."""
+    """A dictionary with a threshold, and its quality before and after."""
 
     sae: Sae
     threshold: float

@@ -1,4 +1,4 @@
-"""The card of a repository of dictionaries: what the hub shows, and what tools look for."""
+"""The card of a repository of dictionaries, which the hub shows and tools read."""
 
 import json
 import re

@@ -32,7 +32,7 @@ def _claim(file: PurePosixPath, names: Container[str]) -> Claim | None:
 
 
 def _config(path: Path) -> dict[str, Any]:
-    """The set's config.yaml. Raises ValueError, in one line, for what is none."""
+    """The set's config.yaml. Raises ValueError, in one line, for any other file."""
     check_link(path)
     if not path.is_file() or path.stat().st_size > _MAX_BYTES:
         raise ValueError(

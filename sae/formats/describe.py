@@ -1,4 +1,4 @@
-"""What a dictionary is, by its configuration and the headers of its files."""
+"""Descriptions of dictionaries, by their configurations and the headers of their files."""
 
 from math import prod
 from pathlib import Path

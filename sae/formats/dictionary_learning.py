@@ -72,7 +72,7 @@ def read(path: Path) -> Saved:
 
 
 def _unwrapped(path: Path, found: dict[str, Any]) -> dict[str, Any]:
-    """The dictionary's own tensors, of what an interrupted run left too: there, biases are of scaled activations."""
+    """The dictionary's own tensors, also of an interrupted run, where biases belong to scaled activations."""
     if not isinstance(found.get("ae"), dict):
         return found
     tensors, factor = dict(found["ae"]), found.get("norm_factor")

@@ -20,7 +20,8 @@ from sae.storage.files import is_inside, read_json, short
 
 CFG, WEIGHTS = "cfg.json", "sae.safetensors"
 _SEVERAL = ("crosscode", "cross_layer")
-"""Kinds of several hookpoints. Their name stands before the selection, so that no library takes them for others."""
+"""Kinds of dictionaries with several hookpoints. Their name stands before the selection, so that no library takes them
+for others."""
 _SEED = re.compile(r"seed\d+")
 _KINDS = {
     "expansion_factor": int, "normalize_decoder": bool, "num_latents": int, "k": int,
@@ -33,8 +34,8 @@ _KINDS = {
 def save(folder: Path, saved: Saved) -> None:
     """Write `saved` into `folder`, which is created if need be.
 
-    What EleutherAI's library has no word for is written under names of ours, and an `activation` that it refuses.
-    Raises ValueError for what this format cannot say.
+    EleutherAI's library refuses an `activation` that it does not know. What it has no word for is written with such a
+    one, under names of ours. Raises ValueError for what this format cannot say.
     """
     spec, tensors = saved
     if spec.layer_norm or spec.centred == spec.cfg.transcode:
@@ -121,7 +122,7 @@ def _read_cfg(path: Path) -> Spec:
 
 
 def _ends_in(path: Path, raw: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What a transcoder reads and writes, if its configuration says it."""
+    """The hookpoints that a transcoder reads and writes, if its configuration names them."""
     found = [raw[name] for name in ("reads", "writes") if raw.get(name) is not None]
     if not all(isinstance(name, str) and is_inside(name) for name in found) or len(found) == 1:
         raise ValueError(f"{path}: reads and writes must be two hookpoints, got {short(found)}; leave both out")
@@ -177,7 +178,7 @@ def canonical(place: str) -> str:
 
 
 def hookpoint_of(folder: Path) -> str:
-    """The hookpoint of an autoencoder by the name of its folder; the repository's name if it is all that is there."""
+    """The hookpoint of an autoencoder by the name of its folder; the repository's name if the folder has none."""
     folder = folder.absolute()
     if folder.parent.name == "snapshots":
         return folder.parent.parent.name.rpartition("--")[2]

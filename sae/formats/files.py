@@ -19,11 +19,11 @@ from sae.storage.files import short
 _MAX_HEADER_BYTES = 2**20
 _MAX_PICKLE_BYTES, _MAX_ENTRIES = 2**20, 10_000
 _MAX_DEFLATED = 16
-"""How much larger a compressed NumPy archive may claim to be than its file."""
+"""Factor by which a compressed NumPy archive may claim to be larger than its file."""
 
 
 class Shape(NamedTuple):
-    """What a file says of a tensor."""
+    """Shape and type of a tensor in a file."""
 
     dims: tuple[int, ...]
     dtype: str

@@ -62,9 +62,9 @@ def find(folder: Path, names: Iterable[str] | None = None, pattern: str | None =
 
     A run's folder stands for its newest checkpoint, and one dictionary's for that alone. Of several at a hookpoint
     (configurations, seeds, widths) each is `<group>/<hookpoint>`. A name may leave out the group if there is one of
-    that hookpoint, may be the path below `folder`, may be longer or shorter by the module that the text model lies in,
-    as another class of the model calls it, and is the key of what it found. Raises ValueError if there is none, or a
-    named one is missing or one of several.
+    that hookpoint, or may be the path below `folder`. It may be longer or shorter by the module that the text model
+    lies in, as another class of the model calls it. The name is the key of what it found. Raises ValueError if there is
+    none, or a named one is missing or one of several.
     """
     return chosen_of(folder, found_in(folder), names, pattern)
 

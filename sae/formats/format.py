@@ -1,4 +1,4 @@
-"""What a format is: how its files are recognised, read and written."""
+"""Definition of a format: how its files are recognised, read and written."""
 
 import os
 from collections.abc import Callable, Container, Iterator
@@ -21,12 +21,12 @@ class About(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """A dictionary that a file name gives away."""
+    """A dictionary that a file's name reveals."""
 
     place: str
-    """Relative path of what `Format.read` takes: a folder, or the file itself."""
+    """Relative path that `Format.read` takes: a folder, or the file itself."""
     files: tuple[str, ...]
-    """Relative paths of what has to be there to read it."""
+    """Relative paths of the files that reading it needs."""
 
 
 class Format(NamedTuple):
@@ -36,7 +36,7 @@ class Format(NamedTuple):
     """Name in `--to` and `sae info`."""
     library: str
     files: str
-    """What was looked for, for a message."""
+    """Description of the files that are looked for, for a message."""
     configs: tuple[str, ...]
     """Names of small files that say what is there, fetched before any weights."""
     claim: Callable[[PurePosixPath, Container[str]], Claim | None]
@@ -57,15 +57,15 @@ class Place(NamedTuple):
 
     format: Format
     path: Path
-    """What `format.read` takes."""
+    """Path that `format.read` takes."""
     files: tuple[str, ...]
     """See `Claim`."""
     relative: str
-    """The path below what was searched; "." for that itself."""
+    """The path below the searched folder; "." for that itself."""
 
     @property
     def root(self) -> Path:
-        """What was searched."""
+        """The searched folder."""
         return self.path if self.relative == "." else Path(str(self.path).removesuffix(self.relative))
 
     def read(self) -> Saved:

@@ -32,12 +32,12 @@ def _claim_second(file: PurePosixPath, names: Container[str]) -> Claim | None:
 
 
 def _place(path: Path) -> str:
-    """What folders and the hub's repository are called, from the first to the last."""
+    """Patterns of folders and of the hub's repositories, from the first to the last."""
     return "/".join(path.absolute().parts[-8:]).lower()
 
 
 def _from_place(path: Path) -> str:
-    """The hookpoint by the names of folders: of a block's output, if they name no other site."""
+    """The hookpoint by the names of folders: a block's output, if they name no other site."""
     found = _LAYER.findall(_place(path))
     named = _SITE.findall(_place(path))
     site = _SITES[named[-1][:3]] if named else ""

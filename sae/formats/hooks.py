@@ -25,7 +25,7 @@ _TO_LENS = {
 
 
 def to_module(name: object, model: object = "") -> str:
-    """The module path of a place that another library names; a name of no known kind as it is, no name as none."""
+    """The module path of a place in another library's name. Other names stay as they are; no name gives none."""
     if not isinstance(name, str) or len(name) > 200 or not name.isprintable():
         return ""
     if (found := _BLOCK.fullmatch(name)) is None:

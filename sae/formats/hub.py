@@ -23,7 +23,7 @@ class Access(NamedTuple):
     cache_dir: str | Path | None = None
     """Where files are kept. None: HF_HUB_CACHE."""
     cached_only: bool = False
-    """Whether nobody is asked."""
+    """Whether the cache alone is used, without a request."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -66,8 +66,8 @@ def fetch(
 ) -> dict[str, Place]:
     """The dictionaries of the hub repository `name` that are named (None: all), fetched; see `find`.
 
-    Raises ValueError in one line if the hub cannot be reached, the repository does not exist, or it lacks one; if it
-    has several, and `only_one` is wanted.
+    Raises ValueError in one line if the hub cannot be reached, the repository does not exist, or it lacks one. So it
+    does if it has several, and `only_one` is wanted.
     """
     wanted = None if hookpoints is None else list(hookpoints)
     for hookpoint in wanted or []:
@@ -87,7 +87,7 @@ def fetch(
 
 
 def _files(name: str, access: Access) -> tuple[list[str], Access]:
-    """Names of the repository's files, and the way to its commit; without a network, of what is in the cache."""
+    """Names of the repository's files, and the path of its commit; without a network, those in the cache."""
     from huggingface_hub import HfApi
 
     if _offline():
@@ -104,7 +104,7 @@ def _files(name: str, access: Access) -> tuple[list[str], Access]:
 
 
 def _cached(name: str, access: Access) -> tuple[list[str], Access]:
-    """The same of what is in the cache."""
+    """Names and path as by `_files`, from the cache."""
     access = access._replace(cached_only=True)
     folder = _snapshot(name, access, None)
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()), access
@@ -117,7 +117,7 @@ def _offline() -> bool:
 
 
 def _snapshot(name: str, access: Access, files: list[str] | None) -> Path:
-    """The local copy with these files; None: with what is in the cache."""
+    """The local copy with these files; None: all that the cache has."""
     from huggingface_hub import snapshot_download
 
     escaped = None if files is None else ["".join(f"[{c}]" if c in "*?[" else c for c in file) for file in files]
@@ -130,7 +130,7 @@ class _Unreachable(ValueError):
 
 
 def _asked(name: str, call: Any, *arguments: Any, **options: Any) -> Any:
-    """What the hub answers. Raises ValueError in one line if it refuses, and _Unreachable if it does not answer."""
+    """The hub's answer. Raises ValueError in one line if it refuses, and _Unreachable if it does not answer."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     refusals = HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, ValueError
@@ -144,5 +144,5 @@ def _asked(name: str, call: Any, *arguments: Any, **options: Any) -> Any:
 
 
 def reason_of(error: Exception) -> str:
-    """The first line of what the hub's client says."""
+    """The first line of the hub client's message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

@@ -1,7 +1,7 @@
 """Llama Scope: hyperparams.json with checkpoints/final.safetensors, and llamascopium: config.json with sae_weights.
 
-Scales of activations are folded, so that a dictionary reads and writes raw ones: with s = sqrt(d) / norm of what is
-read and t of what is written, an activation is 1 / s of theirs, and W_dec is s / t of theirs.
+Scales of activations are folded, so that a dictionary reads and writes raw ones. Let s be sqrt(d) / norm of what is
+read, and t the same of what is written. An activation is then 1 / s of theirs, and W_dec is s / t of theirs.
 """
 
 import json
@@ -58,7 +58,7 @@ def hookpoint(path: Path) -> str:
 
 
 def _ends(config: dict[str, Any]) -> dict[str, Any]:
-    """Whether it is a transcoder, and the hookpoints."""
+    """Whether it is a transcoder, and its hookpoints."""
     reads, writes = config.get("hook_point_in"), config.get("hook_point_out") or config.get("hook_point_in")
     transcode = reads != writes
     ends = {"reads": hooks.to_module(reads)} if transcode else {}
@@ -97,7 +97,7 @@ def read_old(path: Path) -> Saved:
 
 
 def _scaled(tensors: dict[str, Tensor], reads: float, writes: float) -> dict[str, Tensor]:
-    """Without the scales of what is read and written: for raw activations."""
+    """The dictionary for raw activations, without the scales of what is read and written."""
     if reads == writes == 1:
         return tensors
     wide = in_float32(tensors)
@@ -162,7 +162,7 @@ def _tensors(file: Path, found: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def _scales(path: Path, config: dict[str, Any], found: dict[str, Any], d_in: int) -> tuple[float, float]:
-    """sqrt(d) over the mean length of what is read, and of what is written: in the weights' file or in config.json."""
+    """sqrt(d) over the mean length of what is read, and of what is written: from the weights' file or config.json."""
     listed = config.get(_NORM)
     norms = dict(listed) if isinstance(listed, dict) else {}
     norms |= {name.removeprefix(f"{_NORM}."): t for name, t in found.items() if name.startswith(f"{_NORM}.")}
@@ -205,7 +205,7 @@ def write(folder: Path, saved: Saved, about: About) -> None:
 
 
 def _factor(d_in: int, num_latents: int) -> float:
-    """The factor by which llamascopium comes from the width to the latents, rounding down."""
+    """Expansion factor with which llamascopium, rounding down, gets from the width to the latents."""
     factor = num_latents / d_in
     while int(d_in * factor) < num_latents:
         factor = math.nextafter(factor, math.inf)

@@ -29,7 +29,7 @@ def _claim_goodfire(file: PurePosixPath, names: Container[str]) -> Claim | None:
 
 
 def hookpoint(path: Path) -> str:
-    """The place in GPT-2 that the names of file and folders say."""
+    """The place in GPT-2 that file and folders name."""
     found, place = _LAYER.fullmatch(path.name), "/".join(path.absolute().parts[-4:])
     site = next((end for name, end in _SITES.items() if name in place), "")
     return f"h.{int(found[1])}{site}" if found else ""

@@ -18,7 +18,7 @@ def _claim(file: PurePosixPath, names: Container[str]) -> Claim | None:
 
 
 def hookpoint(path: Path) -> str:
-    """The output of the block that the file's name counts."""
+    """The output of the block that the file's name numbers."""
     found = _FILE.fullmatch(path.name)
     return f"layers.{int(found[1])}" if found else ""
 

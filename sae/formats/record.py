@@ -35,7 +35,7 @@ def record(
 ) -> Saved:
     """The dictionary of these tensors by the names of `Spec`, of any shape: a stranger gave them.
 
-    k may be of no meaning (jumprelu). `path` is for messages. Raises ValueError, naming it, for what does not fit.
+    k may be meaningless (jumprelu). `path` is for messages. Raises ValueError, naming it, for what does not fit.
     """
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
@@ -98,7 +98,7 @@ def has_unit_rows(W: Tensor) -> bool:
 
 
 def with_norms_folded(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same function with decoder rows of length 1, where latents are told apart by act · length.
+    """The same function with decoder rows of length 1, for libraries that select by act · length.
 
     A threshold is one on act · length already, and stays. Rows of length 0 stay.
     """
@@ -116,7 +116,7 @@ def with_norms_folded(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def in_float32(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors in float32 or wider: what is folded into half precision would be rounded."""
+    """The tensors in float32 or wider: folding into half precision would round."""
     return {name: t.to(torch.promote_types(t.dtype, torch.float32)) for name, t in tensors.items()}
 
 
@@ -162,7 +162,7 @@ def thresholds(saved: Saved) -> Tensor | None:
 
 
 def as_jumprelu(saved: Saved, library: str) -> Saved:
-    """The dictionary as one that keeps what is above a threshold. Raises ValueError if it does not do that."""
+    """The dictionary with a threshold on each latent as its rule. Raises ValueError if its rule is another."""
     found = thresholds(saved)
     if found is None:
         raise ValueError(
@@ -180,7 +180,7 @@ def with_threshold(saved: Saved, threshold: Tensor) -> Saved:
 
 
 def check_plain(saved: Saved, library: str, *, transcoders: bool = True, skip: bool = True, norm: bool = False) -> None:
-    """Raise ValueError for what a library has no word for."""
+    """Raise ValueError for a dictionary that a library has no word for."""
     spec = saved.spec
     kinds = {
         "crosscoders": spec.cfg.crosscode,

@@ -42,7 +42,7 @@ def upload(name: str, files: Mapping[str, Path | bytes], *, token: str | None, p
 
 @contextmanager
 def _in_one_line(name: str) -> Iterator[None]:
-    """What the hub's client says in many lines."""
+    """The hub client's message, in one line."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
     try:

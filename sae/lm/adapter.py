@@ -69,8 +69,8 @@ def check_peft(name: str) -> None:
 def merge(name: str, model: nn.Module, adapter: Adapter) -> None:
     """Add what the adapter has learned to the weights of its model, in place.
 
-    Raises ValueError, in one line, for an adapter of another model, a damaged one, and for one that is no change of
-    weights, such as a learned prompt.
+    Raises ValueError, in one line, for an adapter of another model, and for a damaged one. So it does for an adapter
+    that does not change weights, such as a learned prompt.
     """
     check_peft(name)
     with explained(Access(name), "holds an adapter that cannot be loaded: {text}"), warnings.catch_warnings():

@@ -1,7 +1,7 @@
 """A language model's elementwise work in one pass each, in bf16 on a CPU, where half of a block's time is such work.
 
-What a module computes is not asked of its name: it is RMSNorm, a gated MLP or rotary position embedding if it does to
-random vectors what these do, in one of the ways in which models round. Of the results, 99.9 % are the same to the bit.
+A trial decides what a module computes, not its name. It is RMSNorm, a gated MLP or rotary position embedding if it does
+the same to random vectors, in some model's rounding. Of the results, 99.9 % are the same to the bit.
 """
 
 import copy
@@ -29,7 +29,7 @@ _ROWS = 16
 _ALIKE = 0.999
 """Share of the results that must be the same to the bit; the others may differ by one rounding."""
 _TINY = 1e-28
-"""What is less than it is 0: an activation of a value far below 0."""
+"""Bound below which a value counts as 0: an activation far below 0."""
 _CANCELLED = 1e-6
 """What 1 + tanh loses in float32, of a value far below 0: GELU there is 0 in one way and nearly 0 in another."""
 _WIDTH = 64
@@ -76,7 +76,7 @@ class _GatedMlp(NamedTuple):
 
 _WAYS: WeakKeyDictionary[nn.Module, _Norm | _GatedMlp | None] = WeakKeyDictionary()
 _FOUND: dict[Hashable, _Norm | _GatedMlp | None] = {}
-"""What was found of modules that are alike."""
+"""Findings about modules that are alike."""
 _SETTINGS = (bool, int, float, str, type(None))
 _FILES = Lock()
 _USERS: dict[Any, tuple[int, Forward]] = {}

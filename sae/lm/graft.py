@@ -22,14 +22,14 @@ class Coder(Protocol):
     num_latents: int
 
     def encode(self, x: Tensor) -> Any:
-        """x (…, d_in) -> (top_acts, top_indices), both (…, k)."""
+        """Activations x (…, d_in) -> (top_acts, top_indices), both (…, k)."""
 
     def decode(self, top_acts: Tensor, top_indices: Tensor) -> Tensor:
         """Any number of latents a token -> (…, d_in).
 
-        What it encoded is a third argument if it says that it `decodes_with_input`. If it says that it `reads_input`, x
-        is the input of the module, or A of A->B, or the hookpoint that it says it `reads`, and the result stands in the
-        place of the module's output, or of B.
+        The encoded x is a third argument if `decodes_with_input` is true. If `reads_input` is true, x is the input of
+        the module, or A of A->B, or the hookpoint `reads`. The result then stands in the place of the module's output,
+        or of B.
         """
 
 
@@ -84,18 +84,27 @@ def graft(
 ) -> Iterator[nn.Module]:
     """Inside `with`, `model` runs with the reconstruction of each hookpoint in place of its activation.
 
-    `saes` holds, by hookpoint, or A->B of a transcoder, an `Sae` or any function of the activation (batch, seq, d_in),
-    of B. What a transcoder reads is what all other grafts leave there. With `keep_error` what
-    the reconstruction misses, held constant, is added again: without `edit` the model then computes what it always
-    does, bit for bit. `edit` changes the latents between encoding and decoding. Where `mask` is False the activation
-    stays as it is. Reconstructions are rounded to the type of the activation. Gradients flow to the weights of `saes`
-    and back into the model. A module that runs several times in one forward is replaced the first time, or the one
-    that its name tells (`.call2`), as `harvest` reads it. A model that was compiled, or is wrapped (`torch.compile`,
-    PEFT), is grafted inside, and runs uncompiled meanwhile; give the wrapper, if that is what runs. The model is as
-    before afterwards, also after an error.
+    Reconstructions are rounded to the type of the activation. Gradients flow to the weights of `saes` and back into the
+    model. A module that runs several times in one forward is replaced the first time, or at the run that its name says
+    (`.call2`), as `harvest` reads it. A transcoder reads what all other grafts leave there. A model that is compiled or
+    wrapped (`torch.compile`, PEFT) is grafted inside, and runs uncompiled meanwhile; give the wrapper, if that is what
+    runs. The model is as before afterwards, also after an error.
 
-    Raises ValueError for a hookpoint that the model lacks, and for `edit` without something to decode. When the model
-    runs, it is raised for an activation or a reconstruction of a wrong shape.
+    Args:
+        model: Model of transformers, wrapped or not.
+        saes: An `Sae`, or any function of the activation (batch, seq, d_in), by hookpoint. A transcoder's is the one
+            that it writes, or A->B.
+        keep_error: Add what the reconstruction misses, held constant. Without `edit` the model then computes what it
+            always does, bit for bit.
+        edit: Function that changes the latents between encoding and decoding.
+        mask: Tokens (batch, seq) to replace; where it is False the activation stays. None: all.
+
+    Yields:
+        The model.
+
+    Raises:
+        ValueError: For a hookpoint that the model lacks, and for `edit` without something to decode. When the model
+            runs, for an activation or a reconstruction of a wrong shape.
     """
     check_hooks_are_alone(model)
     base = base_model(model)
@@ -123,7 +132,7 @@ def graft(
 
 
 def _ends(name: str, sae: object) -> tuple[str, str]:
-    """What is read and what is replaced; nothing is named where that is the input of the module that is replaced."""
+    """The hookpoints that are read and replaced; the first is empty where it is the input of the replaced module."""
     reads, _, writes = name.rpartition(ARROW)
     return reads.strip() or str(getattr(sae, "reads", "")), writes.strip()
 

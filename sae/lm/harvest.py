@@ -28,13 +28,24 @@ class HookpointError(ValueError):
 def harvest(
     model: nn.Module, tokens: Int[Tensor, "batch seq"], hookpoints: Sequence[str]
 ) -> dict[str, Float[Tensor, "batch seq _"]]:
-    """The activations at each hookpoint, (batch, seq, d_in), in the model's dtype and on its device, without gradient.
+    """The activations at hookpoints, without gradient.
 
     The forward stops behind the last hookpoint. A module that runs several times counts the first time, or as its
-    `.call2` says. The model is as before afterwards, also if its forward raises; dropout is off meanwhile. What is not
-    one vector for each token, such as several streams or a prompt before the tokens, is read where the model's own
-    hidden states tell how. Raises ValueError for a hookpoint that the model lacks, that its forward does not pass, or
-    whose value is nothing of the kind.
+    `.call2` says. Dropout is off meanwhile. The model is as before afterwards, also if its forward raises. A value may
+    not be one vector for each token, such as several streams or a prompt before the tokens. It is then read where the
+    model's own hidden states tell how.
+
+    Args:
+        model: Model of transformers.
+        tokens: Token ids (batch, seq).
+        hookpoints: Names of hookpoints.
+
+    Returns:
+        {hookpoint: (batch, seq, d_in)}, in the model's dtype and on its device.
+
+    Raises:
+        ValueError: For a hookpoint that the model lacks, that its forward does not pass, or whose value cannot be read
+            as one vector for each token.
     """
     base = base_model(model)
     if tokens.shape[0] == tokens.shape[1] > 1 and positions_first(base, hookpoints):  # told apart by unequal axes
@@ -62,11 +73,21 @@ def _run(base: nn.Module, tokens: Tensor, hookpoints: Sequence[str]) -> "Capture
 
 
 def widths(model: nn.Module, hookpoints: Sequence[str], ctx_len: int | None = None) -> dict[str, int]:
-    """d_in of each hookpoint, from a forward of 2 x 3 tokens (sizes that a wrong shape does not have by chance).
+    """Width of each hookpoint, from a forward of 2 x 3 tokens (sizes that a wrong shape does not have by chance).
 
-    `ctx_len` is the length of the sequences to come. A model that pads shorter ones is asked at that length, and one
-    whose positions end about there is tried at it. Raises ValueError as `harvest` does, and for a length that the model
-    cannot read. Needs the weights: a forward of transformers does not run on the meta device.
+    It needs the weights: a forward of transformers does not run on the meta device.
+
+    Args:
+        model: Model of transformers.
+        hookpoints: Names of hookpoints.
+        ctx_len: Length of the sequences to come. A model that pads shorter ones is asked at that length, and one whose
+            positions end about there is tried at it.
+
+    Returns:
+        {hookpoint: d_in}
+
+    Raises:
+        ValueError: As `harvest`, and for a length that the model cannot read.
     """
     base = base_model(model)
     for hookpoint in hookpoints:
@@ -89,7 +110,7 @@ def widths(model: nn.Module, hookpoints: Sequence[str], ctx_len: int | None = No
 
 
 POSITIONS_IN_DOUBT = 8
-"""So many tokens below what seems to be its limit, a model is tried before it is trusted."""
+"""Number of tokens below its apparent limit from which a model is tried before it is trusted."""
 
 
 def _told(base: nn.Module, error: Exception) -> ValueError:

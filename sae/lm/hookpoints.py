@@ -9,7 +9,7 @@ A block that runs several times in a forward, as ALBERT's one does, is another l
 run, counted from 0: `encoder.albert_layer_groups.0.call2`, and `….call2.input`. Without it the first run is meant.
 
 A model that reads more than text holds a text model. Paths of that part start there, so that a block has one name
-whichever class holds the weights: `layers.10`, also where it is `language_model.layers.10`, which means the same.
+whichever class holds the weights. `layers.10` is also `language_model.layers.10`, which means the same.
 
 Everything here is planning: a skeleton on the meta device is enough. It reads names; only a model that has fewer blocks
 than layers is run, with a few tokens, to see which block is which layer.
@@ -38,7 +38,7 @@ _CALL = re.compile(r"call(\d{1,4})")
 
 
 class Place(NamedTuple):
-    """What a hookpoint names."""
+    """Module, side and run that a hookpoint names."""
 
     module: nn.Module
     side: str
@@ -57,10 +57,11 @@ def block_list(model: nn.Module) -> tuple[str, int]:
     """Path and length of the list of transformer blocks, e.g. `("layers", 12)`.
 
     It is the list with one entry for each layer that the text config counts, or for each two where a block has two
-    sublayers. Of several (a vision tower may be as deep), the one that sits closest to the token embedding, an encoder
-    before its decoder, the shallowest, the one with most parameters. Where a block is spread over lists side by side
-    (attentions, norms, feed-forwards), the list whose entry puts out the residual stream. Raises ValueError if there is
-    none: some architectures use one block again and again; or several, of which nothing says which is meant.
+    sublayers. Several lists may fit (a vision tower may be as deep). Then it is the one closest to the token embedding,
+    an encoder before its decoder, the shallowest, the one with most parameters. A block may be spread over lists side
+    by side (attentions, norms, feed-forwards). Then it is the list whose entry puts out the residual stream. Raises
+    ValueError if there is none: some architectures use one block again and again. So it does for several, if nothing
+    says which is meant.
     """
     base = base_model(model)
     depth = _num_hidden_layers(base)
@@ -92,9 +93,17 @@ def resolve_hookpoints(
 ) -> list[str]:
     """The hookpoints that a user's choice stands for, in the model's order, each once.
 
-    `hookpoints` are names or globs, in which `*`, `?` and `[0-5]` match within one dotted part: `layers.*.mlp`.
-    `layers` are block numbers, `layer_stride` takes every n-th block from block 0; with nothing given, every block.
-    Raises ValueError if a choice names nothing in this model, or if two ways to choose are mixed.
+    Args:
+        model: Model of transformers, with weights or without.
+        hookpoints: Names or globs, in which `*`, `?` and `[0-5]` match within one dotted part: `layers.*.mlp`.
+        layers: Numbers of blocks, from 0.
+        layer_stride: Take every n-th block, from block 0.
+
+    Returns:
+        Names of hookpoints; without a choice the output of every block.
+
+    Raises:
+        ValueError: If a choice names nothing in this model, or if two ways to choose are mixed.
     """
     _check_choice(hookpoints, layers, layer_stride)
     base = base_model(model)
@@ -149,7 +158,15 @@ def canonical_ends(model: nn.Module, name: str) -> str:
 def locate(model: nn.Module, hookpoint: str) -> Place:
     """The module that a hookpoint names, which side of it, and which of its runs.
 
-    Raises ValueError if there is no such module.
+    Args:
+        model: Model of transformers.
+        hookpoint: Name of a hookpoint.
+
+    Returns:
+        The module, "input" or "output", and the number of its run in a forward, from 0.
+
+    Raises:
+        ValueError: If there is no such module.
     """
     base = base_model(model)
     if (hidden_state := _HIDDEN_STATE.fullmatch(hookpoint)) and _submodule(base, hookpoint) is None:
@@ -253,8 +270,8 @@ def _short(text: str, name: str) -> str:
 def _text_path(base: nn.Module) -> str:
     """Path of the text model within one that holds more, "" where the model is that itself.
 
-    It is the outermost module above the token embedding with the config of the text, and of that the part that has no
-    head; of one that holds a single part, that part.
+    It is the outermost module above the token embedding with the config of the text. Its part without a head is taken,
+    or its only part.
     """
     config, embedding = getattr(base, "config", None), embedding_path(base).split(".")
     if config is None or getattr(config, "is_encoder_decoder", False):

@@ -66,7 +66,20 @@ def _check_depth(written: dict[str, Any]) -> None:
 def load_skeleton(
     name: str, *, revision: str | None = None, token: str | None = None, attn_implementation: str | None = None
 ) -> PreTrainedModel:
-    """The model's modules without weights, on the meta device: enough to resolve hookpoints."""
+    """The model's modules without weights, on the meta device: enough to resolve hookpoints.
+
+    Args:
+        name: Hub id, local folder, or .gguf file.
+        revision: Branch, tag or commit on the hub.
+        token: Token for a gated model.
+        attn_implementation: Attention, by its name in transformers. None: what transformers chooses.
+
+    Returns:
+        Base model without weights.
+
+    Raises:
+        ValueError: In one line, for whatever is wrong with the name, the access or the files.
+    """
     if adapter := adapter_in(name):
         check_peft(name)
         name, revision = adapter.base, adapter.revision
@@ -79,7 +92,19 @@ def load_skeleton(
 
 
 def load_tokenizer(name: str, *, revision: str | None = None, token: str | None = None) -> PreTrainedTokenizerBase:
-    """The model's tokenizer; an adapter may bring its own. Raises ValueError if the model comes without one."""
+    """The model's tokenizer; an adapter may bring its own.
+
+    Args:
+        name: Hub id, local folder, or .gguf file.
+        revision: Branch, tag or commit on the hub.
+        token: Token for a gated model.
+
+    Returns:
+        Tokenizer of transformers.
+
+    Raises:
+        ValueError: If the model comes without one.
+    """
     adapter = adapter_in(name)
     if adapter and not Path(adapter.folder, "tokenizer_config.json").exists():
         return load_tokenizer(adapter.base, revision=adapter.revision, token=token)
@@ -107,15 +132,30 @@ def load_model(
     device_map: str | None = None,
     devices: Sequence[torch.device] = (),
 ) -> PreTrainedModel:
-    """The base model, frozen: no head, eval mode, no gradients, dense weights in `dtype` on `device`.
+    """The base model, frozen: no head, eval mode, no gradients, dense weights.
 
-    With `head` it ends in its language-modelling head, where the architecture and the files have one. A class whose
-    weights the files lack gives way to the one that wrote them, and that to the model without a head. With
-    `device_map`, one of accelerate's words for it, the layers are laid over all `devices` that are GPUs, within the
-    memory that is free there. With `load_in_8bit` bitsandbytes keeps the linear weights in int8. Raises ValueError, one
-    line, for whatever is wrong with the name, the access, the files, or an installation that lacks what they need.
+    A class whose weights the files lack gives way to the one that wrote them, and that to the model without a head. The
+    folder of a PEFT adapter gives the model that it was trained on, with the adapter merged into its weights.
 
-    The folder of a PEFT adapter gives the model that it was trained on with the adapter merged into its weights.
+    Args:
+        name: Hub id, local folder, or .gguf file.
+        device: Device of the weights.
+        dtype: Type of the weights.
+        revision: Branch, tag or commit on the hub.
+        token: Token for a gated model.
+        attn_implementation: Attention, by its name in transformers. None: what transformers chooses.
+        load_in_8bit: Keep the linear weights in int8, through bitsandbytes.
+        head: Keep the language-modelling head, where the architecture and the files have one.
+        device_map: One of accelerate's words for laying the layers over all `devices` that are GPUs, within their free
+            memory.
+        devices: Devices for `device_map`.
+
+    Returns:
+        Model of transformers.
+
+    Raises:
+        ValueError: In one line, for whatever is wrong with the name, the access, the files, or an installation that
+            lacks what they need.
     """
     if adapter := adapter_in(name):
         if load_in_8bit:
@@ -241,18 +281,20 @@ def check_device(device: str = "auto") -> torch.device:
 
 
 def compute_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the hardware multiplies it (measured on a CPU with avx512_bf16: half the time of float32), else
-    float32."""
+    """The fastest type that the device multiplies: bfloat16, else float32.
+
+    On a CPU with avx512_bf16 it was measured to take half the time of float32.
+    """
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     return torch.bfloat16 if device.type == "cpu" and _cpu_has_bf16() else torch.float32
 
 
 def vocab_size(model: nn.Module | PreTrainedConfig) -> int:
-    """How many token ids the model has: rows of its embedding, or what its config says when that is all there is.
+    """Number of token ids of the model: rows of its embedding, or what its config says when that is all there is.
 
-    A model without a vocabulary, such as CANINE, reads code points of Unicode. Raises ValueError for what is no model
-    of transformers.
+    A model without a vocabulary, such as CANINE, reads code points of Unicode. Raises ValueError for anything but a
+    model of transformers.
     """
     if not isinstance(model, nn.Module):
         return getattr(model.get_text_config(), "vocab_size", sys.maxunicode + 1)

@@ -222,8 +222,8 @@ def _close(one: Tensor, other: Tensor) -> bool:
 def _is_causal(model: nn.Module, tokens: Tensor, clean: Tensor) -> bool:
     """Whether other tokens in the second half leave the predictions of the first alone.
 
-    Those of a mixture of experts may move by rounding: they must move by less than a hundredth, in float32 a
-    ten-thousandth, of what the second half's do, and an encoder's not at all.
+    A mixture of experts may move them by rounding: by less than a hundredth, in float32 a ten-thousandth, of what the
+    second half's move. An encoder's may not move at all.
     """
     middle = tokens.shape[1] // 2
     second = probe_tokens(model, tokens.shape[1] - middle, seed=1)

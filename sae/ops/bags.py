@@ -1,6 +1,7 @@
-"""Codes of which each token has as many entries as it needs, in bags: sums over a bag, and their gradient.
+"""Codes with as many entries for each token as it needs, in bags: sums over a bag, and their gradient.
 
-A bag is what a token has in one level. Bags are contiguous, by level and then by token; `starts` are their beginnings.
+A bag holds a token's entries of one level. Bags are contiguous, by level and then by token; `starts` are their
+beginnings.
 """
 
 from typing import NamedTuple
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _ENTRIES = 2**16
-"""Entries whose rows are gathered at a time where there is no operation that gathers and multiplies at once."""
+"""Entries whose rows are gathered together where no operation gathers and multiplies at once."""
 
 
 class Bags(NamedTuple):

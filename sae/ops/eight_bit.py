@@ -1,8 +1,8 @@
 """The encoder product in 8 bits: it names candidates for the k largest latents, whose scores are then exact.
 
 Rows and columns are scaled as in SmoothQuant (Xiao et al. 2022, arXiv:2211.10438, eq. 4): x / c times W · c, with c[d]
-the root of the largest |x[d]|, so that a few outlier dimensions of a language model do not take all the digits. Each
-token and each latent then has a scale of its own. A CPU multiplies int8 through oneDNN, a GPU fp8 (e4m3).
+the root of the largest |x[d]|. So a few outlier dimensions of a language model do not take all the digits. Each token
+and each latent then has a scale of its own. A CPU multiplies int8 through oneDNN, a GPU fp8 (e4m3).
 """
 
 import torch
@@ -15,9 +15,9 @@ from sae.ops.encode import Select, chunk_tokens
 from sae.ops.topk import topk
 
 CANDIDATES = {"cpu": 1.5, "cuda": 2.0}
-"""Candidates for each latent that stays. Share of the true top 32 among them on SmolLM2-135M, layer 9, after 50 steps:
-int8 0.9999 of 4,608 latents and 0.9997 of 18,432; fp8 with twice as many 0.9999 and 0.9998; bf16, without candidates,
-0.992 and 0.986."""
+"""Candidates for each latent that stays. The share of the true top 32 among them was measured on SmolLM2-135M, layer 9,
+after 50 steps. int8 has 0.9999 with 4,608 latents and 0.9997 with 18,432. fp8 with twice as many candidates has 0.9999
+and 0.9998; bf16, without candidates, 0.992 and 0.986."""
 
 _INT8, _FP8 = 127, torch.finfo(torch.float8_e4m3fn).max
 _TINY = torch.finfo(torch.float32).tiny
@@ -25,13 +25,14 @@ _ROWS = 1024  # of what is quantised, at a time, so that what lies between stays
 
 
 MIN_LATENTS, MIN_TOKENS = 8192, 2048
-"""From these on the product in int8 is faster than in bf16, quantising and scoring included: 5 % at 2048 tokens and
-9216 latents, 25 % at 8192 and 18,432 (d_in 576, k 32, two cores of a Zen 4). A CPU with AMX multiplies bf16 as fast: a
-step of 2048 tokens and 18,432 latents takes 0.55 s of one core's time in int8 and 0.48 in bf16 (an Intel Xeon)."""
+"""Sizes from which the product in int8 is faster than in bf16, quantising and scoring included. It gains 5 % at 2048
+tokens and 9216 latents, 25 % at 8192 and 18,432 (d_in 576, k 32, two cores of a Zen 4). A CPU with AMX multiplies bf16
+as fast. There a step of 2048 tokens and 18,432 latents takes 0.55 s of one core's time in int8, and 0.48 in bf16 (an
+Intel Xeon)."""
 
 
 def pays(num_latents: int, tokens: int, device: torch.device) -> bool:
-    """Whether candidates in 8 bits are measured to be faster for so many at a time, and to be the right ones."""
+    """Whether 8-bit candidates are known to be faster for this many tokens and latents, and to be the right ones."""
     if device.type != "cpu" or num_latents < MIN_LATENTS or tokens < MIN_TOKENS:
         return False
     return not (torch.cpu._is_amx_tile_supported() or _lacks_product(device))
@@ -44,7 +45,7 @@ def check_device(device: torch.device) -> None:
 
 
 def _lacks_product(device: torch.device) -> str | None:
-    """Why this device has no product in 8 bits, if it has none."""
+    """Reason why this device has no product in 8 bits; empty if it has one."""
     if device.type == "cpu":
         has_product = hasattr(torch.ops.onednn, "qlinear_pointwise") and torch.cpu._is_vnni_supported()
         return None if has_product else "this processor has no AVX512-VNNI"
@@ -64,8 +65,8 @@ def encode(
 ) -> tuple[Float[Tensor, "tokens k"], Int[Tensor, "tokens k"]]:
     """select(x @ W_encᵀ + b_enc) for each token among its candidates for the k largest, without gradients.
 
-    All in float32. Values are exact; of the k largest latents about one in ten thousand is missed: `recall` measures
-    it. Scales come from x and W_enc alone, so there is no state. Twin: `ops.encode`.
+    All tensors are float32. Values are exact; about one in ten thousand of the k largest latents is missed: `recall`
+    measures it. Scales come from x and W_enc alone, so there is no state. Twin: `ops.encode`.
     """
     found = candidates(x, W_enc, b_enc, k)
     values, at = select(gather_dot(x, found, W_enc) + b_enc[found])
@@ -131,7 +132,7 @@ class Int8Product:
     def pre_acts(
         self, smooth: Float[Tensor, "tokens d_in"], largest: Float[Tensor, "tokens"]
     ) -> Float[Tensor, "tokens latents"]:
-        """About the pre-activations of each token in units of its scale; `largest` is each token's largest |smooth|."""
+        """Approximate pre-activations in units of each token's scale; `largest` is each token's largest |smooth|."""
         scale = largest / _INT8
         codes = (smooth / scale.unsqueeze(1)).round_().add_(128).to(torch.uint8)
         bias = self._b / scale.mean()
@@ -153,7 +154,7 @@ class Fp8Product:
     def pre_acts(
         self, smooth: Float[Tensor, "tokens d_in"], largest: Float[Tensor, "tokens"]
     ) -> Float[Tensor, "tokens latents"]:
-        """About the pre-activations; `largest` is each token's largest |smooth|."""
+        """Approximate pre-activations; `largest` is each token's largest |smooth|."""
         scale = (largest / _FP8).unsqueeze(1)
         codes, by_row = (smooth / scale).to(torch.float8_e4m3fn), F.ScalingType.RowWise
         pre_acts = F.scaled_mm(

@@ -15,11 +15,11 @@ with AMX they take 75 ms; 87 with 12 MiB, 94 with 48."""
 Select = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 Encode = Callable[[Tensor, Tensor, Tensor, Select], tuple[Tensor, Tensor]]
-"""`encode`, or one that computes about the same: (x, W_enc, b_enc, select) -> values, indices."""
+"""`encode`, or an approximation of it: (x, W_enc, b_enc, select) -> values, indices."""
 
 
 def chunk_tokens(num_latents: int, like: Tensor, chunk_bytes: int | None = None) -> int:
-    """How many tokens' pre-activations, of the type and on the device of `like`, make a chunk; a multiple of 64."""
+    """Tokens whose pre-activations, in the type and on the device of `like`, make a chunk; a multiple of 64."""
     budget = chunk_bytes or CHUNK_BYTES.get(like.device.type, CHUNK_BYTES["cuda"])
     return max(64, budget // (num_latents * like.element_size()) // 64 * 64)
 

@@ -25,8 +25,8 @@ def momentum_(
     """m ← β₁ m + (1 − β₁) g, v ← β₂ v + (1 − β₂) mean g² of each row, out = rates · m / √(√v + ε); returns Σ out².
 
     `tangent` is (along, matrix): g is then gradient − along · matrix, row by row. `skip` is 1 to leave m and v as they
-    are, whatever the gradient. `out` may have another type; the sum is of what it had before rounding. The gradient may
-    be `Segments` where `native.usable`.
+    are, whatever the gradient. `out` may have another type; the sum is taken before it is rounded. The gradient may be
+    `Segments` where `native.usable`.
     """
     if native.usable(exp_avg, exp_avg_sq) and not skip:
         import sae.ops.native.momentum as compiled

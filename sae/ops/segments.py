@@ -39,7 +39,7 @@ class SegmentRows:
         return None if self._added else Segments(self._bounds, self._tokens, self._weights, self._rows)
 
     def index_add_(self, dim: int, index: Int[Tensor, "some"], source: Float[Tensor, "some d"]) -> None:
-        """Add `source` to the rows `index`, which are in ascending order; `dim` is 0. As of a tensor."""
+        """Add `source` to the rows `index`, which ascend; `dim` is 0. The signature is a tensor's."""
         assert dim == 0
         self._added.append((index, source))
 
@@ -74,7 +74,7 @@ class SummedRows:
 
 
 Rows = Tensor | SegmentRows | SummedRows
-"""A matrix (latents, d) of which some rows can be had at a time."""
+"""A matrix (latents, d) that gives some rows at a time."""
 
 
 class PairSums(NamedTuple):
@@ -97,7 +97,7 @@ class LatentSegments:
     """
 
     def __init__(self, indices: Int[Tensor, "*tokens k"], num_latents: int) -> None:
-        """Each of flat entries (entries,) has a token of its own; a sum may be told others (`row_of`)."""
+        """Each flat entry (entries,) has a token of its own; a sum may name other rows (`row_of`)."""
         flat = indices.flatten()
         self._latents, self._order = torch.sort(flat.int(), stable=True)
         self._tokens = self._order if indices.dim() == 1 else self._order // indices.shape[1]
@@ -114,9 +114,9 @@ class LatentSegments:
         rows: Float[Tensor, "rows d"],
         row_of: Int[Tensor, "entries"] | None = None,
     ) -> SegmentRows:
-        """`sum`, of which only the rows are computed that are asked for, when they are.
+        """`sum`, with rows that are computed when they are asked for.
 
-        `row_of` names the row of each of flat entries. None: that of its token.
+        `row_of` names the row of each flat entry. None: its token's row.
         """
         tokens = self._tokens if row_of is None else row_of[self._order]
         return SegmentRows(tokens, self._bounds, weights.flatten()[self._order], rows)
@@ -132,9 +132,8 @@ class LatentSegments:
     ) -> PairSums:
         """Both sums and the sums of their weights; on a GPU in one pass over the entries, added up in float32.
 
-        `row_of` names the rows of each of flat entries in both tables, which may then differ in size. Without the
-        kernels the two matrices are `SegmentRows`: whoever needs them a few rows at a time, as an optimizer does, never
-        has them in memory.
+        `row_of` names the row of each flat entry in both tables, which may then differ in size. Without the kernels the
+        two matrices are `SegmentRows`. An optimizer, which needs them a few rows at a time, never has them in memory.
         """
         if row_of is None and kernels.usable(weights_a, rows_a, weights_b, rows_b):
             import sae.ops.kernels.segments as fast

@@ -37,7 +37,7 @@ def topk(
 
 
 def _topk(values: Int[Tensor, "tokens columns"], k: int) -> tuple[Int[Tensor, "tokens k"], Int[Tensor, "tokens k"]]:
-    """The k largest of each row. The best groups are found in the same way, until groups do not help any more."""
+    """The k largest of each row. The best groups are found in the same way, as long as groups help."""
     tokens, columns = values.shape
     group = _group_size(columns, k)
     if group == 1:

@@ -38,14 +38,14 @@ class Placement(NamedTuple):
         return [rank] if self.owners is not None else list(range(self.part(rank), self.size, self.shards))
 
     def sends(self, source: int, target: int, hookpoint: str) -> bool:
-        """Whether the tokens that `source` harvested at `hookpoint` are for `target` to train on."""
+        """Whether `target` trains on the tokens that `source` harvested at `hookpoint`."""
         if self.owners is None or self.hookpoints is None:
             return self.group(source) == self.group(target)
         return any(self.holds(target, name) for name, needed in self.hookpoints.items() if hookpoint in needed)
 
     @property
     def moves(self) -> bool:
-        """Whether activations go from rank to rank at all."""
+        """Whether activations move between ranks at all."""
         return self.size > 1 and (self.shards > 1 or self.owners is not None)
 
 
@@ -54,8 +54,8 @@ def place(
 ) -> Placement:
     """The placement, on `size` ranks, of autoencoders whose steps cost `costs` and that need `hookpoints`.
 
-    With `distribute` each lives in one group: the dearest first, each in the group that has the least to do so far.
-    The busiest group then has at most 4/3 of the least possible (Graham 1969, doi:10.1137/0117039).
+    With `distribute` each lives in one group. The most expensive is placed first, each in the group with the least work
+    so far. The busiest group then has at most 4/3 of the least possible (Graham 1969, doi:10.1137/0117039).
     """
     if not distribute:
         return Placement(size, shards)

@@ -20,12 +20,12 @@ from sae.dictionary.shards import WHOLE, LatentShards
 from sae.parallel.placement import Placement
 
 TIMEOUT = timedelta(minutes=20)
-"""How long a rank waits for the others in training: longer than one tries to read data that fail (`data.retry`). One
+"""How long a rank waits for the others in training: longer than data that fail are tried again (`data.retry`). A rank
 that dies is noticed at once, by its connection."""
 PATIENCE = timedelta(hours=12)
 """How long the ranks wait for the one that prepares data, or writes or checks a checkpoint."""
 SMALL = 2**20
-"""Tensors below so many bytes are added up together, as one."""
+"""Tensors below this many bytes are added up together, as one."""
 
 
 Made = TypeVar("Made")
@@ -33,7 +33,7 @@ Caught = TypeVar("Caught", bound=Exception)
 
 
 class PeerFailed(ConnectionError):
-    """Another rank failed, and says why; this one could not go on without it."""
+    """Another rank failed, and says why; this one cannot go on without it."""
 
 
 def tell_launcher(error: Exception) -> str:
@@ -54,14 +54,14 @@ def tell_launcher(error: Exception) -> str:
 
 
 def check_alone(command: str) -> None:
-    """Raise ValueError if several processes were started of a command that runs in one."""
+    """Raise ValueError if a command that runs in one process was started in several."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size > 1:
         raise ValueError(f"{command} runs in one process, got WORLD_SIZE={size}; start it without torchrun")
 
 
 class World:
-    """Which rank this is, of how many, and what ranks do together. With one process everything is the identity."""
+    """This rank among all, and what ranks do together. With one process everything is the identity."""
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
         self.rank, self.size = rank, size
@@ -129,9 +129,9 @@ class World:
     # Together
 
     def from_main(self, make: Callable[[], Made], *, slow: bool = False) -> Made:
-        """What `make` returns on the main process, which alone calls it; if it raises there, no process goes on.
+        """The result of `make`, which the main process alone calls; if it raises there, no process goes on.
 
-        The others wait as long as for a step, or, for what is `slow` where the state is large, as for the data.
+        The others wait as long as for a step. `slow`: as long as for the data, where the state is large.
         """
         with self.together():
             try:
@@ -151,7 +151,7 @@ class World:
         return values
 
     def merged(self, own: Mapping[str, Made], names: Iterable[str]) -> dict[str, Made]:
-        """What each rank found of the autoencoders that it holds, by name, in the order of `names`; on every rank."""
+        """The ranks' findings about the autoencoders that they hold, in the order of `names`; on every rank."""
         found: dict[str, Made] = {}
         for part in reversed(self.gather(dict(own))):
             found |= part
@@ -172,7 +172,7 @@ class World:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """What may fail on one rank only: then all ranks leave the block with an error, at the same place."""
+        """A block that may fail on one rank only: then all ranks leave it with an error, at the same place."""
         try:
             yield
         except PeerFailed:
@@ -190,7 +190,7 @@ class World:
 
     @contextmanager
     def one_first(self, tell: Callable[[str], None], what: str) -> Iterator[None]:
-        """The first process of each machine does the block, then the others, who find on its disk what it left."""
+        """The first process of each machine does the block, then the others, who find its results on the disk."""
         first = os.environ.get("LOCAL_RANK", "0") == "0"
         if self.size == 1:
             yield
@@ -282,12 +282,12 @@ class World:
         return tensor
 
     def share(self, held: Mapping[str, Made]) -> dict[str, Made]:
-        """A share for each rank of what several ranks hold alike."""
+        """This rank's share of what all replicas hold."""
         ranks = self.placement.replicas(self.rank)
         return dict(islice(held.items(), ranks.index(self.rank), None, len(ranks)))
 
     def whole(self, name: str, held: dict[str, Tensor], *, is_split: Callable[[str], bool]) -> dict[str, Tensor]:
-        """On the main process: the tensors of an autoencoder, whoever holds it, its parts joined where they are split.
+        """The tensors of an autoencoder, on the main process, whoever holds it; split parts are joined.
 
         Every rank calls it, with what it holds of it, or nothing.
         """
@@ -300,7 +300,7 @@ class World:
         }
 
     def part(self, tensors: Mapping[str, Tensor], *, is_split: Callable[[str], bool]) -> dict[str, Tensor]:
-        """This rank's rows of the tensors that are split, and the others whole."""
+        """This rank's rows of split tensors, and the others whole."""
         part, shards = self.placement.part(self.rank), self.placement.shards
         return {key: t.chunk(shards)[part] if is_split(key) else t for key, t in tensors.items()}
 
@@ -359,7 +359,7 @@ class ShardGroup:
         return self._reduced(partial, dist.ReduceOp.SUM)
 
     def least_(self, partial: Tensor) -> Tensor:
-        """The least of what every part has, by entry, in place."""
+        """The least over the parts, entry by entry, in place."""
         return self._reduced(partial, dist.ReduceOp.MIN)
 
     def _reduced(self, partial: Tensor, how: Any) -> Tensor:
@@ -371,7 +371,7 @@ class ShardGroup:
     def keep_best(
         self, values: Float[Tensor, "tokens k"], indices: Int[Tensor, "tokens k"]
     ) -> tuple[Float[Tensor, "tokens kept"], Int[Tensor, "tokens kept"]]:
-        """This part's candidates, of k a token, that are among the k largest of all; the others are 0 or left out.
+        """This part's candidates, k for each token, that are among the k largest of all; the others are 0 or left out.
 
         Waits for the device: the result is only as wide as the token with most of them needs.
         """
@@ -390,7 +390,7 @@ class ShardGroup:
 
 
 def ring_bytes(nbytes: int, ranks: int) -> int:
-    """What one rank sends when a ring of `ranks` adds up tensors of `nbytes`: 2 (ranks − 1) / ranks of them."""
+    """Bytes that one rank sends when a ring of `ranks` adds up tensors of `nbytes`: 2 (ranks − 1) / ranks of them."""
     return 2 * (ranks - 1) * nbytes // ranks
 
 
@@ -425,7 +425,7 @@ def _packed(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
 
 @functools.cache
 def _group(partition: tuple[tuple[int, ...], ...], rank: int, timeout: timedelta = TIMEOUT) -> Any:
-    """The process group of `rank` among those of a partition of all ranks, which all ranks make together, once."""
+    """The process group of `rank`, in a partition of all ranks; all ranks make the groups together, once."""
     if len(partition) == 1 and timeout == TIMEOUT:
         return dist.group.WORLD
     groups = {ranks: dist.new_group(list(ranks), timeout=timeout) for ranks in partition}

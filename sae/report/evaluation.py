@@ -69,7 +69,7 @@ def _write(evaluation: Evaluation, out: Path, about: Mapping[str, Any]) -> None:
 
 
 def columns(evaluation: Evaluation) -> dict[str, tuple[str, str]]:
-    """The entries of COLUMNS that have a number somewhere."""
+    """Entries of COLUMNS with a number in some row."""
     found = {metric for quality in evaluation.qualities.values() for metric in quality.metrics}
     if not any(quality.metrics.get("massive_fraction") for quality in evaluation.qualities.values()):
         found.discard("fvu_with_massive")
@@ -88,7 +88,7 @@ def cell(quality: Quality, metric: str, form: str) -> str:
 
 
 def title(evaluation: Evaluation) -> str:
-    """What the table is of."""
+    """Heading of the table: what was measured."""
     return (
         f"{evaluation.tokens:,} tokens of {evaluation.sequences:,} sequences of {evaluation.ctx_len}; ± is half of a "
         "95 % interval"

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 _LONGEST = 10_000
-"""Characters of a text that the page shows: all, of any that was not made to fill it."""
+"""Characters of a text that the page shows at most; only a text made to fill the page is longer."""
 _STYLE = """
 :root { color-scheme: light dark; --text: #222; --page: #fff; --line: #ddd; }
 @media (prefers-color-scheme: dark) { :root { --text: #ddd; --page: #181a1f; --line: #3a3d45; } }
@@ -52,7 +52,7 @@ def facts(pairs: Mapping[str, object]) -> str:
 def table(headings: Sequence[str], rows: Iterable[Iterable[Any]], *, names: int, numbers: Collection[str] = ()) -> str:
     """An HTML table whose first `names` columns are text.
 
-    What all rows have in common is a sentence before it, and no column; the columns `numbers` always stay.
+    A value that all rows share is a sentence before the table, and no column; the columns `numbers` always stay.
     """
     found = [[str(each) for each in row] for row in rows]
     common = _common(headings, found, numbers)
@@ -71,7 +71,7 @@ def table(headings: Sequence[str], rows: Iterable[Iterable[Any]], *, names: int,
 
 
 def _common(headings: Sequence[str], rows: Sequence[Sequence[str]], numbers: Collection[str]) -> dict[str, str]:
-    """What all of several rows have in one column, by its heading; nothing if that were all columns."""
+    """Values that several rows share, by the column's heading; empty if that were all columns."""
     found = {
         heading: rows[0][at]
         for at, heading in enumerate(headings)
@@ -81,7 +81,7 @@ def _common(headings: Sequence[str], rows: Sequence[Sequence[str]], numbers: Col
 
 
 def _wide(rows: Iterable[str]) -> str:
-    """A table that is moved sideways where the window is narrower."""
+    """A table that scrolls sideways where the window is narrower."""
     return "<div class=wide><table>\n" + "\n".join(rows) + "\n</table></div>"
 
 

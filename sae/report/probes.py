@@ -8,12 +8,12 @@ HEADINGS = {f"sae_top_{k}_test_auc": f"k = {k}" for k in (1, 2, 5, 16)} | {"llm_
 
 
 def short_title(probed: Probed) -> str:
-    """What the table on the terminal is of; the page and eval.json have the intervals."""
+    """Heading of the table on the terminal; the page and eval.json have the intervals."""
     return f"AUC of k-sparse probes, mean over {len(probed.tasks):,} tasks with {sum(probed.tasks.values()):,} texts"
 
 
 def title(probed: Probed) -> str:
-    """What the page's table is of."""
+    """Heading of the page's table."""
     return f"{short_title(probed)}; ± is half of a 95 % interval{' over tasks' * (len(probed.tasks) > 1)}"
 
 
@@ -35,7 +35,7 @@ def _cell(probed: Probed, key: tuple[str, str], metric: str) -> str:
 
 
 def parts(probed: Probed | None) -> list[str]:
-    """What the page has of the probes, as HTML."""
+    """HTML of the page's part about probes."""
     if probed is None:
         return []
     keys = list(probed.by_task)
@@ -55,7 +55,7 @@ def parts(probed: Probed | None) -> list[str]:
 
 
 def _differences(probed: Probed) -> list[str]:
-    """How much better the first checkpoint is than each other one, over the same tasks."""
+    """Advantage of the first checkpoint over each other one, over the same tasks."""
     first = next((label for label, _ in probed.by_task if label != RAW), None)
     metrics = [metric for metric in HEADINGS if metric.startswith("sae")]
     lines = []

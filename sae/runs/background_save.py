@@ -1,7 +1,7 @@
 """Checkpoints written beside training, which waits only until its state is copied to the host's memory.
 
-The last one, and one after an error, is waited for, and written from where the state is: memory for a copy is never
-taken by a run that is shorter than `save_every`.
+The last one, and one after an error, is waited for, and written from where the state is. So a run that is shorter than
+`save_every` never takes memory for a copy.
 """
 
 import copy
@@ -30,7 +30,7 @@ class Saver:
         self._error: Exception | None = None
         self._saved_step = -1
         self.newest_step = -1
-        """The step of the last state that was given to be saved."""
+        """The newest step whose state was given to be saved."""
 
     def start(self, state: Checkpoint) -> Path:
         """Copy the state and begin to write it; returns the folder that it will be in. Waits for the one before."""

@@ -178,7 +178,7 @@ def _read_state(path: Path, like: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @contextmanager
 def understood(folder: Path) -> Iterator[None]:
-    """Whatever a trainer.json leads to that its reader did not expect is a ValueError of one line."""
+    """An error of any kind about a trainer.json that its reader did not expect becomes a ValueError of one line."""
     try:
         yield
     except (ValueError, OSError, FloatingPointError):
@@ -270,7 +270,7 @@ def best(run: Path) -> tuple[Path, float] | None:
 
 
 def _held_out_fvu(folder: Path) -> float | None:
-    """What the checkpoint says of itself; None if it was not measured, or cannot be read."""
+    """The held-out FVU that a checkpoint records; None if it was not measured, or cannot be read."""
     try:
         values = read_json(folder / TRAINER, max_bytes=_MAX_JSON_BYTES)["held_out_fvu"].values()
         return sum(values) / len(values)

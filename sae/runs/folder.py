@@ -33,7 +33,7 @@ _SECRET = "hf_token"
 _HELD_OUT = "held_out_sequences"
 _FINGERPRINTS = "fingerprints"
 _SOURCES = {"model": "model", "held_out": "dataset", "activations": "activations"}
-"""The option that names what each fingerprint is of."""
+"""The option that names each fingerprint's subject."""
 _PLACES = ("model", "dataset", "finetune", "activations")
 """Options that may name a file or a folder."""
 _STEP = re.compile(r"step_\d+")
@@ -48,7 +48,8 @@ _MAY_CHANGE = (
     "max_tokens", "lr", "lr_warmup_steps", "auxk_alpha", "dead_feature_threshold", "micro_acc_steps", "exclude_tokens",
     "exclude_positions", "activations",
 )  # fmt: skip
-"""What --resume_changed may name: what the saved state does not depend on. docs/reliability.md says what each does."""
+"""Options that --resume_changed may name: the saved state does not depend on them. docs/reliability.md has their
+effects."""
 
 
 class RunFolder(NamedTuple):
@@ -69,9 +70,9 @@ class RunFolder(NamedTuple):
     ) -> "RunFolder":
         """Choose the folder, and check that it is free (or can be resumed) and fits on the disk. Touches nothing.
 
-        Raises ValueError for a named folder that holds another run, for a run that cannot be resumed with these
-        options, for a folder that cannot be written or that another process writes into, or for too little space. An
-        unnamed run takes the next free name; resumed, the last one taken.
+        Raises ValueError for a named folder that holds another run, and for a run that cannot be resumed with these
+        options. So it does for a folder that cannot be written or that another process writes into, and for too little
+        space. An unnamed run takes the next free name; resumed, the last one taken.
         """
         save_dir = Path(cfg.save_dir)
         if cfg.run_name is not None:
@@ -88,7 +89,7 @@ class RunFolder(NamedTuple):
         return cls(path).sized(cfg, model_name=model_name, checkpoint_bytes=checkpoint_bytes, total_steps=total_steps)
 
     def sized(self, cfg: TrainConfig, *, model_name: str, checkpoint_bytes: int, total_steps: int) -> "RunFolder":
-        """The folder of a run of which size and length are known now. Touches nothing.
+        """The folder of a run whose size and length are now known. Touches nothing.
 
         An unnamed run whose folder another one has taken meanwhile takes the next free name. Raises ValueError for too
         little space.
@@ -104,7 +105,7 @@ class RunFolder(NamedTuple):
         return RunFolder(path, cfg.keep_last or checkpoints_to_keep(planned, checkpoint_bytes, space))
 
     def alone(self, tell: Callable[[str], None]) -> AbstractContextManager[None]:
-        """Create the folder, and be the only process that writes into it. Raises ValueError if another one does."""
+        """Create the folder, and be the only process that writes into it. Raises ValueError if another process does."""
         self.path.mkdir(parents=True, exist_ok=True)
         return alone_in(self.path, tell=tell)
 
@@ -189,19 +190,19 @@ def check_sources(before: dict[str, Any], now: dict[str, str], cfg: TrainConfig)
 
 
 def fingerprints_in(derived: dict[str, Any]) -> dict[str, str]:
-    """What tells a run's model and data from others, as its record has it; empty if it is older, or no record."""
+    """Fingerprints of a run's model and data, as its record has them; empty for an older record, or none."""
     found = derived.get(_FINGERPRINTS)
     pairs = found.items() if isinstance(found, dict) else ()
     return {name: text for name, text in pairs if isinstance(name, str) and isinstance(text, str)}
 
 
 def may_be_same(one: str, other: str) -> bool:
-    """Whether two fingerprints are equal, or cannot be compared: one is missing, or of something of another kind."""
+    """Whether two fingerprints are equal, or cannot be compared: one is missing, or is of another kind."""
     return not one or not other or one == other or one.partition("-")[0] != other.partition("-")[0]
 
 
 def _launch() -> str | None:
-    """What torchrun calls this job (--rdzv_id)."""
+    """torchrun's name of this job (--rdzv_id)."""
     return os.environ.get("TORCHELASTIC_RUN_ID")
 
 
@@ -210,7 +211,7 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _options(cfg: TrainConfig) -> dict[str, Any]:
-    """What is recorded: without the token, and with paths that lead to the same from anywhere."""
+    """Options as they are recorded: without the token, and with paths that lead to the same from anywhere."""
     options = {name: value for name, value in asdict(cfg).items() if name != _SECRET}
     return options | {name: absolute(options[name]) for name in _PLACES if isinstance(options.get(name), str)}
 
@@ -248,7 +249,7 @@ def _from_here(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _changes(before: dict[str, Any], cfg: TrainConfig) -> dict[str, tuple[Any, Any]]:
-    """What each option that decides the result was and is, if that differs; new options had their default."""
+    """Old and new value of each option that decides the result and differs; new options had their default."""
     now, default = (json.loads(json.dumps(_options(config))) for config in (cfg, type(cfg)()))
     pairs = {
         name: (_completed(before.get(name, default[name]), default[name]), now[name])
@@ -259,14 +260,14 @@ def _changes(before: dict[str, Any], cfg: TrainConfig) -> dict[str, tuple[Any, A
 
 
 def _completed(before: Any, default: Any) -> Any:
-    """A group of options, or several, with the defaults of those that the run did not know yet."""
+    """A group of options, or several, completed with the defaults of those that the run did not know yet."""
     if isinstance(before, list):
         return [_completed(each, default) for each in before]
     return default | before if isinstance(before, dict) and isinstance(default, dict) else before
 
 
 def _single(name: str, pair: tuple[Any, Any]) -> dict[str, tuple[Any, Any]]:
-    """What differs, by option: of a group of options each by itself."""
+    """Differences by option; those in a group of options each by itself."""
     before, now = pair
     if not (isinstance(before, dict) and isinstance(now, dict)):
         return {name: pair}
@@ -303,7 +304,7 @@ def _check_resumable(path: Path, cfg: TrainConfig) -> None:
 
 
 def _kept_before(path: Path) -> int | None:
-    """What the run had decided on keep_last."""
+    """The run's earlier decision on keep_last."""
     derived = read_json(path / "config.json").get("derived")
     kept = derived.get("keep_last") if isinstance(derived, dict) else None
     return kept if type(kept) is int and kept > 0 else None
@@ -319,7 +320,7 @@ def check_free(path: Path) -> None:
 
 
 class RunRecord(NamedTuple):
-    """What config.json says about the run that a checkpoint comes from."""
+    """Record, in config.json, of the run that a checkpoint comes from."""
 
     folder: Path
     options: dict[str, Any]
@@ -333,7 +334,7 @@ class RunRecord(NamedTuple):
 
     @property
     def held_out_by(self) -> str:
-        """What was held out: whole `documents`, or `sequences`, as earlier versions did."""
+        """Kind of what was held out: whole `documents`, or `sequences`, as in earlier versions."""
         return "documents" if self.derived.get("held_out_by") == "documents" else "sequences"
 
     @classmethod
@@ -359,7 +360,7 @@ class RunRecord(NamedTuple):
 
 
 def _folders_of_run(checkpoint: Path) -> list[Path]:
-    """Where config.json may be: the run that the checkpoint lies in, itself, and its step, in this order."""
+    """Folders that may hold config.json: the run around the checkpoint, the checkpoint, its step, in this order."""
     steps = [at for at in (checkpoint, *checkpoint.parents[:2]) if _STEP.fullmatch(at.name) or (at / MANIFEST).exists()]
     runs = [step.parent for step in steps if _STEP.fullmatch(step.name)]
     return list(dict.fromkeys([*runs, *({checkpoint} - set(steps)), *steps]))

@@ -50,7 +50,7 @@ class JsonLines:
         self._path, self._file = path, partial.open("ab", buffering=0)
         partial.replace(path)
         self._waiting = bytearray()
-        """What a disk that is full has not taken yet."""
+        """Lines that a full disk has not taken yet."""
         self._told = False
 
     def write(self, record: Record) -> None:
@@ -95,7 +95,7 @@ def _record(line: bytes) -> Record | None:
 
 
 class Detached:
-    """A sink in a thread of its own: who writes never waits for it and never gets its errors. It may fail, once."""
+    """A sink in a thread of its own: the writer never waits for it and never gets its errors. It may fail, once."""
 
     def __init__(self, make: Callable[[], Sink], *, what: str, instead: Path) -> None:
         """`make` opens the sink, in the thread. The user is told in one line when `what` fails, and what is left."""
@@ -164,7 +164,7 @@ class WandbSink:
 
 
 def why_no_wandb() -> str | None:
-    """Why Weights & Biases cannot be used without a question to the user; None if it can."""
+    """Reason why Weights & Biases cannot be used without a question to the user; None if it can."""
     if importlib.util.find_spec("wandb") is None:
         return "it is not installed (pip install wandb)"
     mode = os.environ.get("WANDB_MODE", "online")
@@ -207,7 +207,7 @@ class Progress:
         self._bar.update(tokens)
 
     def reach(self, tokens: float) -> None:
-        """Say how many tokens are done in all; of one may be done a part."""
+        """Say how many tokens are done in all; the last may be done in part."""
         self._bar.update(tokens - self._bar.n)
 
     def show(self, record: Record) -> None:

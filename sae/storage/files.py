@@ -10,15 +10,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 MANIFEST = "manifest.json"
-"""Lists the files of a checkpoint or a cache, and is written last: where it is, the folder is complete."""
+"""Name of the list of a folder's files, written last: where it is, the checkpoint or cache is complete."""
 _MAX_DIGITS, _MAX_PATH = 20, 400
 
 
 def read_json(path: Path, *, max_bytes: int = 2**20) -> dict[str, Any]:
     """The JSON object in a file.
 
-    Raises ValueError, in one line that names the file, if there is none, if it is larger than `max_bytes` or is not
-    plain JSON: an object, with each key once, numbers that are finite and not absurd, and little nesting.
+    Raises ValueError, in one line that names the file, if there is none, or if it is larger than `max_bytes`. So it
+    does if it is not plain JSON: an object, with each key once, finite numbers of sensible size, and little nesting.
     """
     if not path.is_file():
         raise ValueError(f"{path} must be a JSON file, but there is no such file")
@@ -54,7 +54,7 @@ def _with_each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def newest_step(run: Path) -> Path:
-    """The newest checkpoint `step_<n>` in the folder of a run; what holds none is one itself."""
+    """The newest checkpoint `step_<n>` in the folder of a run; the folder itself if it holds none."""
     steps = [path for path in run.glob("step_*") if path.is_dir() and path.name[5:].isdigit()]
     return max(steps, key=lambda path: int(path.name[5:]), default=run)
 
@@ -84,7 +84,7 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
 def absolute(name: str) -> str:
     """A name that leads to the same from anywhere, if it leads to something here; else as it is, as one on the hub.
 
-    That is a file, a folder, a glob that fits some, or a folder with a configuration after a colon.
+    It may be a file, a folder, a glob that fits some, or a folder with a configuration after a colon.
     """
     path = os.path.expanduser(name)
     return os.path.abspath(path) if is_here(path) else name

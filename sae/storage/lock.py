@@ -14,7 +14,7 @@ from sae.storage.files import short
 LOCK = ".lock"
 """Name of the file that is locked. One that a dead process left behind is locked by nobody."""
 _NOT_HERE = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
-"""What file systems answer that cannot lock."""
+"""Error numbers of file systems that cannot lock."""
 _held: set[int] = set()
 """Open files that this process has locked."""
 
@@ -23,7 +23,8 @@ _held: set[int] = set()
 def alone_in(folder: Path, *, tell: Callable[[str], None] = lambda sentence: None) -> Iterator[None]:
     """Be the only process that writes into the existing folder, other machines on its file system included.
 
-    Raises ValueError if another one is. Where the file system cannot lock, `tell` hears so, and nothing is locked.
+    Raises ValueError if another process does. Where the file system cannot lock, `tell` gets a sentence, and nothing is
+    locked.
     """
     descriptor = _locked(folder, tell)
     try:
@@ -111,7 +112,7 @@ def _is_still_there(descriptor: int, path: Path) -> bool:
 
 
 def _holder(folder: Path) -> str:
-    """Who says that he writes there."""
+    """Name of the process that says it writes there."""
     try:
         found = json.loads((folder / LOCK).read_bytes()[:1000])
         return f"process {int(found['process'])} on {short(found['host'])}"
@@ -121,7 +122,7 @@ def _holder(folder: Path) -> str:
 
 @cache
 def _close_in_children() -> None:
-    """A child that outlives this process must not go on holding what it has inherited."""
+    """Close the lock in a child process, which must not hold it longer than this one lives."""
     os.register_at_fork(after_in_child=_let_go)
 
 

@@ -15,13 +15,13 @@ EPSILON = 6.25e-10
 """Adam's ε, from Gao et al. 2024, arXiv:2406.04093, app. A."""
 
 _ROWS_BYTES = {"cpu": 2 * 2**20, "cuda": 256 * 2**20}
-"""How much of a parameter is stepped at a time: its gradient may be computed for it, and what it was before is kept if
-it has `row_rates`, on a CPU in the cache."""
+"""Bytes of a parameter that are stepped together. Its gradient may be computed for them, and with `row_rates` their old
+values are kept; on a CPU both fit into the cache."""
 
 
 @runtime_checkable
 class Gradient(Protocol):
-    """The gradient of a parameter, of which some rows can be had at a time. A tensor is one."""
+    """The gradient of a parameter, which gives some rows at a time. A tensor is one."""
 
     def __getitem__(self, rows: slice, /) -> Tensor: ...
 
@@ -116,7 +116,7 @@ class Adam:
 
 
 def slices(parameter: Tensor) -> Iterator[slice]:
-    """Its rows, so many at a time that they are about as large as wanted."""
+    """A parameter's rows in slices of about the wanted size."""
     wanted = _ROWS_BYTES.get(parameter.device.type, _ROWS_BYTES["cuda"])
     rows = max(1, wanted * len(parameter) // max(1, parameter.nbytes))
     for first in range(0, len(parameter), rows):

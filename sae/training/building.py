@@ -47,7 +47,7 @@ def _new(plan: SaePlan, widths: Mapping[str, int], world: World, device: torch.d
 
 
 def _spec(plan: SaePlan, widths: Mapping[str, int]) -> Spec | None:
-    """What the configuration of a new dictionary does not say: the hookpoints of a crosscoder, and of A->B."""
+    """What a new dictionary's configuration does not say: the hookpoints of a crosscoder, and of A->B."""
     (reads, writes), d_in, d_out = plan.wiring, plan.d_in(widths), plan.d_out(widths)
     shape = plan.cfg, d_in, d_out, plan.cfg.latents_for(d_in)
     if plan.across:
@@ -163,6 +163,6 @@ def make_source(
 
 
 def live_feed(feed: Feed) -> LiveFeed:
-    """The feed of a run that needs the language model for more than its activations."""
+    """The feed of a run that needs more of the language model than its activations."""
     assert isinstance(feed, LiveFeed)  # what else there is refuses such a run
     return feed

@@ -51,7 +51,7 @@ class Thresholds:
 
 
 class Calibration:
-    """Counts on given tokens, with the weights of the end and in their type, what a threshold keeps."""
+    """A count, on given tokens and with the final weights in their type, of what a threshold keeps."""
 
     def __init__(self, sae: Sae, candidates: Select, shards: LatentShards) -> None:
         """`candidates` are kept before the threshold, which is found among them."""
@@ -59,12 +59,12 @@ class Calibration:
         self._counts, self._weights = RunningThreshold(sae.device), Weights.of(sae, sae.dtype)
 
     def add(self, x: Float[Tensor, "tokens d_in"]) -> None:
-        """Count these tokens, of which each shard has its own latents."""
+        """Count these tokens; each shard counts its own latents."""
         code = encoded(self._weights, x, self._candidates, shards=self._shards, by_threshold=True)
         self._counts.add(code.acts)
 
     def end(self) -> bool:
-        """Set the threshold that keeps k latents of a token in the mean; of no token nothing. Whether it changed."""
+        """Set the threshold that keeps k latents of a token in the mean, if there are tokens; whether it changed."""
         self._shards.sum_(self._counts.step_counts[:-1])
         self._counts.end_step()
         if not self._counts.counts[-1] or self._sae.threshold is None:

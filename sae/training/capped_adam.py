@@ -1,11 +1,11 @@
 """Adam for matrices whose largest common directions are capped: what the default recipe trains W_enc and W_dec with.
 
 The gradients of all latents share directions: those in which the activations vary most. Along them the rows of a matrix
-move together, which is where a step goes too far first, while in all others it could be longer. Muon (Jordan et al.
-2024, kellerjordan.github.io/posts/muon) makes all singular values of a step equal; here the largest are brought down to
-the mean of the others, and the step is then scaled to the length that the learning rate says. The directions are
-followed from step to step by orthogonal iteration, as in Dion (Ahn et al. 2025, arXiv:2504.05295), so a step costs
-8 · latents · d_in · RANK operations a matrix, whatever d_in, and no decomposition but a QR of (d_in, RANK).
+move together. There a step goes too far first, while along all others it could be longer. Muon (Jordan et al. 2024,
+kellerjordan.github.io/posts/muon) makes all singular values of a step equal. Here the largest are brought down to the
+mean of the others. The step is then scaled to the length that the learning rate says. The directions are followed from
+step to step by orthogonal iteration, as in Dion (Ahn et al. 2025, arXiv:2504.05295), so a step costs 8 · latents · d_in
+· RANK operations a matrix, whatever d_in, and no decomposition but a QR of (d_in, RANK).
 """
 
 import math
@@ -26,17 +26,17 @@ RANK = 128
 """Directions of a matrix that are followed; a quarter of d_in where that is less."""
 
 _LEAST = 1e-3
-"""The least that τ² may be, in units of the mean of ‖U q‖² over all directions: a step may have only a few."""
+"""Lower bound of τ², in units of the mean of ‖U q‖² over all directions: a step may have only a few directions."""
 
 _IN_CACHE = 2048
 """Rows of U q that are squared at a time on a CPU."""
 
 _SLIGHT = 1e-5
-"""How much of the directions of the last step goes into those of this one, beside their product of length 1."""
+"""Share of the last step's directions in this step's, beside their product of length 1."""
 
 
 class CappedAdam(Adam):
-    """Adam on vectors. On matrices (latents, d_in), with Adam's m and, of each row, Adam's v of its mean square,
+    """Adam for vectors. For matrices (latents, d_in), with Adam's m, and for each row Adam's v of its mean square,
 
         U = m / √(√v + ε), times the rate of each row;
         U ← U − Σⱼ (1 − min(1, τ / σⱼ)) U qⱼ qⱼᵀ;
@@ -44,8 +44,8 @@ class CappedAdam(Adam):
 
     The qⱼ are `RANK` orthonormal directions in which U is longest, σⱼ = ‖U qⱼ‖, and τ² the mean of ‖U q‖² over the
     other directions. √√v, where Adam has √v, raises rows of little gradient half as much. `lr · rate` is the root mean
-    square of a matrix's step. The state is half of Adam's: one second moment a row, as Adafactor has (Shazeer & Stern
-    2018, arXiv:1804.04235); that of each column, which it has too, is not needed under a cap.
+    square of a matrix's step. The state is half of Adam's: one second moment a row, as in Adafactor (Shazeer & Stern
+    2018, arXiv:1804.04235). Adafactor's second moment of each column is not needed under a cap.
     """
 
     def __init__(
@@ -60,12 +60,13 @@ class CappedAdam(Adam):
         product_dtype: torch.dtype = torch.float32,
         shards: LatentShards = WHOLE,
     ) -> None:
-        """`parameters` as of `Adam`, stepped in their order; U is held and multiplied in `product_dtype`.
+        """`parameters` as for `Adam`, stepped in their order; U is held and multiplied in `product_dtype`.
 
-        `followers`: for a matrix, another whose rows take so many times each of its steps, beside their own. The
-        follower's own step must come later: it brings the copy up to date. `log_lengths`: for a matrix, the parameter
-        (latents,) whose steps are those of the logarithm of its rows' length, at most 1 each, beside what its own steps
-        change of it; that parameter comes earlier, and is 0 between steps. `shards` hold other rows.
+        `followers` is {leader: (follower, share)}: with each step of `leader`, the rows of `follower` move by `share`
+        times it, beside their own step. The follower's own step must come later: it brings the copy up to date.
+        `log_lengths` names, for a matrix, a parameter (latents,) that steps in the logarithm of its rows' length. Its
+        steps are at most 1 each, beside what the matrix's own steps change of the length. That parameter comes earlier,
+        and is 0 between steps. `shards` hold other rows.
         """
         super().__init__(parameters, beta1=beta1, beta2=beta2, unit_rows=unit_rows)
         self._followers, self._log_lengths = followers, log_lengths
@@ -166,10 +167,11 @@ def _orthonormal(columns: Float[Tensor, "d_in rank"], before: Float[Tensor, "d_i
 
 
 def cholesky_qr(columns: Float[Tensor, "d_in rank"], before: Float[Tensor, "d_in rank"]) -> Float[Tensor, "d_in rank"]:
-    """An orthonormal basis of about what the columns span, which are a positive semidefinite matrix times `before`.
+    """An orthonormal basis of approximately the columns' span; they are a positive semidefinite matrix times `before`.
 
-    By the Cholesky factor of their products, in float64: on a GPU a QR is many small operations one after the other. A
-    little of the orthonormal `before` keeps it well-conditioned, and is the answer where the columns are 0.
+    It comes from the Cholesky factor of their products, in float64: on a GPU a QR is many small operations one after
+    the other. A little of the orthonormal `before` keeps it well-conditioned, and is the answer where the columns are
+    0.
     """
     wide = columns.double()
     lengths = torch.linalg.vector_norm(wide, dim=0).clamp_min(torch.finfo(wide.dtype).tiny)
@@ -184,7 +186,7 @@ _workspaces: dict[torch.dtype, Tensor] = {}
 def _workspace(
     parameter: Float[Tensor, "latents d_in"], rank: int, dtype: torch.dtype
 ) -> tuple[Float[Tensor, "latents d_in"], Float[Tensor, "latents rank"]]:
-    """Memory for U and U q of all q: on a CPU the same in every step, as to take it costs more than to fill it."""
+    """Memory for U and for U q of all q. On a CPU all steps share it: to allocate it costs more than to fill it."""
     (latents, d_in), kept = parameter.shape, _workspaces.get(dtype)
     size = latents * (d_in + rank)
     if not parameter.is_cpu or kept is None or len(kept) < size:

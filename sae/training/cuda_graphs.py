@@ -1,5 +1,7 @@
-"""Work on a GPU that is recorded once, as a CUDA graph, and then replayed: a step is some 300 small operations, and
-Python needs longer to ask for them than the GPU needs to do them."""
+"""Work on a GPU that is recorded once, as a CUDA graph, and then replayed.
+
+A step is some 300 small operations. Python needs longer to ask for them than the GPU needs to do them.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,15 +17,15 @@ WARM_UP = 3
 T = TypeVar("T")
 
 _pools: dict[torch.device, tuple[Any, "WeakSet[Recorded[Any]]"]] = {}
-"""Memory of the recordings of a device, and those that are in it: what one needs only meanwhile, others may use too."""
+"""Memory of a device's recordings, and the recordings in it. They share what each needs only meanwhile."""
 
 
 class Recorded(Generic[T]):
     """A function without arguments, which after `WARM_UP` calls is replayed instead of called.
 
-    It must do the same to the same tensors in every call: read and write them in place, wait for nothing, and change
-    nothing in Python. What it returned when it was recorded is what every replay fills. That of one recording is kept
-    while others are replayed, what it only needed meanwhile is not.
+    It must do the same to the same tensors in every call. It reads and writes them in place, waits for nothing, and
+    changes nothing in Python. Every replay fills the tensors that the recorded call returned. They are kept while other
+    recordings are replayed; temporary memory is not.
     """
 
     def __init__(self, work: Callable[[], T], device: torch.device) -> None:

@@ -27,10 +27,10 @@ class Passed(NamedTuple):
 class EndToEnd:
     """Gradients of the model's own loss with autoencoders grafted, all of a configuration at once.
 
-    Over the tokens that count, with N the nominal tokens of a step: ce is Σ cross-entropy of the next token / N, and kl
-    is Σ KL(clean ‖ grafted) / N. Tokens that are excluded keep their activations and have no loss. AuxK is added as
-    always. The gradient runs through `lm.graft` and autograd; it is linear in the sequences, however they are split.
-    Sources: Braun et al. 2024, arXiv:2405.12241 (kl).
+    Sums run over the tokens that count; N is the nominal number of tokens of a step. ce is Σ cross-entropy of the next
+    token / N. kl is Σ KL(clean ‖ grafted) / N. Tokens that are excluded keep their activations and have no loss. AuxK
+    is added as always. The gradient runs through `lm.graft` and autograd; it is linear in the sequences, however they
+    are split. Sources: Braun et al. 2024, arXiv:2405.12241 (kl).
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class EndToEnd:
         return total, gradient
 
     def count_step(self, add_up: Callable[[list[Tensor]], None] = lambda sums: None) -> None:
-        """Let the step's loss count, with what `add_up` adds to its sums, in place, of tokens that others have."""
+        """Let the step's loss count. `add_up` adds the sums over other processes' tokens, in place."""
         add_up([self._step_sums])
         self._sums += self._step_sums
         self._step_sums.zero_()
@@ -123,7 +123,7 @@ class EndToEnd:
         return total / max(1.0, tokens)
 
     def state_dict(self) -> dict[str, Any]:
-        """What is reported and was not read yet, as JSON. Waits for the device."""
+        """The loss that was summed and not read yet, as JSON. Waits for the device."""
         return {"sums": self._sums.tolist()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -132,7 +132,7 @@ class EndToEnd:
 
 
 def _head_for(loss_fn: LossName, model: nn.Module, ctx_len: int) -> lm.Head:
-    """How the model makes the predictions of which the loss is."""
+    """The model's head, whose predictions make the loss."""
     try:
         head = lm.find_head(model, ctx_len)
     except lm.NoHeadError as error:
@@ -150,7 +150,7 @@ def _head_for(loss_fn: LossName, model: nn.Module, ctx_len: int) -> lm.Head:
 def _divergence(
     log_p: Float[Tensor, "batch seq vocab"], log_q: Float[Tensor, "batch seq vocab"]
 ) -> Float[Tensor, "batch seq"]:
-    """KL(p ‖ q). What p never says adds nothing, whatever q thinks of it: a vocabulary may be padded with it."""
+    """KL(p ‖ q). Tokens with p = 0 add nothing, whatever q is: a vocabulary may be padded with them."""
     p = log_p.exp()
     return (p * (log_p - log_q).masked_fill(p == 0, 0)).sum(-1)
 
@@ -170,7 +170,7 @@ def _parameters(sae: Sae) -> tuple[Tensor, ...]:
 
 
 def _reconstruction(learner: SaeLearner, passed: Passed, kept: Tensor, loss: Tensor) -> Reconstruction:
-    """What the meters and AuxK look at: the tokens that count."""
+    """The tokens that count, for the meters and AuxK."""
     x = passed.x[kept].to(learner.sae.dtype)
     centred, residual = x - learner.sae.b_dec.detach(), passed.recon[kept] - x
     recon = described(centred, residual, passed.top_acts[kept] > 0, passed.top_indices[kept], learner.rule.farthest)

@@ -1,4 +1,4 @@
-"""The first activations of a run: what is wrong with them shows before anything is written."""
+"""The first activations of a run: errors in them show before anything is written."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""Where a new dictionary starts: what the first tokens say about its scale, and about a transcoder's weights."""
+"""Initial values of a new dictionary: its scale, and a transcoder's weights, from the first tokens."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ from sae.dictionary.autoencoder import Sae
 from sae.dictionary.losses import spread
 
 AddUp = Callable[[list[Tensor]], None]
-"""Adds to sums over tokens, in place, those over tokens that other processes have."""
+"""A function that adds to sums over tokens, in place, the sums over other processes' tokens."""
 
 _RIDGE = 1e-3
 """Ridge of the skip connection's first fit, in units of the mean variance of a dimension."""
@@ -25,9 +25,10 @@ def best_encoder_scale(
     y: Float[Tensor, "tokens d_out"] | None = None,
     add_up: AddUp = lambda sums: None,
 ) -> Float[Tensor, ""]:
-    """The factor on the code that minimises Σ‖y − x̂‖²: ⟨y − ŷ₀, x̂ − ŷ₀⟩ / ‖x̂ − ŷ₀‖², with ŷ₀ of no code; at least 0.
+    """The factor on the code that minimises Σ‖y − x̂‖²: ⟨y − ŷ₀, x̂ − ŷ₀⟩ / ‖x̂ − ŷ₀‖², with ŷ₀ the output of no code;
+    at least 0.
 
-    `y` is what is to be written, `Sae.scaled`; None: x. 1 where nothing fires.
+    `y` is what is to be written, `Sae.scaled`; None: x. The factor is 1 where nothing fires.
     """
     encoded, nothing = sae.encode(x), _without_code(sae, x)
     aim = (sae.scaled(x.float()) if y is None else y.float()) - nothing
@@ -38,9 +39,9 @@ def best_encoder_scale(
 
 
 def balance(standard_deviations: Float[Tensor, "hookpoints"], *, last: bool = False) -> Float[Tensor, "hookpoints"]:
-    """The factors with which all hookpoints get the same standard deviation: their geometric mean, or that of the last.
+    """The factors that give all hookpoints one standard deviation: their geometric mean, or the last one's.
 
-    1 of one hookpoint, and where nothing varies, which the first look refuses.
+    They are 1 for a single hookpoint, and where nothing varies, which the first look refuses.
     """
     logarithms = standard_deviations.double().log()
     factors = ((logarithms[-1] if last else logarithms.mean()) - logarithms).exp()
@@ -56,10 +57,11 @@ def balance_(
     *,
     spare_massive: bool,
 ) -> list[str]:
-    """Set the scales of a crosscoder, or of a layer of a cross-layer transcoder, so that every hookpoint has the same
-    variance per token over x, which is what is written. All layers agree on them: the last hookpoint's is 1.
+    """Set the scales of a crosscoder, or of a layer of a cross-layer transcoder, by what is to be written, x.
 
-    Massive tokens, which `few` tell first, do not count if they are spared. Returns the hookpoints without variance.
+    Every hookpoint then has the same variance per token. All layers agree on the scales: the last hookpoint's is 1.
+    `few` decide which tokens are massive; these do not count if they are spared. Returns the hookpoints without
+    variance.
     """
     assert sae.scale is not None
     found = []
@@ -107,7 +109,7 @@ def start_transcoder_(
 
 
 def _without_code(sae: Sae, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "*tokens d_out"]:
-    """What a dictionary writes if no latent fires, `Sae.scaled`."""
+    """The dictionary's output, `Sae.scaled`, if no latent fires."""
     return sae.b_dec if sae.W_skip is None else sae.b_dec + x.float() @ sae.W_skip.T
 
 

@@ -1,7 +1,7 @@
 """Dictionaries that write the same places together: the layers of a cross-layer transcoder.
 
-The loss is that of the sum of what they write, Σ_l ‖ŷ^l − y^l‖² / v_l with v_l the variance per token of y^l. So each
-one's gradient is that of its own code and decoder for the residuals that all leave, which are computed once.
+The loss is that of the sum of their outputs, Σ_l ‖ŷ^l − y^l‖² / v_l with v_l the variance per token of y^l. So each
+one's gradient comes from its own code and decoder, and from the residuals that all leave. These are computed once.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The start of a run: what is decided before model and data are read, once, and handed on."""
+"""The start of a run: decisions made once, before model and data are read."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -23,10 +23,10 @@ class Launch(Generic[Cfg]):
     """The options, with `resume` where torchrun started a run anew."""
     model_name: str
     combinations: dict[str, Combination]
-    """What is trained at every hookpoint, by label."""
+    """Combinations to train at every hookpoint, by label."""
     folder: RunFolder
     before: dict[str, Any]
-    """What the run that is resumed derived from model and data; {} for a new one."""
+    """What the resumed run derived from model and data; {} for a new run."""
     stop: StopRequests = field(default_factory=StopRequests)
     typed: frozenset[str] = frozenset()
     """Options that were typed, which are given also where they say the default."""
@@ -48,7 +48,7 @@ class Launch(Generic[Cfg]):
 
     @property
     def batches_at_once(self) -> int:
-        """Forward passes, over all processes, that are read for a step, or several; resumed, as many as before."""
+        """Forward passes, over all processes, that are read for a step or several; a resumed run keeps their number."""
         return int(self.before.get("batches_per_step", self.cfg.grad_acc_steps * self.world.size))
 
     @property
@@ -65,7 +65,7 @@ def join(cfg: TrainConfig) -> World:
 
 
 def check_processes(cfg: TrainConfig, processes: int) -> None:
-    """Raise ValueError for what cannot be done on so many processes."""
+    """Raise ValueError for options that do not work with so many processes."""
     if processes == 1 or not (cfg.distribute_layers or cfg.shard_latents > 1):
         return
     for name, default in (("loss_fn", "fvu"), ("eval_every", 0)):

@@ -50,9 +50,9 @@ FIRST_TOKENS = 4096
 _LOG_LENGTH = "encoder.log_length"
 """Optimizer's name for the logarithm of the length of W_enc's rows."""
 _FIRING_SHARE = 0.1
-"""Share of the newest step in the moving average of how often each latent fires."""
+"""Weight of the newest step in the moving average of each latent's firing rate."""
 _PROBE = 16
-"""Tokens on which the recall of 8-bit candidates is measured at a log step, for about 1 % of the time of a step."""
+"""Tokens on which the recall of 8-bit candidates is measured at a log step; it takes about 1 % of a step's time."""
 
 
 class SaeLearner:
@@ -77,10 +77,10 @@ class SaeLearner:
         AuxK acts on latents that did not fire for `dead_feature_threshold` tokens; `dead_fraction` counts those that
         did not for `report_dead_after` (None: the same).
 
-        The encoder product runs in `compute_dtype`, or finds candidates in 8 bits, whose scores are then float32; None:
-        where that is known to be faster for `tokens_per_pass`, the tokens that `accumulate` is usually given. `sae`
-        holds all latents, or a part of them while learners among the `shards` hold the others. Raises ValueError for 8
-        bits on a device that has no such product.
+        The encoder product runs in `compute_dtype`, or finds candidates in 8 bits, whose scores are then float32. None:
+        in 8 bits where that is known to be faster for `tokens_per_pass`, the usual number of tokens in `accumulate`.
+        `sae` holds all latents, or a part of them while learners among the `shards` hold the others. Raises ValueError
+        for 8 bits on a device that has no such product.
         """
         self.sae, self._shards = sae, shards
         self._all_latents = shards.total(sae.num_latents)
@@ -114,11 +114,11 @@ class SaeLearner:
         self._lr = torch.zeros((), device=sae.device)
         self._average_firings = torch.ones((), device=sae.device)
         self._own = sae.spec.own_width
-        """Dimensions that are written by this dictionary and those of earlier layers alone: b_dec is of them."""
+        """Leading dimensions of the output, which are this layer's own: b_dec covers these alone."""
         self._normaliser = Normaliser(self._own, sae.device)
         self._meters = Meters(self._own, sae.device, sae.spec.parts if sae.spec.is_autoencoder else {})
         self.constant: list[str] = []
-        """Hookpoints, of several that are written, at which the first tokens are all the same."""
+        """Written hookpoints, where there are several, at which the first tokens are all the same."""
 
     # The normaliser
 
@@ -134,10 +134,11 @@ class SaeLearner:
     ) -> None:
         """Measure mean and variance per token of y, and fix the loss's normaliser and which tokens are massive.
 
-        `y` is what is to be written; None: x. A `new` autoencoder's b_dec starts at the mean, and its W_enc, if the
-        recipe says so, at the multiple of W_dec with which the tokens `fit_on` (None: the first of x) are reconstructed
-        best; a transcoder as `start_transcoder_` says, by `fit_on` and what they are `fit_to`, and for its own layer if
-        it writes several; of several hookpoints the scales come first. Raises ValueError for no tokens.
+        `y` is what is to be written; None: x. A `new` autoencoder's b_dec starts at the mean. If the recipe says so,
+        its W_enc starts at the multiple of W_dec that reconstructs the tokens `fit_on` best (None: the first of x). A
+        transcoder starts as `start_transcoder_` says, with `fit_on` and their outputs `fit_to`; with its own layer's
+        where it writes several. Where there are several hookpoints, their scales come first. Raises ValueError for no
+        tokens.
         """
         read = x[:FIRST_TOKENS] if fit_on is None else fit_on
         few = read if y is None else y[:FIRST_TOKENS] if fit_to is None else fit_to
@@ -179,7 +180,7 @@ class SaeLearner:
         self._thresholds.end_step(self._k, self._shards)
 
     def calibration(self) -> Calibration:
-        """What sets batchtopk's threshold by other tokens than those of the steps: for the end of training.
+        """The calibration of batchtopk's threshold on other tokens than the steps': for the end of training.
 
         To go on training after it, load a `state_dict` first.
         """
@@ -198,7 +199,7 @@ class SaeLearner:
         self._k, self._select = k, selection(cfg, k=k, threshold=None if thresholds is None else thresholds.of_steps)
         most = width(cfg, k, self.sae.num_latents)
         self._candidates = self._select if thresholds is None else partial(ops.topk, k=most)
-        """What stays before batchtopk's threshold, which is found among it."""
+        """Latents that stay before batchtopk's threshold, which is found among them."""
         if thresholds is not None:
             thresholds.set(k)
         self._levels = Levels.of(cfg, self._all_latents, k)
@@ -222,7 +223,7 @@ class SaeLearner:
 
     @property
     def rule(self) -> Ordinary:
-        """Which tokens are ordinary, as far as `initialise` saw; in a step their distance is from b_dec."""
+        """Rule of which tokens are ordinary, as `initialise` found it; within a step distances are from b_dec."""
         return self._normaliser.rule
 
     @property
@@ -233,7 +234,7 @@ class SaeLearner:
     # One step
 
     def begin_step(self, step: int, total_steps: int) -> None:
-        """Let as many latents of each token stay as the recipe says for `step` (from 0); otherwise all k of them do."""
+        """Keep as many latents of each token as the recipe says for `step` (from 0). Without a call all k are kept."""
         k = k_at(
             step,
             total_steps,
@@ -255,13 +256,13 @@ class SaeLearner:
         self._collect(*(self._differentiate(x, y) if into is None else into()))
 
     def _can_be_recorded(self) -> bool:
-        """Whether a step's shapes are known before: not where latents are sharded, nor in later parts of a step."""
+        """Whether a step's shapes are known before: not for sharded latents, nor for later parts of a step."""
         if not kernels.usable(self._weights.W_dec) or self._shards is not WHOLE or self._grads is not None:
             return False
         return self._thresholds is None and self._levels is None and self._is_autoencoder
 
     def accumulate_with_others(self, code: Code, y: Float[Tensor, "tokens own"], known: Known) -> None:
-        """The same for a code of `encode`, where others write too: `known` is what all leave of y, both scaled."""
+        """Accumulate for a code of `encode`, where others write too: `known` is what all leave of y, both scaled."""
         wanted = Wanted(self._scale(), longest=self._normaliser.longest)
         target = y - self._weights.b_dec[: self._own]
         grads, recon = pullback_with_others(self._weights, code, target, wanted, known)
@@ -290,7 +291,7 @@ class SaeLearner:
         self._layer_scale_rates[1:] = units.rsqrt()
 
     def bags(self, code: Code) -> ops.Bags:
-        """The entries of a code that fired, by level of nested reconstructions."""
+        """Entries of a code that fired, by level of nested reconstructions."""
         level = None if self._levels is None else self._levels.at(code.acts, code.indices)
         return ops.Bags.of(code.acts, code.indices, level, 1 if self._levels is None else len(self._levels.ends))
 
@@ -327,13 +328,13 @@ class SaeLearner:
         return grads, recon
 
     def _limit(self) -> Tensor | None:
-        """What ‖what is read‖ ‖residual‖ may be before a token's gradient is cut; None: anything."""
+        """Bound of ‖what is read‖ ‖residual‖ above which a token's gradient is cut; None: no bound."""
         if (variances := self._recipe.token_limit) is None:
             return None
         return self._normaliser.limit(variances, reads_what_it_writes=self._is_autoencoder).to(self.sae.dtype)
 
     def add(self, grads: Gradients, recon: Reconstruction) -> None:
-        """Add gradients of these tokens that come from elsewhere, those of AuxK, and the sums that are reported."""
+        """Add gradients that were computed elsewhere, AuxK's gradients, and the sums that are reported."""
         self._note(recon)
         self._collect(grads, recon)
 
@@ -377,7 +378,7 @@ class SaeLearner:
         self._probe = recon.centred[:_PROBE].clone()
 
     def sums(self) -> list[Tensor]:
-        """What the step so far has summed over its tokens: others may add theirs in place before `update`."""
+        """Sums over the step's tokens so far. Others may add theirs in place before `update`."""
         if self._grads is None:
             self._grads = Gradients.zeros_like(self._weights)
         dense = self._grads.dense()
@@ -388,7 +389,7 @@ class SaeLearner:
         return [*dense, self._fired, self._tokens, *massive, *counts, *later, *self._meters.of_step()]
 
     def _scale(self) -> Tensor:
-        """What makes a squared error this step's share of the loss."""
+        """Factor that makes a squared error this step's share of the loss."""
         return self._normaliser.scale(self._tokens_per_step).to(self.sae.dtype)
 
     def update(self, lr: float) -> None:
@@ -432,9 +433,10 @@ class SaeLearner:
         self._optimizer.step(by_name, self._lr if self._lr.is_cuda else self._lr.item(), skip=skip)
 
     def _slow_rare_latents(self) -> None:
-        """Give the encoder's rows of latents that fire rarely a lower rate; those of dead ones follow AuxK at the full.
+        """Lower the learning rate of the encoder's rows of latents that fire rarely; dead ones follow AuxK at the full
+        rate.
 
-        Adam's step is as long for a gradient from one token as for one from a hundred, so the noisiest would move
+        Adam's step is as long for a gradient from one token as for one from a hundred. So the noisiest rows would move
         as far as the surest, and end where nothing selects them.
         """
         self._firing_rate.lerp_(self._fired / self._average_firings, _FIRING_SHARE)

@@ -1,15 +1,15 @@
 """Tokens with massive activations: so long that one outweighs hundreds of others (Sun et al. 2024, arXiv:2402.17762).
 
-Attention sinks are the usual ones. Which tokens are massive, `losses.spread` says. With the default recipe neither the
-loss's normaliser nor AuxK is about them.
+Attention sinks are the usual ones. `losses.spread` decides which tokens are massive. With the default recipe they count
+neither in the loss's normaliser nor in AuxK.
 
-They are few and nearly one direction, so their mean stands for all of them. Some dozens of steps apart, they are
-reconstructed by latents that ordinary tokens move meanwhile, and their error, times their length, is most of the FVU.
-What they need is little: to reconstruct their mean exactly, by the normalised step of Kaczmarz (1937), the k rows of
-W_dec that it uses move by ‖residual‖ / ‖code‖ together, far less than Adam moves them. It is done after every step.
+They are few and nearly one direction, so their mean stands for all of them. Dozens of steps may lie between two of
+them. Meanwhile ordinary tokens move the latents that reconstruct them, and their error, times their length, is most of
+the FVU. They need little: after every step their mean is reconstructed exactly, by the normalised step of Kaczmarz
+(1937). The k rows of W_dec that the mean uses move by ‖residual‖ / ‖code‖ together, far less than Adam moves them.
 
-Which k rows those are must not hang by a thread: each has a k-th part of the length, so one that rounding exchanges
-leaves more error than all ordinary tokens. The latents just below the k-th are therefore kept a little further below.
+The choice of those k rows must be stable. Each has a k-th part of the length, so one row that rounding exchanges leaves
+more error than all ordinary tokens. The latents just below the k-th are therefore kept a little further below.
 """
 
 import torch
@@ -23,21 +23,21 @@ from sae.dictionary.shards import WHOLE, LatentShards
 from sae.ops.encode import Select
 
 _KEPT = 0.9
-"""Share that a step with massive tokens leaves of the weight of those before."""
+"""Share of the earlier weight that a step with massive tokens leaves."""
 _MARGIN = 0.1
-"""How much less than every latent that the mean uses, at least, the others are active on it, as a share."""
+"""Margin by which unused latents are less active on the mean than every used one, as a share."""
 _ROUNDS = 2
-"""Corrections after a step: what an optimizer's step does to so long a token may be too much for one."""
+"""Corrections after a step. An optimizer's step may move the reconstruction of so long a token too far for one."""
 
 
 class MassiveTokens:
-    """Their sum, with those of long ago forgotten, and how it is reconstructed."""
+    """Moving sum of massive tokens, which forgets old ones, and the reconstruction of their mean."""
 
     def __init__(self, d_in: int, device: torch.device) -> None:
         self.total = torch.zeros(d_in + 1, device=device)
-        """(d_in + 1,): Σ x over massive tokens, and last their number, both with the weights of a moving average."""
+        """(d_in + 1,): Σ x over massive tokens, and their number last, both with the weights of a moving average."""
         self.step_total = torch.zeros_like(self.total)
-        """Sums over the tokens of the step so far; those of its parts may be added."""
+        """Sums over the tokens of the step so far. Parts of the step may be added."""
 
     def add(
         self,
@@ -45,7 +45,7 @@ class MassiveTokens:
         b_dec: Float[Tensor, "d_in"],
         is_massive: Float[Tensor, "tokens"],
     ) -> None:
-        """Add those of x − b_dec whose `is_massive` is 1; that of the others is 0."""
+        """Add the tokens x − b_dec whose `is_massive` is 1; for the others it is 0."""
         number = is_massive.sum()
         self.step_total[:-1] += is_massive @ centred + number * b_dec
         self.step_total[-1] += number
@@ -63,8 +63,9 @@ class MassiveTokens:
     def reconstruct_(self, weights: Weights, select: Select, *, unit_norm: bool, shards: LatentShards = WHOLE) -> None:
         """Move the rows of W_dec that their mean uses to where they add up to it: dᵢ += aᵢ r / Σ a², r = x − x̂.
 
-        Rows that have `unit_norm` keep their length; what that leaves of r, the code's length makes good, for which the
-        rows of W_enc move. Those of other latents move to where these are clearly not used. There must be `some`.
+        Rows that have `unit_norm` keep their length. The code's length makes up for what that leaves of r: the rows of
+        W_enc move for it. Other latents' rows of W_enc move to where these are clearly not used. Call it only if
+        `some()`.
         """
         centred = (self.total[:-1] / self.total[-1]).to(weights.b_dec.dtype).sub(weights.b_dec).unsqueeze(0)
         for _ in range(_ROUNDS):
@@ -81,7 +82,7 @@ class MassiveTokens:
 def _code(
     weights: Weights, centred: Float[Tensor, "1 d_in"], select: Select, shards: LatentShards
 ) -> tuple[Float[Tensor, "1 used"], Int[Tensor, "used"]]:
-    """The code of one token, whose other latents it first makes less active than all that are used, by `_MARGIN`."""
+    """The code of one token. Its unused latents are first made less active than the used ones, by `_MARGIN`."""
     W = weights.W_enc_compute
     pre_acts = torch.addmm(weights.b_enc.to(W.dtype), centred.to(W.dtype), W.T)
     acts, indices = shards.keep_best(*select(pre_acts))
@@ -104,7 +105,7 @@ def _move_encoder_(
 
 
 def _recode_(weights: Weights, centred: Tensor, acts: Tensor, used: Tensor, shards: LatentShards) -> None:
-    """One step of steepest descent of ‖r‖² by the code, which the rows of W_enc take, each along x − b_dec.
+    """One step of steepest descent of ‖r‖² by the code. The rows of W_enc take it, each along x − b_dec.
 
     Δ = W_dec r where the code is positive, a ← a + Δ ‖Δ‖² / ‖W_decᵀ Δ‖². Together the rows move by ‖Δa‖ / ‖x − b_dec‖.
     """

@@ -1,4 +1,4 @@
-"""How much memory there is."""
+"""Free memory of a device."""
 
 import psutil
 import torch

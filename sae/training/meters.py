@@ -14,7 +14,7 @@ from sae.training.by_hookpoint import ErrorsByHookpoint
 
 
 class Metrics(NamedTuple):
-    """What happened to one autoencoder since the metrics were last read. Exact: merged from sums over tokens."""
+    """Metrics of one autoencoder since the last reading. Exact: merged from sums over tokens."""
 
     fvu: float
     """Fraction of variance unexplained, over these tokens (`losses.fvu`)."""
@@ -67,7 +67,7 @@ class Meters:
         return self.sums.isfinite().all()
 
     def of_step(self) -> list[Tensor]:
-        """The step's sums, to which others may add theirs in place."""
+        """The step's sums. Others may add theirs in place."""
         return [*self.step_variance, self.step_sums, *self.at.step_sums()]
 
     def read(self, dead_fraction: float) -> Metrics:

@@ -11,16 +11,17 @@ from sae.training.initial import AddUp
 
 
 class Normaliser:
-    """Mean and variance per token of what is written, and which tokens are massive; of a transcoder, also of what it
-    reads."""
+    """Mean and variance per token of what is written, and which tokens are massive. A transcoder's also measures what
+    it reads.
+    """
 
     def __init__(self, d_out: int, device: torch.device) -> None:
         self.mean = torch.zeros(d_out, device=device)
         """(d_out,)"""
         self.variance = torch.ones((), dtype=torch.float64, device=device)
-        """Total variance per token: the loss is the squared error in units of it."""
+        """Total variance per token. The loss is the squared error in units of it."""
         self.longest = torch.full((), math.inf, device=device)
-        """The squared distance from the mean from which a token is massive."""
+        """Squared distance from the mean above which a token is massive."""
         self.read = torch.ones(2, dtype=torch.float64, device=device)
         """(2,): variance and energy per token of what a transcoder reads."""
 
@@ -43,11 +44,11 @@ class Normaliser:
         return Ordinary(self.mean, self.longest)
 
     def scale(self, tokens_per_step: int) -> Float[Tensor, ""]:
-        """What makes a squared error its share of the loss of a step."""
+        """Factor that makes a squared error its share of a step's loss."""
         return 1 / (tokens_per_step * self.variance)
 
     def limit(self, variances: float, *, reads_what_it_writes: bool) -> Float[Tensor, ""]:
-        """‖what is read‖ ‖residual‖ of so many variances per token."""
+        """Bound on ‖what is read‖ ‖residual‖, from a bound in variances per token."""
         units = self.variance if reads_what_it_writes else (self.variance * self.read[1]).sqrt()
         return variances * units
 

@@ -94,7 +94,7 @@ class Persistence:
         return saved.trainer
 
     def _like(self) -> Checkpoint:
-        """The shapes and types of what this process holds, as it is when it is whole."""
+        """The shapes and types of this process's autoencoders, as they are when their parts are joined."""
         shapes = partial(self._world.shapes_of_whole, is_split=is_per_latent)
         saes = {name: self._whole(name, shapes(dict(sae.state_dict()))) for name, sae in self._saes.items()}
         states = {name: shapes(learner.state_dict()) for name, learner in self._learners.items()}
@@ -105,7 +105,7 @@ class Persistence:
 
 
 def fingerprints(feed: Feed, world: World) -> dict[str, str]:
-    """What tells model and data from others. Raises ValueError if not all processes have the same."""
+    """Fingerprints of model and data. Raises ValueError if not all processes have the same."""
     with world.together():
         own = feed.fingerprints()
     for rank, other in enumerate(world.gather(own)):

@@ -25,7 +25,7 @@ class Speed:
         self._started, self._first_step, self._looked = 0.0, 0, 0.0
 
     def look(self, seconds: float) -> None:
-        """The first look has taken so long. It reads the first block of activations: the run's speed counts it."""
+        """Count the time of the first look. It reads the first block of activations, which the run's speed includes."""
         self._looked = seconds
 
     def start(self, step: int) -> None:
@@ -82,7 +82,7 @@ def open_sinks(folder: RunFolder, config: dict[str, Any], stack: ExitStack, *, s
 
 
 def read_metrics(learner: SaeLearner) -> dict[str, float] | FloatingPointError:
-    """What happened to an autoencoder since this was last asked, or what is wrong with it. Waits for the device."""
+    """An autoencoder's metrics since the last reading, or what is wrong with it. Waits for the device."""
     try:
         metrics = learner.read_metrics()._asdict()
     except FloatingPointError as error:

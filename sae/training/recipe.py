@@ -4,13 +4,13 @@ import math
 from typing import NamedTuple
 
 ENOUGH_STEPS, FEWEST_TOKENS = 1000, 2048
-"""A run makes up to so many steps, as long as each of them has so many tokens: `steps_per_batch`."""
+"""A run makes up to ENOUGH_STEPS steps, as long as each has FEWEST_TOKENS tokens: `steps_per_batch`."""
 
 K_STAGES = 4
-"""Where k grows, it is so many different numbers: k / 4, k / 2, 3 k / 4 and k (`k_at`)."""
+"""Number of different values of k where it grows: k / 4, k / 2, 3 k / 4 and k (`k_at`)."""
 SMALLEST_K, WIDEST, FEWEST_FIRINGS = 8, 576, 1.75
-"""Where k grows, it is never less than so many, than one in so many latents, and than gives each so many `firings`:
-with less, latents die (docs/notebook.md)."""
+"""Lower bounds of k where it grows: SMALLEST_K; one in WIDEST latents; what gives each latent FEWEST_FIRINGS `firings`.
+With less, latents die (docs/notebook.md)."""
 
 
 class Recipe(NamedTuple):
@@ -23,27 +23,28 @@ class Recipe(NamedTuple):
     encoder_rate: float = 1.0
     """Learning rate of W_enc, as a multiple of W_dec's."""
     bias_rate: float | None = None
-    """Rate of the biases, likewise, in units of the activations' root mean square per dimension. None: W_dec's rate."""
+    """Learning rate of the biases, as a multiple of W_dec's, in units of the activations' root mean square per
+    dimension. None: W_dec's rate."""
     fit_encoder: bool = False
     """Start W_enc at the multiple of W_dec that reconstructs best, instead of at W_dec."""
     slowest: float = 1.0
-    """The encoder's rows of a latent that fires more rarely than the average one learn more slowly, in the same
-    proportion, but at least at this multiple of their rate."""
+    """Least factor on the encoder's learning rate of a latent that fires more rarely than average. Above it the factor
+    is the latent's firing rate, as a share of the average one."""
     token_limit: float | None = None
-    """A token of which ‖x − b_dec‖ ‖x̂ − x‖ is more than so many variances per token counts with as much of its gradient
-    as makes it that (`gradients.token_shares`). None: with all of it."""
+    """Bound on ‖x − b_dec‖ ‖x̂ − x‖, in variances per token. A token above it counts with that share of its gradient
+    that brings it to the bound (`gradients.token_shares`). None: no bound."""
     capped: bool = False
     """W_enc and W_dec are trained with `capped.CappedAdam`: the learning rate is the root mean square of a step."""
     following: float = 0.0
     """Each step of a row of W_dec moves that of W_enc by this multiple of it, beside its own (with `capped`)."""
     length_rate: float | None = None
-    """The rows of W_enc have a learning rate for the logarithm of their length, in units of the length of a step of a
-    row of W_dec, beside that of their entries (with `capped`). None: only the latter."""
+    """Learning rate for the logarithm of the length of W_enc's rows, beside that of their entries (with `capped`). Its
+    unit is the length of a step of a row of W_dec. None: only the entries have one."""
     k_growth: float = 0.0
     """Share of the run in which k grows to what was asked for, mostly from a quarter of it (`k_at`). 0: it does not."""
     spare_massive: bool = False
-    """The loss's normaliser, b_dec's start and AuxK are of the ordinary tokens, and the mean of the massive ones is
-    reconstructed exactly, in spite of what a step did (`massive`)."""
+    """Leave massive tokens out of the loss's normaliser, b_dec's start and AuxK, and reconstruct their mean exactly
+    after each step (`massive_tokens`)."""
 
     @classmethod
     def named(cls, name: str, total_steps: int, firings: float) -> "Recipe":
@@ -68,10 +69,11 @@ class Recipe(NamedTuple):
 
 
 def steps_per_batch(batches: int, tokens: int) -> int:
-    """How many optimizer steps to make of each of so many batches of so many tokens: a power of two.
+    """Optimizer steps to make of the tokens of each batch: a power of two.
 
-    More than one in a short run, which learns more from more steps. Not more than add up to `ENOUGH_STEPS`, and none of
-    fewer than `FEWEST_TOKENS` tokens: from there on it learns no more, and takes longer (docs/notebook.md).
+    A short run makes more than one, and learns more from more steps. They are not more than add up to `ENOUGH_STEPS`,
+    and none has fewer than `FEWEST_TOKENS` tokens. With more steps it learns no more, and takes longer
+    (docs/notebook.md).
     """
     steps = 1
     while 2 * steps * batches <= ENOUGH_STEPS and tokens % (2 * steps) == 0 and tokens >= 2 * steps * FEWEST_TOKENS:
@@ -82,9 +84,9 @@ def steps_per_batch(batches: int, tokens: int) -> int:
 def peak_lr(num_latents: int, total_steps: int, firings: float, recipe: str = "default") -> float:
     """The peak learning rate of a run, which is that of W_dec.
 
-    gao2024: 2e-4 / sqrt(num_latents / 2¹⁴), the scaling of the paper (sec. 3 and fig. 3). default: half of that, since
-    it is the root mean square of a step and not about its bound as with Adam, times 32 in a run of up to 256 steps with
-    7.1 `firings` in each, more with more of them, less with more steps (`short_run`).
+    gao2024: 2e-4 / sqrt(num_latents / 2¹⁴), the scaling of the paper (sec. 3 and fig. 3). default: half of that, times
+    `short_run`. Half, because it is the root mean square of a step, and with Adam about its bound. `short_run` is 32 in
+    a run of up to 256 steps with 7.1 `firings` in each, more with more of them, less with more steps.
     """
     paper = 2e-4 / math.sqrt(num_latents / 2**14)
     return paper if recipe == "gao2024" else paper / 2 * short_run(total_steps, firings, at_256_steps=32)
@@ -93,20 +95,20 @@ def peak_lr(num_latents: int, total_steps: int, firings: float, recipe: str = "d
 def short_run(total_steps: int, firings: float, *, at_256_steps: float) -> float:
     """Factor on the paper's learning rate, which is for some 300,000 steps, in a run of `total_steps`; at least 1.
 
-    It falls with the root of the steps, so that the random walk that noisy gradients make is equally long,
-    lr · sqrt(steps), in runs of any length. Below 256 steps it does not rise: there latents die. A row's
-    gradient has less noise if it comes from more tokens: the rate rises with the fourth root of the `firings`, around
-    the 7.1 of 1024 tokens, 4608 latents and k 32, by at most √2 either way, as far as was measured (docs/notebook.md).
+    It falls with the root of the steps. So noisy gradients make a random walk of the same length, lr · sqrt(steps), in
+    runs of any length. Below 256 steps it does not rise: there latents die. A row's gradient has less noise if it comes
+    from more tokens: the factor rises with the fourth root of the `firings`. It is 1 at the 7.1 of 1024 tokens, 4608
+    latents and k 32, and within √2 either way, as far as was measured (docs/notebook.md).
     """
     tokens = min(max(firings / (1024 * 32 / 4608), 0.25), 4.0) ** 0.25
     return max(1.0, at_256_steps * tokens * math.sqrt(256 / max(256, total_steps)))
 
 
 def k_at(step: int, total_steps: int, k: int, *, num_latents: int, tokens_per_step: int, k_growth: float) -> int:
-    """How many latents a token keeps at `step` (from 0): a quarter of k at first, k after `k_growth` of the run.
+    """Number of latents that a token keeps at `step` (from 0): a quarter of k at first, k after `k_growth` of the run.
 
-    In between they are `K_STAGES` numbers and no more, as a GPU compiles and records the step for each of them. The
-    first are left out where they would be too few for the latents to live (`SMALLEST_K`).
+    In between there are `K_STAGES` values and no more, as a GPU compiles and records the step for each. The first are
+    left out where they would be too few for the latents to live (`SMALLEST_K`).
     """
     grown = min(1.0, step / (k_growth * total_steps)) if k_growth else 1.0
     least = max(SMALLEST_K, num_latents / min(WIDEST, tokens_per_step / FEWEST_FIRINGS))
@@ -121,7 +123,7 @@ def nearest_divisor(number: int, of: int, *, most: int) -> int:
 
 
 def firings(tokens_per_step: int, k: int, num_latents: int) -> float:
-    """On how many tokens of a step a latent fires, in the mean over latents."""
+    """Tokens of a step on which a latent fires, in the mean over latents."""
     return tokens_per_step * k / num_latents
 
 

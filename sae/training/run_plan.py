@@ -1,7 +1,7 @@
 """What a run decides, as plain values, computed once: its steps, its autoencoders, who trains them, and how.
 
-Of one configuration an autoencoder is trained for each hookpoint, with its name. Of several each is a combination with
-a label, and trains an autoencoder named label/hookpoint at each hookpoint, all on the same activations.
+With one configuration an autoencoder is trained for each hookpoint, and has its name. With several, each is a
+combination with a label. It trains an autoencoder named label/hookpoint at each hookpoint, all on the same activations.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,10 +23,10 @@ T = TypeVar("T")
 PAPERS_DEAD_THRESHOLD = 10_000_000
 """Tokens without firing after which AuxK takes a latent for dead: Gao et al. 2024, arXiv:2406.04093, app. A.2."""
 SHORT = {"expansion_factor": "x", "num_latents": "n", "selection": ""}
-"""What options are called in a label, where that is not their name."""
+"""Short names of options in labels."""
 BYTES_PER_PARAMETER = {"default": 3 * 4 + 2, "gao2024": 4 * 4 + 2}
-"""Bytes by recipe: weight, gradient and one or two moments in float32; the weights in bfloat16, on a CPU those of the
-encoder alone."""
+"""Bytes of a parameter, by recipe: weight, gradient and one or two moments in float32, and weights in bfloat16, on a
+CPU the encoder's alone."""
 
 LEAST_BYTES_PER_PARAMETER = {"default": 2 * 4, "gao2024": 3 * 4}
 """Bytes by recipe of the weight and its moments alone."""
@@ -50,13 +50,13 @@ class Steps(NamedTuple):
 
 
 class SaeShape(NamedTuple):
-    """An autoencoder as it is when it is whole."""
+    """The shape of a whole autoencoder."""
 
     cfg: SaeConfig
     d_in: int
     num_latents: int
     spec: Spec | None = None
-    """What else it is; its number of latents may be that of a part."""
+    """Record of the dictionary; its number of latents may be a part's."""
 
     @classmethod
     def of(cls, sae: Sae, parts: int) -> "SaeShape":
@@ -65,7 +65,7 @@ class SaeShape(NamedTuple):
 
 
 class LearnerPlan(NamedTuple):
-    """How one autoencoder is trained: what stays the same in all steps of the run."""
+    """Settings of one autoencoder's training that are the same in all steps of the run."""
 
     shape: SaeShape
     recipe: Recipe
@@ -73,7 +73,7 @@ class LearnerPlan(NamedTuple):
 
 
 class Combination(NamedTuple):
-    """What autoencoders at the same hookpoint can differ in."""
+    """Settings in which autoencoders at the same hookpoint can differ."""
 
     cfg: SaeConfig
     lr: float | None
@@ -91,13 +91,13 @@ class SaePlan(NamedTuple):
     seed: int
     """Seed of the initial weights, together with the hookpoint."""
     label: str = ""
-    """Label of the combination; empty if there is only one."""
+    """Label of the combination; empty for a single one."""
     across: tuple[str, ...] = ()
-    """The hookpoints of a crosscoder, or that a layer of a cross-layer transcoder writes."""
+    """The hookpoints that a crosscoder reads and writes, or that a layer of a cross-layer transcoder writes."""
 
     @property
     def wiring(self) -> Wiring:
-        """What it reads and writes."""
+        """Hookpoints that it reads and writes."""
         if self.cfg.crosscode:
             return Wiring.across(self.across)
         found = Wiring.of(self.hookpoint, transcode=self.cfg.transcode)
@@ -174,7 +174,7 @@ class RunPlan(NamedTuple):
         return len(self.saes) > len({plan.hookpoint for plan in self.saes.values()})
 
     def held_by(self, rank: int) -> dict[str, SaePlan]:
-        """The autoencoders of which a process trains all or a part."""
+        """The autoencoders that a process trains, all or a part of each."""
         return {name: plan for name, plan in self.saes.items() if self.placement.holds(rank, name)}
 
     def learner(self, name: str, shape: SaeShape) -> LearnerPlan:
@@ -231,7 +231,9 @@ def plan_steps(cfg: TrainConfig, feed: Feed, at_once: int, before: Mapping[str, 
 
 
 def _steps_per_batch(cfg: TrainConfig, batches: int, tokens: int, chosen: int | None, *, mixed: bool) -> int:
-    """Into how many steps `tokens` are divided that come at once, `batches` times; `mixed`: all with each other."""
+    """Number of steps into which `tokens` that come at once, `batches` times, are divided. `mixed`: all with each
+    other.
+    """
     if chosen is None:
         divides = cfg.recipe == "default" and cfg.loss_fn == "fvu" and mixed
         return steps_per_batch(batches, tokens) if divides else 1
@@ -271,7 +273,7 @@ def short_run_note(shapes: Iterable[SaeShape], tokens: int) -> str | None:
 
 
 def combinations(cfg: TrainConfig) -> dict[str, Combination]:
-    """What is trained at every hookpoint, by label. Raises ValueError if two combinations are the same."""
+    """Combinations to train at every hookpoint, by label. Raises ValueError if two of them are the same."""
     found = [Combination(*each) for each in product(several(cfg.sae), several(cfg.lr), several(cfg.seed))]
     labels = _labels([_choices(*combination) for combination in found])
     if twice := [label for index, label in enumerate(labels) if label in labels[:index]]:
@@ -331,7 +333,7 @@ def _with_latents(plan: SaePlan, widths: Mapping[str, int]) -> SaePlan:
 
 
 def _choices(sae: SaeConfig, lr: float | None, seed: int) -> dict[str, Any]:
-    """What can differ between combinations, without what has no effect."""
+    """Fields in which combinations can differ, without those that have no effect."""
     choices = asdict(sae) | {"lr": lr, "seed": seed}
     del choices["expansion_factor" if sae.num_latents else "num_latents"]
     return choices
@@ -343,7 +345,7 @@ def _plain(value: Any) -> str:
 
 
 def _labels(combinations: list[dict[str, Any]]) -> list[str]:
-    """For each combination the values that differ: `k32_x8_lr0.001`. Of one combination nothing."""
+    """The values that differ, for each combination: `k32_x8_lr0.001`. Empty for a single one."""
     names = dict.fromkeys(("k", *asdict(SaeConfig()), "lr", "seed"))
     varying = [name for name in names if len({str(choices.get(name)) for choices in combinations}) > 1]
     if len(combinations) > 1 and not varying:

@@ -38,19 +38,25 @@ T = TypeVar("T")
 class SaeTrainer:
     """Trains one autoencoder per hookpoint of `model` on `dataset`, all at once.
 
-    `dataset` is tokenised: rows of `input_ids` of one length, as `sae.data.chunk_and_tokenize` returns them, a tensor
-    (sequences, ctx_len), or a stream of such rows. `model` is any model of transformers; it is not changed, unless
-    `compile_lm` asks to compile its blocks in place. Or `dataset` is an `sae.data.ActivationCache`, and there is no
-    model: training cannot tell the difference. The autoencoders are in `saes`, by name; `plans` says which hookpoint
-    each reads.
+    The autoencoders are in `saes`, by name; `plans` says which hookpoint each reads.
     """
 
     def __init__(
         self, cfg: TrainConfig, dataset: Any, model: nn.Module | None = None, *, launch: Launch[Any] | None = None
     ) -> None:
-        """`launch` is how the run starts, if that is decided already.
+        """Plan the run, and make its autoencoders.
 
-        Raises ValueError, naming the option, for a choice that does not fit the model or the data.
+        Args:
+            cfg: Options of the run.
+            dataset: Tokenised data: rows of `input_ids` of one length, as `sae.data.chunk_and_tokenize` returns them.
+                Also a tensor (sequences, ctx_len), or a stream of such rows. Or an `sae.data.ActivationCache`: training
+                cannot tell the difference.
+            model: Any model of transformers; None with a cache. It is not changed, unless `compile_lm` asks to compile
+                its blocks in place.
+            launch: Start of the run, if that is decided already.
+
+        Raises:
+            ValueError: Names the option, for a choice that does not fit the model or the data.
         """
         self.launch = launch = launch or Launch.of(cfg, model_name(dataset, model))
         self.cfg, self.world, self.stop = launch.cfg, launch.world, launch.stop
@@ -91,7 +97,7 @@ class SaeTrainer:
         self.source, self.end_to_end = make_source(plan, self.feed, self.learners, world)
         self.step = 0
         self._position: dict[str, Any] | None = self.source.state_dict()
-        """Where the data of the next step begin; None in the middle of an update, when there is no state to save."""
+        """Position of the next step's data; None in the middle of an update, when there is no state to save."""
         self.stopped = False
         """Whether all processes have agreed to follow a request to stop."""
         self.speed = Speed(self.saes, self.device)
@@ -108,10 +114,15 @@ class SaeTrainer:
         self.persistence = Persistence(self.folder, world, shapes, self.saes, self.learners)
 
     def fit(self) -> Path:
-        """Train to the end of the data or of `max_tokens`; returns the folder of the last checkpoint.
+        """Train to the end of the data or of `max_tokens`.
 
-        Ctrl-C and SIGTERM save and end early. Raises FloatingPointError, naming the hookpoint, the step and the place,
-        when activations or a loss are not finite. After any error the last good state is saved first.
+        Ctrl-C and SIGTERM save and end early. After any error the last good state is saved first.
+
+        Returns:
+            Folder of the last checkpoint.
+
+        Raises:
+            FloatingPointError: When activations or a loss are not finite; names the hookpoint, the step and the place.
         """
         self.fingerprints  # noqa: B018 - processes that do not read the same end here
         with ExitStack() as lock:
@@ -263,7 +274,7 @@ class SaeTrainer:
         return True
 
     def _accumulate(self, batch: Any, waits: dict[str, Callable[[], None]] | None) -> None:
-        """Add a batch's gradients; the step's last gets `waits`, for the sums over processes that begin then."""
+        """Add a batch's gradients; the step's last batch fills `waits` with the sums over processes that begin then."""
         if self.end_to_end is not None:
             with ExitStack() as stack:
                 for watch in self.speed.stopwatches.values():
@@ -327,7 +338,7 @@ class SaeTrainer:
         return record
 
     def evaluate(self) -> dict[str, ReconstructionMetrics]:
-        """Reconstruction of the held-out tokens, by autoencoder; of several copies each process measures a share."""
+        """Reconstruction of the held-out tokens, by autoencoder; with copies, each process measures a share."""
         batches = (self._by_sae(batch.activations) for batch in self.held_out.batches())
         with self.world.together():
             rules = {name: learner.rule for name, learner in self.learners.items()}
@@ -368,7 +379,15 @@ class SaeTrainer:
         return self.persistence.state(own)
 
     def save(self, *, measure: bool = False, anew: bool = False) -> Path:
-        """Write a checkpoint, `anew` if there is one of this step, and wait until it is on disk; returns its folder."""
+        """Write a checkpoint and wait until it is on disk.
+
+        Args:
+            measure: Whether the held-out FVU is part of it.
+            anew: Whether to replace a checkpoint of this step.
+
+        Returns:
+            Folder of the checkpoint.
+        """
         return self.persistence.save(self.state(measure=measure), anew=anew)
 
     def _save_what_is_left(self) -> str:
@@ -384,7 +403,8 @@ class SaeTrainer:
     def resume(self) -> None:
         """Continue from the newest undamaged checkpoint of this run; from the beginning if there is none.
 
-        Raises ValueError if the model or the data have been replaced since.
+        Raises:
+            ValueError: If the model or the data have been replaced since.
         """
         for sentence in check_sources(self.launch.before, self.fingerprints, self.cfg):
             self._note(sentence)
@@ -410,7 +430,7 @@ class SaeTrainer:
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
-        """What tells model and data from others. Raises ValueError if not all processes have the same."""
+        """Fingerprints of model and data. Raises ValueError if not all processes have the same."""
         return persistence.fingerprints(self.feed, self.world)
 
     @property

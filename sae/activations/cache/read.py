@@ -33,14 +33,22 @@ AHEAD, READERS = 2, 8
 
 
 class ActivationCache:
-    """A folder that `sae cache` wrote, opened. `SaeTrainer` takes it in the place of the data, without a model.
+    """A folder that `sae cache` wrote, opened. `SaeTrainer` takes it as its data, without a model.
 
     Sizes are checked when it is opened. The SHA-256 of a shard is checked while the one before it is read, which also
     brings it into memory.
     """
 
     def __init__(self, folder: Path | str, *, device: torch.device | str = "cpu") -> None:
-        """Hand out activations on `device`. Raises ValueError naming the first file that is missing or damaged."""
+        """Open a cache.
+
+        Args:
+            folder: Folder that `sae cache` wrote.
+            device: Device of the activations that are handed out.
+
+        Raises:
+            ValueError: Names the first file that is missing or damaged.
+        """
         self.folder, self.device = Path(folder), torch.device(device)
         self._manifest = read_manifest(self.folder)
         for name, (size, _) in self._manifest.files.items():
@@ -93,7 +101,7 @@ class ActivationCache:
         return Rows(self, section, hookpoint, self._manifest.shards[section])
 
     def map(self, name: str, row: int) -> UInt8[np.ndarray, "tokens row"]:
-        """A file of rows, mapped. Raises ValueError if it is not what was written."""
+        """A file of rows, mapped. Raises ValueError if its contents are not those that were written."""
         self._verify(name)
         return np.memmap(self.folder / name, np.uint8, "c").reshape(-1, row)
 

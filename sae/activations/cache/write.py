@@ -98,11 +98,11 @@ def write_cache(
     on_batch: Callable[[int], None] = lambda batches: None,
     tell: Callable[[str], None] = lambda sentence: None,
 ) -> CacheManifest:
-    """Write the cache, or what is missing of it, and return its manifest. `on_batch` hears how many batches are done.
+    """Write the cache, or what is missing of it, and return its manifest. `on_batch` gets the number of batches done.
 
-    The folder must be new, empty, or what an earlier call with the same arguments left when it died; if the cache is
-    complete, and has as many sequences as are asked for, nothing happens. Raises ValueError if it is anything else, or
-    if another process writes there, OSError in one line if the disk is full; repeating the call continues. `tell` hears
+    The folder must be new, empty, or left by an earlier call with the same arguments. If the cache is complete, with as
+    many sequences as are asked for, nothing happens. Raises ValueError for any other folder, or if another process
+    writes there. Raises OSError in one line if the disk is full. Repeating the call continues. `tell` gets a sentence
     if the folder cannot be locked.
     """
     if (folder / MANIFEST).exists():
@@ -131,7 +131,7 @@ def _complete(folder: Path, header: CacheHeader) -> CacheManifest:
 
 
 def _sequences(manifest: CacheManifest) -> int | None:
-    """How many sequences a complete cache was to have; of an older one how many it has, None if that cannot be said."""
+    """Sequences that a complete cache was asked for. For an older cache: those that it has, None if that is unknown."""
     header = manifest.header
     if header.sequences is not None or header.num_sequences is None:
         return header.sequences
@@ -197,7 +197,7 @@ class _Rows(NamedTuple):
 
 
 class _Writer:
-    """The files of a cache that is being written."""
+    """The files of a cache during writing."""
 
     def __init__(self, folder: Path, header: CacheHeader) -> None:
         self.folder, self._header = folder, header
@@ -375,7 +375,7 @@ def _check_same(folder: Path, found: dict[str, Any], header: CacheHeader) -> Non
 
 
 def _replaced(before: dict[str, str], now: dict[str, str]) -> list[str]:
-    """What other model or data have the name of those with which a cache was begun; an older one does not say."""
+    """Names of model or data that now stand for others than the cache began with; an older cache does not say."""
     names = {"model": "the model has other weights", "held_out": "the data hold other text or tokens"}
     return [words for name, words in names.items() if before.get(name) and now.get(name) not in ("", before[name])]
 
@@ -392,7 +392,7 @@ def _append(path: Path, rows: Tensor) -> None:
 
 @contextmanager
 def _understood(folder: Path) -> Iterator[None]:
-    """Whatever a progress.json leads to that its reader did not expect is a ValueError of one line."""
+    """An error of any kind about a progress.json that its reader did not expect becomes a ValueError of one line."""
     try:
         yield
     except (ValueError, OSError):

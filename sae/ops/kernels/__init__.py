@@ -1,8 +1,8 @@
 """Triton kernels of the hot operations. Only the files of this folder import triton, and only once a kernel is used.
 
-Each file has the kernels of one operation: jit functions, the heuristic that chooses their blocks, and the launcher,
-which has the signature and the meaning of the plain twin in `sae.ops.naive`. Blocks follow from the shapes alone, never
-from timings (no autotuning), so results are bitwise equal from run to run; no kernel uses atomics.
+Each file has the kernels of one operation: jit functions, the heuristic that chooses their blocks, and the launcher.
+The launcher has the signature and the meaning of the plain twin in `sae.ops.naive`. Blocks follow from the shapes
+alone, never from timings (no autotuning), so results are bitwise equal from run to run; no kernel uses atomics.
 """
 
 import os

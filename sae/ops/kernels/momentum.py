@@ -69,7 +69,7 @@ def momentum_(
     epsilon: float,
     out: Float[Tensor, "rows d"],
 ) -> Float[Tensor, ""]:
-    """`sae.ops.momentum.momentum_`, of which every element is read and written once. Twin: its plain path."""
+    """`sae.ops.momentum.momentum_`, in one pass that reads and writes every element once. Twin: its plain path."""
     rows, d = exp_avg.shape
     energies = torch.empty(rows, dtype=torch.float32, device=exp_avg.device)
     along, matrix = (energies, energies) if tangent is None else tangent
@@ -133,7 +133,7 @@ def descend_(
     unit_rows: bool,
     copy: Float[Tensor, "rows d"] | None,
 ) -> None:
-    """`sae.ops.momentum.descend_`, of which every element is read and written once. Twin: its plain path."""
+    """`sae.ops.momentum.descend_`, in one pass that reads and writes every element once. Twin: its plain path."""
     rows, d = parameter.shape
     if rows:
         with on_device_of(parameter):

@@ -1,8 +1,8 @@
 """Sums over the tokens on which each latent is active, for two pairs of weights and rows in one pass.
 
 A latent that very many tokens selected would keep one program busy long after all others are done. So the sorted
-entries are cut into pieces of fixed length at fixed places; a first kernel sums those pieces that lie within a single
-segment, and the second, with a program per latent, adds what is left before and after them.
+entries are cut into pieces of fixed length at fixed places. A first kernel sums the pieces that lie within a single
+segment. A second one, with a program per latent, adds what is left before and after them.
 """
 
 from typing import no_type_check

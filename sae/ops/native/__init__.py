@@ -1,7 +1,7 @@
 """Passes over the rows of a matrix in C, compiled when first used, where the machine has a C compiler.
 
 A pass holds a row in the first-level cache: what PyTorch does in some twenty operations, each through memory, reads and
-writes it once. Every function has the meaning of its plain twin, up to the order of sums; a row is the work of one
+writes it once. Every function has the meaning of its plain twin, up to the order of sums. A row is the work of one
 thread, so results are bitwise equal for any number of threads. Without a compiler the twins run.
 """
 
