@@ -102,7 +102,7 @@ class SaeLearner:
         self._set_k(sae.cfg.k)
         self._grads: Gradients | None = None
         # The rows of W_enc follow those of W_dec where both are directions of the same activations.
-        self._recipe = recipe = recipe if self._is_autoencoder else recipe._replace(following=0.0)
+        self._recipe = recipe = recipe if self._is_autoencoder else recipe._replace(encoder_follows=0.0)
         self._optimizer = _optimizer(sae, recipe, compute_dtype, shards)
         self._set_weights()
         self._firing_rate = torch.ones(sae.num_latents, device=sae.device)
@@ -216,7 +216,7 @@ class SaeLearner:
         )
         rates["encoder.weight"] = self._recipe.encoder_rate * ratio
         rates["W_skip"] = ratio
-        rates[_LOG_LENGTH] = (self._recipe.length_rate or 0.0) * math.sqrt(self.sae.d_out)
+        rates[_LOG_LENGTH] = (self._recipe.row_length_rate or 0.0) * math.sqrt(self.sae.d_out)
         rates["layer_scale"] = rates[_LOG_LENGTH] or 1.0
         if self._recipe.bias_rate is not None:
             rates["encoder.bias"] = rates["b_dec"] = self._recipe.bias_rate * math.sqrt(self.variance / own)
@@ -329,7 +329,7 @@ class SaeLearner:
 
     def _limit(self) -> Tensor | None:
         """Bound of ‖what is read‖ ‖residual‖ above which a token's gradient is cut; None: no bound."""
-        if (variances := self._recipe.token_limit) is None:
+        if (variances := self._recipe.token_grad_limit_variances) is None:
             return None
         return self._normaliser.limit(variances, reads_what_it_writes=self._is_autoencoder).to(self.sae.dtype)
 
@@ -424,7 +424,7 @@ class SaeLearner:
             by_name["layer_scale"] = self._layer_scale_grad
         if self.sae.cfg.normalize_decoder:
             by_name["W_dec"] = Tangent(grads.W_dec, grads.radial, self.sae.W_dec.detach())
-        if self._recipe.length_rate is not None:
+        if self._recipe.row_length_rate is not None:
             # ⟨W_dec gradient, W_dec⟩ and ⟨W_enc gradient, W_enc⟩ + b_enc · its gradient: both Σ activation · gradient.
             by_name[_LOG_LENGTH] = grads.radial - self._weights.b_enc * grads.b_enc
         # A gradient that is not finite shows in these, which are sums of the same terms: 0 times it is NaN.
@@ -442,8 +442,8 @@ class SaeLearner:
         self._firing_rate.lerp_(self._fired / self._average_firings, _FIRING_SHARE)
         if self._layer_scale_rates is not None:
             self._optimizer.row_rates["layer_scale"] = self._layer_scale_rates
-        if self._recipe.slowest < 1:
-            rates = torch.where(self.dead.mask(), 1.0, self._firing_rate.clamp(self._recipe.slowest, 1.0))
+        if self._recipe.min_rare_rate < 1:
+            rates = torch.where(self.dead.mask(), 1.0, self._firing_rate.clamp(self._recipe.min_rare_rate, 1.0))
             self._optimizer.row_rates |= dict.fromkeys(("encoder.weight", "encoder.bias", _LOG_LENGTH), rates)
 
     def _reconstruct_massive(self) -> None:
@@ -522,14 +522,14 @@ def _optimizer(sae: Sae, recipe: Recipe, product_dtype: torch.dtype, shards: Lat
         return Adam(parameters, **betas, unit_rows=unit_rows)
     first = {"W_dec": parameters.pop("W_dec")}  # W_enc's step comes after those that move it
     log_lengths = {}
-    if recipe.length_rate is not None:
+    if recipe.row_length_rate is not None:
         first[_LOG_LENGTH] = torch.zeros(sae.num_latents, dtype=sae.dtype, device=sae.device)
         log_lengths["encoder.weight"] = _LOG_LENGTH
     return CappedAdam(
         first | parameters,
         **betas,
         unit_rows=unit_rows,
-        followers={"W_dec": ("encoder.weight", recipe.following)} if recipe.following else {},
+        followers={"W_dec": ("encoder.weight", recipe.encoder_follows)} if recipe.encoder_follows else {},
         log_lengths=log_lengths,
         product_dtype=product_dtype,
         shards=shards,

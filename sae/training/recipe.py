@@ -27,17 +27,17 @@ class Recipe(NamedTuple):
     dimension. None: W_dec's rate."""
     fit_encoder: bool = False
     """Start W_enc at the multiple of W_dec that reconstructs best, instead of at W_dec."""
-    slowest: float = 1.0
+    min_rare_rate: float = 1.0
     """Least factor on the encoder's learning rate of a latent that fires more rarely than average. Above it the factor
     is the latent's firing rate, as a share of the average one."""
-    token_limit: float | None = None
+    token_grad_limit_variances: float | None = None
     """Bound on ‖x − b_dec‖ ‖x̂ − x‖, in variances per token. A token above it counts with that share of its gradient
     that brings it to the bound (`gradients.token_shares`). None: no bound."""
     capped: bool = False
     """W_enc and W_dec are trained with `capped.CappedAdam`: the learning rate is the root mean square of a step."""
-    following: float = 0.0
+    encoder_follows: float = 0.0
     """Each step of a row of W_dec moves that of W_enc by this multiple of it, beside its own (with `capped`)."""
-    length_rate: float | None = None
+    row_length_rate: float | None = None
     """Learning rate for the logarithm of the length of W_enc's rows, beside that of their entries (with `capped`). Its
     unit is the length of a step of a row of W_dec. None: only the entries have one."""
     k_growth: float = 0.0
@@ -58,11 +58,11 @@ class Recipe(NamedTuple):
             encoder_rate=encoder / decoder,
             bias_rate=6.0,
             fit_encoder=True,
-            slowest=rare / encoder,
-            token_limit=1.0,
+            min_rare_rate=rare / encoder,
+            token_grad_limit_variances=1.0,
             capped=True,
-            following=0.3,
-            length_rate=0.5,
+            encoder_follows=0.3,
+            row_length_rate=0.5,
             k_growth=0.2,
             spare_massive=True,
         )

@@ -49,7 +49,7 @@ def test_a_step_is_adam_on_the_oracles_gradient_with_projection_and_unit_norm(
 ) -> None:
     x = batches(1)[0]
     x[:3] *= 30
-    learner = make_learner(make_sae(dtype=torch.float32), recipe=Recipe(token_limit=token_limit))
+    learner = make_learner(make_sae(dtype=torch.float32), recipe=Recipe(token_grad_limit_variances=token_limit))
     learner.initialise(x)
     dead = torch.arange(num_dead)
     learner.dead.tokens_since_fired[dead] = 1000
@@ -207,7 +207,7 @@ def test_the_encoder_and_the_biases_have_rates_of_their_own_in_units_of_the_acti
 
 def test_the_encoders_rows_of_latents_that_fire_rarely_learn_slowly_but_those_of_dead_ones_do_not() -> None:
     sae = make_sae(dtype=torch.float32)
-    learner = make_learner(sae, recipe=Recipe(slowest=0.2), dead_feature_threshold=3 * N)
+    learner = make_learner(sae, recipe=Recipe(min_rare_rate=0.2), dead_feature_threshold=3 * N)
     counts = torch.zeros(sae.num_latents)
     rate = torch.ones(sae.num_latents)
     for x in batches(5):
@@ -245,7 +245,9 @@ def test_the_encoder_follows_the_steps_of_the_decoder_and_gao2024s_does_not() ->
     moved = {}
     for following in (0.0, 0.3):
         torch.manual_seed(0)
-        recipe = Recipe.named("default", 100, 1.0)._replace(following=following, length_rate=None, spare_massive=False)
+        recipe = Recipe.named("default", 100, 1.0)._replace(
+            encoder_follows=following, row_length_rate=None, spare_massive=False
+        )
         learner = make_learner(make_sae(dtype=torch.float32), recipe=recipe)
         learner.initialise(x)
         before = weights(learner)
@@ -349,14 +351,14 @@ def test_a_latent_selected_with_value_zero_did_not_fire() -> None:
 def test_where_k_grows_a_step_is_that_of_an_autoencoder_with_the_k_of_the_moment(encode_in_8bit: bool) -> None:
     if encode_in_8bit and eight_bit._lacks_product(torch.device("cpu")):
         pytest.skip("this processor has no product in 8 bits")
-    data, recipe = batches(10), Recipe(k_growth=0.4, capped=True, slowest=0.2)
+    data, recipe = batches(10), Recipe(k_growth=0.4, capped=True, min_rare_rate=0.2)
     grown = make_learner(make_sae(dtype=torch.float32, k=16), recipe=recipe, encode_in_8bit=encode_in_8bit)
     grown.initialise(data[0])
     for step, x in enumerate(data):
         k = {0: 8, 1: 8, 2: 12, 3: 12}.get(step, 16)
         twin_sae = make_sae(dtype=torch.float32, k=k)
         twin_sae.load_state_dict(grown.sae.state_dict())
-        twin = make_learner(twin_sae, recipe=Recipe(capped=True, slowest=0.2), encode_in_8bit=encode_in_8bit)
+        twin = make_learner(twin_sae, recipe=Recipe(capped=True, min_rare_rate=0.2), encode_in_8bit=encode_in_8bit)
         twin.load_state_dict(grown.state_dict())
         for learner in (grown, twin):
             learner.begin_step(step, len(data))
@@ -425,7 +427,7 @@ class TestOptim:
     ) -> None:
         recipe = Recipe.named("default", total_steps, 64 / 9)
         assert recipe.encoder_rate == pytest.approx(expected, rel=1e-4)
-        assert recipe.slowest == pytest.approx(slowest, rel=1e-3)
+        assert recipe.min_rare_rate == pytest.approx(slowest, rel=1e-3)
 
     def test_the_schedule_rises_to_one_falls_to_zero_and_never_takes_a_step_at_zero(self) -> None:
         factors = [schedule(step, 100, 10) for step in range(100)]
@@ -507,8 +509,12 @@ class TestOptim:
         assert Recipe.named("gao2024", total_steps, 64 / 9) == Recipe() == papers
 
     def test_only_the_default_recipe_limits_a_tokens_gradient_to_that_of_an_average_one(self) -> None:
-        assert Recipe.named("default", 1, 1).token_limit == Recipe.named("default", 10**6, 4096).token_limit == 1
-        assert Recipe.named("gao2024", 1, 1).token_limit is None
+        assert (
+            Recipe.named("default", 1, 1).token_grad_limit_variances
+            == Recipe.named("default", 10**6, 4096).token_grad_limit_variances
+            == 1
+        )
+        assert Recipe.named("gao2024", 1, 1).token_grad_limit_variances is None
 
     def test_only_the_default_recipe_reconstructs_massive_tokens_exactly(self) -> None:
         assert Recipe.named("default", 1, 1).spare_massive and Recipe.named("default", 10**6, 4096).spare_massive

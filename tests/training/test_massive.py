@@ -17,7 +17,7 @@ from sae.training.massive_tokens import MassiveTokens
 from sae.training.recipe import Recipe
 
 D, N = 48, 64
-MASSIVE = Recipe(token_limit=1.0, spare_massive=True)
+MASSIVE = Recipe(token_grad_limit_variances=1.0, spare_massive=True)
 LONG = 3000 * F.normalize(torch.linspace(-1, 2, D), dim=0)
 
 
