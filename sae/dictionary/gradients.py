@@ -150,7 +150,7 @@ class Wanted(NamedTuple):
 
 
 class Known(NamedTuple):
-    """What a code does where other dictionaries add to x̂, and several places may be written."""
+    """Effect of a code where other dictionaries add to x̂, and several hookpoints may be written."""
 
     bags: ops.Bags
     """The entries of the code that fired."""
