@@ -9,7 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from sae.activations.source import Activations, ActivationSource
-from sae.data.position import whole
+from sae.data.position import count_in
 
 STEPS, BYTES = 8, 2**31
 """A block spans this many steps, and the two blocks that exist at a time take at most this much memory."""
@@ -205,7 +205,7 @@ class ShuffleBuffer:
         self._source.load_state_dict(state["block_start"])
         self._start = self._next_start = state["block_start"]
         self._forget()
-        self._index, handed_out = whole(state, "index"), whole(state, "handed_out", self._block * self._split)
+        self._index, handed_out = count_in(state, "index"), count_in(state, "handed_out", self._block * self._split)
         if handed_out or self._index:
             with suppress(StopIteration):
                 self._next_block()

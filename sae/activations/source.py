@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sae.data.position import whole
+from sae.data.position import count_in
 from sae.data.source import TokenSource
 
 Activations = dict[str, Tensor]
@@ -127,7 +127,7 @@ class LiveActivations:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue at the position of a `state_dict`."""
         self._batches.load_state_dict(state["batches"])
-        self.batch_index = whole(state, "batch_index")
+        self.batch_index = count_in(state, "batch_index")
 
 
 def counted(

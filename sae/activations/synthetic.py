@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from sae.activations.source import Activations, Batch
 from sae.config import SelftestConfig
-from sae.data.position import whole
+from sae.data.position import count_in
 
 HOOKPOINT = "synthetic"
 """Hookpoint of synthetic activations, in the place of a module path."""
@@ -125,7 +125,7 @@ class SyntheticActivations:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue at the position of a `state_dict`."""
-        self.batch_index = whole(state, "batch_index")
+        self.batch_index = count_in(state, "batch_index")
 
 
 class SyntheticFeed:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sae.storage.files import write_whole
+from sae.storage.files import write_atomically
 
 from .statistics import Events
 
@@ -45,7 +45,7 @@ def write_chunk(path: Path, tokens: np.ndarray, counted: np.ndarray, places: Seq
     content = b"".join(array.tobytes() for array in arrays)
     lengths = [len(array) for array in arrays]
     header = json.dumps({"lengths": lengths, "crc": zlib.crc32(content)}).encode()
-    write_whole(path, len(header).to_bytes(_HEADER, "little") + header + content)
+    write_atomically(path, len(header).to_bytes(_HEADER, "little") + header + content)
 
 
 class Chunk:

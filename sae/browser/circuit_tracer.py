@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sae.storage.files import write_whole
+from sae.storage.files import write_atomically
 
 from .notes import Notes
 from .payload import short
@@ -32,9 +32,9 @@ def write(index: Index, folder: Path, notes: Notes, latents: Sequence[int]) -> N
             record = b"" if chosen is not None and latent.index not in chosen else _record(latent, layer)
             content += len(record).to_bytes(4, "little") + record
             offsets.append(len(content))
-        write_whole(features / f"layer_{layer}.bin", bytes(content))
+        write_atomically(features / f"layer_{layer}.bin", bytes(content))
         entries[layer] = {"filename": f"layer_{layer}.bin", "offsets": offsets}
-    write_whole(features / "index.json.gz", gzip.compress(json.dumps(entries).encode(), 6, mtime=0))
+    write_atomically(features / "index.json.gz", gzip.compress(json.dumps(entries).encode(), 6, mtime=0))
 
 
 def _record(latent: Latent, layer: str) -> bytes:

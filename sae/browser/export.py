@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sae.storage.files import check_writable, write_whole
+from sae.storage.files import check_writable, write_atomically
 
 from . import circuit_tracer, neuronpedia
 from .notes import Notes
@@ -60,9 +60,9 @@ def write_pages(index: Index, folder: Path, notes: Notes, latents: Sequence[int]
     _write_data(data, "notes", [notes.of(name) for name in index.places])
     exported = {"exported": list(latents)} if latents else {}
     _write_data(data, "index", about_index(index) | exported | {"shard": SHARD})
-    write_whole(folder / "style.css", (PAGE / "style.css").read_bytes())
-    write_whole(folder / "app.js", bundled().encode())
-    write_whole(folder / "index.html", _document().encode())
+    write_atomically(folder / "style.css", (PAGE / "style.css").read_bytes())
+    write_atomically(folder / "app.js", bundled().encode())
+    write_atomically(folder / "index.html", _document().encode())
 
 
 def _shards(place: Place, latents: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -86,7 +86,7 @@ def _tokens_of_list(place: Place) -> set[int]:
 def _write_data(folder: Path, name: str, value: Any) -> None:
     text = json.dumps(value, separators=(",", ":"))
     content = f"(window.saeData=window.saeData||{{}})[{json.dumps(name)}]={text};\n"
-    write_whole(folder / f"{name}.js", content.encode())
+    write_atomically(folder / f"{name}.js", content.encode())
 
 
 def bundled() -> str:

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sae.storage.files import MANIFEST, read_json, sha256_of, short, sync, write_whole
+from sae.storage.files import MANIFEST, read_json, sha256_of, short, sync, write_atomically
 
 VERSION = 1
 BLOCK = 2**18
@@ -140,7 +140,7 @@ class Writer:
         os.fsync(self._file.fileno())
         size = self._file.tell()
         self._file.close()
-        write_whole(crc_path(self.path), np.array(sums, "<u4").tobytes())
+        write_atomically(crc_path(self.path), np.array(sums, "<u4").tobytes())
         return size
 
     def abandon(self) -> None:
@@ -203,7 +203,7 @@ def write_manifest(folder: Path, header: Header) -> None:
     document = {"version": VERSION, **header._asdict(), "places": places}
     for name in header.files:
         sync((folder / name).parent)
-    write_whole(folder / MANIFEST, json.dumps(document | {"digest": _digest(document)}, indent=1).encode())
+    write_atomically(folder / MANIFEST, json.dumps(document | {"digest": _digest(document)}, indent=1).encode())
 
 
 def read_manifest(folder: Path) -> Header:
@@ -250,5 +250,5 @@ def read_vocabulary(folder: Path, sha256: str) -> list[str]:
 
 def write_vocabulary(folder: Path, tokens: list[str]) -> str:
     """Write the text of every token; the file's SHA-256."""
-    write_whole(folder / "vocabulary.json", json.dumps({"tokens": tokens}).encode())
+    write_atomically(folder / "vocabulary.json", json.dumps({"tokens": tokens}).encode())
     return sha256_of(folder / "vocabulary.json")

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from sae.storage.files import write_whole
+from sae.storage.files import write_atomically
 
 from .notes import Notes
 from .payload import short
@@ -72,7 +72,7 @@ def _write_about(root: Path, index: Index, place: Place, model: str, source: str
                    "num_tokens_in_prompt": index.ctx_len, "createdAt": now},
     }  # fmt: skip
     for name, value in objects.items():
-        write_whole(root / f"{name}.jsonl", (json.dumps(value) + "\n").encode())
+        write_atomically(root / f"{name}.jsonl", (json.dumps(value) + "\n").encode())
 
 
 def _feature(latent: Latent, model: str, source: str) -> dict[str, Any]:
@@ -130,4 +130,4 @@ def _explanation(latent: Latent, text: str, model: str, source: str) -> dict[str
 
 def _write_lines(path: Path, lines: Iterable[dict[str, Any]]) -> None:
     content = "".join(json.dumps(line) + "\n" for line in lines)
-    write_whole(path, gzip.compress(content.encode(), 6, mtime=0))
+    write_atomically(path, gzip.compress(content.encode(), 6, mtime=0))

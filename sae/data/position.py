@@ -5,7 +5,7 @@ from typing import Any
 from sae.storage.files import short
 
 
-def whole(state: dict[str, Any], name: str, most: int = 2**62) -> int:
+def count_in(state: dict[str, Any], name: str, most: int = 2**62) -> int:
     """`state[name]`. Raises ValueError unless it is a whole number between 0 and `most`."""
     value = state[name]
     if type(value) is not int or not 0 <= value <= most:

@@ -19,7 +19,7 @@ from sae.storage.files import short
 from .hold_out import NGRAM, Documents, Split, sharing_text, split
 from .ids import as_ids, has_padding, ids_column, joined_without_padding, row_ids
 from .pack import FIRST, LAST, keeps_its_place, own_view
-from .position import whole
+from .position import count_in
 from .read import IDS, MASK
 from .retry import Wait, patiently
 
@@ -186,7 +186,7 @@ class SequenceStream:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to the position of a `state_dict`."""
-        whole(state, "num_read")
+        count_in(state, "num_read")
         self.ctx_len  # noqa: B018 - from the first row, while we stand at the beginning
         if not self._can_resume and state["num_read"] >= self.num_read:
             while self.num_read < state["num_read"] and self.read(1):
@@ -528,7 +528,7 @@ class _ShuffledOrder:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.position = whole(state, "position", self.num_sequences or 0)
+        self.position = count_in(state, "position", self.num_sequences or 0)
 
 
 class _StreamOrder:
@@ -590,7 +590,7 @@ class _StreamOrder:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._source.load_state_dict(state["place"])
-        self.position, self._place = whole(state, "position"), state["place"]
+        self.position, self._place = count_in(state, "position"), state["place"]
 
 
 def _document_reader(rows: Any) -> Callable[[], list[np.ndarray]] | None:

@@ -286,7 +286,7 @@ class World:
         ranks = self.placement.replicas(self.rank)
         return dict(islice(held.items(), ranks.index(self.rank), None, len(ranks)))
 
-    def whole(self, name: str, held: dict[str, Tensor], *, is_split: Callable[[str], bool]) -> dict[str, Tensor]:
+    def assembled(self, name: str, held: dict[str, Tensor], *, is_split: Callable[[str], bool]) -> dict[str, Tensor]:
         """The tensors of an autoencoder, on the main process, whoever holds it; split parts are joined.
 
         Every rank calls it, with what it holds of it, or nothing.

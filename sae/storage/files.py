@@ -65,12 +65,12 @@ def short(value: object) -> str:
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """`write_whole` of a JSON object."""
-    write_whole(path, (json.dumps(value, indent=2) + "\n").encode())
+    """Write a JSON object with `write_atomically`."""
+    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
-def write_whole(path: Path, content: bytes | memoryview) -> None:
-    """Write the file so that a crash at any moment leaves the old one or the new, whole."""
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
+    """Write the file so that a crash at any moment leaves the old one or the new one, complete."""
     partial = path.with_name(f".{path.name}.partial")
     partial.unlink(missing_ok=True)
     with partial.open("xb") as file:

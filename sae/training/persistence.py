@@ -47,7 +47,7 @@ class Persistence:
 
     def _gathered(self, held: Mapping[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
         """On the main process the tensors of all autoencoders, brought there if need be; elsewhere nothing."""
-        gather = partial(self._world.whole, is_split=is_per_latent)
+        gather = partial(self._world.assembled, is_split=is_per_latent)
         found = {name: gather(name, held.get(name, {})) for name in self._shapes}
         return found if self._world.is_main else {}
 

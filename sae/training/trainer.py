@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sae.activations.feed import model_name, open_feed
 from sae.activations.source import Activations
 from sae.config import TrainConfig
-from sae.data.position import whole
+from sae.data.position import count_in
 from sae.dictionary.cross_layer import Together
 from sae.dictionary.wiring import Pair, pairs_of
 from sae.evaluation.reconstruction import ReconstructionMetrics, evaluate_reconstruction
@@ -426,7 +426,7 @@ class SaeTrainer:
             if self.end_to_end is not None:
                 self.end_to_end.load_state_dict(own["end_to_end"])
             self._position = self.source.state_dict()
-            self.step = whole(own, "step", self.total_steps)
+            self.step = count_in(own, "step", self.total_steps)
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:

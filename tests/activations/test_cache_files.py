@@ -296,7 +296,7 @@ def die_at(monkeypatch: pytest.MonkeyPatch, moment: int | None) -> list[int]:
         return call
 
     monkeypatch.setattr(cache_write, "_append", guarded(cache_write._append, half_of_append))
-    monkeypatch.setattr(cache_write, "write_whole", guarded(cache_write.write_whole))
+    monkeypatch.setattr(cache_write, "write_atomically", guarded(cache_write.write_atomically))
     for name in ("unlink", "rename", "replace", "mkdir"):
         monkeypatch.setattr(Path, name, guarded(getattr(Path, name)))
     return moments

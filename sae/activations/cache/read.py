@@ -25,7 +25,7 @@ from sae.activations.cache.format import (
     rows_path,
 )
 from sae.activations.source import Activations, Batch, counted
-from sae.data.position import whole
+from sae.data.position import count_in
 from sae.storage.files import MANIFEST, sha256_of, short
 
 AHEAD, READERS = 2, 8
@@ -185,7 +185,7 @@ class CachedActivations:
     ) -> None:
         self._cache, self._batch_size = cache, batch_size
         self._rows = {name: cache.rows(TRAIN, name) for name in hookpoints}
-        self._bounds = batch_bounds(cache, TRAIN, batch_size, whole=True)
+        self._bounds = batch_bounds(cache, TRAIN, batch_size, drop_incomplete=True)
         self._max_batches = max_batches
         self.batch_index = 0
         """How many batches were handed out or skipped."""
@@ -247,27 +247,29 @@ class CachedActivations:
                 f"[batch_size, tokens and seed] of the cache in {self._cache.folder} must be as they were "
                 f"saved, {short(state['cache'])}, got {self.state_dict()['cache']}; resume with the same cache"
             )
-        batch_index = whole(state, "batch_index")
+        batch_index = count_in(state, "batch_index")
         self._forget(list(self._reading))
         self.batch_index, self._last = batch_index, batch_index - 1
 
 
-def batch_bounds(cache: ActivationCache, section: str, batch_size: int, *, whole: bool) -> Int64[np.ndarray, " bounds"]:
-    """Where batches of `batch_size` sequences begin and end among the tokens; `whole` drops an incomplete last one."""
+def batch_bounds(
+    cache: ActivationCache, section: str, batch_size: int, *, drop_incomplete: bool
+) -> Int64[np.ndarray, " bounds"]:
+    """Bounds of batches of `batch_size` sequences among the tokens, with an incomplete last one unless dropped."""
     kept = cache.kept(section)
     if kept is None:
         tokens = batch_size * cache.header.ctx_len
         return np.arange(0, cache.num_tokens + 1, tokens)
     ends = np.concatenate([[0], np.cumsum(kept)])
     bounds = ends[::batch_size]
-    return bounds if whole or len(kept) % batch_size == 0 else np.append(bounds, ends[-1])
+    return bounds if drop_incomplete or len(kept) % batch_size == 0 else np.append(bounds, ends[-1])
 
 
 def held_out_batches(cache: ActivationCache, hookpoints: Sequence[str], batch_size: int) -> Iterator[Batch]:
     """The held-out tokens and their activations, in batches of `batch_size` sequences, as a live run measures them."""
     options = cache.header.options
     rows = {name: cache.rows(HELD_OUT, name) for name in hookpoints}
-    bounds = batch_bounds(cache, HELD_OUT, batch_size, whole=False).tolist()
+    bounds = batch_bounds(cache, HELD_OUT, batch_size, drop_incomplete=False).tolist()
     for tokens, start, stop in zip(cache.held_out_tokens().split(batch_size), bounds[:-1], bounds[1:], strict=True):
         kept = counted(tokens, options["exclude_tokens"], options["exclude_positions"]).flatten().nonzero().squeeze(1)
         yield Batch(tokens, kept, {name: of_hookpoint.read(start, stop) for name, of_hookpoint in rows.items()})

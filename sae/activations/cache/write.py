@@ -39,7 +39,7 @@ from sae.activations.cache.format import (
     rows_path,
 )
 from sae.activations.source import Batch, LiveActivations
-from sae.storage.files import MANIFEST, absolute, read_json, sha256_of, write_whole
+from sae.storage.files import MANIFEST, absolute, read_json, sha256_of, write_atomically
 from sae.storage.lock import alone_in, holds_nothing, remove_left_lock
 
 BUFFER_BYTES, APPEND_BYTES = 2**26, 2**16
@@ -241,7 +241,7 @@ class _Writer:
     def _save_progress(self) -> None:
         state: dict[str, Any] = {"header": self._header._asdict(), "place": self.place, "finishing": self.finishing}
         state |= {"lengths": self._lengths, "sequences": self._sequences}
-        write_whole(self.folder / PROGRESS, json.dumps(state).encode())
+        write_atomically(self.folder / PROGRESS, json.dumps(state).encode())
 
     def _path(self, section: str, hookpoint: str, shard: int) -> Path:
         """Where the first pass writes."""
@@ -327,7 +327,7 @@ class _Writer:
             hashes[name] = sha256_of(self.folder / name)
         files = {name: ((self.folder / name).stat().st_size, sha256) for name, sha256 in sorted(hashes.items())}
         manifest = CacheManifest(self._header, self._lengths, files)
-        write_whole(self.folder / MANIFEST, manifest_to_json(manifest).encode())
+        write_atomically(self.folder / MANIFEST, manifest_to_json(manifest).encode())
         _tidy(self.folder)
         return manifest
 
@@ -340,7 +340,7 @@ class _Writer:
             return sha256_of(final)
         rows = np.fromfile(dealt, np.uint8).reshape(-1, self._widths[hookpoint])
         rows = rows[_random(self._header.seed, 1, shard).permutation(len(rows))]
-        write_whole(final, rows.data)
+        write_atomically(final, rows.data)
         dealt.unlink()
         return hashlib.sha256(rows.data).hexdigest()
 
