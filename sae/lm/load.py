@@ -32,24 +32,24 @@ def load_config(name: str, *, revision: str | None = None, token: str | None = N
     """The model's config: a few kB from the Hub, or read off a local folder or .gguf file; of an adapter its base's."""
     if adapter := adapter_in(name):
         return load_config(adapter.base, revision=adapter.revision, token=token)
-    place, access = _place(name), Access(name, revision, token)
-    with _loading(place, access):
-        if place.gguf_file is not None:
-            stat = place.path.stat()
-            return copy.deepcopy(_gguf_config(place, (stat.st_mtime_ns, stat.st_size)))
+    location, access = _location(name), Access(name, revision, token)
+    with _loading(location, access):
+        if location.gguf_file is not None:
+            stat = location.path.stat()
+            return copy.deepcopy(_gguf_config(location, (stat.st_mtime_ns, stat.st_size)))
         from transformers import AutoConfig, PreTrainedConfig
 
-        _check_file(place)
-        written, _ = PreTrainedConfig.get_config_dict(**_source(place, access))
+        _check_file(location)
+        written, _ = PreTrainedConfig.get_config_dict(**_source(location, access))
         _check_depth(written)
-        return AutoConfig.from_pretrained(**_source(place, access))
+        return AutoConfig.from_pretrained(**_source(location, access))
 
 
 _MAX_CONFIG_BYTES, _MAX_LAYERS = 2**24, 10_000
 
 
-def _check_file(place: "Place") -> None:
-    path = Path(place.folder, "config.json")
+def _check_file(location: "ModelLocation") -> None:
+    path = Path(location.folder, "config.json")
     if path.exists() and (not path.is_file() or path.stat().st_size > _MAX_CONFIG_BYTES):
         raise ValueError(f"config.json must be a file of at most {_MAX_CONFIG_BYTES} bytes")
 
@@ -84,7 +84,7 @@ def load_skeleton(
         check_peft(name)
         name, revision = adapter.base, adapter.revision
     config = load_config(name, revision=revision, token=token)
-    with _loading(_place(name), Access(name, revision, token)), torch.device("meta"):
+    with _loading(_location(name), Access(name, revision, token)), torch.device("meta"):
         from transformers import AutoModel
 
         options = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
@@ -108,11 +108,11 @@ def load_tokenizer(name: str, *, revision: str | None = None, token: str | None 
     adapter = adapter_in(name)
     if adapter and not Path(adapter.folder, "tokenizer_config.json").exists():
         return load_tokenizer(adapter.base, revision=adapter.revision, token=token)
-    place, access = Place(adapter.folder) if adapter else _place(name), Access(name, revision, token)
-    with _loading(place, access):
+    location, access = ModelLocation(adapter.folder) if adapter else _location(name), Access(name, revision, token)
+    with _loading(location, access):
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(**_source(place, access))
+        tokenizer = AutoTokenizer.from_pretrained(**_source(location, access))
     # transformers builds an empty tokenizer, and says nothing, when the files are missing
     if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
         raise ValueError(f"model {name} must come with a tokenizer, and has no tokenizer files; add its tokenizer.json")
@@ -166,8 +166,8 @@ def load_model(
         whole = load_model(adapter.base, revision=adapter.revision, head=True, **same)
         merge(name, whole, adapter)
         return frozen(whole, head)
-    place, access = _place(name), Access(name, revision, token)
-    options = _quantization(place, load_in_8bit)
+    location, access = _location(name), Access(name, revision, token)
+    options = _quantization(location, load_in_8bit)
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
     if device_map is not None and (room := _free_memory(devices)):
@@ -176,9 +176,9 @@ def load_model(
     incomplete: list[ValueError] = []
     for cls in _classes(config, head):
         try:
-            with _loading(place, access):
+            with _loading(location, access):
                 model, info = cls.from_pretrained(
-                    **_source(place, access),
+                    **_source(location, access),
                     config=copy.deepcopy(config),
                     dtype=dtype,
                     device_map=device_map or {"": torch.device(device)},
@@ -313,7 +313,7 @@ def vocab_size(model: nn.Module | PreTrainedConfig) -> int:
     return vocab_size(config)
 
 
-class Place(NamedTuple):
+class ModelLocation(NamedTuple):
     """Where a model is: a hub id or a local folder, and the file in it if that is a GGUF file."""
 
     folder: str
@@ -324,53 +324,53 @@ class Place(NamedTuple):
         return Path(self.folder, self.gguf_file or "")
 
 
-def _place(name: str) -> Place:
+def _location(name: str) -> ModelLocation:
     path = Path(name).expanduser()
     if path.is_dir():
-        return _folder_place(name, path)
+        return _folder_location(name, path)
     if path.is_file():
         if path.suffix != ".gguf":
             raise ValueError(f"model {name} must be a hub id, a folder or a .gguf file; give the folder {path.parent}")
-        return Place(str(path.parent), path.name)
+        return ModelLocation(str(path.parent), path.name)
     if name.startswith((".", "/", "~")) or path.suffix == ".gguf" or name.count("/") > 1:
         raise ValueError(f"model {name} does not exist: there is no such file or folder; check the path")
-    return Place(name)
+    return ModelLocation(name)
 
 
-def _folder_place(name: str, path: Path) -> Place:
+def _folder_location(name: str, path: Path) -> ModelLocation:
     if (path / "config.json").is_file():
-        return Place(str(path))
+        return ModelLocation(str(path))
     files = sorted(path.glob("*.gguf"))
     if len(files) == 1:
-        return Place(str(path), files[0].name)
+        return ModelLocation(str(path), files[0].name)
     if files:
         raise ValueError(f"model {name} must be one of the {len(files)} .gguf files in that folder; give its path")
     raise ValueError(f"model {name} is not a model folder: it has no config.json and no .gguf file; check the path")
 
 
-def _source(place: Place, access: Access) -> dict[str, Any]:
+def _source(location: ModelLocation, access: Access) -> dict[str, Any]:
     """What every from_pretrained of transformers is told about where the model is."""
-    source: dict[str, Any] = {"pretrained_model_name_or_path": place.folder, "trust_remote_code": False}
-    if place.gguf_file is not None:
-        return source | {"gguf_file": place.gguf_file}
+    source: dict[str, Any] = {"pretrained_model_name_or_path": location.folder, "trust_remote_code": False}
+    if location.gguf_file is not None:
+        return source | {"gguf_file": location.gguf_file}
     return source | {"revision": access.revision or "main", "token": access.token}
 
 
 @functools.lru_cache(maxsize=4)
-def _gguf_config(place: Place, stamp: tuple[int, int]) -> PreTrainedConfig:
+def _gguf_config(location: ModelLocation, stamp: tuple[int, int]) -> PreTrainedConfig:
     """A GGUF file's config, parsed once for each state of the file (2 s for a vocabulary of 49 152 tokens)."""
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(**_source(place, Access(place.folder)))
+    return AutoConfig.from_pretrained(**_source(location, Access(location.folder)))
 
 
-def _quantization(place: Place, load_in_8bit: bool) -> dict[str, Any]:
+def _quantization(location: ModelLocation, load_in_8bit: bool) -> dict[str, Any]:
     """The `quantization_config` to load with, checked against what is installed."""
-    if load_in_8bit and place.gguf_file is not None:
+    if load_in_8bit and location.gguf_file is not None:
         raise ValueError("--load_in_8bit must not be used with a .gguf file, which is always unpacked; drop it")
     if load_in_8bit and importlib.util.find_spec("bitsandbytes") is None:
         raise ValueError("--load_in_8bit needs bitsandbytes, which is not installed; pip install bitsandbytes")
-    if not load_in_8bit and place.gguf_file is None:
+    if not load_in_8bit and location.gguf_file is None:
         return {}
     import transformers
 
@@ -382,10 +382,10 @@ def _quantization(place: Place, load_in_8bit: bool) -> dict[str, Any]:
 
 
 @contextmanager
-def _loading(place: Place, access: Access) -> Iterator[None]:
+def _loading(location: ModelLocation, access: Access) -> Iterator[None]:
     """transformers at work on this model: quiet, errors of one line, random state as before."""
     with ExitStack() as stack:
-        if place.gguf_file is not None:
+        if location.gguf_file is not None:
             if importlib.util.find_spec("gguf") is None:
                 raise ValueError(f"model {access.name} needs gguf, which is not installed; pip install gguf")
             stack.enter_context(explained(access, "cannot be read as GGUF: {text}; download it again"))

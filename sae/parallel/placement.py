@@ -49,7 +49,7 @@ class Placement(NamedTuple):
         return self.size > 1 and (self.shards > 1 or self.owners is not None)
 
 
-def place(
+def placement_of(
     costs: Mapping[str, int], hookpoints: Mapping[str, Sequence[str]], *, size: int, shards: int, distribute: bool
 ) -> Placement:
     """The placement, on `size` ranks, of autoencoders whose steps cost `costs` and that need `hookpoints`.

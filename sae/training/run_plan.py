@@ -15,7 +15,7 @@ from sae.config import SaeConfig, TrainConfig, several
 from sae.dictionary.autoencoder import Sae
 from sae.dictionary.spec import Spec
 from sae.dictionary.wiring import ARROW, CROSSCODER, Wiring
-from sae.parallel.placement import Placement, place
+from sae.parallel.placement import Placement, placement_of
 from sae.training.recipe import Recipe, firings, peak_lr, schedule, steps_per_batch, warmup_steps
 
 T = TypeVar("T")
@@ -359,7 +359,7 @@ def _labels(combinations: list[dict[str, Any]]) -> list[str]:
 def _placement(cfg: TrainConfig, saes: Mapping[str, SaePlan], widths: Mapping[str, int], processes: int) -> Placement:
     """Which process trains what: by the cost of the product with the encoder."""
     d_in = {name: plan.d_in(widths) for name, plan in saes.items()}
-    found = place(
+    found = placement_of(
         {name: d_in[name] * plan.cfg.latents_for(d_in[name]) for name, plan in saes.items()},
         {name: plan.wiring.hookpoints for name, plan in saes.items()},
         size=processes,

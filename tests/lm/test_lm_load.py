@@ -149,7 +149,7 @@ def test_a_gguf_file_tells_config_skeleton_and_tokenizer(llama_gguf: Path) -> No
 
 
 def test_gguf_weights_are_asked_for_unpacked() -> None:
-    options = sae.lm.load._quantization(sae.lm.load.Place("folder", "model.gguf"), load_in_8bit=False)
+    options = sae.lm.load._quantization(sae.lm.load.ModelLocation("folder", "model.gguf"), load_in_8bit=False)
     assert options["quantization_config"].dequantize
 
 

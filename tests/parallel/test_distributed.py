@@ -17,7 +17,7 @@ from several import Launcher, launcher
 
 import sae.__main__
 from sae import Sae, TrainConfig
-from sae.parallel.placement import place
+from sae.parallel.placement import placement_of
 from sae.parallel.world import World
 from sae.runs import checkpoint
 from sae.training.launch import check_processes
@@ -257,7 +257,7 @@ def test_the_bytes_of_split_latents_are_those_of_the_formula(two: Path, name: st
 
 def elsewhere_of(rank: int) -> int:
     """The widths, together, of the hookpoints that the other rank trains on."""
-    placement = place(WIDTH_OF, {name: name for name in WIDTHS}, size=2, shards=1, distribute=True)
+    placement = placement_of(WIDTH_OF, {name: name for name in WIDTHS}, size=2, shards=1, distribute=True)
     return sum(width for name, width in WIDTH_OF.items() if not placement.holds(rank, name))
 
 
