@@ -67,10 +67,10 @@ def check(library: str, kind: str, folder: Path) -> dict[str, float]:
     format_name, _ = CLIENTS[library]
     saved, hookpoint = dictionary(kind), "layers.0.mlp" if "transcoder" in kind else "layers.0"
     write_set(folder, {hookpoint: lambda: saved}, format_name, About(model="gpt2"))
-    (place,) = find(folder).values()
+    (stored,) = find(folder).values()
     x = torch.randn(TOKENS, D) * 2
     save_file({"x": x}, folder / "x.safetensors")
-    command = [str(peers.python_of(library)), str(HERE / f"read_{library}.py"), str(place.path), str(folder)]
+    command = [str(peers.python_of(library)), str(HERE / f"read_{library}.py"), str(stored.path), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1",
                           "WANDB_MODE": "offline", "HOME": str(folder), "OMP_NUM_THREADS": "1"})  # fmt: skip
     if done.returncode:

@@ -16,7 +16,7 @@ from sae.evaluation.thresholds import with_fitted_threshold
 from sae.formats.convert import says_topk, writable, write_set
 from sae.formats.describe import Description, describe
 from sae.formats.find import find
-from sae.formats.format import About, Place
+from sae.formats.format import About, StoredDictionary
 from sae.formats.hub import find_anywhere
 from sae.runs.folder import RunRecord
 
@@ -34,7 +34,7 @@ def convert(cfg: ConvertConfig) -> int:
     partial_target = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial_target, ignore_errors=True)
     try:
-        readers = {name: partial(_read, cfg, name, place, cache) for name, place in found.items()}
+        readers = {name: partial(_read, cfg, name, stored, cache) for name, stored in found.items()}
         write_set(partial_target, readers, cfg.to, about_run(next(iter(found.values()))))
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
@@ -42,22 +42,22 @@ def convert(cfg: ConvertConfig) -> int:
         partial_target.rename(target)
     finally:
         shutil.rmtree(partial_target, ignore_errors=True)
-    _show([describe(name, place) for name, place in find(target).items()])
+    _show([describe(name, stored) for name, stored in find(target).items()])
     return 0
 
 
-def about_run(place: Place) -> About:
+def about_run(stored: StoredDictionary) -> About:
     """What the run's record says of model and data."""
-    record = RunRecord.of(place.path)
+    record = RunRecord.of(stored.path)
     options = record.options if record is not None else {}
     ctx_len = record.derived.get("ctx_len") if record is not None else None
     known = {name: str(options[name]) for name in ("model", "dataset") if isinstance(options.get(name), str)}
     return About(**known, ctx_len=ctx_len if type(ctx_len) is int else 0)
 
 
-def _read(cfg: ConvertConfig, name: str, place: Place, cache: ActivationCache | None) -> Saved:
+def _read(cfg: ConvertConfig, name: str, stored: StoredDictionary, cache: ActivationCache | None) -> Saved:
     """The dictionary, with a threshold if the format needs one and activations are given."""
-    saved = place.read()
+    saved = stored.read()
     if saved.spec.cfg.cross_layer and cfg.hookpoints:
         raise ValueError(
             f"hookpoints must not part the layers of a cross-layer transcoder, of which {name} is one; leave it out"
@@ -99,7 +99,7 @@ def _activations(cache: ActivationCache, hookpoints: Sequence[str]) -> list[torc
 
 def info(cfg: InfoConfig) -> int:
     """Print a line for each dictionary."""
-    _show([describe(name, place) for name, place in find_anywhere(cfg.source).items()])
+    _show([describe(name, stored) for name, stored in find_anywhere(cfg.source).items()])
     return 0
 
 

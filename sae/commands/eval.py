@@ -72,7 +72,7 @@ def compare_latents(cfg: EvalConfig) -> int:
     plan = plan_stability(cfg)
     load = {
         label: {hookpoint: partial(Sae.load_from_disk, folder) for hookpoint, folder in folders.items()}
-        for label, folders in plan.places.items()
+        for label, folders in plan.folders.items()
     }
     found = stabilities(load, plan.first, tell=note)
     about = {"command": " ".join(command()), "versions": ", ".join(f"{k} {v}" for k, v in versions().items())}

@@ -12,7 +12,7 @@ from sae.formats.convert import writable, write_set
 from sae.formats.describe import describe
 from sae.formats.find import find
 from sae.formats.find import local as here
-from sae.formats.format import Place
+from sae.formats.format import StoredDictionary
 from sae.formats.upload import CARD, check_repository, files_below, upload
 from sae.runs.folder import RunRecord
 from sae.storage.files import read_json
@@ -54,18 +54,18 @@ def push(cfg: PushConfig) -> int:
     return 0
 
 
-def _files(cfg: PushConfig, found: dict[str, Place], staged: Path) -> dict[str, Path | bytes]:
+def _files(cfg: PushConfig, found: dict[str, StoredDictionary], staged: Path) -> dict[str, Path | bytes]:
     """What the repository gets, by path: our own format at the top, others in folders of their names, and the card."""
     first = next(iter(found.values()))
     about = about_run(first)
-    readers = {name: place.read for name, place in found.items()}
+    readers = {name: stored.read for name, stored in found.items()}
     write_set(staged / "own", readers, "eleuther", about)
     files = files_below(staged / "own")
     for name in cfg.formats:
         if name != "eleuther":
             write_set(staged / name, readers, name, about)
             files |= files_below(staged / name, name)
-    described = {name: describe(name, place) for name, place in find(staged / "own").items()}
+    described = {name: describe(name, stored) for name, stored in find(staged / "own").items()}
     record = RunRecord.of(first.path)
     run = {} if record is None else {name: record.options[name] for name in _TOLD if record.options.get(name)}
     text = card(

@@ -307,9 +307,9 @@ class Sae(nn.Module):
         Raises:
             ValueError: Names the file and what is wrong with it.
         """
-        from sae.formats.find import place_at
+        from sae.formats.find import stored_at
 
-        return cls.from_saved(place_at(Path(path)).read(), device)
+        return cls.from_saved(stored_at(Path(path)).read(), device)
 
     @classmethod
     def load_from_hub(
@@ -342,8 +342,8 @@ class Sae(nn.Module):
 
         access = Access(revision, token, cache_dir)
         found = fetch(name, None if hookpoint is None else [hookpoint], access=access, only_one=True)
-        (place,) = found.values()
-        return cls.from_saved(place.read(), device)
+        (stored,) = found.values()
+        return cls.from_saved(stored.read(), device)
 
     @classmethod
     def load_many(
@@ -382,7 +382,7 @@ class Sae(nn.Module):
 
         access = Access(revision, token, cache_dir)
         found = find_anywhere(name, layers, pattern, local=local, access=access)
-        return {hookpoint: cls.from_saved(place.read(), device) for hookpoint, place in found.items()}
+        return {hookpoint: cls.from_saved(stored.read(), device) for hookpoint, stored in found.items()}
 
     @classmethod
     def of_tensors(cls, cfg: SaeConfig, tensors: Mapping[str, Tensor], *, like: Spec | None = None) -> "Sae":

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from sae.config import EvalConfig, TextConfig
 from sae.formats.find import find, local
-from sae.formats.format import Place
+from sae.formats.format import StoredDictionary
 from sae.formats.hub import fetch
 from sae.runs.folder import RunRecord, fingerprints_in
 from sae.storage.files import absolute, check_writable
@@ -57,8 +57,8 @@ def plan_evaluation(cfg: EvalConfig, *, context_limit: Any) -> EvalPlan:
     names = list(dict.fromkeys([cfg.checkpoint, *cfg.compare]))
     found = {name: _locate(name, cfg.hookpoints) for name in names}
     folders: dict[str, dict[str, Path]] = {}
-    for name, (_, places) in found.items():
-        folders |= _find(name, places, cfg.hookpoints)
+    for name, (_, dictionaries) in found.items():
+        folders |= _find(name, dictionaries, cfg.hookpoints)
     # probes mean little alone
     kinds: Sequence[str] = list(dict.fromkeys(cfg.baselines)) or ["random", "pca"] * (cfg.probes is not None)
     first = _find(cfg.checkpoint, found[cfg.checkpoint][1], cfg.hookpoints) if kinds else {}
@@ -85,7 +85,7 @@ def plan_evaluation(cfg: EvalConfig, *, context_limit: Any) -> EvalPlan:
 class StabilityPlan(NamedTuple):
     """Dictionaries whose latents are to be compared."""
 
-    places: dict[str, dict[str, Path]]
+    folders: dict[str, dict[str, Path]]
     """Folders of the autoencoders, by the label of the checkpoint and the hookpoint."""
     first: set[str]
     """The labels of the checkpoint that was named first."""
@@ -94,38 +94,40 @@ class StabilityPlan(NamedTuple):
 
 def plan_stability(cfg: EvalConfig) -> StabilityPlan:
     """Find the checkpoints. Raises ValueError in one line."""
-    path, places = _locate(cfg.checkpoint, cfg.hookpoints)
-    first = _find(cfg.checkpoint, places, cfg.hookpoints)
+    path, dictionaries = _locate(cfg.checkpoint, cfg.hookpoints)
+    first = _find(cfg.checkpoint, dictionaries, cfg.hookpoints)
     found = dict(first)
     for name in cfg.stability:
         found |= _find(name, _locate(name, cfg.hookpoints)[1], cfg.hookpoints)
     return StabilityPlan(found, set(first), _free_folder(cfg, RunRecord.of(path)))
 
 
-def _find(name: str, places: dict[str, Place], hookpoints: Sequence[str]) -> dict[str, dict[str, Path]]:
+def _find(
+    name: str, dictionaries: dict[str, StoredDictionary], hookpoints: Sequence[str]
+) -> dict[str, dict[str, Path]]:
     """Folders of the autoencoders of `name`, by label: one label for each configuration that a run trained."""
     grouped: dict[str, dict[str, Path]] = {}
-    for full, place in places.items():
+    for full, stored in dictionaries.items():
         group, _, hookpoint = full.rpartition("/")
-        if place.relative == "." and len(hookpoints) == 1 and not _is_pattern(hookpoints[0]):
+        if stored.relative == "." and len(hookpoints) == 1 and not _is_pattern(hookpoints[0]):
             hookpoint = hookpoints[0]  # one that was named itself is where the user says
         if not hookpoints or any(fnmatch.fnmatchcase(hookpoint, pattern) for pattern in hookpoints):
-            grouped.setdefault(f"{name.rstrip('/')}/{group}".rstrip("/"), {})[hookpoint] = place.path
+            grouped.setdefault(f"{name.rstrip('/')}/{group}".rstrip("/"), {})[hookpoint] = stored.path
     if not grouped:
         raise ValueError(
             f"hookpoints must name autoencoders of {name}, got {' '.join(hookpoints)}; "
-            f"it has {', '.join(sorted(places)[:20])}"
+            f"it has {', '.join(sorted(dictionaries)[:20])}"
         )
     return grouped
 
 
-def _locate(name: str, hookpoints: Sequence[str]) -> tuple[Path, dict[str, Place]]:
+def _locate(name: str, hookpoints: Sequence[str]) -> tuple[Path, dict[str, StoredDictionary]]:
     """Folder and autoencoders of that name; of a hub repository only those that are named, if all are without globs."""
     if (folder := local(name)) is not None:
         return folder, find(folder)
     named = bool(hookpoints) and not any(_is_pattern(hookpoint) for hookpoint in hookpoints)
-    places = fetch(name, hookpoints if named else None)
-    return next(iter(places.values())).root, places
+    dictionaries = fetch(name, hookpoints if named else None)
+    return next(iter(dictionaries.values())).root, dictionaries
 
 
 def _is_pattern(hookpoint: str) -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sae.formats.files import Shape, shapes_of
-from sae.formats.format import Place, quietly
+from sae.formats.format import StoredDictionary, quietly
 from sae.formats.qwen_scope import QWEN_SCOPE, k_of
 from sae.storage.files import short
 
@@ -32,9 +32,9 @@ class Description(NamedTuple):
     """Size of all files."""
 
 
-def describe(name: str, place: Place) -> Description:
+def describe(name: str, stored: StoredDictionary) -> Description:
     """The dictionary at a place. Raises ValueError naming the file and the rule it breaks; reads no weights."""
-    paths = [place.root / file for file in place.files]
+    paths = [stored.root / file for file in stored.files]
     weights = next(path for path in reversed(paths) if path.suffix not in (".json", ".yaml"))
     shapes = shapes_of(weights)
     latents = prod(_first(weights, shapes, _BIASES).dims)
@@ -42,11 +42,11 @@ def describe(name: str, place: Place) -> Description:
     config = _flat(next((quietly(path) for path in paths if path.suffix == ".json"), {}))
     return Description(
         hookpoint=name,
-        format=place.format.name,
+        format=stored.format.name,
         d_in=prod(encoder.dims) // max(latents, 1),
         num_latents=latents,
         d_out=prod(decoder.dims) // max(latents, 1),
-        rule=_rule(place, config, shapes),
+        rule=_rule(stored, config, shapes),
         dtype=_TYPES.get(encoder.dtype, encoder.dtype),
         model=short(config["model_name"]).strip("'") if config.get("model_name") else "",
         num_bytes=sum(path.stat().st_size for path in paths),
@@ -68,13 +68,13 @@ def _flat(config: dict[str, Any]) -> dict[str, Any]:
     return {name: value for part in (*parts, config) for name, value in part.items()}
 
 
-def _rule(place: Place, config: dict[str, Any], shapes: dict[str, Shape]) -> str:
+def _rule(stored: StoredDictionary, config: dict[str, Any], shapes: dict[str, Shape]) -> str:
     by_tensors = "jumprelu" if any("threshold" in name for name in shapes) else "topk" if "k" in config else ""
     rule = next((config[name] for name in _RULES if isinstance(config.get(name), str)), by_tensors)
     rule = "topk" if config.get("activation_fn_str") == "topk" else rule
     k = config.get("k", config.get("top_k"))
-    if place.format is QWEN_SCOPE:
-        rule, k = "topk", k_of(place.path)
+    if stored.format is QWEN_SCOPE:
+        rule, k = "topk", k_of(stored.path)
     kinds = [name for name in ("transcode", "skip_connection") if config.get(name) is True]
     words = [short(rule).strip("'"), *([f"k {k}"] if type(k) is int and "jump" not in str(rule) else []), *kinds]
     return ", ".join(words)

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from sae.formats import FORMATS
 from sae.formats.eleuther import ELEUTHER, canonical
-from sae.formats.format import Place, names_below
+from sae.formats.format import StoredDictionary, names_below
 from sae.storage.files import newest_step, read_json, short
 
 BEST = "best.json"
@@ -15,37 +15,38 @@ _SEED = re.compile(r"seed\d+")
 _INPUT_OF_BLOCK = re.compile(r"(?:.+\.)?(\d+)\.input")
 
 
-def places_in(folder: Path, names: Sequence[str]) -> list[Place]:
+def stored_in(folder: Path, names: Sequence[str]) -> list[StoredDictionary]:
     """The dictionaries among files of these relative names, which need not be there yet, each once.
 
     Raises ValueError for one that files of two formats claim.
     """
-    known, found = frozenset(names), dict[str, Place]()
+    known, found = frozenset(names), dict[str, StoredDictionary]()
     for name in names:
         for each in FORMATS.values():
             claim = each.claim(PurePosixPath(name), known)
             if claim is None:
                 continue
-            other = found.setdefault(claim.place, Place(each, folder / claim.place, claim.files, claim.place))
+            here = StoredDictionary(each, folder / claim.relative, claim.files, claim.relative)
+            other = found.setdefault(claim.relative, here)
             if other.format is not each:
                 raise ValueError(
-                    f"{folder / claim.place} must hold one format, but has {other.format.files} of "
+                    f"{folder / claim.relative} must hold one format, but has {other.format.files} of "
                     f"{other.format.library} and {each.files} of {each.library}; move one of them away"
                 )
     return list(found.values())
 
 
-def place_at(path: Path) -> Place:
+def stored_at(path: Path) -> StoredDictionary:
     """The one dictionary in a folder, or in a file. Raises ValueError if there is none, or several."""
     folder = path.parent if path.is_file() else path
-    found = places_in(folder, names_below(folder, depth=0))
+    found = stored_in(folder, names_below(folder, depth=0))
     if path.is_file():
-        found = [place for place in found if path.name in place.files]
-    found = [place for place in found if place.relative == "."] or found
+        found = [stored for stored in found if path.name in stored.files]
+    found = [stored for stored in found if stored.relative == "."] or found
     if len(found) == 1:
         return found[0]
     if found:
-        several = ", ".join(place.relative for place in found[:8])
+        several = ", ".join(stored.relative for stored in found[:8])
         raise ValueError(f"{path} must hold one dictionary, but holds {several}; name one, or use Sae.load_many")
     raise ValueError(
         f"{path} must hold a dictionary, but there is {_looked_for()}; "
@@ -57,7 +58,7 @@ def _looked_for() -> str:
     return "no " + ", no ".join(dict.fromkeys(f"{each.files} ({each.library})" for each in FORMATS.values()))
 
 
-def find(folder: Path, names: Iterable[str] | None = None, pattern: str | None = None) -> dict[str, Place]:
+def find(folder: Path, names: Iterable[str] | None = None, pattern: str | None = None) -> dict[str, StoredDictionary]:
     """The dictionaries below `folder`, by hookpoint, in natural order.
 
     A run's folder stands for its newest checkpoint, and one dictionary's for that alone. Of several at a hookpoint
@@ -70,8 +71,8 @@ def find(folder: Path, names: Iterable[str] | None = None, pattern: str | None =
 
 
 def chosen_of(
-    folder: Path | str, found: dict[str, Place], names: Iterable[str] | None, pattern: str | None
-) -> dict[str, Place]:
+    folder: Path | str, found: dict[str, StoredDictionary], names: Iterable[str] | None, pattern: str | None
+) -> dict[str, StoredDictionary]:
     """The dictionaries of `found` that are named; see `find`."""
     if names is None:
         chosen = {name: [name] for name in found if pattern is None or fnmatch.fnmatchcase(name, pattern)}
@@ -94,11 +95,11 @@ def chosen_of(
     return {name: found[chosen[name][0]] for name in sorted(chosen, key=_natural)}
 
 
-def _meant(name: str, found: dict[str, Place]) -> list[str]:
+def _meant(name: str, found: dict[str, StoredDictionary]) -> list[str]:
     """Which of `found` a name stands for."""
     if (own := canonical(name)) in found:
         return [own]
-    if by_path := [key for key, place in found.items() if place.relative == name]:
+    if by_path := [key for key, stored in found.items() if stored.relative == name]:
         return by_path
     block = _INPUT_OF_BLOCK.fullmatch(name)
     also = [name] if block is None else [name, f"layer_{block[1]}", f"layer_{block[1]}.pt"]
@@ -107,32 +108,32 @@ def _meant(name: str, found: dict[str, Place]) -> list[str]:
     return same or (near if len(near) == 1 else [])
 
 
-def found_in(folder: Path) -> dict[str, Place]:
+def found_in(folder: Path) -> dict[str, StoredDictionary]:
     """All dictionaries below `folder`, by group and hookpoint."""
     if _is_a_seed(folder):
         seed, every = f"{folder.name}/", found_in(folder.parent)
-        return {name.replace(seed, "", 1): place for name, place in every.items() if f"/{seed}" in f"/{name}"}
+        return {name.replace(seed, "", 1): stored for name, stored in every.items() if f"/{seed}" in f"/{name}"}
     folder = newest_step(folder)
-    return named(places_in(folder, names_below(folder)))
+    return named(stored_in(folder, names_below(folder)))
 
 
-def named(places: Iterable[Place]) -> dict[str, Place]:
+def named(dictionaries: Iterable[StoredDictionary]) -> dict[str, StoredDictionary]:
     """Dictionaries by group and hookpoint."""
-    every = {place.relative: place for place in places}
-    below = {relative: place for relative, place in every.items() if relative != "."} or every
+    every = {stored.relative: stored for stored in dictionaries}
+    below = {relative: stored for relative, stored in every.items() if relative != "."} or every
     # What eai-sparsify puts into `best` is an earlier state of what lies beside it.
-    newest = {relative: place for relative, place in below.items() if not relative.startswith("best/")} or below
-    pairs = [(_name_of(place), place) for place in newest.values()]
+    newest = {relative: stored for relative, stored in below.items() if not relative.startswith("best/")} or below
+    pairs = [(_name_of(stored), stored) for stored in newest.values()]
     counts: dict[str, int] = {}
     for name, _ in pairs:
         counts[name] = counts.get(name, 0) + 1
-    return {name if counts[name] == 1 else f"{place.relative}/{name}": place for name, place in pairs}
+    return {name if counts[name] == 1 else f"{stored.relative}/{name}": stored for name, stored in pairs}
 
 
-def _name_of(place: Place) -> str:
-    if place.format is ELEUTHER and place.relative != ".":
-        return canonical(place.relative.removeprefix("best/"))
-    return place.format.hookpoint(place.path) or ELEUTHER.hookpoint(place.path)
+def _name_of(stored: StoredDictionary) -> str:
+    if stored.format is ELEUTHER and stored.relative != ".":
+        return canonical(stored.relative.removeprefix("best/"))
+    return stored.format.hookpoint(stored.path) or ELEUTHER.hookpoint(stored.path)
 
 
 def _is_a_seed(folder: Path) -> bool:

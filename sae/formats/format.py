@@ -23,7 +23,7 @@ class About(NamedTuple):
 class Claim(NamedTuple):
     """A dictionary that a file's name reveals."""
 
-    place: str
+    relative: str
     """Relative path that `Format.read` takes: a folder, or the file itself."""
     files: tuple[str, ...]
     """Relative paths of the files that reading it needs."""
@@ -52,7 +52,7 @@ class Format(NamedTuple):
     """Complete a set of dictionaries, given their hookpoints."""
 
 
-class Place(NamedTuple):
+class StoredDictionary(NamedTuple):
     """A dictionary on the disk or the hub, unread."""
 
     format: Format

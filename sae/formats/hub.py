@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sae.formats import FORMATS
-from sae.formats.find import chosen_of, find, named, places_in
+from sae.formats.find import chosen_of, find, named, stored_in
 from sae.formats.find import local as here
-from sae.formats.format import Place
+from sae.formats.format import StoredDictionary
 from sae.storage.files import is_inside
 
 _MOST_CONFIGS = 2_000
@@ -42,7 +42,7 @@ def find_anywhere(
     *,
     local: bool | None = None,
     access: Access = ANYBODY,
-) -> dict[str, Place]:
+) -> dict[str, StoredDictionary]:
     """`find` in a local folder, or in a hub repository, of which nothing but what is named is fetched.
 
     `local=None` means the folder if there is one of that name, else the hub.
@@ -63,7 +63,7 @@ def fetch(
     *,
     access: Access = ANYBODY,
     only_one: bool = False,
-) -> dict[str, Place]:
+) -> dict[str, StoredDictionary]:
     """The dictionaries of the hub repository `name` that are named (None: all), fetched; see `find`.
 
     Raises ValueError in one line if the hub cannot be reached, the repository does not exist, or it lacks one. So it
@@ -79,10 +79,10 @@ def fetch(
     folder = _snapshot(name, access, small)  # by the name of the revision, which is then known without a network too
     if exact != access and folder.name != exact.revision:  # it has just moved on
         folder = _snapshot(name, exact, small)
-    chosen = chosen_of(name, named(places_in(folder, files)), wanted, pattern)
+    chosen = chosen_of(name, named(stored_in(folder, files)), wanted, pattern)
     if only_one and len(chosen) > 1:
         raise ValueError(f"hookpoint must be given for {name}, which holds {', '.join(list(chosen)[:20])}")
-    _snapshot(name, exact, sorted({file for place in chosen.values() for file in place.files}))
+    _snapshot(name, exact, sorted({file for stored in chosen.values() for file in stored.files}))
     return chosen
 
 

@@ -18,7 +18,7 @@ from sae import Sae, SaeConfig
 from sae.dictionary.spec import Saved, Spec
 from sae.formats import FORMATS
 from sae.formats.convert import write_one, write_set
-from sae.formats.find import find, place_at
+from sae.formats.find import find, stored_at
 from sae.formats.format import About
 from sae.formats.record import thresholds, with_centre
 
@@ -28,9 +28,9 @@ def test_files_of_each_library_are_recognised_and_compute_the_published_formula(
     stranger = STRANGERS[name]
     folder = tmp_path / "repo-L0_3" / "layer_3"
     formula = stranger.write(folder)
-    place = place_at(folder / stranger.file)
-    assert place.format is FORMATS[stranger.format]
-    sae = Sae.from_saved(place.read())
+    stored = stored_at(folder / stranger.file)
+    assert stored.format is FORMATS[stranger.format]
+    sae = Sae.from_saved(stored.read())
     x = torch.randn(37, D) * 2 + 0.5
     expected = formula(x)
     torch.testing.assert_close(sae(x).recon, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
@@ -124,9 +124,9 @@ def test_what_is_written_and_read_again_is_the_same_or_is_refused(
             assert "\n" not in str(caught.value)
             return
         write_one(folder, saved, name, about)
-        (place,) = find(folder).values()
-        again = place.read()
-        assert place.format.name == name
+        (stored,) = find(folder).values()
+        again = stored.read()
+        assert stored.format.name == name
         if is_refused(name, again):  # its own kind is said
             raise AssertionError("what a format says it must be able to say again")
         write_one(folder / "again", again, name, about)
