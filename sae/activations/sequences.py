@@ -34,8 +34,8 @@ class SequenceSource:
     def peek(self) -> dict[str, Tensor]:
         """The activations of the first batch, which is handed out all the same; none of them where it is not."""
         if self._peeked is None:
-            place = self._batches.state_dict()
-            self._peeked = next(self._batches), place
+            position = self._batches.state_dict()
+            self._peeked = next(self._batches), position
         activations = self._read(self._peeked[0])
         return activations if self._rank == 0 else {name: acts[:0] for name, acts in activations.items()}
 

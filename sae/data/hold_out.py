@@ -10,7 +10,7 @@ from torch import Tensor
 
 RUN = 4  # sequences that are held out side by side: their documents are shared with the two beside them alone
 UNUSED = 20  # at most one in so many sequences is neither trained on nor held out, for its documents' sake
-TRIES = 10  # places that are tried for each one that is needed, before documents count as too long
+TRIES = 10  # sequences that are tried for each one that is needed, before documents count as too long
 NGRAM = 50  # tokens in a row that two texts do not share by chance
 DISTINCT = 10  # of them; rulers and empty lines repeat in any text
 
@@ -66,10 +66,10 @@ def _whole_documents(
     num_sequences, room = len(order), count + len(order) // UNUSED
     held, touched = np.zeros(num_sequences, bool), np.zeros(num_sequences, bool)
     num_held = num_touched = 0
-    for place in order[: TRIES * count].tolist():
+    for start in order[: TRIES * count].tolist():
         if num_held == count:
             break
-        first, end, inside, inside_end = _stretch(place, min(RUN, count - num_held), documents)
+        first, end, inside, inside_end = _stretch(start, min(RUN, count - num_held), documents)
         fitting = (room - num_touched) // (end - first)
         if not fitting or inside == inside_end or touched[first:end].any():
             continue
@@ -80,10 +80,10 @@ def _whole_documents(
     return held, touched
 
 
-def _stretch(place: int, size: int, documents: Documents) -> tuple[int, int, int, int]:
-    """Sequences around `place`, as two ranges: those that touch some documents, and those that hold nothing else."""
-    first = documents.last[place]
-    last = documents.last[min(place + size, len(documents.last) - 1)]
+def _stretch(start: int, size: int, documents: Documents) -> tuple[int, int, int, int]:
+    """Sequences around `start`, as two ranges: those that touch some documents, and those that hold nothing else."""
+    first = documents.last[start]
+    last = documents.last[min(start + size, len(documents.last) - 1)]
     touching = np.searchsorted(documents.last, first), np.searchsorted(documents.first, last, "right")
     inside = np.searchsorted(documents.first, first), np.searchsorted(documents.last, last, "right")
     return int(touching[0]), int(touching[1]), int(inside[0]), max(int(inside[0]), int(inside[1]))

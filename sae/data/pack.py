@@ -142,7 +142,7 @@ class PackedStream:
         self._convert = _row_converter(format)
         self._keep_partial = keep_partial
         self._start: dict[str, Any] = {"documents": self._documents.state_dict(), "rest": [], "num_rows": 0}
-        self._place = self._start
+        self._position = self._start
 
     def with_format(self, format: str | None) -> "PackedStream":
         """This stream from the beginning, with rows as tensors ("torch"), arrays ("numpy") or lists (None)."""
@@ -152,16 +152,16 @@ class PackedStream:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values: position in the documents before the last batch, tokens then waiting, rows since."""
-        return dict(self._place)
+        return dict(self._position)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._start = self._place = dict(state)
+        self._start = self._position = dict(state)
 
     def __iter__(self) -> Iterator[Row]:
         skip = self._start["num_rows"]
-        for place, rows in self._batches():
+        for position, rows in self._batches():
             for num_rows, row in enumerate(rows[skip:], start=skip + 1):
-                self._place = place | {"num_rows": num_rows}
+                self._position = position | {"num_rows": num_rows}
                 yield row | {"input_ids": self._convert(row["input_ids"])}
             skip = 0
 

@@ -21,7 +21,7 @@ class _Read(NamedTuple):
     """A batch, None at the end, and the position after it."""
 
     tokens: Tensor | None
-    place: dict[str, Any]
+    position: dict[str, Any]
 
 
 _Wanted = SimpleQueue[tuple[int, Future[_Read]] | None]
@@ -37,12 +37,12 @@ class ReadAhead:
 
     def __init__(self, batches: TokenSource) -> None:
         """From here on nobody else may read from `batches`; its held-out sequences may be read after the first batch
-        was, or a place asked for."""
+        was, or a position asked for."""
         self._batches = batches
         self._wanted: _Wanted = SimpleQueue()
         self._coming: deque[Future[_Read]] = deque()
         self._attempt = 0
-        self._place: dict[str, Any] | None = None
+        self._position: dict[str, Any] | None = None
         # A daemon, because a process that ends need not wait for a network that does not answer.
         reader = Thread(target=_serve, args=(batches, self._wanted), name="tokens", daemon=True)
         weakref.finalize(self, _end, self._wanted, reader)
@@ -61,7 +61,7 @@ class ReadAhead:
             self._coming.append(Future())
             self._wanted.put((self._attempt, self._coming[-1]))
         try:
-            tokens, self._place = self._coming[0].result()
+            tokens, self._position = self._coming[0].result()
         except Exception:
             self._forget()
             raise
@@ -73,15 +73,15 @@ class ReadAhead:
 
     def state_dict(self) -> dict[str, Any]:
         """The position after the last batch that was handed out."""
-        if self._place is None:
-            self._place = self._batches.state_dict()
-        return self._place
+        if self._position is None:
+            self._position = self._batches.state_dict()
+        return self._position
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to the position of a `state_dict`."""
         self._forget()
         self._batches.load_state_dict(state)
-        self._place = None
+        self._position = None
 
     def _forget(self) -> None:
         """Wait for what is being read, and let it go."""

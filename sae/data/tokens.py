@@ -124,9 +124,9 @@ class SequenceStream:
         has_place = hasattr(rows, "state_dict") and hasattr(rows, "load_state_dict")
         self._rows: Any = own_view(rows) if has_place else rows
         self._can_resume = has_place and keeps_its_place(rows)
-        self._place: dict[str, Any] = {"num_read": 0, "rows": self._rows_state()}
+        self._position: dict[str, Any] = {"num_read": 0, "rows": self._rows_state()}
         self._iterator: Iterator[Any] | None = None
-        """The rows from `_place` on; None until they are read, and after an error."""
+        """The rows from `_position` on; None until they are read, and after an error."""
         self._num_opened = 0
         self._last_document: int | None = None
         """The document with which the last sequence that was read ended, if the rows say it; not part of the position.
@@ -135,7 +135,7 @@ class SequenceStream:
     @property
     def num_read(self) -> int:
         """How many sequences were read."""
-        return self._place["num_read"]
+        return self._position["num_read"]
 
     @cached_property
     def ctx_len(self) -> int:
@@ -163,7 +163,7 @@ class SequenceStream:
             _check_length(self.num_read + len(sequences), len(ids), ctx_len)
             sequences.append(torch.from_numpy(ids))
         if sequences:
-            self._place = {"num_read": self.num_read + len(sequences), "rows": self._rows_state()}
+            self._position = {"num_read": self.num_read + len(sequences), "rows": self._rows_state()}
             self._last_document = last_document
         self._iterator = iterator
         return sequences
@@ -177,12 +177,12 @@ class SequenceStream:
             if row[FIRST] > self._last_document:
                 iterator = chain([row], iterator)
                 break
-            self._place = {"num_read": self.num_read + 1, "rows": self._rows_state()}
+            self._position = {"num_read": self.num_read + 1, "rows": self._rows_state()}
         self._iterator = iterator
 
     def state_dict(self) -> dict[str, Any]:
         """The position after the last sequence that was read."""
-        return dict(self._place)
+        return dict(self._position)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to the position of a `state_dict`."""
@@ -192,14 +192,14 @@ class SequenceStream:
             while self.num_read < state["num_read"] and self.read(1):
                 pass
             return
-        self._place, self._iterator = dict(state), None
+        self._position, self._iterator = dict(state), None
         if not self._can_resume:
             self._iterator = self._open()
 
     def _open(self) -> Iterator[Any]:
-        """The rows from `_place` on."""
+        """The rows from `_position` on."""
         if self._can_resume:
-            self._rows.load_state_dict(copy.deepcopy(self._place["rows"]))
+            self._rows.load_state_dict(copy.deepcopy(self._position["rows"]))
             return iter(self._rows)
         iterator = iter(self._rows)
         if iterator is self._rows and self._num_opened:
@@ -268,7 +268,7 @@ def held_out_count(num_sequences: int | None, batch_size: int, ctx_len: int) -> 
 
 
 class TokenBatches:
-    """Iterates over batches (batch_size, ctx_len) of int64 token ids, once, from a place that can be saved.
+    """Iterates over batches (batch_size, ctx_len) of int64 token ids, once, from a position that can be saved.
 
     Random access sources are read in an order drawn from `seed`, streams in their own; neither depends on the batch
     size. `held_out` sequences are never trained on: `held_out_batches()` gives them. With `whole_documents` nothing of
@@ -455,12 +455,12 @@ def held_out_fingerprint(
     source: "Sequences | SequenceStream", held_out: int, seed: int, *, whole_documents: bool
 ) -> str:
     """Fingerprint of the sequences that a run with this seed holds out, if they are so many. A stream is rewound."""
-    place = source.state_dict() if isinstance(source, SequenceStream) else None
+    position = source.state_dict() if isinstance(source, SequenceStream) else None
     of_documents = held_out if whole_documents else None
     sample = SampledSequences(source, held_out * source.ctx_len, batch_size=64, seed=seed, of_documents=of_documents)
     found = fingerprint(sample)
-    if isinstance(source, SequenceStream) and place is not None:
-        source.load_state_dict(place)
+    if isinstance(source, SequenceStream) and position is not None:
+        source.load_state_dict(position)
     return found
 
 
@@ -556,7 +556,7 @@ class _StreamOrder:
         rows = self._source.read(self.held_out)
         if self._whole_documents and rows:
             self._source.skip_document(self.held_out)
-        self._place = self._source.state_dict()
+        self._source_state = self._source.state_dict()
         return rows
 
     def read_held_out(self, start: int, count: int) -> tuple[Tensor, list[int]]:
@@ -571,7 +571,7 @@ class _StreamOrder:
 
     def advance(self, count: int) -> None:
         self.position += count
-        self._place = self._source.state_dict()
+        self._source_state = self._source.state_dict()
 
     def _stack(self, rows: list[Tensor]) -> Int64[Tensor, "n ctx_len"]:
         return torch.stack(rows) if rows else torch.empty(0, self.ctx_len, dtype=torch.int64)
@@ -585,12 +585,12 @@ class _StreamOrder:
             "ctx_len": self.ctx_len,
             "held_out": num_held_out,
             "position": self.position,
-            "place": self._place,
+            "place": self._source_state,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._source.load_state_dict(state["place"])
-        self.position, self._place = count_in(state, "position"), state["place"]
+        self.position, self._source_state = count_in(state, "position"), state["place"]
 
 
 def _document_reader(rows: Any) -> Callable[[], list[np.ndarray]] | None:

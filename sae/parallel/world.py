@@ -219,12 +219,12 @@ class World:
         """
         if not self.placement.moves:
             return dict(activations)
-        place, ranks = self.placement, range(self.size)
+        placement, ranks = self.placement, range(self.size)
         tokens = self._token_counts(activations)
-        received = [[name for name in activations if place.sends(rank, self.rank, name)] for rank in ranks]
+        received = [[name for name in activations if placement.sends(rank, self.rank, name)] for rank in ranks]
         parts = [
             torch.cat(
-                [_bytes(x) for name, x in activations.items() if place.sends(self.rank, rank, name)] or [_NOTHING]
+                [_bytes(x) for name, x in activations.items() if placement.sends(self.rank, rank, name)] or [_NOTHING]
             )
             for rank in ranks
         ]

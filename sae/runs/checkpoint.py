@@ -135,8 +135,8 @@ def _write_manifest(folder: Path) -> None:
         sync(path)
     (folder / MANIFEST).write_text(json.dumps({"version": 1, "files": files}, indent=2) + "\n")
     sync(folder / MANIFEST)
-    for place in [path for path in folder.rglob("*") if path.is_dir()] + [folder]:
-        sync(place)
+    for directory in [path for path in folder.rglob("*") if path.is_dir()] + [folder]:
+        sync(directory)
 
 
 def size_on_disk(saes: dict[str, Sae]) -> int:

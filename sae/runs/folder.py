@@ -34,7 +34,7 @@ _HELD_OUT = "held_out_sequences"
 _FINGERPRINTS = "fingerprints"
 _SOURCES = {"model": "model", "held_out": "dataset", "activations": "activations"}
 """The option that names each fingerprint's subject."""
-_PLACES = ("model", "dataset", "finetune", "activations")
+_PATHS = ("model", "dataset", "finetune", "activations")
 """Options that may name a file or a folder."""
 _STEP = re.compile(r"step_\d+")
 _SIZES_OF_A_STEP = ("batches_per_step", "steps_per_batch")
@@ -213,7 +213,7 @@ def _config(path: Path) -> dict[str, Any]:
 def _options(cfg: TrainConfig) -> dict[str, Any]:
     """Options as they are recorded: without the token, and with paths that lead to the same from anywhere."""
     options = {name: value for name, value in asdict(cfg).items() if name != _SECRET}
-    return options | {name: absolute(options[name]) for name in _PLACES if isinstance(options.get(name), str)}
+    return options | {name: absolute(options[name]) for name in _PATHS if isinstance(options.get(name), str)}
 
 
 def _located(options: dict[str, Any], folder: Path, document: dict[str, Any]) -> dict[str, Any]:
@@ -222,13 +222,13 @@ def _located(options: dict[str, Any], folder: Path, document: dict[str, Any]) ->
     The run's folder may have been moved together with what they name. Older versions recorded paths as they were given,
     from the folder where the run was started.
     """
-    places = {name: options[name] for name in _PLACES if isinstance(options.get(name), str)}
+    paths = {name: options[name] for name in _PATHS if isinstance(options.get(name), str)}
     written_in = document.get("folder")
     if not isinstance(written_in, str):
         start = _start_of(options, folder)
-        moved = {name: os.path.join(start, os.path.expanduser(place)) for name, place in places.items()}
+        moved = {name: os.path.join(start, os.path.expanduser(path)) for name, path in paths.items()}
         return options | {name: path for name, path in moved.items() if is_here(path)}
-    lost = {name: place for name, place in places.items() if os.path.isabs(place) and not is_here(place)}
+    lost = {name: path for name, path in paths.items() if os.path.isabs(path) and not is_here(path)}
     moved = {n: os.path.abspath(os.path.join(folder, os.path.relpath(p, written_in))) for n, p in lost.items()}
     return options | {name: path for name, path in moved.items() if is_here(path)}
 
@@ -243,8 +243,8 @@ def _start_of(options: dict[str, Any], folder: Path) -> str:
 def _from_here(options: dict[str, Any]) -> dict[str, Any]:
     """Options whose paths are short where they lead below the current folder."""
     here = os.path.join(os.getcwd(), "")
-    places = {name: options[name] for name in _PLACES if isinstance(options.get(name), str)}
-    below = {n: place.removeprefix(here) for n, place in places.items() if place.startswith(here) and is_here(place)}
+    paths = {name: options[name] for name in _PATHS if isinstance(options.get(name), str)}
+    below = {n: path.removeprefix(here) for n, path in paths.items() if path.startswith(here) and is_here(path)}
     return options | below
 
 

@@ -330,10 +330,10 @@ class SaeTrainer:
         found = {name: progress.read_metrics(learner) for name, learner in self.learners.items()}
         for name, metrics in self._merged(found).items():
             if isinstance(metrics, FloatingPointError):
-                place = f"step {self.step}"
+                where = f"step {self.step}"
                 if self.end_to_end is None:
-                    place += f", before batch {self.feed.batch_index} of the data"
-                raise self.world.on_all(FloatingPointError(f"{name}: {metrics} at {place}; try a lower --lr"))
+                    where += f", before batch {self.feed.batch_index} of the data"
+                raise self.world.on_all(FloatingPointError(f"{name}: {metrics} at {where}; try a lower --lr"))
             record |= {f"{name}/{metric}": value for metric, value in metrics.items()}
         return record
 

@@ -236,12 +236,12 @@ class CachedActivations:
                 future.cancel()
 
     def state_dict(self) -> dict[str, Any]:
-        """The place after the last batch that was handed out, and what it is a place in."""
+        """The position after the last batch that was handed out, and the cache that it is in."""
         cache = [self._batch_size, self._cache.num_tokens, self._cache.header.seed]
         return {"batch_index": self.batch_index, "cache": cache}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a saved place. Raises ValueError unless the cache and the size of a batch are the same."""
+        """Go to a saved position. Raises ValueError unless the cache and the size of a batch are the same."""
         if state["cache"] != self.state_dict()["cache"]:
             raise ValueError(
                 f"[batch_size, tokens and seed] of the cache in {self._cache.folder} must be as they were "

@@ -45,7 +45,7 @@ from sae.storage.lock import alone_in, holds_nothing, remove_left_lock
 BUFFER_BYTES, APPEND_BYTES = 2**26, 2**16
 """Rows are collected up to the larger of 64 MiB and 64 KiB for each file that they are dealt to."""
 _MAX_PROGRESS_BYTES = _MAX_FINISHED_BYTES = 2**26
-"""A place in a stream holds the tokens that wait; finished.txt has a line for every shard."""
+"""A position in a stream holds the tokens that wait; finished.txt has a line for every shard."""
 _IS_SHA256 = re.compile("[0-9a-f]{64}").fullmatch
 DEALT = ".dealt"
 """Ending of a shard whose rows are not yet permuted."""
@@ -172,12 +172,12 @@ def _write(
 def _first_pass(
     writer: "_Writer", source: LiveActivations, held_out: Iterable[Batch], on_batch: Callable[[int], None]
 ) -> None:
-    if writer.place is None:
+    if writer.position is None:
         writer.write_held_out(held_out)
         writer.commit(source.state_dict())
     else:
         with _understood(writer.folder):
-            source.load_state_dict(writer.place)
+            source.load_state_dict(writer.position)
     while batch := source.next_batch():
         writer.add(batch, source.batch_index)
         if writer.is_full:
@@ -206,7 +206,7 @@ class _Writer:
         self._sequences = 0
         """Sequences of the section `train` whose rows are on disk."""
         self._buffer: list[_Rows] = []
-        self.place: dict[str, Any] | None = None
+        self.position: dict[str, Any] | None = None
         """Where the source continues; None at the beginning."""
         self.finishing = False
         """Whether the first pass is complete."""
@@ -226,20 +226,20 @@ class _Writer:
             _check_same(self.folder, saved["header"], self._header)
             if not _is_progress(saved, self._lengths):
                 raise _not_progress(self.folder)
-        self.place, self.finishing = saved["place"], saved["finishing"]
+        self.position, self.finishing = saved["place"], saved["finishing"]
         self._lengths, self._sequences = saved["lengths"], saved["sequences"]
         if self.finishing:
             return
         # what was written after the last progress
         _cut_off(self.folder / TRAIN / KEPT, 4 * self._sequences)
-        if self.place is None:
+        if self.position is None:
             shutil.rmtree(self.folder / HELD_OUT, ignore_errors=True)
         for hookpoint, width in self._widths.items():
             for shard, tokens in enumerate(self._lengths[TRAIN]):
                 _cut_off(self._path(TRAIN, hookpoint, shard), tokens * width)
 
     def _save_progress(self) -> None:
-        state: dict[str, Any] = {"header": self._header._asdict(), "place": self.place, "finishing": self.finishing}
+        state: dict[str, Any] = {"header": self._header._asdict(), "place": self.position, "finishing": self.finishing}
         state |= {"lengths": self._lengths, "sequences": self._sequences}
         write_atomically(self.folder / PROGRESS, json.dumps(state).encode())
 
@@ -268,7 +268,7 @@ class _Writer:
         collected = sum(rows.nbytes for one in self._buffer for rows in one.rows.values())
         return collected >= max(BUFFER_BYTES, APPEND_BYTES * self._header.num_shards * len(self._widths))
 
-    def commit(self, place: dict[str, Any], *, finishing: bool = False) -> None:
+    def commit(self, position: dict[str, Any], *, finishing: bool = False) -> None:
         """Bring what is collected to the disk, and then the progress that says so."""
         if self._buffer:
             rows = {name: torch.cat([one.rows[name] for one in self._buffer]) for name in self._widths}
@@ -278,7 +278,7 @@ class _Writer:
             self._sequences += sum(len(one.kept) for one in self._buffer) * (not self._header.shuffled)
             self._buffer = []
         os.sync()
-        self.place, self.finishing = place, finishing
+        self.position, self.finishing = position, finishing
         self._save_progress()
 
     def _encode(self, batch: Batch, number: int) -> _Rows:
@@ -355,9 +355,9 @@ def _tidy(folder: Path) -> None:
 def _check_same(folder: Path, found: dict[str, Any], header: CacheHeader) -> None:
     given = json.loads(json.dumps(header._asdict()))
     before = CacheHeader._field_defaults | found
-    places = {name: before["options"].get(name) for name in ("model", "dataset")}  # older ones: as they were given
+    paths = {name: before["options"].get(name) for name in ("model", "dataset")}  # older ones: as they were given
     before["options"] = before["options"] | {
-        name: absolute(place) for name, place in places.items() if isinstance(place, str)
+        name: absolute(path) for name, path in paths.items() if isinstance(path, str)
     }
     replaced = _replaced(before.pop("fingerprints"), given.pop("fingerprints"))
     if None in (before["sequences"], given["sequences"]):
