@@ -16,6 +16,9 @@ Activations = dict[str, Tensor]
 Harvest = Callable[[Tensor], Mapping[str, Tensor]]
 """Token ids (batch, seq) -> {hookpoint: (batch, seq, d_in)}."""
 
+CountedTokens = tuple[Tensor, Tensor]
+"""A batch of token ids (batch, seq) int64, and which of them count (batch, seq) bool; both on the CPU."""
+
 
 @runtime_checkable
 class ActivationSource(Protocol):

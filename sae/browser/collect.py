@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from sae import lm
 from sae.activations.first import first_activations
-from sae.activations.source import check_finite, counted
+from sae.activations.source import CountedTokens, check_finite, counted
 from sae.dictionary.losses import EVERYTHING, Ordinary, spread
 from sae.dictionary.wiring import Wiring
 from sae.runs.log import Progress
@@ -58,23 +58,23 @@ class Read(NamedTuple):
 
 @runtime_checkable
 class Workers(Protocol):
-    """Processes that make chunks in turn. `World` is such."""
+    """Processes that make chunks in turn. `World` is one kind."""
 
     rank: int
     size: int
 
     def together(self) -> AbstractContextManager[None]:
-        """What may fail on one rank only: then all leave the block with an error."""
+        """A block that may fail on one rank only: then all leave it with an error."""
 
     def from_main(self, make: Callable[[], Any]) -> Any:
-        """What `make` returns on the main process, which alone calls it, on all; they wait for it."""
+        """The result of `make`, which the main process alone calls, on all processes; they wait for it."""
 
 
 _HIDDEN = partial(Progress, hidden=True)
 
 
-class Alone:
-    """One process."""
+class OneWorker:
+    """One process, which makes all chunks."""
 
     rank, size = 0, 1
 
@@ -85,7 +85,7 @@ class Alone:
         return make()
 
 
-ALONE = Alone()
+ONE_WORKER = OneWorker()
 
 
 @runtime_checkable
@@ -111,7 +111,7 @@ def collect(
     about: Mapping[str, Any],
     exclude_tokens: Sequence[int] = (),
     exclude_positions: Sequence[int] = (),
-    workers: Workers = ALONE,
+    workers: Workers = ONE_WORKER,
     bar: Callable[..., Progress] = _HIDDEN,
     tell: Callable[[str], None] = lambda sentence: None,
 ) -> None:
@@ -137,11 +137,7 @@ def collect(
         workers.from_main(make)
 
 
-Batch = tuple[Tensor, Tensor]
-"""Token ids (batch, seq) int64, and which of them count (batch, seq) bool."""
-
-
-def _counting(sample: Iterable[Tensor], tokens: Sequence[int], positions: Sequence[int]) -> Iterator[Batch]:
+def _counting(sample: Iterable[Tensor], tokens: Sequence[int], positions: Sequence[int]) -> Iterator[CountedTokens]:
     return ((batch, counted(batch, tokens, positions)) for batch in sample)
 
 
@@ -154,7 +150,7 @@ class Look(NamedTuple):
     """A power of two near the largest activation on an ordinary token. Activations are stored divided by it / 64."""
 
 
-def _look(model: nn.Module, reads: Mapping[str, Read], batches: Iterator[Batch]) -> dict[str, Look]:
+def _look(model: nn.Module, reads: Mapping[str, Read], batches: Iterator[CountedTokens]) -> dict[str, Look]:
     """First looks by place; the same on all ranks, whatever the batches."""
     hookpoints = list(dict.fromkeys(read.reads for read in reads.values()))
     found = first_activations(model, hookpoints, batches, LOOK_TOKENS)
@@ -191,7 +187,7 @@ class _Pass:
         """The file of a chunk."""
         return self.folder / f"{chunk:06d}"
 
-    def run(self, batches: Iterator[Batch], sample: Sample, workers: Workers, progress: Progress) -> int:
+    def run(self, batches: Iterator[CountedTokens], sample: Sample, workers: Workers, progress: Progress) -> int:
         """Make this rank's chunks that are not there yet; returns the number of sequences of all chunks."""
         self.folder.mkdir(parents=True, exist_ok=True)
         chunk, sequences = 0, 0
@@ -213,7 +209,7 @@ class _Pass:
         width = sum(getattr(read.dictionary.cfg, "k", 64) for read in self.reads.values())
         return max(1, _CHUNK_BYTES // (first.numel() * width * _BYTES_OF_EVENT))
 
-    def _make(self, chunk: int, batches: list[Batch], start: int, progress: Progress) -> None:
+    def _make(self, chunk: int, batches: list[CountedTokens], start: int, progress: Progress) -> None:
         gathered: dict[str, list[tuple[np.ndarray, ...]]] = {name: [] for name in self.reads}
         massive: dict[str, list[np.ndarray]] = {name: [] for name in self.reads}
         position = start

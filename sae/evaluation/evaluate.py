@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sae import lm
 from sae.activations.first import first_activations
-from sae.activations.source import check_excluded, counted
+from sae.activations.source import CountedTokens, check_excluded, counted
 from sae.data.tokens import SampledSequences
 from sae.dictionary.autoencoder import Sae
 from sae.dictionary.losses import EVERYTHING, Ordinary, Spread, spread
@@ -19,7 +19,7 @@ from sae.evaluation.measure import ALL, Measured, Reference, means, measure, not
 from sae.evaluation.metrics import Quality, as_json, qualities
 from sae.evaluation.moments import merge, on_cpu, tensors_of
 from sae.evaluation.probes import Probed
-from sae.evaluation.ranks import ALONE, Batch, Ranks, Share
+from sae.evaluation.ranks import ALONE, Ranks, Share
 from sae.evaluation.relative_norms import histogram
 from sae.evaluation.sums import ActivationSums
 from sae.evaluation.targets import Dictionaries, Targets, harvested, rows, targets
@@ -174,7 +174,7 @@ def evaluate_many(
     _check_widths(found, widths)
     widths = {hookpoint: widths[hookpoint] for hookpoint in hookpoints}
 
-    def counting() -> Iterator[Batch]:
+    def counting() -> Iterator[CountedTokens]:
         return ((tokens, counted(tokens, exclude_tokens, exclude_positions)) for tokens in batches)
 
     with ranks.together(), bar(what="means") as progress:
@@ -240,7 +240,7 @@ def _relative_norms(found: Targets, total: Measured) -> dict[str, dict[str, list
     return {label: by_hookpoint for label, by_hookpoint in shares.items() if by_hookpoint}
 
 
-def _rules(model: nn.Module, hookpoints: list[str], batches: Iterable[Batch]) -> dict[str, Ordinary]:
+def _rules(model: nn.Module, hookpoints: list[str], batches: Iterable[CountedTokens]) -> dict[str, Ordinary]:
     """Which tokens are ordinary at each hookpoint, by the first sequences: the same on all ranks, in any batches."""
     some = first_activations(model, hookpoints, batches, RULE_TOKENS)
     return {hookpoint: spread(x, x).rule if len(x) else EVERYTHING for hookpoint, x in some.items()}

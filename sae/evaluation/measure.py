@@ -10,13 +10,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from sae import lm
-from sae.activations.source import check_finite
+from sae.activations.source import CountedTokens, check_finite
 from sae.dictionary.cross_layer import coders
 from sae.dictionary.losses import Ordinary, Spread, VarianceSums, at_least_float32
 from sae.dictionary.partial import partial_errors
 from sae.evaluation.moments import Sums, merge, on_cpu, tensors_of
 from sae.evaluation.predictions import Predictions, compare_predictions
-from sae.evaluation.ranks import Batch
 from sae.evaluation.sums import PREDICTION, ActivationSums, PredictionSums, ReconstructionSums
 from sae.evaluation.targets import (
     Coded,
@@ -114,7 +113,7 @@ def count_runs(dictionaries: Dictionaries, *, has_head: bool) -> int:
 
 
 def means(
-    model: nn.Module, hookpoints: list[str], batches: Iterable[Batch], rules: Mapping[str, Ordinary]
+    model: nn.Module, hookpoints: list[str], batches: Iterable[CountedTokens], rules: Mapping[str, Ordinary]
 ) -> dict[str, Spread]:
     """Sums of the activations at each hookpoint over the tokens that count; `rules` say which of them are ordinary.
 
@@ -134,7 +133,7 @@ def means(
 @torch.no_grad()
 def measure(
     model: nn.Module,
-    batch: Batch,
+    batch: CountedTokens,
     dictionaries: Dictionaries,
     references: Mapping[str, Reference],
     *,

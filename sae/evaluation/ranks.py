@@ -6,8 +6,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-Batch = tuple[Tensor, Tensor]
-"""A batch of token ids (batch, seq) int64, and which of them count (batch, seq) bool; both on the CPU."""
+from sae.activations.source import CountedTokens
 
 
 @runtime_checkable
@@ -45,7 +44,7 @@ class Share:
     Every rank reads all of them: ids are cheap, and the model is not.
     """
 
-    def __init__(self, batches: Iterable[Batch], ranks: Ranks, reach: Callable[[float], None]) -> None:
+    def __init__(self, batches: Iterable[CountedTokens], ranks: Ranks, reach: Callable[[float], None]) -> None:
         """`reach` gets the number of tokens done; other ranks' count when they are passed over."""
         self._batches, self._ranks, self._reach = batches, ranks, reach
         self._tokens_of_batch = self.sequences = self.ctx_len = 0
@@ -55,7 +54,7 @@ class Share:
         """Tokens that passed by, excluded ones included."""
         return self.sequences * self.ctx_len
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[CountedTokens]:
         for index, batch in enumerate(self._batches):
             self._tokens_of_batch = batch[0].numel()
             if index % self._ranks.size == self._ranks.rank:
