@@ -41,7 +41,7 @@ TOP, FIFTHS, OF_EACH_FIFTH = 24, 5, 6
 BINS, FIRES_ON, LOGITS = 32, 6, 10
 """Bins of a histogram, tokens that a latent fires on, and tokens that it promotes or suppresses."""
 
-DTYPES = {"i64": "<i8", "i32": "<i4", "u32": "<u4", "u8": "u1", "f32": "<f4", "f16": "<f2"}
+FILE_DTYPES = {"i64": "<i8", "i32": "<i4", "u32": "<u4", "u8": "u1", "f32": "<f4", "f16": "<f2"}
 COLUMNS: dict[str, tuple[str, int]] = {
     "count": ("i64", 1),
     "massive_count": ("i64", 1),
@@ -74,7 +74,7 @@ class DamagedError(ValueError):
 
 def dtype_of(path: str) -> np.dtype[Any]:
     """The type of the numbers in a file, by the ending of its name."""
-    return np.dtype(DTYPES[path.rpartition(".")[2]])
+    return np.dtype(FILE_DTYPES[path.rpartition(".")[2]])
 
 
 class CheckedFile:

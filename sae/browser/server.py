@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from .layout import DTYPES
+from .layout import FILE_DTYPES
 from .notes import Notes, read_explanations, write_explanations
 from .payload import LIST_COLUMNS, about_context, about_index, about_latent, about_related, list_columns
 from .store import Index, Latent, Place
@@ -307,7 +307,7 @@ def packed_columns(place: Place) -> bytes:
     """The columns of the list: each as numbers of its type, in the order of LIST_COLUMNS, padded to 4 bytes."""
     parts = []
     for name, values in list_columns(place).items():
-        content = np.ascontiguousarray(values, DTYPES[LIST_COLUMNS[name]]).tobytes()
+        content = np.ascontiguousarray(values, FILE_DTYPES[LIST_COLUMNS[name]]).tobytes()
         parts.append(content + bytes(-len(content) % 4))
     return b"".join(parts)
 

@@ -43,9 +43,9 @@ def _checkpoint(cfg: BrowseConfig) -> Path:
     path = Path(cfg.checkpoint)
     if path.is_dir():
         return path
-    from sae.formats.hub import locate
+    from sae.formats.hub import local_copy
 
-    return locate(cfg.checkpoint)
+    return local_copy(cfg.checkpoint)
 
 
 def open_index(plan: BrowsePlan) -> Index | None:

@@ -24,7 +24,7 @@ def train(cfg: RunConfig, typed: Collection[str] = ()) -> int:
     world = join(cfg)
     devices = world.local_devices(lm.check_device(cfg.device))
     if cfg.encode_in_8bit:
-        eight_bit.check_device(devices[0])
+        eight_bit.check_has_product(devices[0])
     if cfg.activations is not None:
         cache = ActivationCache(cfg.activations, device=devices[0])
         cfg = replace(cfg, **adopted(cfg, cache.header.options, typed))

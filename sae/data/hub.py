@@ -147,7 +147,7 @@ def _config_needed(name: str, config: str | None, configs: list[str]) -> DataErr
 
 
 @contextmanager
-def explained(name: str, token: str | None) -> Iterator[None]:
+def data_errors_explained(name: str, token: str | None) -> Iterator[None]:
     """Turn what `datasets` and the hub raise into a DataError: one line, with the way out and without the token."""
     try:
         yield

@@ -14,7 +14,7 @@ from .files import (
     open_files,
     open_saved,
 )
-from .hub import explained, open_repository
+from .hub import data_errors_explained, open_repository
 from .ids import ids_of, row_lengths, rows_without_padding
 from .memmap import MemmapTokens
 from .pack import ChunkLayout, PackedStream, own_view, pack_dataset
@@ -88,7 +88,7 @@ def load_data(
     path, token = os.path.expanduser(dataset), token.strip() if token else None
     if path.lower().endswith(TOKEN_FILES):
         return _open_tokens(path, ctx_len, vocab_size)
-    with explained(dataset, token):
+    with data_errors_explained(dataset, token):
         rows = _open_rows(
             path,
             split=split,

@@ -14,7 +14,7 @@ from sae.dictionary.losses import VarianceSums, at_least_float32, fvu
 from sae.dictionary.selection import selection_of
 from sae.dictionary.shards import LatentShards
 from sae.dictionary.spec import Saved, Spec
-from sae.ops.autograd import Decode, Encode
+from sae.ops.autograd import DecodeFunction, EncodeFunction
 from sae.ops.momentum import settle_
 
 _UNIT = 1e-3
@@ -182,7 +182,7 @@ class Sae(nn.Module):
         flat = _standardised(flat)[0] if self.spec.layer_norm else flat
         read = flat - self.b_dec if self.spec.centred else flat
         select = selection_of(self.spec, self.threshold)
-        acts, indices = Encode.apply(read, self.encoder.weight, self.encoder.bias, select)
+        acts, indices = EncodeFunction.apply(read, self.encoder.weight, self.encoder.bias, select)
         batch = x.shape[:-1]
         return Encoded(acts.view(*batch, acts.shape[1]), indices.view(*batch, indices.shape[1]))
 
@@ -208,7 +208,7 @@ class Sae(nn.Module):
         """
         batch, width = top_acts.shape[:-1], top_acts.shape[-1]
         acts = top_acts.to(self.dtype).reshape(-1, width)
-        out = Decode.apply(acts, top_indices.reshape(-1, width).contiguous(), self.W_dec) + self.b_dec
+        out = DecodeFunction.apply(acts, top_indices.reshape(-1, width).contiguous(), self.W_dec) + self.b_dec
         if self.W_skip is None and not self.spec.layer_norm:
             return self.unscaled(out).view(*batch, self.d_out)
         if x is None:

@@ -22,16 +22,16 @@ from sae.dictionary.levels import Levels
 from sae.dictionary.losses import VarianceSums, auxk_scale
 from sae.dictionary.shards import WHOLE, LatentShards
 from sae.ops.encode import Encode, Select, chunk_tokens
-from sae.ops.segments import Rows, SummedRows
+from sae.ops.segments import MatrixRows, SummedRows
 
 
 class Gradients(NamedTuple):
     """Gradients of the loss on some tokens, in the type of the parameters."""
 
-    W_enc: Rows
+    W_enc: MatrixRows
     """(latents, d_in); on a CPU computed a few rows at a time, when the optimizer takes them."""
     b_enc: Float[Tensor, "latents"]
-    W_dec: Rows
+    W_dec: MatrixRows
     """(latents, d_in); likewise."""
     b_dec: Float[Tensor, "d_in"]
     radial: Float[Tensor, "latents"]
@@ -67,7 +67,7 @@ class Gradients(NamedTuple):
             mine.add_(theirs[:])
         return Gradients(*total)
 
-    def by_parameter(self) -> dict[str, Rows]:
+    def by_parameter(self) -> dict[str, MatrixRows]:
         """The gradients by the names of `Sae`'s parameters."""
         found = {"encoder.weight": self.W_enc, "encoder.bias": self.b_enc, "W_dec": self.W_dec, "b_dec": self.b_dec}
         return found if self.W_skip is None else found | {"W_skip": self.W_skip}

@@ -51,7 +51,7 @@ def find_anywhere(
     return find(folder, hookpoints, pattern) if folder else fetch(str(name), hookpoints, pattern, access=access)
 
 
-def locate(name: str | Path) -> Path:
+def local_copy(name: str | Path) -> Path:
     """The local folder `name`, else the local copy of the hub repository with all its dictionaries."""
     return here(name) or next(iter(fetch(str(name), None).values())).root
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from .explain import Access, explained
+from .explain import Access, model_errors_explained
 from .hookpoints import base_model
 
 CONFIG = "adapter_config.json"
@@ -73,7 +73,10 @@ def merge(name: str, model: nn.Module, adapter: Adapter) -> None:
     that does not change weights, such as a learned prompt.
     """
     check_peft(name)
-    with explained(Access(name), "holds an adapter that cannot be loaded: {text}"), warnings.catch_warnings():
+    with (
+        model_errors_explained(Access(name), "holds an adapter that cannot be loaded: {text}"),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")  # on missing weights, which are an error below
         from peft import PeftConfig, PeftModel, get_peft_model_state_dict
         from peft.utils import load_peft_weights

@@ -35,7 +35,7 @@ EXPLANATIONS = {
 
 
 @contextmanager
-def explained(access: Access, otherwise: str = "cannot be loaded: {text}") -> Iterator[None]:
+def model_errors_explained(access: Access, otherwise: str = "cannot be loaded: {text}") -> Iterator[None]:
     """Turn whatever a library raises into a ValueError of one line about the model; `otherwise` when in doubt."""
     try:
         yield

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from .adapter import adapter_in, check_peft, merge
-from .explain import Access, explained
+from .explain import Access, model_errors_explained
 from .hookpoints import base_model, part_that_reads
 from .wrappers import unwrapped
 
@@ -388,9 +388,9 @@ def _loading(location: ModelLocation, access: Access) -> Iterator[None]:
         if location.gguf_file is not None:
             if importlib.util.find_spec("gguf") is None:
                 raise ValueError(f"model {access.name} needs gguf, which is not installed; pip install gguf")
-            stack.enter_context(explained(access, "cannot be read as GGUF: {text}; download it again"))
+            stack.enter_context(model_errors_explained(access, "cannot be read as GGUF: {text}; download it again"))
         else:
-            stack.enter_context(explained(access))
+            stack.enter_context(model_errors_explained(access))
         stack.enter_context(_quiet())
         # Building modules draws initial weights, on the meta device too: a run's seed must not depend on it.
         stack.enter_context(torch.random.fork_rng(devices=[]))

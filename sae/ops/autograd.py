@@ -10,7 +10,7 @@ from sae.ops.encode import Select, encode
 from sae.ops.segments import LatentSegments
 
 
-class Encode(torch.autograd.Function):
+class EncodeFunction(torch.autograd.Function):
     """(x, W_enc, b_enc, select) -> (top_acts, top_indices), with gradients through `top_acts` only.
 
     A latent that was selected with value 0 did not fire and passes no gradient (ReLU).
@@ -35,7 +35,7 @@ class Encode(torch.autograd.Function):
         return grad_x, segments.sum(grad_pre, x), segments.sum_weights(grad_pre), None
 
 
-class Decode(torch.autograd.Function):
+class DecodeFunction(torch.autograd.Function):
     """(top_acts, top_indices, W_dec) -> Σ_i top_acts[:, i] · W_dec[top_indices[:, i]]."""
 
     @staticmethod

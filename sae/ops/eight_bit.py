@@ -38,7 +38,7 @@ def pays(num_latents: int, tokens: int, device: torch.device) -> bool:
     return not (torch.cpu._is_amx_tile_supported() or _lacks_product(device))
 
 
-def check_device(device: torch.device) -> None:
+def check_has_product(device: torch.device) -> None:
     """Raise ValueError if this device has no product in 8 bits."""
     if reason := _lacks_product(device):
         raise ValueError(f"encode_in_8bit needs a product in 8 bits, and {reason}; leave out --encode_in_8bit")

@@ -61,7 +61,7 @@ class SegmentRows:
 class SummedRows:
     """The sum of two such matrices, whose rows are computed when they are asked for."""
 
-    def __init__(self, first: "Rows", second: "Rows") -> None:
+    def __init__(self, first: "MatrixRows", second: "MatrixRows") -> None:
         self._first, self._second = first, second
 
     def index_add_(self, dim: int, index: Int[Tensor, "some"], source: Float[Tensor, "some d"]) -> None:
@@ -73,16 +73,16 @@ class SummedRows:
         return self._first[rows] + self._second[rows]
 
 
-Rows = Tensor | SegmentRows | SummedRows
+MatrixRows = Tensor | SegmentRows | SummedRows
 """A matrix (latents, d) that gives some rows at a time."""
 
 
 class PairSums(NamedTuple):
     """Sums over the entries (n, i) of each latent j, indices[n, i] = j."""
 
-    a: Rows
+    a: MatrixRows
     """Σ weights_a[n, i] · rows_a[n], (latents, d)."""
-    b: Rows
+    b: MatrixRows
     """Σ weights_b[n, i] · rows_b[n], (latents, d)."""
     weights_b: Float[Tensor, "latents"]
     """Σ weights_b[n, i]."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from sae.evaluation.reconstruction import ReconstructionMetrics
 
 
-def draw_frontier(results: Mapping[str, ReconstructionMetrics], path: Path) -> None:
+def draw_sweep_frontier(results: Mapping[str, ReconstructionMetrics], path: Path) -> None:
     """FVU against L0, a point for each autoencoder, named label/hookpoint, and a line along each hookpoint's best."""
     from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sae.evaluation.metrics import as_json
 from sae.evaluation.reconstruction import ReconstructionMetrics
-from sae.report.frontier import draw_frontier
+from sae.report.frontier import draw_sweep_frontier
 from sae.report.terminal import show
 from sae.runs.log import Record, read_records
 
@@ -52,7 +52,7 @@ def _write(run: Path, results: Mapping[str, ReconstructionMetrics], records: lis
     (run / "evaluation.json").write_text(json.dumps(measured, indent=2) + "\n")
     draw_curves(records, run / "curves.png")
     if any("/" in name for name in results):  # combinations
-        draw_frontier(results, run / "frontier.png")
+        draw_sweep_frontier(results, run / "frontier.png")
 
 
 def _flat(metrics: ReconstructionMetrics) -> dict[str, float]:

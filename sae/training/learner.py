@@ -89,7 +89,7 @@ class SaeLearner:
         if encode_in_8bit is None and sae.cfg.selection != "groupmax":
             encode_in_8bit = eight_bit.pays(sae.num_latents, tokens_per_pass, sae.device)
         if encode_in_8bit:
-            eight_bit.check_device(sae.device)
+            eight_bit.check_has_product(sae.device)
         self._tokens_per_step, self._auxk_alpha = tokens_per_step, auxk_alpha
         self._product_dtype = compute_dtype
         self._compute_dtype = sae.dtype if encode_in_8bit else compute_dtype

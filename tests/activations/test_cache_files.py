@@ -228,7 +228,7 @@ def test_it_is_an_activation_source_that_continues_anywhere(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 def test_numbers_of_their_own_type_come_back_to_the_bit(dtype: str) -> None:
-    x = torch.randn(37, 48).to(cache_format.DTYPES[dtype])
+    x = torch.randn(37, 48).to(cache_format.STORED_DTYPES[dtype])
     rows = encode_rows(x, dtype)
     assert rows.shape == (37, row_bytes(48, dtype))
     assert torch.equal(decode_rows(rows, dtype), x)

@@ -14,7 +14,7 @@ import pytest
 from fake_hub import fake_hub
 
 from sae.data.files import DataError
-from sae.data.hub import choose_converted, explain, explained
+from sae.data.hub import choose_converted, data_errors_explained, explain
 
 ROOT = Path(__file__).parents[2]
 SECRET = "hf_secret"
@@ -160,7 +160,7 @@ def test_a_librarys_message_is_cut_to_one_line_without_the_token():
 
 
 def test_a_librarys_error_is_not_chained_because_it_may_quote_the_token():
-    with pytest.raises(DataError) as raised, explained("a/b", SECRET):
+    with pytest.raises(DataError) as raised, data_errors_explained("a/b", SECRET):
         raise OSError(SECRET)
     assert raised.value.__suppress_context__ and raised.value.__cause__ is None
 

@@ -20,7 +20,7 @@ def product(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(eight_bit, "Int8Product", PRODUCTS[request.param])
     if request.param == "int8":
         try:
-            eight_bit.check_device(torch.device("cpu"))
+            eight_bit.check_has_product(torch.device("cpu"))
         except ValueError as reason:
             pytest.skip(str(reason))
     else:
@@ -132,6 +132,6 @@ def test_it_is_used_by_itself_where_it_was_measured_to_be_faster(
 def test_a_device_without_the_product_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
     with pytest.raises(ValueError, match="AVX512-VNNI; leave out --encode_in_8bit"):
-        eight_bit.check_device(torch.device("cpu"))
+        eight_bit.check_has_product(torch.device("cpu"))
     with pytest.raises(ValueError, match="there is none for mps"):
-        eight_bit.check_device(torch.device("mps"))
+        eight_bit.check_has_product(torch.device("mps"))

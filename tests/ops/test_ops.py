@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sae import ops
 from sae.ops import naive
-from sae.ops.autograd import Decode, Encode
+from sae.ops.autograd import DecodeFunction, EncodeFunction
 
 SIZES = [(1, 48, 96, 1), (37, 48, 96, 5), (150, 48, 96, 5), (37, 7, 31, 31), (0, 48, 96, 5), (13, 48, 1024, 32)]
 sizes = pytest.mark.parametrize(("tokens", "d", "latents", "k"), SIZES)
@@ -108,7 +108,7 @@ def test_gradients_through_encode_equal_autograd(tokens: int, d: int, latents: i
     leaves = [torch.randn(*s, dtype=torch.float64, requires_grad=True) for s in ((tokens, d), (latents, d), (latents,))]
     x, W, b = leaves
     weights = torch.randn(tokens, k, dtype=torch.float64)
-    values, indices = Encode.apply(x, W, b, partial(ops.topk, k=k))
+    values, indices = EncodeFunction.apply(x, W, b, partial(ops.topk, k=k))
     dense = (x @ W.T + b).gather(1, indices).relu()
     found = torch.autograd.grad((values * weights).sum(), leaves)
     expected = torch.autograd.grad((dense * weights).sum(), leaves)
@@ -120,7 +120,7 @@ def test_gradients_through_encode_equal_autograd(tokens: int, d: int, latents: i
 def test_gradients_through_decode_equal_autograd(tokens: int, d: int, latents: int, k: int) -> None:
     _, W, acts, indices = problem(tokens, d, latents, k)
     leaves, weights = (acts.requires_grad_(), W.requires_grad_()), torch.randn(tokens, d, dtype=torch.float64)
-    found = torch.autograd.grad((Decode.apply(acts, indices, W) * weights).sum(), leaves)
+    found = torch.autograd.grad((DecodeFunction.apply(acts, indices, W) * weights).sum(), leaves)
     expected = torch.autograd.grad((naive.decode(acts, indices, W) * weights).sum(), leaves)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other)

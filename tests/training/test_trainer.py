@@ -867,7 +867,7 @@ def test_candidates_are_found_in_8_bits_where_that_pays(
     make: Make, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], min_tokens: int, expected: bool
 ) -> None:
     try:
-        eight_bit.check_device(torch.device("cpu"))
+        eight_bit.check_has_product(torch.device("cpu"))
     except ValueError as reason:
         pytest.skip(str(reason))
     monkeypatch.setattr(eight_bit, "MIN_LATENTS", 128)

@@ -22,7 +22,7 @@ from sae.storage.files import MANIFEST, is_inside, read_json
 PROGRESS, FINISHED = "progress.json", "finished.txt"
 TRAIN, HELD_OUT = "train", "held_out"
 TOKENS, KEPT = "tokens", "kept"
-DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32, "int8": torch.int8}
+STORED_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32, "int8": torch.int8}
 _MAX_MANIFEST_BYTES = 2**26
 SHARD_BYTES = 2**28
 """A shard has about this size: it is shuffled in memory."""
@@ -63,7 +63,7 @@ class CacheManifest(NamedTuple):
 
 def row_bytes(d_in: int, dtype: str) -> int:
     """Bytes of one token's activation."""
-    return d_in + 4 if dtype == "int8" else d_in * DTYPES[dtype].itemsize
+    return d_in + 4 if dtype == "int8" else d_in * STORED_DTYPES[dtype].itemsize
 
 
 def encode_rows(x: Float[Tensor, "tokens d_in"], dtype: str) -> UInt8[Tensor, "tokens row"]:
@@ -72,7 +72,7 @@ def encode_rows(x: Float[Tensor, "tokens d_in"], dtype: str) -> UInt8[Tensor, "t
         scale = (x.abs().amax(1, keepdim=True).float() / 127).clamp_min(torch.finfo(torch.float32).tiny)
         codes = (x.float() / scale).round_().to(torch.int8).cpu()
         return torch.cat([codes.view(torch.uint8), scale.cpu().view(torch.uint8)], 1)
-    rows = x.to(DTYPES[dtype])
+    rows = x.to(STORED_DTYPES[dtype])
     if dtype == "float16" and not rows.isfinite().all():
         raise ValueError("dtype must hold every activation, and float16 ends at 65504; give --dtype bfloat16")
     return rows.cpu().contiguous().view(torch.uint8)
@@ -81,7 +81,7 @@ def encode_rows(x: Float[Tensor, "tokens d_in"], dtype: str) -> UInt8[Tensor, "t
 def decode_rows(rows: UInt8[Tensor, "tokens row"], dtype: str) -> Float[Tensor, "tokens d_in"]:
     """Activations from rows of bytes; int8 comes back in bfloat16."""
     if dtype != "int8":
-        stored = DTYPES[dtype]
+        stored = STORED_DTYPES[dtype]
         return rows.view(stored) if len(rows) else rows.to(stored)[:, :: stored.itemsize]  # empty has no layout to view
     codes, scale = rows[:, :-4].view(torch.int8), rows[:, -4:].contiguous().view(torch.float32)
     return (codes * scale).to(torch.bfloat16)

@@ -13,9 +13,9 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from sae.activations.cache.format import (
-    DTYPES,
     HELD_OUT,
     KEPT,
+    STORED_DTYPES,
     TOKENS,
     TRAIN,
     CacheHeader,
@@ -77,7 +77,7 @@ class ActivationCache:
     @property
     def dtype(self) -> torch.dtype:
         """Type of the activations that are handed out."""
-        return torch.bfloat16 if self.header.dtype == "int8" else DTYPES[self.header.dtype]
+        return torch.bfloat16 if self.header.dtype == "int8" else STORED_DTYPES[self.header.dtype]
 
     def kept(self, section: str) -> Int64[np.ndarray, " sequences"] | None:
         """Tokens of each sequence in a section; None if it is shuffled. Raises ValueError if the file is damaged."""
@@ -96,9 +96,9 @@ class ActivationCache:
         ids = np.fromfile(self.folder / name, np.int32).astype(np.int64)
         return torch.from_numpy(ids).view(-1, self.header.ctx_len)
 
-    def rows(self, section: str, hookpoint: str) -> "Rows":
+    def rows(self, section: str, hookpoint: str) -> "CachedRows":
         """The activations of one hookpoint, by number."""
-        return Rows(self, section, hookpoint, self._manifest.shards[section])
+        return CachedRows(self, section, hookpoint, self._manifest.shards[section])
 
     def map(self, name: str, row: int) -> UInt8[np.ndarray, "tokens row"]:
         """A file of rows, mapped. Raises ValueError if its contents are not those that were written."""
@@ -125,7 +125,7 @@ class ActivationCache:
         )
 
 
-class Rows:
+class CachedRows:
     """The activations of one hookpoint in one section, in the order of the cache."""
 
     def __init__(self, cache: ActivationCache, section: str, hookpoint: str, shards: Sequence[int]) -> None:

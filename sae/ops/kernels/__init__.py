@@ -12,13 +12,13 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 """What the kernels read; they add up in float32."""
 
 
 def usable(*tensors: Tensor) -> bool:
     """Whether the doors may hand these floating-point tensors to a kernel: they are on a GPU, and triton is there."""
-    return all(t.is_cuda and t.dtype in DTYPES for t in tensors) and _triton_compiles()
+    return all(t.is_cuda and t.dtype in KERNEL_DTYPES for t in tensors) and _triton_compiles()
 
 
 @cache
