@@ -19,7 +19,7 @@ from sae.runs.folder import command, versions
 from sae.runs.log import note
 
 
-def evaluate(cfg: EvalConfig) -> int:
+def run_eval(cfg: EvalConfig) -> int:
     """Load autoencoders, data and model, measure, report. The cheap checks come first."""
     if cfg.stability:
         return compare_latents(cfg)

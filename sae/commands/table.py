@@ -120,9 +120,9 @@ def _train(cfg: RunConfig, typed: Collection[str]) -> int:
 
 
 def _evaluate(cfg: EvalConfig, typed: Collection[str]) -> int:
-    from sae.commands.eval import evaluate
+    from sae.commands.eval import run_eval
 
-    return evaluate(cfg)
+    return run_eval(cfg)
 
 
 def _cache(cfg: CacheConfig, typed: Collection[str]) -> int:

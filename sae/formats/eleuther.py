@@ -31,7 +31,7 @@ _KINDS = {
 """Types of the fields of cfg.json that are fields of `SaeConfig`."""
 
 
-def save(folder: Path, saved: Saved) -> None:
+def write(folder: Path, saved: Saved) -> None:
     """Write `saved` into `folder`, which is created if need be.
 
     EleutherAI's library refuses an `activation` that it does not know. What it has no word for is written with such a
@@ -69,7 +69,7 @@ def save(folder: Path, saved: Saved) -> None:
     save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, folder / WEIGHTS)
 
 
-def load(folder: Path) -> Saved:
+def read(folder: Path) -> Saved:
     """Read the dictionary in `folder`. Raises ValueError naming the file and the rule it breaks."""
     spec = _read_cfg(folder / CFG)
     shapes = {name: list(declared.shape) for name, declared in spec.tensors().items()}
@@ -186,10 +186,10 @@ def hookpoint_of(folder: Path) -> str:
 
 
 def _write(folder: Path, saved: Saved, about: About) -> None:
-    save(folder, saved)
+    write(folder, saved)
 
 
 ELEUTHER = Format(
-    "eleuther", "EleutherAI's sparsify, and this library", f"{CFG} with {WEIGHTS}", (CFG,), _claim, hookpoint_of, load,
+    "eleuther", "EleutherAI's sparsify, and this library", f"{CFG} with {WEIGHTS}", (CFG,), _claim, hookpoint_of, read,
     _write,
 )  # fmt: skip

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sae.evaluation.reconstruction import ReconstructionMetrics
+from sae.report.colors import line_color
 
 
 def draw_sweep_frontier(results: Mapping[str, ReconstructionMetrics], path: Path) -> None:
     """FVU against L0, a point for each autoencoder, named label/hookpoint, and a line along each hookpoint's best."""
-    from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import ScalarFormatter
@@ -18,7 +18,7 @@ def draw_sweep_frontier(results: Mapping[str, ReconstructionMetrics], path: Path
     axes = figure.subplots()
     hookpoints = dict.fromkeys(name.rpartition("/")[2] for name in results)
     for index, hookpoint in enumerate(hookpoints):
-        color = colormaps["viridis"](0.8 * index / max(1, len(hookpoints) - 1))
+        color = line_color(index, len(hookpoints))
         points = {
             name.rpartition("/")[0]: (m.l0, m.fvu) for name, m in results.items() if name.endswith(f"/{hookpoint}")
         }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sae.evaluation.evaluate import Evaluation
 from sae.evaluation.measure import ALL
 from sae.evaluation.metrics import BINS_PER_DECADE, DECADES, Quality
+from sae.report.colors import line_color
 from sae.report.frontier import frontier
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def draw_by_layer(evaluation: Evaluation, figure: Figure) -> None:
         for index, label in enumerate(evaluation.labels):
             chosen = [evaluation.qualities.get((label, hookpoint)) for hookpoint in hookpoints]
             values = [math.nan if quality is None else quality.metrics.get(metric, math.nan) for quality in chosen]
-            color = _color(index, len(evaluation.labels))
+            color = line_color(index, len(evaluation.labels))
             axes.errorbar(
                 range(len(hookpoints)), values, yerr=[_half(quality, metric) for quality in chosen],
                 label=_text(evaluation.short_labels[label] or "it"), color=color, marker="o", capsize=3,
@@ -92,7 +93,7 @@ def draw_by_position(evaluation: Evaluation, figure: Figure) -> None:
         for index, key in enumerate(keys):
             by_position = evaluation.qualities[key].by_position
             values = [by_position[position].get(metric, math.nan) for position in positions]
-            axes.plot(values, label=_name(evaluation, key), color=_color(index, len(keys)), marker=".")
+            axes.plot(values, label=_name(evaluation, key), color=line_color(index, len(keys)), marker=".")
         axes.set(title=heading, xlabel="position in the sequence", ylim=(0, None))
         axes.set_xticks(range(len(positions)), positions, rotation=45)
         axes.grid(alpha=0.3)
@@ -106,7 +107,7 @@ def draw_densities(evaluation: Evaluation, figure: Figure) -> None:
     edges = [-DECADES + index / BINS_PER_DECADE for index in range(DECADES * BINS_PER_DECADE + 1)]
     for index, key in enumerate(keys):
         axes.stairs(
-            evaluation.qualities[key].density, edges, label=_name(evaluation, key), color=_color(index, len(keys))
+            evaluation.qualities[key].density, edges, label=_name(evaluation, key), color=line_color(index, len(keys))
         )
     lowest = min((bin for key in keys for bin, n in enumerate(evaluation.qualities[key].density) if n), default=0)
     axes.set(
@@ -127,7 +128,7 @@ def draw_frontier(evaluation: Evaluation, figure: Figure) -> None:
         figure.subplots(1, len(metrics), squeeze=False)[0], metrics.items(), strict=True
     ):
         for index, hookpoint in enumerate(hookpoints):
-            color = _color(index, len(hookpoints))
+            color = line_color(index, len(hookpoints))
             points = {
                 label: (quality.metrics["l0"], quality.metrics[metric])
                 for (label, name), quality in evaluation.qualities.items()
@@ -168,9 +169,3 @@ def _text(name: str) -> str:
 def _legend(figure: Figure) -> None:
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", fontsize="small", ncols=1 + len(labels) // 20)
-
-
-def _color(index: int, count: int) -> tuple[float, ...]:
-    from matplotlib import colormaps
-
-    return colormaps["viridis"](0.8 * index / max(1, count - 1))

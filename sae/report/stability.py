@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sae.evaluation.metrics import as_json
 from sae.evaluation.stability import BINS, SHARED, Stability
+from sae.report.colors import line_color
 from sae.report.html import document, facts, picture, plain, table
 from sae.report.pictures import png
 from sae.report.terminal import show
@@ -61,13 +62,12 @@ def page(found: Sequence[Stability], about: Mapping[str, Any], image: bytes) -> 
 
 def draw_histograms(found: Sequence[Stability], figure: Figure) -> None:
     """One line per pair of dictionaries: pairs of latents by |cosine|."""
-    from matplotlib import colormaps
 
     axes = figure.subplots()
     edges = [index / BINS for index in range(BINS + 1)]
     for index, one in enumerate(found):
         label = plain(f"{one.hookpoint}: {one.other}")[-60:].replace("$", r"\$").lstrip("_")
-        axes.stairs(one.histogram, edges, label=label, color=colormaps["viridis"](0.8 * index / max(1, len(found) - 1)))
+        axes.stairs(one.histogram, edges, label=label, color=line_color(index, len(found)))
     axes.set(xlim=(0, 1), xlabel="|cosine| of a latent and its partner", ylabel="latents", title="shared latents")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize="small", ncols=1 + len(found) // 20)

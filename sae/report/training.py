@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sae.evaluation.metrics import as_json
 from sae.evaluation.reconstruction import ReconstructionMetrics
+from sae.report.colors import line_color
 from sae.report.frontier import draw_sweep_frontier
 from sae.report.terminal import show
 from sae.runs.log import Record, read_records
@@ -102,7 +103,7 @@ def draw_curves(records: list[Record], path: Path) -> None:
     for axes, (metric, title) in zip(figure.subplots(2, 2).flat, _PANELS.items(), strict=True):
         for index, name in enumerate(names):
             values = [record[f"{name}/{metric}"] for record in records]
-            axes.plot(tokens, values, label=name, color=_color(index, len(names)), marker="." * (len(records) == 1))
+            axes.plot(tokens, values, label=name, color=line_color(index, len(names)), marker="." * (len(records) == 1))
         limits = {"yscale": "log"} if metric == "fvu" else {"ylim": (0, 1.05 * axes.get_ylim()[1])}
         axes.set(title=title, xlabel="tokens", **limits)
         axes.xaxis.set_major_formatter(EngFormatter())
@@ -118,9 +119,3 @@ def draw_curves(records: list[Record], path: Path) -> None:
         ncols=1 + len(names) // 33,
     )
     figure.savefig(path, dpi=110)
-
-
-def _color(index: int, count: int) -> tuple[float, ...]:
-    from matplotlib import colormaps
-
-    return colormaps["viridis"](0.8 * index / max(1, count - 1))
