@@ -117,7 +117,7 @@ class LiveFeed:
             )
         self.chosen, self.tokens, self.rounds = dataset
         hookpoints = to_harvest(self.chosen, transcode=cfg.transcodes)
-        # What is at hand is read in no time; a stream is fetched and tokenised.
+        # Data on the disk are read in no time; a stream is fetched and tokenised, so it is read ahead.
         self.batches: TokenSource = self.tokens if self.tokens.num_sequences is not None else ReadAhead(self.tokens)
         """The tokens to train on. `tokens` knows about the data, and has what is held out."""
         self.source = LiveActivations(
@@ -319,7 +319,7 @@ def plan_reading(
     tokens = token_batches(
         cfg, dataset, batches_at_once, vocab_size=lm.vocab_size(model), whole_documents=whole_documents, wait=wait
     )
-    if tokens.ctx_len != checked:  # those that come ready-made have a length of their own
+    if tokens.ctx_len != checked:  # ready-made sequences have a length of their own
         check_sequences(cfg, model, tokens.ctx_len)
     return Reading(hookpoints, tokens, count_steps(cfg, tokens, batches_at_once))
 

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-RUN = 4  # sequences that are held out side by side: their documents are shared with the two beside them alone
-UNUSED = 20  # at most one in so many sequences is neither trained on nor held out, for its documents' sake
+RUN = 4  # sequences held out side by side: only two others then share documents with them
+UNUSED = 20  # at most one sequence in 20 is neither trained on nor held out, because it shares a document
 TRIES = 10  # sequences that are tried for each one that is needed, before documents count as too long
 NGRAM = 50  # tokens in a row that two texts do not share by chance
-DISTINCT = 10  # of them; rulers and empty lines repeat in any text
+DISTINCT = 10  # different tokens among these: rulers and empty lines repeat in any text
 
 
 class Documents(NamedTuple):

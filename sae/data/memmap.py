@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-SAMPLE_BYTES = 1 << 20  # what is looked at to check the file, at its start
+SAMPLE_BYTES = 1 << 20  # bytes at the start of a file by which it is checked
 
 
 class MemmapTokens:

@@ -21,10 +21,10 @@ IDS = ("input_ids", "tokens")
 """Names of the column of a tokenised data set; the second is that of SAELens."""
 MASK, CHAT = "attention_mask", "messages"
 
-PIECE_CHARACTERS = 1 << 16  # a .txt file becomes documents of about this length
-SAMPLE_BYTES = 1 << 22  # of each text file, to tell what is no text
-ROWS_FOR_COLUMNS = 1000  # of a file, to know its columns
-MAX_WHOLE_BYTES = 1 << 33  # of a JSON file that is one list, which is read at once
+PIECE_CHARACTERS = 1 << 16  # length of the documents that a .txt file becomes, about
+SAMPLE_BYTES = 1 << 22  # bytes of a file by which it is known as text
+ROWS_FOR_COLUMNS = 1000  # rows of a file by which its columns are known
+MAX_WHOLE_BYTES = 1 << 33  # size of a JSON file that is one list: it is read at once
 
 Row = dict[str, Any]
 

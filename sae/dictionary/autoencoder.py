@@ -130,7 +130,7 @@ class Sae(nn.Module):
     def reads(self) -> str:
         """The hookpoint that a transcoder reads; empty if it is the input of the module that it writes, or unknown."""
         name = next(iter(self.spec.reads), "") if self.reads_input else ""
-        return "" if "hook_" in name else name  # TransformerLens's name of a place that none of ours is known for
+        return "" if "hook_" in name else name  # TransformerLens's name, for which no module path is known
 
     @property
     def reads_several(self) -> bool:

@@ -110,7 +110,7 @@ def _find(
     for full, stored in dictionaries.items():
         group, _, hookpoint = full.rpartition("/")
         if stored.relative == "." and len(hookpoints) == 1 and not _is_pattern(hookpoints[0]):
-            hookpoint = hookpoints[0]  # one that was named itself is where the user says
+            hookpoint = hookpoints[0]  # the user says which hookpoint a dictionary has that was named itself
         if not hookpoints or any(fnmatch.fnmatchcase(hookpoint, pattern) for pattern in hookpoints):
             grouped.setdefault(f"{name.rstrip('/')}/{group}".rstrip("/"), {})[hookpoint] = stored.path
     if not grouped:
@@ -175,7 +175,7 @@ def _held_these_out(plan: EvalPlan, record: RunRecord | None) -> bool:
     same = all(theirs.get(name) == ours.get(name) for name in ("dataset", *_OF_THE_DATA))
     counts = [one.derived["held_out_sequences"] for one in (record, plan.record)]
     if record.held_out_by != plan.record.held_out_by or (record.held_out_by == "documents" and counts[0] != counts[1]):
-        return False  # other ones, then
+        return False  # the runs hold out other sequences
     return same and counts[0] * plan.text.ctx_len >= plan.max_tokens
 
 

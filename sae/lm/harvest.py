@@ -151,7 +151,7 @@ def cannot_compute(model: nn.Module) -> str:
             _run(base, tokens, blocks) if blocks else base(tokens, **without_cache(base))
     except (RuntimeError, TypeError, NotImplementedError) as error:
         return one_line(error)
-    except Exception:  # whatever else it lacks is told when it is run in earnest
+    except Exception:  # other errors appear when the model is run in earnest
         return ""
     return ""
 
@@ -208,7 +208,7 @@ def _turned(base: nn.Module, hookpoints: Sequence[str]) -> dict[str, bool]:
     except HookpointError:
         _learn_layouts(base, hookpoints, 0)
         turned = set()
-    except Exception:  # not the question here: a model that cannot run is told when it is run in earnest
+    except Exception:  # errors appear when the model is run in earnest
         turned = set()
     return {hookpoint: hookpoint in turned for hookpoint in hookpoints}
 

@@ -72,7 +72,7 @@ class Head:
         """The logits at the positions `part`, from what `run` returned or `hidden._replace(states=…)`."""
         if self._trunk is None:
             return hidden.states[:, part]
-        # Of a part of longer rows PyTorch makes a batched product, for which it copies the matrix for each sequence.
+        # Contiguous: of a view PyTorch makes a batched product, which copies the matrix for each sequence.
         cut = _with_states(hidden.rest, hidden.states[:, part].contiguous())
         with _forward_returns(self._trunk, cut):
             return full_logits(self._model, tokens[:, part])

@@ -21,7 +21,7 @@ and 0.9998; bf16, without candidates, 0.992 and 0.986."""
 
 _INT8, _FP8 = 127, torch.finfo(torch.float8_e4m3fn).max
 _TINY = torch.finfo(torch.float32).tiny
-_ROWS = 1024  # of what is quantised, at a time, so that what lies between stays in the cache
+_ROWS = 1024  # rows quantised at a time, so that the steps of quantising stay in the cache
 
 
 MIN_LATENTS, MIN_TOKENS = 8192, 2048
@@ -87,7 +87,7 @@ def candidates(
     # x / columns is computed here and again for each chunk, so that it is never in memory as a whole.
     largest = torch.cat([(part / columns).abs_().amax(1) for part in x.split(_ROWS)]).clamp_min_(_TINY)
     prepared = product(W_enc, b_enc, columns)
-    # In the order of their scales: the tokens of a chunk then have nearly the same, as int8 needs for b_enc.
+    # In the order of their scales: the tokens of a chunk then have nearly one scale, which int8 needs for b_enc.
     for chunk in largest.argsort().split(chunk_tokens(len(W_enc), x.new_empty(0, dtype=torch.bfloat16))):
         found[chunk] = topk(prepared.pre_acts(x[chunk] / columns, largest[chunk]), count)[1]
     return found

@@ -52,7 +52,7 @@ def _write(run: Path, results: Mapping[str, ReconstructionMetrics], records: lis
     measured = as_json({name: _flat(metrics) for name, metrics in results.items()})
     (run / "evaluation.json").write_text(json.dumps(measured, indent=2) + "\n")
     draw_curves(records, run / "curves.png")
-    if any("/" in name for name in results):  # combinations
+    if any("/" in name for name in results):  # a sweep
         draw_sweep_frontier(results, run / "frontier.png")
 
 

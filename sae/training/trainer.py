@@ -101,7 +101,7 @@ class SaeTrainer:
         self.stopped = False
         """Whether all processes have agreed to follow a request to stop."""
         self.speed = Speed(self.saes, self.device)
-        copies = len(world.placement.replicas(world.rank))  # of which one is written
+        copies = len(world.placement.replicas(world.rank))  # only one of them is written
         self.folder = world.from_main(
             partial(
                 launch.folder.sized,
@@ -146,7 +146,7 @@ class SaeTrainer:
         try:
             with self._open_log(after) as log, self.stop:
                 self._train(log)
-            forced = self.stopped and self.step < self.total_steps  # then every second counts
+            forced = self.stopped and self.step < self.total_steps  # every second counts: it may be killed
             calibrated = not forced and self.calibrate()
             saved = self.save(measure=self.cfg.save_best and not forced, anew=calibrated)
         except Exception as error:
