@@ -196,15 +196,17 @@ def test_what_is_not_run_is_still_written_somewhere() -> None:
 HAND_WRITTEN = [
     "README.md",
     "CONTRIBUTING.md",
+    "benchmarks/README.md",
+    "findings/README.md",
     *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md") if path.name != "notebook.md"),
 ]
-"""All documents but the dated lab notebook and the CHANGELOG."""
+"""All documents but the dated notes and the CHANGELOG."""
 
 
 def sentences(page: str) -> list[str]:
     """The prose of a page, tables included: no blocks, pictures or headings."""
     text = re.sub(r"^```.*?^```$", "", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
-    lines = ["" if line.startswith(("#", "!")) else line for line in text.splitlines()]
+    lines = ["" if line.startswith(("#", "!", "    ")) else line for line in text.splitlines()]
     table = [cell for line in lines if line.startswith("|") for cell in re.split(r"(?<!\\)\||;", line)]
     prose = "\n".join("" if line.startswith("|") else line for line in lines)
     paragraphs = [*table, *re.split(r"\n\s*\n|\n(?:- |\d+\. )", prose)]
