@@ -73,7 +73,7 @@ class Joint:
             learner.accumulate_with_others(code, ys[name], known)
 
     def _own_scaled(self, name: str, y: Tensor) -> Tensor:
-        """What is to be written at the layer's own place, in the units of the error."""
+        """The target at the layer's own module, in the units of the error."""
         scale, own = self.learners[name].sae.scale, self._layout[name]
         y = y[:, : own.stop - own.start]
         return y if scale is None else y * scale[: y.shape[1]]
@@ -112,10 +112,10 @@ class Joint:
 
 
 def _residuals(written: Float[Tensor, "layers bags d"], tokens: int) -> tuple[Tensor, Tensor]:
-    """What all levels leave of y, and by what the entries of each are pulled, from what each level adds.
+    """The residual, and the pull on each level's entries, from what each level adds.
 
-    The first is x̂ − y of the whole code (layers, tokens, d); the second Σ_{j ≥ b} (x̂_j − y) / levels (layers, bags, d),
-    which takes no memory of its own where there is one level.
+    The residual is x̂ − y of the whole code (layers, tokens, d). The pull is Σ_{j ≥ b} (x̂_j − y) / levels (layers,
+    bags, d); with one level it takes no memory of its own.
     """
     if written.shape[1] == tokens:
         return written, written

@@ -24,7 +24,7 @@ from sae.dictionary.losses import VarianceSums
 from sae.dictionary.spec import Saved, Spec
 from sae.evaluation.reconstruction import evaluate_reconstruction
 from sae.lm import harvest
-from sae.parallel.placement import place
+from sae.parallel.placement import placement_of
 from sae.runs.log import read_records
 from sae.training.joint import Joint, joints
 from sae.training.learner import SaeLearner
@@ -494,9 +494,9 @@ def test_the_sizes_that_are_named_fit_and_larger_ones_do_not() -> None:
 def test_every_process_must_have_a_layer() -> None:
     plans = plan_saes({"": Combination(SaeConfig(num_latents=9, k=2, cross_layer=True), None, 0)}, MLPS)
     for processes in (2, 3):
-        placement = place(dict.fromkeys(plans, 1), {}, size=processes, shards=1, distribute=True)
+        placement = placement_of(dict.fromkeys(plans, 1), {}, size=processes, shards=1, distribute=True)
         check_each_has_a_layer(placement, plans)
-    placement = place(dict.fromkeys(plans, 1), {}, size=4, shards=1, distribute=True)
+    placement = placement_of(dict.fromkeys(plans, 1), {}, size=4, shards=1, distribute=True)
     raises_one_line("3 modules for 4 processes", lambda: check_each_has_a_layer(placement, plans))
 
 
