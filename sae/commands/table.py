@@ -81,7 +81,7 @@ class Command(NamedTuple):
     """One of the things that `sae` does: `sae NAME …` fills `config` and calls `run`, which returns the exit status."""
 
     run: Callable[[Any, Collection[str]], int]
-    """What is done, of the configuration and the names of the options that were typed."""
+    """Body of the command; it gets the configuration and the names of the options that were typed."""
     config: type
     groups: Groups
     positional: tuple[str, ...]

@@ -85,10 +85,10 @@ def graft(
     """Inside `with`, `model` runs with the reconstruction of each hookpoint in place of its activation.
 
     Reconstructions are rounded to the type of the activation. Gradients flow to the weights of `saes` and back into the
-    model. A module that runs several times in one forward is replaced the first time, or as its `.call2` says. `harvest` reads
-    it so, too. A transcoder reads what all other grafts leave there. A model that is compiled or
-    wrapped (`torch.compile`, PEFT) is grafted inside, and runs uncompiled meanwhile; give the wrapper, if that is what
-    runs. The model is as before afterwards, also after an error.
+    model. A module that runs several times in one forward is replaced the first time, or as its `.call2` says. So does
+    `harvest`. A transcoder reads what all other grafts leave there. A model that is compiled or wrapped
+    (`torch.compile`, PEFT) is grafted inside, and runs uncompiled meanwhile; give the wrapper, if that is what runs.
+    The model is as before afterwards, also after an error.
 
     Args:
         model: Model of transformers, wrapped or not.

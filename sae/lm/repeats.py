@@ -11,12 +11,12 @@ from .forward import as_before, evaluating, without_cache
 
 
 def runs_of_blocks(base: nn.Module, depth: int) -> list[tuple[str, int]]:
-    """The layers of a model whose blocks run several times in a forward, in order: path of the block, and its how
-    manieth run that is, from 0.
+    """The layers of a model whose blocks run several times in a forward, in order: path of a block, number of its run
+    from 0.
 
     A forward of 2 x 3 tokens is watched, on the meta device if the weights are there. The blocks are modules of one
-    class, in lists, that run `depth` times in all; of classes that hold each other, the outermost. Empty for a model
-    of another kind, or one that cannot run there.
+    class, in lists, that run `depth` times in all. Of classes that hold each other the outermost counts. Empty for a
+    model of another kind, or one that cannot run there.
     """
     order = _order(base, {}) or _order(base, without_cache(base))  # what runs on the meta device differs
     kinds: dict[type[nn.Module], list[str]] = {}

@@ -33,10 +33,10 @@ def layouts_shown(model: nn.Module, hookpoints: Sequence[str], seq: int = 0) -> 
     """The layout of each hookpoint of which the model's own hidden states leave no doubt.
 
     Two forwards of a few tokens are run. A hookpoint carries one vector for each token, and perhaps more before or
-    after them, if one of the hidden states is a part of what passes, in one way only. Several tensors of one shape are
-    one state if the last hidden states are as wide as all of them. What the last block puts out is not shown, as a norm
-    comes after it: it is read as that of the blocks beside it, where these agree. What pads short sequences shows
-    nothing in them; it is asked at `seq` tokens too, for what passes there without more.
+    after them. That is so if one of the hidden states is a part of what passes, in one way only. Several tensors of one
+    shape are one state if the last hidden states are as wide as all of them. The last block's output is not shown, as a
+    norm comes after it. It is read as that of the blocks beside it, where these agree. A model that pads short
+    sequences shows nothing in them. It is asked at `seq` tokens too, for what passes there without more.
     """
     base = base_model(model)
     places = {name: locate(base, name)._replace(call=0) for name in hookpoints}
