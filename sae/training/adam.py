@@ -61,7 +61,11 @@ class Adam:
         self._parameters = {name: parameter.detach() for name, parameter in parameters.items()}
         self.step_count = torch.zeros((), device=next(iter(self._parameters.values())).device)
         self.exp_avg = {name: torch.zeros_like(parameter) for name, parameter in self._parameters.items()}
-        self.exp_avg_sq = {name: torch.zeros_like(parameter) for name, parameter in self._parameters.items()}
+        self.exp_avg_sq = {name: self._second_moment(parameter) for name, parameter in self._parameters.items()}
+
+    def _second_moment(self, parameter: Tensor) -> Tensor:
+        """The second moment of a parameter before the first step."""
+        return torch.zeros_like(parameter)
 
     def step(self, grads: Mapping[str, Gradient], lr: float | Tensor, *, skip: Float[Tensor, ""]) -> None:
         """One step down `grads`, by name. `skip` is 1 to change nothing, else 0; neither it nor `lr` is waited for."""

@@ -72,10 +72,12 @@ class CappedAdam(Adam):
         self._followers, self._log_lengths = followers, log_lengths
         self._product_dtype, self._shards = product_dtype, shards
         matrices = {name: p for name, p in self._parameters.items() if p.dim() == 2}
-        self.exp_avg_sq |= {name: p.new_zeros(len(p)) for name, p in matrices.items()}
         self.basis = {name: _first_basis(p) for name, p in matrices.items()}
         """(d_in, rank) of each matrix: the directions qⱼ."""
         self._entries = {name: shards.total(self._parameters[name].numel()) for name in self.basis}
+
+    def _second_moment(self, parameter: Tensor) -> Tensor:
+        return parameter.new_zeros(len(parameter)) if parameter.dim() == 2 else super()._second_moment(parameter)
 
     def _update(self, name: str, grad: Gradient, lr: float | Tensor, skip: Float[Tensor, ""]) -> None:
         if name not in self.basis:

@@ -28,11 +28,11 @@ def best_encoder_scale(
     """The factor on the code that minimises Σ‖y − x̂‖²: ⟨y − ŷ₀, x̂ − ŷ₀⟩ / ‖x̂ − ŷ₀‖², with ŷ₀ the output of no code;
     at least 0.
 
-    `y` is what is to be written, `Sae.scaled`; None: x. The factor is 1 where nothing fires.
+    `y` is what is to be written at its own place, `Sae.scaled`; None: x. The factor is 1 where nothing fires.
     """
     encoded, nothing = sae.encode(x), _without_code(sae, x)
     aim = (sae.scaled(x.float()) if y is None else y.float()) - nothing
-    recon = sae.scaled(sae.decode(*encoded, x)) - nothing
+    recon = sae.scaled(sae.decode(*encoded, x))[:, : sae.spec.own_width] - nothing
     energy, product = recon.square().sum(), (recon * aim).sum()
     add_up([energy, product])
     return torch.where(energy > 0, product / energy, 1.0).clamp_min(0)
@@ -79,7 +79,7 @@ def balance_(
 def start_transcoder_(
     sae: Sae, x: Float[Tensor, "tokens d_in"], y: Float[Tensor, "tokens d_out"], add_up: AddUp = lambda sums: None
 ) -> None:
-    """Set a new transcoder's weights by a few tokens: what each latent would best write by itself.
+    """Set a new transcoder's weights by a few tokens: what each latent would best write by itself at its own place.
 
     b_enc = −W_enc mean(x). Row i of W_dec is Σ aᵢ (y − ŷ₀) / Σ aᵢ², the least squares of one latent, at
     unit length; the median length goes into the encoder. W_skip is the ridge regression of y on x.
@@ -87,11 +87,12 @@ def start_transcoder_(
     x, y = x.float(), y.float()
     sums = [x.new_tensor(float(len(x))), x.sum(0), y.sum(0)]
     add_up(sums)
-    mean_x, mean_y = sums[1] / sums[0], sums[2] / sums[0]
-    sae.b_dec.data.copy_(mean_y)
+    mean_x, mean_y, own = sums[1] / sums[0], sums[2] / sums[0], sae.spec.own_width
+    sae.b_dec.data[:own] = mean_y
     if sae.W_skip is not None:
-        sae.W_skip.data.copy_(_ridge(x - mean_x, y - mean_y, add_up))
-        sae.b_dec.data.sub_(sae.W_skip @ mean_x)
+        skip = _ridge(x - mean_x, y - mean_y, add_up)
+        sae.W_skip.data[:own] = skip
+        sae.b_dec.data[:own] -= skip @ mean_x
     sae.encoder.bias.data.copy_(-(sae.encoder.weight @ mean_x))
     acts, indices = ops.encode(x, sae.encoder.weight.data, sae.encoder.bias.data, lambda pre: ops.topk(pre, sae.cfg.k))
     left = y - _without_code(sae, x)
@@ -103,14 +104,15 @@ def start_transcoder_(
     used = lengths[lengths > 0]
     length = used.median() if len(used) else lengths.new_ones(())
     noise = torch.randn(rows.shape, generator=torch.Generator().manual_seed(0)).to(rows)
-    sae.W_dec.data.copy_(F.normalize(torch.where((energy > 0).unsqueeze(1), rows, noise), dim=1))
+    sae.W_dec.data[:, :own] = F.normalize(torch.where((energy > 0).unsqueeze(1), rows, noise), dim=1)
     sae.encoder.weight.data.mul_(length)
     sae.encoder.bias.data.mul_(length)
 
 
-def _without_code(sae: Sae, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "*tokens d_out"]:
-    """The dictionary's output, `Sae.scaled`, if no latent fires."""
-    return sae.b_dec if sae.W_skip is None else sae.b_dec + x.float() @ sae.W_skip.T
+def _without_code(sae: Sae, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "*tokens own"]:
+    """The dictionary's output at its own place, `Sae.scaled`, if no latent fires."""
+    own = slice(sae.spec.own_width)
+    return sae.b_dec[own] if sae.W_skip is None else sae.b_dec[own] + x.float() @ sae.W_skip[own].T
 
 
 def _ridge(

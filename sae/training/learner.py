@@ -7,7 +7,6 @@ from functools import partial
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
 import sae.ops.kernels as kernels
 from sae import ops
@@ -154,7 +153,6 @@ class SaeLearner:
         if y is not None:
             self._normaliser.set_read(x, add_up)
             if new:
-                few = few if self._own == self.sae.d_out else F.pad(few, (0, self.sae.d_out - self._own))
                 start_transcoder_(self.sae, read[ordinary], few[ordinary], add_up)
         elif new:
             self.sae.b_dec.data.copy_(self._normaliser.mean)
