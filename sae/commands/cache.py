@@ -99,16 +99,16 @@ def announcement(folder: Path, size: CacheSize, hookpoints: int, dtype: str) -> 
 
 def _header(cfg: CacheConfig, feed: LiveFeed, model: nn.Module, num_shards: int) -> CacheHeader:
     try:
-        path, count = lm.block_list(model)
+        blocks = lm.block_names(model)
     except ValueError:  # some architectures have no list of blocks
-        path, count = "", 0
+        blocks = []
     options = {name: getattr(cfg, name) for name in KEPT_OPTIONS}
     options |= {"model": absolute(cfg.model), "dataset": absolute(cfg.dataset), "ctx_len": feed.ctx_len}
     by_document = {"held_out_by": feed.held_out_by} if feed.held_out_by == "documents" else {}
     return CacheHeader(
         options=options | by_document,
         hookpoints=feed.widths,
-        blocks=[f"{path}.{index}" for index in range(count)],
+        blocks=blocks,
         dtype=cfg.dtype,
         shuffled=cfg.shuffle,
         seed=cfg.data_seed,

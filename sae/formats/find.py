@@ -81,6 +81,8 @@ def chosen_of(
     missing = [name for name, meant in chosen.items() if not meant]
     if missing or not chosen:
         why = "" if found else f": there is {_looked_for()}"
+        if missing and [place.relative for place in found.values()] == ["."]:
+            why = "; a folder that is one dictionary is named after its hookpoint: rename it, if it is that one"
         raise ValueError(
             f"{folder} must hold {missing or pattern or 'autoencoders'}, "
             f"but holds {sorted(found, key=_natural)[:20] or 'none'}{why}"

@@ -4,7 +4,7 @@ from .compiled import compile_blocks
 from .context import check_ctx_len, context_limit
 from .graft import Latents, graft
 from .harvest import cannot_compute, harvest, widths
-from .hookpoints import base_model, block_list, canonical, canonical_ends, fits, locate, resolve_hookpoints
+from .hookpoints import base_model, block_list, block_names, canonical, canonical_ends, fits, locate, resolve_hookpoints
 from .identity import fingerprint
 from .load import (
     check_device,
@@ -28,6 +28,7 @@ __all__ = [
     "Unembedding",
     "base_model",
     "block_list",
+    "block_names",
     "cannot_compute",
     "canonical",
     "canonical_ends",

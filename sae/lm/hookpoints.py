@@ -82,7 +82,7 @@ def block_list(model: nn.Module) -> tuple[str, int]:
     def rank(path: str) -> tuple[int, int, bool, int, int]:
         size = sum(parameter.numel() for parameter in fitting[path].parameters())
         near = _shared(path, embedding)
-        return -len(fitting[path]), -near, path.startswith("decoder."), path.count("."), -size
+        return -len(fitting[path]), -near, "decoder" in path.split("."), path.count("."), -size
 
     path = min(fitting, key=rank)
     return _end_of_block(base, path, fitting), len(fitting[path])

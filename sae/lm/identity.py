@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from .hookpoints import base_model, block_list
+from .hookpoints import base_model, block_names, locate
 
 _SAMPLES = 64
 """Numbers that are read of each parameter, evenly over it: a model of 400 tensors takes some milliseconds."""
@@ -29,12 +29,11 @@ def fingerprint(model: nn.Module) -> str:
 
 def _parameters(model: nn.Module) -> Iterator[Tensor]:
     """Parameters of the blocks: an embedding may be padded, and a head or a vision tower be left out."""
-    base = base_model(model)
     try:
-        path, _ = block_list(model)
+        blocks = [locate(model, name).module for name in block_names(model)]
     except ValueError:  # some architectures have no list of blocks
-        path = ""
-    return base.get_submodule(path).parameters()
+        blocks = [base_model(model)]
+    return nn.ModuleList(dict.fromkeys(blocks)).parameters()
 
 
 def _sample(parameter: Tensor) -> bytes:

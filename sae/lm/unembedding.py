@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .forward import as_before, device_of, evaluating, without_cache
-from .hookpoints import base_model, block_list
+from .hookpoints import base_model, block_names
 from .logits import NoHeadError, full_logits, probe_tokens
 from .wrappers import eagerly, unwrapped
 
@@ -54,10 +54,9 @@ def find_unembedding(model: nn.Module) -> Unembedding:
 def path_to_logits(model: nn.Module, hookpoint: str) -> str:
     """`direct` for the output of a block, which is added to the end; else `direct path only`."""
     try:
-        path, count = block_list(model)
+        return "direct" if hookpoint in block_names(model) else "direct path only"
     except ValueError:
         return "direct path only"
-    return "direct" if hookpoint in {f"{path}.{index}" for index in range(count)} else "direct path only"
 
 
 def _last_states(base: nn.Module, tokens: Tensor) -> tuple[Float[Tensor, "seq d"], nn.Module | None]:

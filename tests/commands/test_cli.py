@@ -24,7 +24,7 @@ import transformers
 from datasets import Dataset, config
 from pictures import assert_is_a_picture
 from safetensors.torch import load_file, save_file
-from tiny_models import VOCAB_SIZE, save_tiny, tiny_tokenizer
+from tiny_models import VOCAB_SIZE, save_tiny, tiny_model, tiny_tokenizer
 
 import sae.__main__
 from sae import Sae, SaeTrainer
@@ -455,6 +455,17 @@ BAD = [
     (["model", "text.jsonl", "more"], ["more"]),
     (["eval", "--nothing"], ["--nothing"]),
 ]  # fmt: skip
+
+
+def test_layers_are_chosen_from_a_cache_whatever_class_holds_the_text_model(run: Run, no_picture: None) -> None:
+    tiny_model("gemma3_multimodal").save_pretrained("several")
+    tiny_tokenizer().save_pretrained("several")
+    assert run("cache", "several", "text.jsonl", "--ctx_len", "16", "--activations", "acts").status == 0
+    result = run(
+        "--activations", "acts", "--layers", "1", "--num_latents", "64", "--k", "4", *FIXED, "--run_name", "one"
+    )
+    assert result.status == 0, result.err
+    assert list(Sae.load_many("runs/one")) == ["layers.1"]
 
 
 def test_an_option_that_is_typed_is_never_overruled_in_silence_by_what_finetune_or_a_cache_brings(

@@ -227,6 +227,11 @@ def test_a_missing_hookpoint_lists_what_is_there(tmp_path: Path) -> None:
     write(tmp_path / "layers.1")
     with pytest.raises(ValueError, match=r"must hold \['layers.2'\], but holds \['layers.1'\]"):
         Sae.load_many(tmp_path, ["layers.2"])
+    write(tmp_path / "mine")
+    with pytest.raises(
+        ValueError, match=r"must hold \['layers.1'\], but holds \['mine'\]; .* named after its hookpoint"
+    ):
+        Sae.load_many(tmp_path / "mine", ["layers.1"])
 
 
 def test_a_hub_repository_that_cannot_be_reached_says_so_in_one_line() -> None:

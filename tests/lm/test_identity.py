@@ -5,7 +5,9 @@ import copy
 import pytest
 import torch
 from tiny_models import FAMILIES, tiny_model
+from tiny_types import tiny_config
 from torch import nn
+from transformers import AutoModel, AutoModelForMaskedLM
 
 from sae import lm
 
@@ -20,6 +22,15 @@ def test_the_fingerprint_is_of_the_weights_not_of_what_holds_them(family: str) -
         headed.base_model.load_state_dict(model.state_dict())
         assert lm.fingerprint(headed) == expected
     assert lm.fingerprint(tiny_model(family, seed=1)) != expected
+
+
+def test_blocks_that_run_several_times_are_all_that_counts_of_such_a_model() -> None:
+    torch.manual_seed(0)
+    headed = AutoModelForMaskedLM.from_config(tiny_config("albert"))
+    model = AutoModel.from_config(tiny_config("albert"))  # which has a pooler besides
+    assert lm.fingerprint(model) != lm.fingerprint(headed)
+    model.load_state_dict(headed.base_model.state_dict(), strict=False)
+    assert lm.fingerprint(model) == lm.fingerprint(headed)
 
 
 def test_a_padded_embedding_is_the_same_model_and_one_finetuned_matrix_is_another() -> None:

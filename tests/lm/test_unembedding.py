@@ -37,3 +37,5 @@ def test_only_a_blocks_output_adds_to_the_logits_directly() -> None:
     model = tiny_model("llama", causal_lm=True)
     assert lm.path_to_logits(model, "layers.2") == "direct"
     assert lm.path_to_logits(model, "layers.2.mlp") == "direct path only"
+    several = tiny_model("gemma3_multimodal")
+    assert lm.path_to_logits(several, "layers.2") == "direct"

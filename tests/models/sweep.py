@@ -223,7 +223,10 @@ class Sweep:
         reader = base.encoder if base.config.is_encoder_decoder else base
         try:
             with torch.no_grad():
-                states = reader(input_ids=self.tokens, output_hidden_states=True).hidden_states
+                shown = reader(input_ids=self.tokens, output_hidden_states=True)
+                if "encoder_last_hidden_state" in shown:  # those are the decoder's, of something else
+                    shown = base.encoder(input_ids=self.tokens, output_hidden_states=True)
+                states = shown.hidden_states
         except Exception:
             states = None
         pairs = list(enumerate(self.hookpoints))[:-1]  # the last state has passed the final norm

@@ -141,6 +141,8 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "qwen4_exp_text": {
         "ngram_vocab_size_base": 64, "ple_embed_dim": 32, "hc_lowrank": 8, "split_ngram_parts": 1,
         "linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+        "indexer_n_heads": 4, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 8,
+        "indexer_compress_ratio": 4,
     },
     "cohere_compass_text": {
         "layer_types": ["sliding_attention", "full_attention"],
@@ -159,6 +161,31 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     },
     "esmc": {"vocab_size": 99},
     "pegasus_x": {"block_size": 4},
+    "chameleon": {"vocabulary_map": {"<image>": 8}},
+    "chameleon_vqgan": {"base_channels": 32, "channel_multiplier": [1, 1], "attn_resolutions": None},
+    "emu3": {"vocabulary_map": {"<image>": 8, "<|extra_200|>": 9}},
+    "emu3_vqgan": {"base_channels": 32, "channel_multiplier": [1, 1]},
+    "janus_vqgan": {"base_channels": 32, "channel_multiplier": [1, 1]},
+    "mimi": {"upsample_groups": 32, "num_filters": 4},
+    "deepseek_ocr2_text": {"mlp_layer_types": ["dense", "sparse"], "num_experts_per_tok": 2},
+    "diffusion_gemma_text": {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 16},
+    "dots3_note_text": {
+        "layer_types": ["indexed_attention", "sliding_attention"], "mlp_layer_types": ["dense", "sparse"],
+        "head_dim": 16, "per_layer_config": {1: {
+            "num_attention_heads": 4, "num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16, "head_dim": 16,
+            "qk_nope_head_dim": 8, "v_head_dim": 8, "qk_rope_head_dim": 8}},
+    },
+    "ernie4_5_vl_moe_text": _mrope(1, 1, 2, moe_intermediate_size=[48, 16], mlp_layer_types=["dense", "sparse"]),
+    "florence_vision": {
+        "depths": [1, 1], "embed_dim": [8, 32], "num_heads": [2, 4], "num_groups": [2, 4], "patch_size": [7, 3],
+        "patch_stride": [4, 2], "patch_padding": [3, 1], "patch_prenorm": [False, True],
+    },
+    "granite4_vision": {"deepstack_layer_map": [], "spatial_target_layers": [], "downsample_rate": "1/2"},
+    "molmo2_adapter": {"vision_feature_layer": [1, 0]},
+    "muse_spark_audio": {"num_hidden_layers": 4, "hidden_sizes": [8, 8, 8, 32]},
+    "t5gemma2_text": {"dropout_rate": 0.0},
+    "vibevoice_acoustic_tokenizer": {"num_filters": 4, "downsampling_ratios": [2, 2], "depths": [1, 1, 1]},
+    "vibevoice_acoustic_tokenizer_encoder": {"num_filters": 4, "downsampling_ratios": [2, 2], "depths": [1, 1, 1]},
     "zaya": {"router_hidden_size": 16},
     "hrm_text": {"num_layers_per_stack": 2, "num_hidden_layers": 16},
     "zamba": {
