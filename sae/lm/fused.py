@@ -229,10 +229,11 @@ def _rotates(function: Forward) -> bool:
         return False
 
 
-def _rotary(plain: Forward, q: Any, k: Any, cos: Any, sin: Any, *args: Any, **kwargs: Any) -> Any:
-    """`plain`, by ours where it covers these."""
-    if args or kwargs or torch.is_grad_enabled() or not all(type(t) is Tensor for t in (q, k, cos, sin)):
-        return plain(q, k, cos, sin, *args, **kwargs)
+def _rotary(plain: Forward, *args: Any, **kwargs: Any) -> Any:
+    """`plain`, by ours where it covers these: q, k, cos and sin, and nothing else, in this order."""
+    if len(args) != 4 or kwargs or torch.is_grad_enabled() or not all(type(t) is Tensor for t in args):
+        return plain(*args, **kwargs)
+    q, k, cos, sin = args
     if not (_is_headed(q, cos) and _is_headed(k, cos) and cos.shape == sin.shape and covers(cos, sin)):
         return plain(q, k, cos, sin)
     return _rotate(q, cos, sin), _rotate(k, cos, sin)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_types import tiny_config
 from torch import nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel
@@ -59,6 +60,13 @@ def test_every_norm_mlp_and_rotation_of_a_family_is_found_and_the_model_is_as_be
         assert file.apply_rotary_pos_emb is not before
     assert not any("forward" in vars(m) for m in model.modules())
     assert file.apply_rotary_pos_emb is before
+
+
+def test_a_rotation_that_is_called_in_another_way_is_left_to_transformers() -> None:
+    torch.manual_seed(0)
+    model = AutoModel.from_config(tiny_config("qwen4_exp_text")).to(torch.bfloat16).eval()  # of queries alone, by name
+    found, expected = harvest(model, TOKENS, ["layers.1"])["layers.1"], plainly(model, "layers.1")
+    assert ((found - expected).float().norm() / expected.float().norm()).item() < 2**-7
 
 
 def test_a_model_in_float32_or_with_gradients_is_bit_for_bit_that_of_transformers() -> None:
