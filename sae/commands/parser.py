@@ -234,6 +234,7 @@ def field_docs(config: type) -> dict[str, str]:
     return {name: doc for docs in own for name, doc in docs.items()}
 
 
+@functools.cache  # finding a class in its file takes as long as all the rest of the parsing
 def _own_docs(config: type) -> dict[str, str]:
     (definition,) = ast.parse(textwrap.dedent(inspect.getsource(config))).body
     assert isinstance(definition, ast.ClassDef)
