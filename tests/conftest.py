@@ -8,6 +8,7 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "disabled"
 
+import typecheck  # noqa: E402, F401
 from jaxtyping import install_import_hook  # noqa: E402
 
 install_import_hook("sae", "typecheck.checked")
