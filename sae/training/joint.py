@@ -97,8 +97,8 @@ class Joint:
             learner.accumulate_with_others(
                 code, targets[name], Known(bags[name], residual[layer], own_pull, pull, shares)
             )
-            weighted = written[source].mul_(shares.repeat(levels).unsqueeze(1))
-            products = own_pulls[layer + 1 :].flatten(1) @ weighted.flatten()
+            # Whole tokens, whatever their share: what a massive one would write for later modules must be felt.
+            products = own_pulls[layer + 1 :].flatten(1) @ written[source].flatten()
             learner.add_layer_scale_gradient(products, units[layer + 1 :, source])
 
     def _units(self) -> Float[Tensor, "layers held"]:

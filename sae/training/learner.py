@@ -48,6 +48,9 @@ FIRST_TOKENS = 4096
 """Tokens on which the length of a new encoder's rows is chosen."""
 _LOG_LENGTH = "encoder.log_length"
 """Optimizer's name for the logarithm of the length of W_enc's rows."""
+_LAYER_SCALE_RATE = 0.05
+"""Rate of a tied decoder's factors, in units of that of the lengths. At 1 the outputs of 30 layers got worse from the
+twentieth step on (docs/family.md)."""
 _FIRING_SHARE = 0.1
 """Weight of the newest step in the moving average of each latent's firing rate."""
 _PROBE = 16
@@ -215,7 +218,7 @@ class SaeLearner:
         rates["encoder.weight"] = self._recipe.encoder_rate * ratio
         rates["W_skip"] = ratio
         rates[_LOG_LENGTH] = (self._recipe.row_length_rate or 0.0) * math.sqrt(self.sae.d_out)
-        rates["layer_scale"] = rates[_LOG_LENGTH] or 1.0
+        rates["layer_scale"] = _LAYER_SCALE_RATE * rates[_LOG_LENGTH] or 1.0
         if self._recipe.bias_rate is not None:
             rates["encoder.bias"] = rates["b_dec"] = self._recipe.bias_rate * math.sqrt(self.variance / own)
 
