@@ -6,7 +6,7 @@ time. So a function with arrays is checked where its arguments or its result loo
 
 import threading
 from collections.abc import Callable, Hashable
-from functools import wraps
+from functools import cache, wraps
 from itertools import islice
 from typing import Any, get_args
 
@@ -40,21 +40,23 @@ def once_for_each_look(one: Callable[..., Any], typechecker: Callable[..., Any])
     def stand_in(*args: Any, **kwargs: Any) -> Any:
         return _returned.value
 
-    whole = _jaxtyped(one, typechecker=typechecker)
-    with_result = _jaxtyped(stand_in, typechecker=typechecker)
+    @cache
+    def checking(this: Callable[..., Any]) -> Callable[..., Any]:  # at the first call: making it takes milliseconds
+        return _jaxtyped(this, typechecker=typechecker)
+
     seen: dict[Hashable, set[Hashable]] = {}
 
     @wraps(one)
     def looking(*args: Any, **kwargs: Any) -> Any:
         results = seen.get(given := (look(args), look(kwargs)))
         if results is None:
-            result = whole(*args, **kwargs)
+            result = checking(one)(*args, **kwargs)
             seen[given] = {look(result)}
             return result
         result = one(*args, **kwargs)
         if (found := look(result)) not in results:
             _returned.value = result
-            with_result(*args, **kwargs)
+            checking(stand_in)(*args, **kwargs)
             results.add(found)
         return result
 
