@@ -350,7 +350,8 @@ class TrainConfig:
     @property
     def data_seed(self) -> int:
         """The seed of the data's order: the first, so that the autoencoders of all seeds see the same."""
-        return several(self.seed)[0]
+        first: int = several(self.seed)[0]
+        return first
 
 
 def several(value: Any) -> list[Any]:

@@ -270,6 +270,16 @@ def test_what_the_reference_shows_explains_each_of_several_arguments_and_its_res
             assert returns or re.search(r"\n(Returns|Yields):\n", text), name
 
 
+def test_types_are_checked_strictly_most_where_users_import() -> None:
+    """mypy is strict everywhere, also on what a user writes; what the reference shows hands out no Any either."""
+    mypy = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]
+    assert mypy["strict"] and mypy["files"] == ["sae", "tests/documents/typed_user.py"]
+    (strictest,) = [set(each["module"]) for each in mypy["overrides"] if each["warn_return_any"]]
+    pages = [page.read_text() for page in (ROOT / "docs/reference").glob("*.md")]
+    shown = {module for page in pages for module in re.findall(r"^::: (sae\.[\w.]+)\.\w+$", page, re.MULTILINE)}
+    assert shown and shown <= strictest, shown - strictest
+
+
 def calls() -> Iterator[tuple[str, ast.Call]]:
     for path in FILES:
         for node in ast.walk(tree_of(path)):

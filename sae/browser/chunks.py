@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -59,7 +59,7 @@ class Chunk:
         if zlib.crc32(self._bytes[end:].data) != header["crc"]:
             raise ValueError(f"{path} is damaged")
         kinds = ["<u4", "u1", *(["<u4", "<u4", "<f2", "u1"] * ((len(header["lengths"]) - 2) // 4))]
-        self._arrays: list[Any] = []
+        self._arrays: list[np.ndarray] = []
         for kind, length in zip(kinds, header["lengths"], strict=True):
             stop = end + length * np.dtype(kind).itemsize
             self._arrays.append(self._bytes[end:stop].view(kind))

@@ -138,15 +138,15 @@ def _picked(values: np.ndarray, starts: np.ndarray, ranks: np.ndarray, missing: 
     """The values of these ranks for each latent; `missing` where a rank is -1."""
     if not values.size:
         return np.full(ranks.shape, missing, values.dtype)
-    return np.where(
-        ranks >= 0, values[np.minimum(starts[:, None] + ranks, len(values) - 1)], values.dtype.type(missing)
-    )
+    taken: np.ndarray = values[np.minimum(starts[:, None] + ranks, len(values) - 1)]
+    picked: np.ndarray = np.where(ranks >= 0, taken, values.dtype.type(missing))
+    return picked
 
 
 def top_of(events: Events, corpus: Corpus, number: int) -> np.ndarray:
     """Positions of the strongest contexts of one latent, repetitions left out."""
     _, order = strongest_first(events, corpus.ctx_len)
-    found = _without_repeats(events.positions[order][None], corpus, number)[0]
+    found: np.ndarray = _without_repeats(events.positions[order][None], corpus, number)[0]
     return found[found != NONE]
 
 

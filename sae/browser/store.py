@@ -265,7 +265,9 @@ class Place:
             fired & (self.column("shares")[:, 0] >= SINGLE),
             fired & (self.column("last") == 0),
         ]
-        return np.bitwise_or.reduce([fact.astype(np.uint8) << np.uint8(bit) for bit, fact in enumerate(facts)])
+        bits = [fact.astype(np.uint8) << np.uint8(bit) for bit, fact in enumerate(facts)]
+        found: np.ndarray = np.bitwise_or.reduce(bits)
+        return found
 
     @cached_property
     def starts(self) -> np.ndarray:
@@ -418,12 +420,14 @@ class Latent:
     @property
     def histogram(self) -> np.ndarray:
         """How many activations lie in each equal part of the range from 0 to `max`."""
-        return self.place.column("histogram")[self.index].astype(np.int64)
+        found: np.ndarray = self.place.column("histogram")[self.index]
+        return found.astype(np.int64)
 
     @property
     def edges(self) -> np.ndarray:
         """The activations that part the fifths of its contexts, from the largest to the least."""
-        return self.place.column("edges")[self.index]
+        found: np.ndarray = self.place.column("edges")[self.index]
+        return found
 
     def activations(self) -> tuple[np.ndarray, np.ndarray]:
         """The positions of all tokens on which it fires, massive ones too, and its activations there."""

@@ -55,7 +55,8 @@ def parse(
         if own:
             combinations = [dict(zip(own, each, strict=True)) for each in itertools.product(*own.values())]
             values[part] = [dataclasses.replace(getattr(cfg, part), **each) for each in combinations]
-    return dataclasses.replace(cfg, **values) if values else cfg
+    filled: Config = dataclasses.replace(cfg, **values) if values else cfg
+    return filled
 
 
 def typed(arguments: Sequence[str]) -> frozenset[str]:

@@ -151,7 +151,7 @@ def _column_names(rows: "datasets.Dataset | datasets.IterableDataset", name: str
     if isinstance(rows, Dataset):
         if not len(rows):
             raise empty_data(name)
-        return rows.column_names
+        return list(rows.column_names)
     first = next(iter(own_view(rows)), None)
     if first is None:
         raise empty_data(name)

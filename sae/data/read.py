@@ -108,7 +108,7 @@ def rows_of(files: list[File], columns: Sequence[str]) -> Iterator[Row]:
     another kind than its name says.
     """
     of_kind: dict[str, Callable[[str, Any], Any]] = {CHAT: _chat, MASK: _mask, **dict.fromkeys(IDS, _ids)}
-    read = {name: of_kind.get(name, _text) for name in columns}
+    read: dict[str, Callable[[str, Any], Any]] = {name: of_kind.get(name, _text) for name in columns}
     for file in files:
         has_column = has_rows = False
         for place, row in _raw_rows(file):

@@ -127,11 +127,12 @@ class Tokenize:
         """Token ids of each row. Raises ValueError, listing the columns, for a row without the column."""
         for row in rows:
             check_text_column(list(row), None, self.text_key)
-        return self({self.text_key: [row[self.text_key] for row in rows]})["input_ids"]
+        ids: list[list[int]] = self({self.text_key: [row[self.text_key] for row in rows]})["input_ids"]
+        return ids
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         try:
-            return self.tokenizer(
+            ids: list[list[int]] = self.tokenizer(
                 texts,
                 add_special_tokens=False,
                 truncation=False,
@@ -139,6 +140,7 @@ class Tokenize:
                 return_token_type_ids=False,
                 verbose=False,  # the chunks are what must fit the model, not the documents
             )["input_ids"]
+            return ids
         except Exception as error:  # some kinds of tokenizers refuse what is not in their vocabulary
             raise ValueError(
                 f"text column {self.text_key!r} must hold what the tokenizer can read, got a text of which it says: "

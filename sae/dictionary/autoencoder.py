@@ -1,6 +1,6 @@
 """One sparse autoencoder: parameters, encode, decode, forward, and where they come from and go to."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,6 +51,8 @@ class Sae(nn.Module):
     d_out): row = latent. New weights follow Gao et al. 2024, arXiv:2406.04093, app. A.1: rows of W_dec uniform on the
     sphere, W_enc equal to W_dec, biases 0; the trainer sets b_dec to the mean of the data.
     """
+
+    __call__: Callable[..., SaeOutput]
 
     def __init__(
         self,
@@ -182,7 +184,9 @@ class Sae(nn.Module):
         flat = _standardised(flat)[0] if self.spec.layer_norm else flat
         read = flat - self.b_dec if self.spec.centred else flat
         select = selection_of(self.spec, self.threshold)
-        acts, indices = EncodeFunction.apply(read, self.encoder.weight, self.encoder.bias, select)
+        acts, indices = EncodeFunction.apply(  # type: ignore[no-untyped-call]
+            read, self.encoder.weight, self.encoder.bias, select
+        )
         batch = x.shape[:-1]
         return Encoded(acts.view(*batch, acts.shape[1]), indices.view(*batch, indices.shape[1]))
 
@@ -208,7 +212,8 @@ class Sae(nn.Module):
         """
         batch, width = top_acts.shape[:-1], top_acts.shape[-1]
         acts = top_acts.to(self.dtype).reshape(-1, width)
-        out = DecodeFunction.apply(acts, top_indices.reshape(-1, width).contiguous(), self.W_dec) + self.b_dec
+        indices = top_indices.reshape(-1, width).contiguous()
+        out: Tensor = DecodeFunction.apply(acts, indices, self.W_dec) + self.b_dec  # type: ignore[no-untyped-call]
         if self.W_skip is None and not self.spec.layer_norm:
             return self.unscaled(out).view(*batch, self.d_out)
         if x is None:

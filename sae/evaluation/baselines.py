@@ -67,7 +67,8 @@ class _Fit:
     def of(cls, sae: Sae, x: Float[Tensor, "tokens d_in"]) -> "_Fit":
         x = x.to(sae.device).float()
         x = x[spread(x, x).rule.counts(x) > 0]
-        fired = sum(int((sae.encode(part).top_acts > 0).sum()) for part in x.split(2048))
+        counts: list[int] = [int((sae.encode(part).top_acts > 0).sum()) for part in x.split(2048)]
+        fired = sum(counts)
         return cls(sae, x, x.mean(0), max(1, round(fired / len(x))))
 
 

@@ -107,7 +107,8 @@ class Evaluation(Mapping[Any, Quality]):
         data = {"tokens": self.tokens, "sequences": self.sequences, "ctx_len": self.ctx_len}
         norms: dict[str, Any] = {"relative_norms": self.relative_norms} if self.relative_norms else {}
         norms |= {"probes": self.probes.to_json()} if self.probes is not None else {}
-        return as_json({"data": data, "variance": self.variance, "results": results, **norms})
+        document: dict[str, Any] = as_json({"data": data, "variance": self.variance, "results": results, **norms})
+        return document
 
 
 def evaluate(

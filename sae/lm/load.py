@@ -42,7 +42,8 @@ def load_config(name: str, *, revision: str | None = None, token: str | None = N
         _check_file(location)
         written, _ = PreTrainedConfig.get_config_dict(**_source(location, access))
         _check_depth(written)
-        return AutoConfig.from_pretrained(**_source(location, access))
+        config: PreTrainedConfig = AutoConfig.from_pretrained(**_source(location, access))
+        return config
 
 
 _MAX_CONFIG_BYTES, _MAX_LAYERS = 2**24, 10_000
@@ -88,7 +89,8 @@ def load_skeleton(
         from transformers import AutoModel
 
         options = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
-        return AutoModel.from_config(config, trust_remote_code=False, **options)
+        model: PreTrainedModel = AutoModel.from_config(config, trust_remote_code=False, **options)
+        return model
 
 
 def load_tokenizer(name: str, *, revision: str | None = None, token: str | None = None) -> PreTrainedTokenizerBase:
@@ -202,7 +204,8 @@ def load_model(
 def frozen(model: nn.Module, head: bool) -> PreTrainedModel:
     """The model, or what of it is not the head, to be read and not trained."""
     whole: Any = model if head else base_model(model)
-    return whole.eval().requires_grad_(False)
+    found: PreTrainedModel = whole.eval().requires_grad_(False)
+    return found
 
 
 def _classes(config: PreTrainedConfig, head: bool) -> list[Any]:
@@ -250,7 +253,7 @@ def class_with_head(model: nn.Module) -> str | None:
     auto: Any = AutoModel if config is None else _auto_class(config, head=True)
     if auto is AutoModel or isinstance(model, auto._model_mapping[type(config)]):
         return None
-    return auto.__name__
+    return str(auto.__name__)
 
 
 def _free_memory(devices: Sequence[torch.device]) -> dict[int, int]:
@@ -300,7 +303,8 @@ def vocab_size(model: nn.Module | PreTrainedConfig) -> int:
         return getattr(model.get_text_config(), "vocab_size", sys.maxunicode + 1)
     model = unwrapped(model)
     try:
-        return model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+        embeddings: Any = model.get_input_embeddings()  # type: ignore[operator]
+        return int(embeddings.weight.shape[0])
     except (AttributeError, NotImplementedError):
         config: Any = getattr(model, "config", None)
     if part := part_that_reads(model):
@@ -361,7 +365,8 @@ def _gguf_config(location: ModelLocation, stamp: tuple[int, int]) -> PreTrainedC
     """A GGUF file's config, parsed once for each state of the file (2 s for a vocabulary of 49 152 tokens)."""
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(**_source(location, Access(location.folder)))
+    config: PreTrainedConfig = AutoConfig.from_pretrained(**_source(location, Access(location.folder)))
+    return config
 
 
 def _quantization(location: ModelLocation, load_in_8bit: bool) -> dict[str, Any]:

@@ -85,9 +85,10 @@ class World:
             )
         if size > 1 and not dist.is_initialized():
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-            store, _, _ = next(dist.rendezvous("env://", timeout=TIMEOUT))
+            store, _, _ = next(dist.rendezvous("env://", timeout=TIMEOUT))  # type: ignore[attr-defined]
             # torchrun keeps its store when it starts processes anew, with the addresses of those that died.
-            attempt = dist.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+            prefix = f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
+            attempt = dist.PrefixStore(prefix, store)  # type: ignore[attr-defined]
             dist.init_process_group(backend, store=attempt, rank=rank, world_size=size, timeout=TIMEOUT)
         return cls(rank, size)
 

@@ -100,7 +100,7 @@ def short_run(total_steps: int, firings: float, *, at_256_steps: float) -> float
     from more tokens: the factor rises with the fourth root of the `firings`. It is 1 at the 7.1 of 1024 tokens, 4608
     latents and k 32, and within √2 either way, as far as was measured (docs/notebook.md).
     """
-    tokens = min(max(firings / (1024 * 32 / 4608), 0.25), 4.0) ** 0.25
+    tokens: float = min(max(firings / (1024 * 32 / 4608), 0.25), 4.0) ** 0.25
     return max(1.0, at_256_steps * tokens * math.sqrt(256 / max(256, total_steps)))
 
 

@@ -222,7 +222,7 @@ class CachedActivations:
             raise StopIteration
         start, stop = self._bounds[self.batch_index :][:2].tolist()
         self.batch_index += 1
-        return stop - start
+        return int(stop - start)
 
     def _read(self, index: int) -> None:
         """Begin to read a batch, unless it is being read."""
