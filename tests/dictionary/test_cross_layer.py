@@ -28,6 +28,7 @@ from sae.parallel.placement import placement_of
 from sae.runs.log import read_records
 from sae.training.joint import Joint, joints
 from sae.training.learner import SaeLearner
+from sae.training.recipe import Recipe
 from sae.training.run_plan import Combination, check_cross_layer_memory, check_each_has_a_layer, plan_saes
 
 pytestmark = pytest.mark.usefixtures("no_picture")
@@ -199,6 +200,23 @@ def test_every_gradient_of_tied_layers_equals_dense_autograd(rule: dict[str, Any
                 sae.get_parameter(parameter).grad, atol=1e-4, rtol=1e-5,
                 msg=lambda t, n=name, p=parameter: f"{n} {p}: {t}",
             )  # fmt: skip
+
+
+def test_a_tied_layer_s_factors_feel_tokens_of_which_its_other_weights_follow_a_share() -> None:
+    saes = layers((16, 16, 16), 24, torch.float64, tie_decoders=True)
+    options: dict[str, Any] = {"auxk_alpha": 0.0, "dead_feature_threshold": 10**9, "compute_dtype": torch.float64}
+    recipe = Recipe(token_grad_limit_variances=0.01)
+    learners = {name: SaeLearner(sae, tokens_per_step=37, recipe=recipe, **options) for name, sae in saes.items()}
+    xs = [torch.randn(37, 24, dtype=torch.float64) for _ in saes]
+    y = torch.randn(37, 48, dtype=torch.float64)
+    (joint,) = joints(learners)
+    joint.accumulate(dict(zip(saes, zip(xs, y.chunk(3, 1), strict=True), strict=True)))
+    dense(saes, xs, y).backward()
+    learner, sae = learners[MLPS[0]], saes[MLPS[0]]
+    assert learner._grads is not None and learner._layer_scale_grad is not None and sae.layer_scale is not None
+    assert sae.layer_scale.grad is not None and sae.encoder.bias.grad is not None
+    torch.testing.assert_close(learner._layer_scale_grad[1:] * 37, sae.layer_scale.grad[1:])
+    assert (learner._grads.b_enc * 37).norm() < 0.1 * sae.encoder.bias.grad.norm()
 
 
 @pytest.mark.parametrize("skip", [False, True])
