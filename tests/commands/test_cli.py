@@ -294,7 +294,7 @@ def test_a_choice_that_is_made_by_itself_can_be_made_either_way(words: list[str]
 PLANNED_ONCE = (
     "World.from_environment", "check_processes", "continue_after_restart", "RunFolder.plan", "derived_before",
     "combinations", "plan_saes", "resolve_hookpoints", "check_ctx_len", "check_exclusions", "token_batches",
-    "model_name", "count_steps", "plan_steps", "place", "warmup_steps", "peak_lr", "Recipe.named",
+    "model_name", "count_steps", "plan_steps", "placement_of", "warmup_steps", "peak_lr", "Recipe.named",
 )  # fmt: skip
 
 
