@@ -522,6 +522,8 @@ def test_crosscoders_and_cross_layer_transcoders_are_measured_by_the_command_and
     assert sae.__main__.main([*command, "--layers", "0", "2", "--crosscode", "--k", "4", "--run_name", "cross"]) == 0
     modules = ["--hookpoints", "layers.[02].mlp"]
     assert sae.__main__.main([*command, *modules, "--cross_layer", "--k", "4", "--run_name", "clt"]) == 0
+    nested = ["--cross_layer", "--tie_decoders", "--prefixes", "32", "--k", "4", "--run_name", "tied"]
+    assert sae.__main__.main([*command, *modules, *nested]) == 0
 
     status, out, err = run("runs/k4", "--compare", "runs/cross", "--device", "cpu", "--out", "there")
     assert status == 0 and "error" not in err and out.count("layers.2") == 1
@@ -535,13 +537,17 @@ def test_crosscoders_and_cross_layer_transcoders_are_measured_by_the_command_and
         assert sum(document["relative_norms"]["runs/cross"][hookpoint]) == fired
     assert "Decoder norms" in page_text and list(document["relative_norms"]) == ["runs/cross"]
 
-    assert run("runs/clt", "--device", "cpu", "--out", "layers")[0] == 0
-    found = numbers("layers")["results"]["runs/clt"]
-    assert list(found) == ["layers.0.mlp", "layers.2.mlp", "all"]
-    trained = json.loads(Path("runs/clt/evaluation.json").read_text())
-    for hookpoint in trained:
-        assert found[hookpoint]["metrics"]["fvu"] == pytest.approx(trained[hookpoint]["fvu"], rel=0.03)
-    for name, kind in (("runs/cross", "a crosscoder"), ("runs/clt", "layers of a cross-layer transcoder")):
+    assert run("runs/clt", "--compare", "runs/tied", "--device", "cpu", "--out", "layers")[0] == 0
+    for name, found in numbers("layers")["results"].items():
+        assert list(found) == ["layers.0.mlp", "layers.2.mlp", "all"]
+        trained = json.loads(Path(name, "evaluation.json").read_text())
+        for hookpoint in trained:
+            metrics = found[hookpoint]["metrics"]
+            assert metrics["fvu"] == pytest.approx(trained[hookpoint]["fvu"], rel=0.03)
+            if name == "runs/tied":
+                assert metrics["fvu/first 32"] == pytest.approx(trained[hookpoint]["fvu/first 32"], rel=0.03)
+    layers = "layers of a cross-layer transcoder"
+    for name, kind in (("runs/cross", "a crosscoder"), ("runs/clt", layers), ("runs/tied", layers)):
         assert sae.__main__.main(["browse", name, "--no_browser", "--device", "cpu"]) == 2
         errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sae: error:")]
         assert len(errors) == 1 and kind in errors[0]
