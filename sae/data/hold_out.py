@@ -11,7 +11,8 @@ from torch import Tensor
 RUN = 4  # sequences held out side by side: only two others then share documents with them
 UNUSED = 20  # at most one sequence in 20 is neither trained on nor held out, because it shares a document
 TRIES = 10  # sequences that are tried for each one that is needed, before documents count as too long
-NGRAM = 50  # tokens in a row that two texts do not share by chance
+NGRAM = 50  # tokens in a row that two texts do not share by chance; of shorter sequences all tokens
+FEWEST = 16  # tokens in a row that say anything: shorter sequences are alike by chance
 DISTINCT = 10  # different tokens among these: rulers and empty lines repeat in any text
 
 
@@ -89,9 +90,14 @@ def _stretch(start: int, size: int, documents: Documents) -> tuple[int, int, int
     return int(touching[0]), int(touching[1]), int(inside[0]), max(int(inside[0]), int(inside[1]))
 
 
-def sharing_text(held_out: Int64[Tensor, "n ctx_len"], trained: Iterable[Int64[Tensor, "m ctx_len"]]) -> int:
-    """How many of the held-out sequences share NGRAM tokens in a row with one that is trained on."""
-    if held_out.shape[1] < NGRAM:
+def shared_length(ctx_len: int) -> int:
+    """Tokens in a row by which sequences of so many count as sharing text."""
+    return min(NGRAM, ctx_len)
+
+
+def sharing_text(held_out: Int64[Tensor, "n ctx_len"], trained: Iterable[Int64[Tensor, "_ ctx_len"]]) -> int:
+    """How many of the held-out sequences share `shared_length` tokens in a row with one that is trained on."""
+    if held_out.shape[1] < FEWEST:
         return 0
     ours = _ngrams(held_out)
     wanted = np.unique(ours[_says_something(held_out)])
@@ -100,10 +106,10 @@ def sharing_text(held_out: Int64[Tensor, "n ctx_len"], trained: Iterable[Int64[T
 
 
 def _ngrams(tokens: Int64[Tensor, "n ctx_len"]) -> np.ndarray:
-    """A number for each NGRAM tokens in a row (n, ctx_len - NGRAM + 1), equal where they are equal."""
-    ids = tokens.numpy().astype(np.uint64)
-    windows = np.zeros((len(ids), ids.shape[1] - NGRAM + 1), np.uint64)
-    for offset in range(NGRAM):  # a polynomial modulo 2**64, of mixed tokens
+    """A number for each `shared_length` tokens in a row (n, places), equal where they are equal."""
+    ids, length = tokens.numpy().astype(np.uint64), shared_length(tokens.shape[1])
+    windows = np.zeros((len(ids), ids.shape[1] - length + 1), np.uint64)
+    for offset in range(length):  # a polynomial modulo 2**64, of mixed tokens
         windows = windows * np.uint64(0x9E3779B97F4A7C15) + _mixed(ids[:, offset : offset + windows.shape[1]])
     return windows
 
@@ -114,6 +120,7 @@ def _mixed(ids: np.ndarray) -> np.ndarray:
 
 
 def _says_something(tokens: Int64[Tensor, "n ctx_len"]) -> np.ndarray:
-    """Which NGRAM tokens in a row hold at least DISTINCT different ones."""
-    windows = tokens.unfold(1, NGRAM, 1).sort(-1).values
-    return ((windows.diff(dim=-1) != 0).sum(-1) + 1 >= DISTINCT).numpy()
+    """Which of these tokens in a row hold at least DISTINCT different ones, or half as many as there are."""
+    length = shared_length(tokens.shape[1])
+    windows = tokens.unfold(1, length, 1).sort(-1).values
+    return ((windows.diff(dim=-1) != 0).sum(-1) + 1 >= min(DISTINCT, (length + 1) // 2)).numpy()

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sae.storage.files import short
 
-from .hold_out import NGRAM, Documents, Split, sharing_text, split
+from .hold_out import Documents, Split, shared_length, sharing_text, split
 from .ids import as_ids, has_padding, ids_column, joined_without_padding, row_ids
 from .pack import FIRST, LAST, keeps_its_place, own_view
 from .position import count_in
@@ -350,9 +350,10 @@ class TokenBatches:
         ] * bool(order.num_shared)
         count = min(order.num_sequences, max(1, TOKENS_TO_COMPARE // self.ctx_len))
         alike = sharing_text(order.read_held_out(0, order.held_out)[0], order.look_ahead(count, self.batch_size))
+        length = shared_length(self.ctx_len)
         among = "sequences" if count == order.num_sequences else f"first {count:,} sequences"
         return told + [
-            f"{alike} of the {order.held_out} held-out sequences share {NGRAM} tokens in a row with the {among} "
+            f"{alike} of the {order.held_out} held-out sequences share {length} tokens in a row with the {among} "
             "that are trained on: the data repeats itself, and measures on them are better than on new text"
         ] * bool(alike)
 

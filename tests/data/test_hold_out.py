@@ -156,8 +156,18 @@ def test_text_that_is_held_out_and_trained_on_is_counted():
     assert sharing_text(tokens, trained.split(5)) == 2
 
 
-def test_rulers_and_empty_lines_are_not_text_that_is_shared():
-    tokens = torch.tensor([[1, 2] * 40])
+@pytest.mark.parametrize("ctx_len", [17, 49])
+def test_short_sequences_share_text_if_they_are_the_same(ctx_len: int):
+    tokens = torch.randint(0, 50, (8, ctx_len), generator=torch.Generator().manual_seed(0))
+    trained = torch.randint(0, 50, (20, ctx_len), generator=torch.Generator().manual_seed(1))
+    trained[3], trained[7, 1:] = tokens[2], tokens[5, 1:]
+    assert sharing_text(tokens, trained.split(5)) == 1
+    assert sharing_text(tokens[:, :15], tokens[:, :15].split(5)) == 0
+
+
+@pytest.mark.parametrize("count", [8, 40])
+def test_rulers_and_empty_lines_are_not_text_that_is_shared(count: int):
+    tokens = torch.tensor([[1, 2] * count])
     assert sharing_text(tokens, [tokens]) == 0
 
 
