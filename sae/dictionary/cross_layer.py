@@ -51,12 +51,25 @@ def members(saes: Mapping[str, Sae]) -> dict[str, list[Member]]:
 def _in_order(names: Sequence[str], saes: Mapping[str, Sae]) -> list[Member]:
     specs = [saes[name].spec for name in names]
     layers = tuple(spec.writes[0] if spec.writes else "" for spec in specs)
-    if any(spec.writes != layers[index:] for index, spec in enumerate(specs)):
-        needed = specs[0].writes or ("its layers",)
+    needed = specs[0].writes or ("its layers",)
+    if missing := [layer for layer in needed if layer not in layers]:
         raise ValueError(
             f"a cross-layer transcoder must be whole, which needs the dictionaries of {', '.join(needed)}, got "
-            f"{', '.join(names)}; do not leave any out"
+            f"{', '.join(names)}; do not leave out {', '.join(missing)}"
         )
+    for index, (name, spec) in enumerate(zip(names, specs, strict=True)):
+        if spec.writes != layers[index:]:
+            raise ValueError(
+                f"{name} must write {', '.join(layers[index:])}, as the others of its cross-layer transcoder say, got "
+                f"{', '.join(spec.writes)}; its cfg.json is of another one"
+            )
+        for option in ("tie_decoders", "prefixes", "budgets"):
+            one, other = getattr(spec.cfg, option), getattr(specs[0].cfg, option)
+            if one != other:
+                raise ValueError(
+                    f"{option} must be the same in all layers of a cross-layer transcoder, got {one} in {name} and "
+                    f"{other} in {names[0]}; take all layers from one run"
+                )
     starts = accumulate((spec.own_width for spec in specs), initial=0)
     return [Member(name, saes[name], start) for name, start in zip(names, starts, strict=False)]
 

@@ -22,6 +22,8 @@ CFG, WEIGHTS = "cfg.json", "sae.safetensors"
 _SEVERAL = ("crosscode", "cross_layer")
 """Kinds of dictionaries with several hookpoints. Their name stands before the selection, so that no library takes them
 for others."""
+_LARGEST_SCALE = 10_000
+"""A factor of tied decoders beyond this is damage: layers' outputs do not differ so much."""
 _SEED = re.compile(r"seed\d+")
 _KINDS = {
     "expansion_factor": int, "normalize_decoder": bool, "num_latents": int, "k": int,
@@ -75,12 +77,20 @@ def read(folder: Path) -> Saved:
     shapes = {name: list(declared.shape) for name, declared in spec.tensors().items()}
     tensors = read_tensors(folder / WEIGHTS, shapes, others_too=False)
     _check_one_float_type(folder / WEIGHTS, {name: t for name, t in tensors.items() if name != "threshold"})
-    if "layer_scale" in tensors and tensors["layer_scale"][0] != 1:
-        raise ValueError(
-            f"{folder / WEIGHTS}: layer_scale must begin with 1, as its own module gets all, got "
-            f"{tensors['layer_scale'][0]:.4g}"
-        )
+    if "layer_scale" in tensors:
+        _check_layer_scale(folder / WEIGHTS, tensors["layer_scale"].float())
     return Saved(spec, tensors)
+
+
+def _check_layer_scale(path: Path, scale: Tensor) -> None:
+    """Raise ValueError for factors of tied decoders that no training can have made."""
+    if scale[0] != 1:
+        raise ValueError(f"{path}: layer_scale must begin with 1, as its own module gets all, got {scale[0]:.4g}")
+    if not (scale.abs() <= _LARGEST_SCALE).all():
+        raise ValueError(
+            f"{path}: layer_scale must hold numbers of at most {_LARGEST_SCALE:,}, got {short(scale.tolist())}; "
+            "the file is damaged"
+        )
 
 
 def _read_cfg(path: Path) -> Spec:
@@ -114,6 +124,10 @@ def _read_cfg(path: Path) -> Spec:
     if cfg.crosscode and d_out != d_in:
         raise ValueError(f"{path}: a crosscoder must write what it reads, got d_in={d_in} and d_out={d_out}")
     reads, writes = _ends_in(path, raw) if cfg.transcode else ((), ())
+    if ends and writes and writes[0] != next(iter(ends)):
+        raise ValueError(
+            f"{path}: writes must be the first of its hookpoints, {next(iter(ends))}, got {writes[0]}; name one place"
+        )
     writes = tuple(ends) or writes
     if cfg.cross_layer and not reads:
         raise ValueError(f"{path}: a layer of a cross-layer transcoder must name what it reads; add reads and writes")

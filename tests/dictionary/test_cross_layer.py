@@ -1,6 +1,7 @@
 """Cross-layer transcoders: every layer's dictionary writes its own module's output and those of all later ones."""
 
 import json
+import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -540,6 +541,25 @@ def test_a_stranger_s_tied_layer_must_fit_its_hookpoints(tmp_path: Path) -> None
         sae.layer_scale[0] = 2
     sae.save_to_disk(tmp_path)
     raises_one_line("layer_scale must begin with 1", lambda: Sae.load_from_disk(tmp_path))
+    for number in (math.nan, math.inf, 1e30):
+        with torch.no_grad():
+            sae.layer_scale[:2] = torch.tensor([1, number])
+        sae.save_to_disk(tmp_path)
+        raises_one_line("layer_scale must hold numbers of at most", lambda: Sae.load_from_disk(tmp_path))
+
+
+def test_layers_of_different_transcoders_are_told_apart(tmp_path: Path) -> None:
+    tied, untied, nested = (layers(**kind) for kind in ({"tie_decoders": True}, {}, {"prefixes": [8]}))
+    mixed = {"tie_decoders must be the same": tied | {MLPS[1]: untied[MLPS[1]]}}
+    mixed |= {"prefixes must be the same": untied | {MLPS[1]: nested[MLPS[1]]}}
+    mixed |= {f"do not leave out {MLPS[1]}": {name: sae for name, sae in untied.items() if name != MLPS[1]}}
+    for message, saes in mixed.items():
+        raises_one_line(message, lambda saes=saes: coders(saes))
+    tied[MLPS[0]].save_to_disk(tmp_path)
+    cfg = json.loads((tmp_path / "cfg.json").read_text())
+    turned = dict(reversed(cfg["hookpoints"].items()))
+    (tmp_path / "cfg.json").write_text(json.dumps(cfg | {"hookpoints": turned}))
+    raises_one_line("writes must be the first of its hookpoints", lambda: Sae.load_from_disk(tmp_path))
 
 
 def test_only_several_layers_are_trained_together(make: Make) -> None:

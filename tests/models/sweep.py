@@ -45,7 +45,7 @@ OTHER_STATES = {
     "glm5_next_text": "several streams", "reformer": "several streams", "hy_v4": "several streams",
     "sam3_lite_text_text_model": "none shown",
     "flava": "none shown", "tipsv2": "none shown", "xlstm": "none shown", "fastspeech2_conformer": "none shown",
-    "fastspeech2_conformer_with_hifigan": "none shown", "florence2": "none shown",
+    "florence2": "none shown",
 }  # fmt: skip
 """Types whose hidden states, as transformers shows them, are not what the blocks put out, and in which way."""
 SHAPES = "mat1 and mat2|split_with_sizes|must match the size|argument in the config"

@@ -141,9 +141,9 @@ def save_slowly(save_dir: str, patience: float, seconds: float) -> None:
     trainer = make_trainer(save_dir, max_tokens=128)
     write = checkpoint.save
 
-    def slowly(*arguments: Any) -> Path:
+    def slowly(*arguments: Any, **options: Any) -> Path:
         time.sleep(seconds)
-        return write(*arguments)
+        return write(*arguments, **options)
 
     checkpoint.save = slowly
     trainer.fit()

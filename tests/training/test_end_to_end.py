@@ -165,7 +165,7 @@ def test_training_lowers_the_divergence_that_it_minimises(tmp_path: Path) -> Non
 def end_to_end_trainer(save_dir: Path, **changes: Any) -> SaeTrainer:
     original = tiny_model("gpt_neox", causal_lm=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("test_resume.tiny_model", lambda family: original)
+        patch.setattr("twelve_steps.tiny_model", lambda family: original)
         return make_trainer(save_dir, loss_fn="kl", wandb_log_frequency=5, **changes)
 
 
@@ -194,7 +194,7 @@ def test_a_step_is_the_same_however_it_is_split(tmp_path: Path) -> None:
 def test_measuring_during_training_changes_not_one_bit(tmp_path: Path) -> None:
     original = tiny_model("gpt_neox", causal_lm=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("test_resume.tiny_model", lambda family: original)
+        patch.setattr("twelve_steps.tiny_model", lambda family: original)
         make_trainer(tmp_path / "without").fit()
         make_trainer(tmp_path / "with", eval_every=3).fit()
     without, measured = final_state(tmp_path / "without"), final_state(tmp_path / "with")
