@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sae.config import SaeConfig
 from sae.dictionary.spec import Saved, Spec
-from sae.formats.files import check_link, read_tensors
+from sae.formats.files import check_link, check_one_float_type, read_tensors
 from sae.formats.format import About, Claim, Format, beside, in_folder
 from sae.storage.files import is_inside, read_json, short
 
@@ -76,7 +76,7 @@ def read(folder: Path) -> Saved:
     spec = _read_cfg(folder / CFG)
     shapes = {name: list(declared.shape) for name, declared in spec.tensors().items()}
     tensors = read_tensors(folder / WEIGHTS, shapes, others_too=False)
-    _check_one_float_type(folder / WEIGHTS, {name: t for name, t in tensors.items() if name != "threshold"})
+    check_one_float_type(folder / WEIGHTS, tensors)
     if "layer_scale" in tensors:
         _check_layer_scale(folder / WEIGHTS, tensors["layer_scale"].float())
     return Saved(spec, tensors)
@@ -165,12 +165,6 @@ def _selection_in(path: Path, raw: dict[str, Any]) -> str:
     if raw.get("signed"):
         raise ValueError(f"{path}: signed={short(raw['signed'])} is not supported: latents here are non-negative")
     return selection
-
-
-def _check_one_float_type(path: Path, tensors: dict[str, Tensor]) -> None:
-    dtypes = {t.dtype for t in tensors.values()}
-    if len(dtypes) > 1 or not next(iter(dtypes)).is_floating_point:
-        raise ValueError(f"{path}: all tensors must have one floating-point type, got {sorted(map(str, dtypes))}")
 
 
 def _claim(file: PurePosixPath, names: Container[str]) -> Claim | None:

@@ -91,6 +91,15 @@ def read_tensors(path: Path, shapes: Mapping[str, list[int]], *, others_too: boo
         raise _damaged(path, "a safetensors file", error) from None
 
 
+def check_one_float_type(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless all tensors, but for a threshold, have one type that can be computed in."""
+    types = {tensor.dtype for name, tensor in tensors.items() if name != "threshold"}
+    if len(types) > 1 or not all(dtype.is_floating_point and dtype.itemsize > 1 for dtype in types):
+        raise ValueError(
+            f"{path}: all tensors must have one floating-point type, of 16 bits or more, got {sorted(map(str, types))}"
+        )
+
+
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file."""
     return read_tensors(path, {name: list(shape.dims) for name, shape in shapes_in(path).items()})

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sae.config import SaeConfig
 from sae.dictionary.spec import Saved, Spec
+from sae.formats.files import check_one_float_type
 from sae.storage.files import short
 
 _UNIT = 1e-5
@@ -66,14 +67,8 @@ def record(
         spec.check(saved.tensors)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    _check_types(path, saved)
+    check_one_float_type(path, saved.tensors)
     return saved
-
-
-def _check_types(path: Path, saved: Saved) -> None:
-    types = {t.dtype for name, t in saved.tensors.items() if name != "threshold"}
-    if len(types) > 1 or not next(iter(types)).is_floating_point or next(iter(types)).itemsize < 2:
-        raise ValueError(f"{path}: all tensors must have one floating-point type, got {sorted(map(str, types))}")
 
 
 def needed(path: Path, tensors: dict[str, Any], *names: str) -> list[Tensor]:

@@ -118,9 +118,10 @@ def _told(base: nn.Module, error: Exception) -> ValueError:
     if isinstance(error, HookpointError):
         return error
     text = f"{type(base).__name__} must run on token ids alone, and its forward ends in an error ({one_line(error)})"
-    dtype = next((weight.dtype for weight in base.parameters()), torch.float32)
-    other = "" if dtype == torch.float32 else "; or try --dtype float32"
-    told = ValueError(f"{text}; a model that needs images, sound or more cannot be used{other}")
+    if all(weight.dtype == torch.float32 for weight in base.parameters()):
+        told = ValueError(f"{text}; a model that needs images, sound or more cannot be used")
+    else:
+        told = ValueError(f"{text}; try --dtype float32. A model that needs images, sound or more cannot be used")
     told.__cause__ = error
     return told
 

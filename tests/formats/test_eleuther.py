@@ -201,6 +201,7 @@ BAD = {
     "shape": (lambda f: write(f, W_dec=torch.zeros(D, M)), r"W_dec must have shape \[24, 8\] .*, got \[8, 24\]"),
     "missing tensor": (lambda f: write(f, b_dec=None), "must hold the tensor b_dec"),
     "integers": (lambda f: write(f, **{n: t.int() for n, t in write(f).items()}), "floating-point"),
+    "8 bits": (lambda f: write(f, **{n: t.to(torch.float8_e4m3fn) for n, t in write(f).items()}), "of 16 bits or more"),
     "mixed types": (lambda f: write(f, b_dec=torch.zeros(D).half()), "one floating-point type"),
     "activation": (lambda f: write(f, CFG_133 | {"activation": "relu"}), "activation='relu' is not supported"),
     "activation of a kind": (lambda f: write(f, CFG_133 | {"activation": [1]}), "activation=.1. is not supported"),

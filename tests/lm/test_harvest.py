@@ -242,6 +242,19 @@ def test_several_streams_of_a_token_are_one_vector_and_are_grafted_in_their_own_
             assert not torch.equal(model(tokens).logits, clean)
 
 
+def test_a_forward_that_fails_where_weights_are_in_bf16_names_the_type_to_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError("expected scalar type Float but found BFloat16")
+
+    for dtype, advice in ((torch.bfloat16, "try --dtype float32"), (torch.float32, "images, sound or more")):
+        model = tiny_model("gpt_neox").base_model.to(dtype)
+        first = next(model.parameters())
+        first.data = first.data.float()  # as XLNet is loaded
+        monkeypatch.setattr(model, "forward", fails)
+        with pytest.raises(ValueError, match=advice):
+            widths(model, ["layers.1"])
+
+
 @pytest.mark.parametrize(("model_type", "name"), [("xlnet", "layer.1"), ("fsmt", "encoder.layers.1")])
 @pytest.mark.parametrize("shape", [(2, 6), (6, 2), (4, 4), (1, 1), (1, 5)])
 def test_positions_before_the_batch_are_read_and_grafted_as_batch_before_positions(

@@ -35,7 +35,10 @@ torch.set_num_threads(1)
 sys.path.insert(0, {support!r})
 from several import fork
 from twelve_steps import make_trainer
-make_trainer({elsewhere!r}).fit()
+from whole_runs import stop_after
+make_trainer({straight!r}).fit()
+stop_after(make_trainer({begun!r}), 1)
+print("ready", flush=True)
 for _ in sys.stdin:
     child = fork()
     if child == 0:
@@ -49,7 +52,8 @@ for _ in sys.stdin:
     print(child, flush=True)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
-"""Starts a resumed run in a process of its own for each line it reads, without importing everything anew."""
+"""Makes a run that is never stopped and one that has begun. Then starts a resumed run in a process of its own for each
+line it reads, without importing everything anew. What other tests leave in their process cannot matter."""
 
 
 @pytest.fixture(scope="module")
@@ -173,13 +177,15 @@ def test_a_stop_in_the_step_of_a_checkpoint_that_is_due_leaves_none_unmeasured(t
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    code = SERVER.format(
-        support=str(Path(several.__file__).parent), save_dir=str(tmp_path), elsewhere=str(tmp_path / "warm")
-    )
+    paths = {name: str(tmp_path / name) for name in ("straight", "begun")}
+    code = SERVER.format(support=str(Path(several.__file__).parent), save_dir=str(tmp_path), **paths)
     with (tmp_path / "stderr").open("w") as err:
         process = subprocess.Popen(
             [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=err, text=True
         )
+        assert process.stdout is not None
+        while (line := process.stdout.readline().strip()) != "ready":
+            assert line or process.poll() is None, (tmp_path / "stderr").read_text()[-2000:]
         yield process
         process.kill()
         process.communicate()
@@ -218,10 +224,11 @@ def run_once(server: subprocess.Popen[str], run: Path, kill_after: float | None,
 
 @pytest.mark.slow
 def test_killed_at_thirty_random_moments_a_run_still_ends_bit_for_bit_the_same(
-    tmp_path: Path, straight: Path, server: subprocess.Popen[str]
+    tmp_path: Path, server: subprocess.Popen[str]
 ) -> None:
     moments, kills, in_a_save = random.Random(0), 0, 0
-    stop_after(make_trainer(tmp_path), 1)
+    straight, begun = tmp_path / "straight", tmp_path / "begun" / "run"
+    shutil.copytree(begun, tmp_path / "run")
     while kills < 30:
         aimed = {"kill_after": moments.uniform(0, 0.004), "within": ".partial"}
         anywhere = {"kill_after": moments.uniform(0, 0.15)}
@@ -232,7 +239,7 @@ def test_killed_at_thirty_random_moments_a_run_still_ends_bit_for_bit_the_same(
         if status == 0:
             assert_same_end(tmp_path, straight)
             shutil.rmtree(tmp_path / "run")
-            stop_after(make_trainer(tmp_path), 1)
+            shutil.copytree(begun, tmp_path / "run")
     assert in_a_save >= 3
     assert run_once(server, tmp_path / "run", None) == 0, (tmp_path / "stderr").read_text()[-2000:]
     assert_same_end(tmp_path, straight)
