@@ -75,6 +75,6 @@ def _rule(stored: StoredDictionary, config: dict[str, Any], shapes: dict[str, Sh
     k = config.get("k", config.get("top_k"))
     if stored.format is QWEN_SCOPE:
         rule, k = "topk", k_of(stored.path)
-    kinds = [name for name in ("transcode", "skip_connection") if config.get(name) is True]
+    kinds = [name for name in ("transcode", "skip_connection", "tie_decoders") if config.get(name) is True]
     words = [short(rule).strip("'"), *([f"k {k}"] if type(k) is int and "jump" not in str(rule) else []), *kinds]
     return ", ".join(words)

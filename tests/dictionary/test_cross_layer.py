@@ -24,6 +24,8 @@ from sae.dictionary.gradients import Gradients
 from sae.dictionary.losses import VarianceSums
 from sae.dictionary.spec import Saved, Spec
 from sae.evaluation.reconstruction import evaluate_reconstruction
+from sae.formats.describe import describe
+from sae.formats.find import find
 from sae.lm import harvest
 from sae.parallel.placement import placement_of
 from sae.runs.log import read_records
@@ -531,6 +533,8 @@ def test_a_stranger_s_tied_layer_must_fit_its_hookpoints(tmp_path: Path) -> None
     sae = layers(tie_decoders=True)[MLPS[0]]
     sae.save_to_disk(tmp_path)
     assert Sae.load_from_disk(tmp_path).spec == sae.spec
+    (described,) = (describe(name, stored) for name, stored in find(tmp_path).items())
+    assert "tie_decoders" in described.rule
     cfg = json.loads((tmp_path / "cfg.json").read_text())
     assert cfg["hookpoints"] == dict.fromkeys(MLPS, 32) and cfg["tie_decoders"] is True
     for change in ({"hookpoints": {"a": 32, "b": 16}}, {"hookpoints": {}}, {"cross_layer": False}, {"tie_decoders": 1}):
