@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from sae import Sae, SaeConfig, lm
 from sae.dictionary.spec import Spec
-from sae.training.joint import joints
+from sae.training.joint import Joint
 from sae.training.learner import SaeLearner
 from sae.training.recipe import Recipe, firings
 
@@ -48,7 +48,7 @@ def ours(layers: int, num_latents: int, k: int, tokens: int, *, tied: bool = Fal
             Sae(D, cfg, d_out=spec.d_out, spec=spec), tokens_per_step=tokens, auxk_alpha=1 / 32,
             dead_feature_threshold=10**7, compute_dtype=lm.compute_dtype(torch.device("cpu")), recipe=recipe,
         )  # fmt: skip
-    (joint,) = joints(learners)
+    joint = Joint.whole(learners)
     begun = False
 
     def step(x: Tensor, y: Tensor) -> None:

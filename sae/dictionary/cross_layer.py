@@ -89,6 +89,11 @@ class Together(NamedTuple):
         here = [Member(name, saes[name], own.start) for name, own in layout.items() if name in saes]
         return cls(here, max(own.stop for own in layout.values()), sum_)
 
+    @classmethod
+    def whole(cls, layers: Sequence[Member]) -> "Together":
+        """All layers of one, which are here."""
+        return cls(layers, layers[-1].own.stop)
+
     def reconstruct(
         self, xs: Sequence[Float[Tensor, "*batch d_in"]]
     ) -> tuple[list[Encoded], Float[Tensor, "*batch d_out"]]:
@@ -133,7 +138,7 @@ def reconstruct(
     layers: Sequence[Member], xs: Sequence[Float[Tensor, "*batch d_in"]]
 ) -> tuple[list[Encoded], Float[Tensor, "*batch d_out"]]:
     """The code of each layer, of what each reads, and all layers' outputs side by side."""
-    return Together(layers, layers[-1].own.stop).reconstruct(xs)
+    return Together.whole(layers).reconstruct(xs)
 
 
 def _written_by(sae: Sae, out: Float[Tensor, "*batch d_out"]) -> Sequence[Float[Tensor, "*batch d"]]:

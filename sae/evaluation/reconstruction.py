@@ -121,7 +121,7 @@ def evaluate_reconstruction(
     reconstruct `together`; None: with those among `saes`.
     """
     if together is None:
-        together = [Together(group, group[-1].own.stop) for group in members(saes).values()]
+        together = [Together.whole(group) for group in members(saes).values()]
     place = {
         layer.name: (group, index, layer.start)
         for group, each in enumerate(together)

@@ -68,7 +68,7 @@ class Coded(NamedTuple):
 def coded_layers(layers: Sequence[Member], activations: Mapping[str, Tensor]) -> list[Coded]:
     """Each layer's code and output for a batch, in a cross-layer transcoder; others add to the output."""
     reads = [activations[layer.sae.spec.reads[0]].to(layer.sae.device) for layer in layers]
-    together = Together(layers, layers[-1].own.stop)
+    together = Together.whole(layers)
     xs = [at_least_float32(x) for x in reads]
     codes, total = together.reconstruct(xs)
     parts = together.parts(codes, xs)

@@ -37,7 +37,10 @@ class HeldOut:
         room = _MOST_KEPT if keep else 0
         for batch in self._feed.held_out_batches():
             room -= sum(acts.nbytes for acts in batch.activations.values())
-            kept = [*kept, batch] if room >= 0 else []
+            if room >= 0:
+                kept.append(batch)
+            else:
+                kept.clear()
             yield batch
         self._kept = kept if room >= 0 else None
 

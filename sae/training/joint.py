@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae.dictionary.cross_layer import Member, members, tied_scales
+from sae.dictionary.cross_layer import members, tied_scales
 from sae.dictionary.gradients import Code, Known
 from sae.dictionary.wiring import Pair
 from sae.ops import Bags, native
@@ -20,20 +20,19 @@ Layout = Mapping[str, slice]
 """The layers of one cross-layer transcoder in their order, by name: where the output of each is in that of all."""
 
 
-def alone(tensor: Tensor) -> Tensor:
-    """The sum over processes of one that has all layers."""
-    return tensor
-
-
 class Joint:
     """The learners of one cross-layer transcoder, in the order of their layers."""
 
-    def __init__(
-        self, learners: Mapping[str, SaeLearner], layout: Layout, sum_: Callable[[Tensor], Tensor] = alone
-    ) -> None:
+    def __init__(self, learners: Mapping[str, SaeLearner], layout: Layout, sum_: Callable[[Tensor], Tensor]) -> None:
         """`learners` are those that this process has; `sum_` adds up over the processes that have the others."""
         self.learners, self._layout, self._sum = {n: learners[n] for n in layout if n in learners}, layout, sum_
         self._width = max(own.stop for own in layout.values())
+
+    @classmethod
+    def whole(cls, learners: Mapping[str, SaeLearner]) -> "Joint":
+        """The learners of all layers of one, which are here."""
+        (layers,) = members({name: learner.sae for name, learner in learners.items()}).values()
+        return cls(learners, {layer.name: layer.own for layer in layers}, lambda tensor: tensor)
 
     def accumulate(self, pairs: Mapping[str, Pair]) -> None:
         """Add the gradients of the loss on these tokens to each learner; `pairs` are what each reads and writes."""
@@ -129,20 +128,8 @@ def _table(rows: Tensor) -> Tensor:
     return rows if native.readable(rows) else rows.contiguous()
 
 
-def layouts(groups: Mapping[str, Sequence[Member]]) -> list[Layout]:
-    """The layouts of cross-layer transcoders of several layers."""
-    return [{layer.name: layer.own for layer in group} for group in groups.values() if len(group) > 1]
-
-
 def joints(
-    learners: Mapping[str, SaeLearner],
-    found: Sequence[Layout] | None = None,
-    sum_: Callable[[Tensor], Tensor] = alone,
+    learners: Mapping[str, SaeLearner], found: Sequence[Layout], sum_: Callable[[Tensor], Tensor]
 ) -> list[Joint]:
-    """Learners, by name, in the groups that are trained together.
-
-    `found` are the layouts of all groups; None: those of these learners, which then have all layers.
-    """
-    if found is None:
-        found = layouts(members({name: learner.sae for name, learner in learners.items()}))
+    """Learners, by name, in the groups that are trained together. `found` are the layouts of all groups."""
     return [Joint(learners, layout, sum_) for layout in found]
