@@ -361,6 +361,21 @@ def named_tests() -> Iterator[tuple[str, str, str]]:
             yield page.relative_to(ROOT).as_posix(), file, test
 
 
+def test_every_benchmark_that_a_page_names_can_be_run() -> None:
+    """Benchmarks are modules, run as `python -m benchmarks.…`; no page says another way."""
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").rglob("*.[mp][dy]")]
+    named = set()
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        assert not re.search(r"python3?\s+benchmarks/", text), page.relative_to(ROOT).as_posix()
+        named |= set(re.findall(r"python -m\s+(benchmarks[\w.]*\w)", text))
+    assert len(named) > 15
+    for name in named:
+        path = ROOT.joinpath(*name.split("."))
+        file = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
+        assert '__name__ == "__main__"' in file.read_text(encoding="utf-8"), name
+
+
 def test_every_test_that_a_page_names_is_there() -> None:
     found = set(named_tests())
     assert {page for page, _, _ in found} > {"CONTRIBUTING.md", "docs/reliability.md"}

@@ -1,9 +1,10 @@
-"""Whether other libraries read what is written here, with their own code, and compute the same: `python check.py`.
+"""Whether other libraries read what is written here, and compute the same: `python -m benchmarks.clients.check`.
 
-Each library runs in an environment of its own (`benchmarks/peers.py` makes it, with pinned versions). Results with
-versions go to results.json beside this file. Not a part of the tests: it installs gigabytes.
+Each library runs its own code in an environment of its own, which `benchmarks.peers.environments` makes with pinned
+versions. Results with versions go to results.json beside this file. Not a part of the tests: it installs gigabytes.
 """
 
+import argparse
 import json
 import subprocess
 import sys
@@ -13,19 +14,16 @@ from datetime import date
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
+
+from benchmarks.peers import environments
+from sae import Sae, SaeConfig
+from sae.dictionary.spec import Saved
+from sae.formats.convert import write_set
+from sae.formats.find import find
+from sae.formats.format import About
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent)]
-
-import peers  # noqa: E402
-from safetensors.torch import load_file, save_file  # noqa: E402
-
-from sae import Sae, SaeConfig  # noqa: E402
-from sae.dictionary.spec import Saved  # noqa: E402
-from sae.formats.convert import write_set  # noqa: E402
-from sae.formats.find import find  # noqa: E402
-from sae.formats.format import About  # noqa: E402
-
 D, M, K, TOKENS = 48, 192, 8, 257
 TOLERANCE = 1e-5
 KINDS = {
@@ -70,7 +68,7 @@ def check(library: str, kind: str, folder: Path) -> dict[str, float]:
     (stored,) = find(folder).values()
     x = torch.randn(TOKENS, D) * 2
     save_file({"x": x}, folder / "x.safetensors")
-    command = [str(peers.python_of(library)), str(HERE / f"read_{library}.py"), str(stored.path), str(folder)]
+    command = [str(environments.python_of(library)), str(HERE / f"read_{library}.py"), str(stored.path), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1",
                           "WANDB_MODE": "offline", "HOME": str(folder), "OMP_NUM_THREADS": "1"})  # fmt: skip
     if done.returncode:
@@ -94,11 +92,13 @@ def main(libraries: list[str]) -> int:
             good = found[kind]["relative"] <= TOLERANCE
             failed += not good
             print(f"{library:20} {kind:24} {found[kind]['relative']:.1e} {'' if good else 'FAILED'}", flush=True)
-        versions = peers.versions(peers.python_of(library), (PACKAGES[library], "torch", "transformers"))
+        versions = environments.versions(environments.python_of(library), (PACKAGES[library], "torch", "transformers"))
         results[library] = {"date": str(date.today()), "versions": versions, "kinds": found}
         path.write_text(json.dumps(results, indent=1) + "\n")
     return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("libraries", nargs="*", metavar="LIBRARY", help=f"of {', '.join(CLIENTS)}; by default all")
+    sys.exit(main(parser.parse_args().libraries))

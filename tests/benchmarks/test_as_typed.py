@@ -8,16 +8,9 @@ import torch
 from tiny_models import save_tiny
 from torch import Tensor
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture(autouse=True)
-def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-
 
 def test_a_slow_beginning_shows_in_the_slowest_window_by_what_comes_after() -> None:
-    from as_typed_runs import slowest_window
+    from benchmarks.as_typed.runs import slowest_window
 
     def records(*seconds: float) -> list[tuple[float, float]]:
         return [(100.0 * (n + 1), sum(seconds[: n + 1])) for n in range(len(seconds))]
@@ -29,8 +22,7 @@ def test_a_slow_beginning_shows_in_the_slowest_window_by_what_comes_after() -> N
 
 
 def test_only_what_differs_from_the_defaults_is_typed_and_our_command_line_takes_it() -> None:
-    from as_typed import CASES
-
+    from benchmarks.as_typed.__main__ import CASES
     from sae.__main__ import read
 
     (line,) = CASES["default-500k"].typed(500_000)
@@ -45,17 +37,16 @@ def test_only_what_differs_from_the_defaults_is_typed_and_our_command_line_takes
 
 
 def test_a_massive_token_counts_only_in_the_fvu_of_all_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    import as_typed_quality
-
+    from benchmarks.as_typed import quality
     from sae import Sae, SaeConfig
 
     x = torch.randn(4, 16, 8)
     x[:, 0] *= 1e3
     x[1, 5] *= 1e3
-    monkeypatch.setattr(as_typed_quality.lm, "harvest", lambda model, rows, names: {"layers.1": x[rows[:, 0]]})
+    monkeypatch.setattr(quality.lm, "harvest", lambda model, rows, names: {"layers.1": x[rows[:, 0]]})
     one = Sae(8, SaeConfig(num_latents=64, k=2))
     rows = torch.arange(4)[:, None].expand(-1, 16)
-    (found,) = as_typed_quality.reconstruction(torch.nn.Identity(), rows, {"a": {"layers.1": one}})["a"].values()
+    (found,) = quality.reconstruction(torch.nn.Identity(), rows, {"a": {"layers.1": one}})["a"].values()
 
     def fvu(where: Tensor) -> float:
         values = x.flatten(0, 1)[where].double()
@@ -70,7 +61,7 @@ def test_a_massive_token_counts_only_in_the_fvu_of_all_tokens(monkeypatch: pytes
 
 
 def test_a_run_as_typed_is_taken_apart_and_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from as_typed_runs import ours
+    from benchmarks.as_typed.runs import ours
 
     save_tiny(tmp_path / "model", "llama")
     (tmp_path / "text.jsonl").write_text("".join(json.dumps({"text": f"word {n} " * 40}) + "\n" for n in range(60)))
@@ -84,14 +75,14 @@ def test_a_run_as_typed_is_taken_apart_and_nothing_is_lost(tmp_path: Path, monke
 
 
 def test_a_run_that_fails_says_why_and_the_other_rows_stay(tmp_path: Path) -> None:
-    from as_typed_runs import RunError, ours
+    from benchmarks.as_typed.runs import RunError, ours
 
     with pytest.raises(RunError, match="ended with status 2: sae: error:"):
         ours(["missing-model", "missing.jsonl"], tmp_path, threads=1)
 
 
 def test_the_tables_show_medians_ratios_and_what_was_typed() -> None:
-    from as_typed_tables import show
+    from benchmarks.as_typed.tables import show
 
     def run(library: str, speed: float) -> dict[str, object]:
         times = {"tokens": 100, "total": 1.0, "start": 0.1, "first_look": None, "training": 0.5, "saving": 0.1}

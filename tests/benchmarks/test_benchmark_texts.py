@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 LONG = "All of this is text that somebody wrote. " * 30
 FILES = {
     "p-1/docs/b.rst": LONG + "b",
@@ -21,11 +20,6 @@ FILES = {
     "p-1/src/p.py": LONG + "code",
     "p-1/src/tests/test_p.py": LONG + "test",
 }
-
-
-@pytest.fixture(autouse=True)
-def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
 
 
 @pytest.fixture
@@ -65,7 +59,7 @@ def index(archive: bytes, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("index")
 def test_an_archive_is_fetched_once_and_refused_if_it_is_not_what_was_published(tmp_path: Path, archive: bytes) -> None:
-    import texts
+    from benchmarks.quality import texts
 
     right = texts.Archive("a_p-1.tar.gz", hashlib.sha256(archive).hexdigest())
     path = right.fetched(tmp_path)
@@ -79,7 +73,7 @@ def test_an_archive_is_fetched_once_and_refused_if_it_is_not_what_was_published(
 def test_documents_and_code_are_each_once_in_the_order_of_their_names(
     tmp_path: Path, archive: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import texts
+    from benchmarks.quality import texts
 
     (tmp_path / "p-1.tar.gz").write_bytes(archive)
     monkeypatch.setattr(texts, "ARCHIVES", (texts.Archive("p-1.tar.gz", hashlib.sha256(archive).hexdigest()),))

@@ -8,20 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture(autouse=True)
-def _importable(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory):
     """The quick mode's JSON file and what it printed."""
     path = tmp_path_factory.mktemp("benchmark") / "quick.json"
-    command = [sys.executable, str(BENCHMARKS / "speed.py"), "--quick", "--out", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    command = [sys.executable, "-m", "benchmarks.speed", "--quick", "--out", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     return json.loads(path.read_text()), done.stdout
 
@@ -43,7 +38,7 @@ def test_the_file_says_on_what_and_with_which_versions_it_was_measured_and_names
     assert {"sae", "torch", "transformers"} == report["versions"]["sae"].keys()
     assert "load_average" in report["settings"]["load_before"]
     text = json.dumps(report)
-    assert str(Path.home()) not in text and str(BENCHMARKS.parent) not in text
+    assert str(Path.home()) not in text and str(ROOT) not in text
 
 
 def test_what_was_not_measured_is_printed_as_such(quick):
@@ -54,7 +49,7 @@ def test_what_was_not_measured_is_printed_as_such(quick):
 
 
 def test_turns_are_interleaved_one_contestant_at_a_time():
-    from measure import Turn, interleave
+    from benchmarks.harness.measure import Turn, interleave
 
     order = []
     contestants = {name: (lambda name=name: order.append(name) or Turn(float(len(order)), 0.0)) for name in "abc"}
@@ -64,7 +59,7 @@ def test_turns_are_interleaved_one_contestant_at_a_time():
 
 
 def test_a_round_that_others_disturbed_is_repeated_and_left_out_if_there_are_enough_quiet_ones():
-    from measure import Turn, interleave
+    from benchmarks.harness.measure import Turn, interleave
 
     loads = iter([0.5, 0.0, 0.9, 0.0])
     turns = interleave({"a": lambda: Turn(1.0, next(loads))}, 2)
@@ -74,7 +69,7 @@ def test_a_round_that_others_disturbed_is_repeated_and_left_out_if_there_are_eno
 
 
 def test_a_summary_is_the_median_with_both_ends():
-    from measure import Summary
+    from benchmarks.harness.measure import Summary
 
     assert Summary.of([5.0, 1.0, 2.0]) == Summary(median=2.0, min=1.0, max=5.0, repeats=3)
     with pytest.raises(ValueError, match="at least one value"):
@@ -84,7 +79,7 @@ def test_a_summary_is_the_median_with_both_ends():
 def test_timing_leaves_out_what_prepares_a_call():
     import time
 
-    from measure import timed
+    from benchmarks.harness.measure import timed
 
     turn = timed(lambda: time.sleep(0.001), 0.005, prepare=lambda: time.sleep(0.02))
     assert 0.001 <= turn.seconds < 0.015
@@ -102,9 +97,9 @@ def test_timing_leaves_out_what_prepares_a_call():
     ],
 )
 def test_a_goal_can_be_missed(quantity, ours, theirs, verdict):
-    import goals
-    from measure import Summary
-    from report import Report, Row
+    from benchmarks.harness.measure import Summary
+    from benchmarks.harness.report import Report, Row
+    from benchmarks.speed import goals
 
     must, aim = (4, 6) if quantity == "speedup" else (1 / 4, 1 / 6)
     goal = goals.Goal("g", quantity, "step", "t", 8, "peer", must, aim)
@@ -120,9 +115,9 @@ def test_a_goal_can_be_missed(quantity, ours, theirs, verdict):
 
 
 def test_a_setting_that_a_peer_does_not_offer_is_no_opponent():
-    import goals
-    from measure import Summary
-    from report import Row
+    from benchmarks.harness.measure import Summary
+    from benchmarks.harness.report import Row
+    from benchmarks.speed import goals
 
     goal = goals.Goal("g", "speedup", "step", "t", 8, "peer", 4, 6)
     fast = Summary(0.1, 0.1, 0.1, 1)
@@ -135,8 +130,8 @@ def test_a_setting_that_a_peer_does_not_offer_is_no_opponent():
 
 
 def test_what_does_not_fit_into_memory_is_left_out_with_its_reason():
-    from shapes import ADAM, OURS, SHAPES
-    from steps import plan
+    from benchmarks.harness.shapes import ADAM, OURS, SHAPES
+    from benchmarks.speed.steps import plan
 
     groups, reasons = plan([OURS, ADAM], SHAPES["a"], 1024, 100 * 10**9, "cpu")
     assert groups == [[OURS, ADAM]] and not reasons
@@ -149,7 +144,7 @@ def test_what_does_not_fit_into_memory_is_left_out_with_its_reason():
 
 
 def test_synthetic_activations_have_outlier_dimensions_and_a_few_popular_directions():
-    from inputs import OUTLIER_DIMS, synthetic
+    from benchmarks.harness.inputs import OUTLIER_DIMS, synthetic
 
     x = synthetic(48, 2000)
     means = x.mean(0).abs()
@@ -160,15 +155,15 @@ def test_synthetic_activations_have_outlier_dimensions_and_a_few_popular_directi
 
 
 def test_a_peer_that_cannot_be_installed_is_a_row_with_the_reason_and_stops_nobody(monkeypatch):
-    import machine
-    import peers
-    from worker import Job
-    from workers import warm_workers
+    from benchmarks.harness import machine
+    from benchmarks.harness.pool import warm_workers
+    from benchmarks.harness.worker import Job
+    from benchmarks.peers import environments
 
     def fail(library):
-        raise peers.PeerError("no such package")
+        raise environments.PeerError("no such package")
 
-    monkeypatch.setattr(peers, "python_of", fail)
+    monkeypatch.setattr(environments, "python_of", fail)
     with warm_workers({"peer": Job("sparsify")}, 0.01) as (alive, failed):
         assert not alive
         assert failed == {"peer": "not measured: no such package"}
@@ -177,10 +172,10 @@ def test_a_peer_that_cannot_be_installed_is_a_row_with_the_reason_and_stops_nobo
 
 def test_the_engine_takes_the_trainers_own_steps_and_nothing_else(monkeypatch, tmp_path):
     """What the step table times is what `SaeTrainer.fit` runs: every gradient and update is one of `train_step`."""
-    import engine_sae
     import numpy as np
-    from worker import Job
 
+    from benchmarks.harness.worker import Job
+    from benchmarks.peers import sae as engine
     from sae.training.learner import SaeLearner
     from sae.training.trainer import SaeTrainer
 
@@ -207,8 +202,8 @@ def test_the_engine_takes_the_trainers_own_steps_and_nothing_else(monkeypatch, t
             return iter(range(5))
 
     job = Job("sae", d_in=16, num_latents=64, k=4, tokens=32, activations="given")
-    engine_sae.train(job, Five())
+    engine.train(job, Five())
     assert steps == [job.steps // 2 + i for i in range(5)] and calls == [True] * 10
-    trainer = engine_sae.given_trainer(job, torch.from_numpy(rows), str(tmp_path))
+    trainer = engine.given_trainer(job, torch.from_numpy(rows), str(tmp_path))
     assert trainer.cfg.recipe == "default" and trainer.cfg.auxk_alpha == type(trainer.cfg)().auxk_alpha
     assert not any(tmp_path.iterdir())

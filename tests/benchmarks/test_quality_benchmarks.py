@@ -8,16 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture(autouse=True)
-def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-
 
 def test_the_fit_finds_the_law_that_made_the_points() -> None:
-    from scaling_law import KS, NAMES, fit, law
+    from benchmarks.quality.scaling_law import KS, NAMES, fit, law
 
     true = torch.tensor([1.0, 0.26, -0.017, -0.042, -3.0, -0.2], dtype=torch.float64)
     points = [
@@ -34,8 +27,8 @@ def test_the_fit_finds_the_law_that_made_the_points() -> None:
 
 @pytest.mark.slow
 def test_a_worker_measures_rows_of_a_bf16_file_that_it_does_not_train_on(tmp_path: Path) -> None:
-    from worker import Job
-    from workers import Worker
+    from benchmarks.harness.pool import Worker
+    from benchmarks.harness.worker import Job
 
     torch.manual_seed(0)
     x = (torch.randn(96, 32) * torch.linspace(0.1, 3, 32) + 2).bfloat16()
@@ -51,7 +44,7 @@ def test_a_worker_measures_rows_of_a_bf16_file_that_it_does_not_train_on(tmp_pat
 
 
 def measured_row(library: str, multiple: float, seed: int, validation: float, test: float) -> dict[str, Any]:
-    """A row of `quality_grid.py`, of one cell."""
+    """A row of `quality/grid.py`, of one cell."""
     row = {"text": "english", "layer": 9, "num_latents": 64, "k": 4, "tokens": 1000, "batch": 10}
     row |= {"library": library, "multiple": multiple, "seed": seed}
     fvus = {"validation": validation, "test": test}
@@ -59,9 +52,9 @@ def measured_row(library: str, multiple: float, seed: int, validation: float, te
 
 
 def test_the_best_rate_is_chosen_on_validation_tokens_and_reported_on_test_tokens(tmp_path: Path) -> None:
-    from quality_grid import Cell, Rows, key
-    from quality_tables import all_rows, best_multiple
-    from shapes import SIGNUM
+    from benchmarks.harness.shapes import SIGNUM
+    from benchmarks.quality.grid import Cell, Rows, key
+    from benchmarks.quality.tables import all_rows, best_multiple
 
     cell = Cell("english", 9, 64, 4, 1000, 10)
     rows = Rows(tmp_path / "rows.json")
@@ -82,8 +75,8 @@ def test_the_best_rate_is_chosen_on_validation_tokens_and_reported_on_test_token
 
 
 def test_the_best_peer_is_chosen_on_validation_tokens_and_all_seeds_are_reported() -> None:
-    from quality_tables import beside_all, beside_best_peer
-    from shapes import ADAM, OURS, QUALITY_CONTESTANTS, SIGNUM
+    from benchmarks.harness.shapes import ADAM, OURS, QUALITY_CONTESTANTS, SIGNUM
+    from benchmarks.quality.tables import beside_all, beside_best_peer
 
     rows = [
         measured_row(OURS.name, 1.0, 0, 0.3, 0.2),
@@ -109,7 +102,7 @@ def test_the_best_peer_is_chosen_on_validation_tokens_and_all_seeds_are_reported
 
 
 def test_rows_of_other_tokens_under_the_same_name_are_not_mixed(tmp_path: Path) -> None:
-    from quality_grid import Rows
+    from benchmarks.quality.grid import Rows
 
     rows = Rows(tmp_path / "rows.json")
     rows.check_text("english", "ab" * 32)
@@ -121,7 +114,7 @@ def test_rows_of_other_tokens_under_the_same_name_are_not_mixed(tmp_path: Path) 
 
 
 def test_rows_that_were_grafted_into_other_sequences_are_not_continued(tmp_path: Path) -> None:
-    from quality_grid import Rows
+    from benchmarks.quality.grid import Rows
 
     path = tmp_path / "rows.json"
     Rows(path).check_grafted(176)  # an empty file takes any
@@ -132,9 +125,9 @@ def test_rows_that_were_grafted_into_other_sequences_are_not_continued(tmp_path:
 
 
 def test_grafting_what_was_there_changes_nothing_and_zeros_recover_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    import quality_graft
     from tiny_models import VOCAB_SIZE, tiny_model
 
+    from benchmarks.quality import graft
     from sae.lm import harvest
 
     model = tiny_model("llama").base_model.requires_grad_(False)
@@ -145,10 +138,10 @@ def test_grafting_what_was_there_changes_nothing_and_zeros_recover_nothing(monke
     monkeypatch.setattr(quality_graft, "_sequences", lambda tests: sequences)
     parts = [harvest(model, part, ["layers.1"])["layers.1"] for part in sequences.split(4)]
     same = torch.cat(parts)[:, 1:].flatten(0, 1)
-    tests = quality_graft.TestSequences("english", 8)
-    kept = quality_graft.grafted(tests, 1, same)
+    tests = graft.TestSequences("english", 8)
+    kept = graft.grafted(tests, 1, same)
     assert kept["kl"] == 0 and kept["ce"] == kept["ce_clean"] != kept["ce_zero"] and kept["ce_recovered"] == 1
-    lost = quality_graft.grafted(tests, 1, torch.zeros_like(same))
+    lost = graft.grafted(tests, 1, torch.zeros_like(same))
     assert lost["kl"] > 1e-3 and lost["ce"] == lost["ce_zero"] and lost["ce_recovered"] == 0
-    wrong = quality_graft.grafted(tests, 1, same.roll(1, 0))
+    wrong = graft.grafted(tests, 1, same.roll(1, 0))
     assert wrong["kl"] > 1e-3 and wrong["ce"] not in (kept["ce"], lost["ce"])

@@ -1,0 +1,1 @@
+"""Whether other libraries read what is written here: `python -m benchmarks.clients.check`."""

@@ -1,0 +1,1 @@
+"""What several benchmarks use: processes that take turns, clocks, inputs, reports."""

@@ -1,0 +1,1 @@
+"""How good dictionaries are, beside the peers' and among recipes, on kept activations."""
