@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from sae.commands.parser import typed
-from sae.commands.table import read
+from sae.commands.table import read, renamed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,8 +18,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # 24,576 latents and 4096 tokens). Read once, when PyTorch makes its first one.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
+        arguments, renamings = renamed(arguments)
+        for sentence in renamings:
+            print("sae:", sentence, file=sys.stderr)
         command, cfg = read(arguments)
-        return command.run(cfg, typed(arguments))
+        return command.run(cfg, typed(arguments)) if command.told_typed else command.run(cfg)
     except BrokenPipeError:  # the reader of our output, such as head, had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

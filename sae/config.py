@@ -272,12 +272,12 @@ class TrainConfig:
     """Steps between two measurements on up to 16,384 held-out tokens, as sae eval makes them: with the autoencoders
     grafted into the model. 0: none."""
 
-    wandb_log_frequency: int = 1
-    """Steps between two records of the metrics, in metrics.jsonl and Weights & Biases alike."""
+    log_every: int = 1
+    """Steps between two records of the metrics, in metrics.jsonl and Weights & Biases."""
 
     def __post_init__(self) -> None:
         _check_positive(self, "batch_size", "grad_acc_steps", "micro_acc_steps", "layer_stride")
-        _check_positive(self, "shard_latents", "save_every", "wandb_log_frequency")
+        _check_positive(self, "shard_latents", "save_every", "log_every")
         for name in ("max_tokens", "steps_per_batch", "keep_last", "dead_feature_threshold"):
             if getattr(self, name) is not None:
                 _check_positive(self, name)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 MOVED = {
+    "sae.activations.feed": "sae.activations.store and sae.activations.live",
     "sae.autoencoder": "sae.dictionary.autoencoder",
     "sae.cache": "sae.commands.cache",
     "sae.capped": "sae.training.capped_adam",
@@ -21,7 +22,7 @@ MOVED = {
     "sae.distributed": "sae.parallel.world",
     "sae.end_to_end": "sae.training.end_to_end",
     "sae.evaluate": "sae.evaluation",
-    "sae.feed": "sae.activations.feed",
+    "sae.feed": "sae.activations.store and sae.activations.live",
     "sae.gradients": "sae.dictionary.gradients",
     "sae.graphs": "sae.training.cuda_graphs",
     "sae.interrupt": "sae.runs.stop_signals",

@@ -9,7 +9,7 @@ import pytest
 from sae import RunConfig, SaeConfig, TrainConfig
 
 POSITIVE = ("batch_size", "grad_acc_steps", "micro_acc_steps", "layer_stride", "dead_feature_threshold", "save_every",
-            "wandb_log_frequency", "lr", "max_tokens", "steps_per_batch")  # fmt: skip
+            "log_every", "lr", "max_tokens", "steps_per_batch")  # fmt: skip
 NOT_NEGATIVE = ("lr_warmup_steps", "auxk_alpha")
 MAY_BE_NONE = ("lr", "max_tokens", "steps_per_batch", "lr_warmup_steps", "dead_feature_threshold")
 

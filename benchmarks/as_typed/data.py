@@ -57,7 +57,7 @@ def _some(texts: Iterator[str], characters: int) -> list[str]:
 def tokens(file: Path, arguments: Sequence[str]) -> None:
     """The sequences that `sae ARGUMENTS` trains on, in its order, for a peer that gets them ready-made."""
     from sae import lm
-    from sae.activations.feed import token_batches
+    from sae.activations.reading import token_batches
     from sae.commands.load import check_model, load_text
     from sae.commands.table import read
 

@@ -1,4 +1,4 @@
-"""A feed of given activations: what `SaeTrainer` reads where there is no language model and no cache."""
+"""A store of given activations: what `SaeTrainer` reads where there is no language model and no cache."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -48,8 +48,8 @@ class GivenRows:
         self._index = state["index"]
 
 
-class GivenFeed:
-    """`sae.activations.feed.Feed` of the rows of one hookpoint, (tokens, d_in); a batch is one sequence of `tokens`."""
+class GivenStore:
+    """`ActivationStore` of the rows of one hookpoint, (tokens, d_in); a batch is one sequence of `tokens`."""
 
     model_name, data_seed, held_out, held_out_by = "given activations", 0, 1, "sequences"
     dtype = torch.float32

@@ -6,7 +6,7 @@ import tempfile
 import numpy as np
 import torch
 
-from benchmarks.harness.given import HOOKPOINT, GivenFeed
+from benchmarks.harness.given import HOOKPOINT, GivenStore
 from benchmarks.harness.worker import Batches, Job
 from sae import lm
 from sae.config import SaeConfig, TrainConfig
@@ -55,8 +55,8 @@ def given_trainer(job: Job, rows: torch.Tensor, folder: str) -> SaeTrainer:
         save_dir=folder,
         log_to_wandb=False,
     )
-    feed = GivenFeed(rows, job.tokens, job.steps, torch.device(job.device))
-    trainer = SaeTrainer(cfg, feed) if job.lr is None else GivenRate(cfg, feed)
+    store = GivenStore(rows, job.tokens, job.steps, torch.device(job.device))
+    trainer = SaeTrainer(cfg, store) if job.lr is None else GivenRate(cfg, store)
     if isinstance(trainer, GivenRate):
         trainer.job = job
     trainer.initialise()

@@ -24,7 +24,7 @@ import torch
 from benchmarks.harness import machine
 from benchmarks.peers import environments
 from sae import Sae, SaeConfig, SaeTrainer, TrainConfig, lm
-from sae.activations.feed import CachedFeed
+from sae.activations.cached import CachedStore
 from sae.data import ActivationCache
 from sae.training.learner import SaeLearner
 from sae.training.recipe import Recipe, firings
@@ -51,7 +51,7 @@ def rows(cache: str, kinds: list[str], shape: dict[str, Any], options: dict[str,
             cfg = TrainConfig(SaeConfig(**shape, **KINDS[kind]), save_dir=folder, log_to_wandb=False, **options)
             trainer = SaeTrainer(cfg, ActivationCache(cache))
             trainer.fit()
-            found, tokens = trainer.evaluate(), trainer.step * trainer.tokens_per_step
+            found, tokens = trainer.held_out_quality(), trainer.step * trainer.tokens_per_step
             seconds = {name: watch.read() for name, watch in trainer.speed.stopwatches.items()}
         for name, metrics in found.items():
             speed = tokens / seconds[name]
@@ -64,8 +64,8 @@ def rows(cache: str, kinds: list[str], shape: dict[str, Any], options: dict[str,
 def peer_rows(cache: str, hookpoint: str, shape: dict[str, Any], options: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Rows of eai-sparsify's own trainer, without and with a skip connection, in its environment."""
     sae = SaeConfig(transcode=True)
-    feed = CachedFeed(TrainConfig(sae, **options | {"hookpoints": [hookpoint]}), ActivationCache(cache))
-    training, held_out = list(feed.source), [batch.activations for batch in feed.held_out_batches()]
+    store = CachedStore(TrainConfig(sae, **options | {"hookpoints": [hookpoint]}), ActivationCache(cache))
+    training, held_out = list(store.source), [batch.activations for batch in store.held_out_batches()]
     sides = [
         torch.cat([each[name] for each in part])
         for part in (training, held_out)
@@ -90,9 +90,9 @@ def peer_rows(cache: str, hookpoint: str, shape: dict[str, Any], options: dict[s
 def step_times(cache: str, kinds: list[str], shape: dict[str, Any], options: dict[str, Any]) -> dict[str, float]:
     """Median seconds of a step of each kind of autoencoder on one core, the kinds in turn on the same tokens."""
     torch.set_num_threads(1)
-    feed = CachedFeed(TrainConfig(SaeConfig(), **options), ActivationCache(cache))
-    (hookpoint, d_in), *_ = feed.widths.items()
-    batches = [batch[hookpoint].float() for batch, _ in zip(feed.source, range(STEPS + WARM_UP), strict=False)]
+    store = CachedStore(TrainConfig(SaeConfig(), **options), ActivationCache(cache))
+    (hookpoint, d_in), *_ = store.widths.items()
+    batches = [batch[hookpoint].float() for batch, _ in zip(store.source, range(STEPS + WARM_UP), strict=False)]
     tokens = len(batches[0])
     learners = {}
     for kind in kinds:

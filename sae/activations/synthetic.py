@@ -128,8 +128,8 @@ class SyntheticActivations:
         self.batch_index = count_in(state, "batch_index")
 
 
-class SyntheticFeed:
-    """What a run on known features reads: a `feed.Feed`, so that the trainer sees no difference."""
+class SyntheticStore:
+    """What a run on known features reads: a `ActivationStore`, so that the trainer sees no difference."""
 
     model_name, held_out_by = HOOKPOINT, "sequences"
     num_sequences = None

@@ -8,7 +8,8 @@ from torch import nn
 from sae import lm
 from sae.activations.cache.format import CacheHeader
 from sae.activations.cache.write import CacheSize, cache_size, check_space, write_cache
-from sae.activations.feed import LiveFeed, plan_reading
+from sae.activations.live import LiveStore
+from sae.activations.reading import plan_reading
 from sae.commands.load import check_model, load_language_model, load_text
 from sae.config import CacheConfig
 from sae.parallel.world import check_alone
@@ -55,22 +56,22 @@ def cache_activations(cfg: CacheConfig, dataset: Any, model: nn.Module) -> Path:
         ValueError: Names the option, for what does not fit.
         OSError: In one line, for a full disk.
     """
-    feed = LiveFeed(cfg, dataset, model)
+    store = LiveStore(cfg, dataset, model)
     check_folder(cfg)
     folder = folder_of(cfg)
-    batches = feed.tokens.num_batches
-    assert batches is not None  # LiveFeed refuses a stream without an end
-    tokens, held_out = batches * cfg.batch_size * feed.ctx_len, feed.held_out * feed.ctx_len
-    size = cache_size(feed.widths, cfg.dtype, tokens=tokens, held_out_tokens=held_out, shuffled=cfg.shuffle)
+    batches = store.tokens.num_batches
+    assert batches is not None  # LiveStore refuses a stream without an end
+    tokens, held_out = batches * cfg.batch_size * store.ctx_len, store.held_out * store.ctx_len
+    size = cache_size(store.widths, cfg.dtype, tokens=tokens, held_out_tokens=held_out, shuffled=cfg.shuffle)
     check_space(folder, size)
-    note(announcement(folder, size, len(feed.widths), cfg.dtype))
+    note(announcement(folder, size, len(store.widths), cfg.dtype))
     with Progress(total=tokens, what="caching") as progress:
         write_cache(
             folder,
-            _header(cfg, feed, model, size.num_shards),
-            feed.source,
-            feed.held_out_batches(),
-            on_batch=lambda done: progress.reach(done * cfg.batch_size * feed.ctx_len),
+            _header(cfg, store, model, size.num_shards),
+            store.source,
+            store.held_out_batches(),
+            on_batch=lambda done: progress.reach(done * cfg.batch_size * store.ctx_len),
             tell=note,
         )
     return folder
@@ -97,24 +98,24 @@ def announcement(folder: Path, size: CacheSize, hookpoints: int, dtype: str) -> 
     )
 
 
-def _header(cfg: CacheConfig, feed: LiveFeed, model: nn.Module, num_shards: int) -> CacheHeader:
+def _header(cfg: CacheConfig, store: LiveStore, model: nn.Module, num_shards: int) -> CacheHeader:
     try:
         blocks = lm.block_names(model)
     except ValueError:  # some architectures have no list of blocks
         blocks = []
     options = {name: getattr(cfg, name) for name in KEPT_OPTIONS}
-    options |= {"model": absolute(cfg.model), "dataset": absolute(cfg.dataset), "ctx_len": feed.ctx_len}
-    by_document = {"held_out_by": feed.held_out_by} if feed.held_out_by == "documents" else {}
+    options |= {"model": absolute(cfg.model), "dataset": absolute(cfg.dataset), "ctx_len": store.ctx_len}
+    by_document = {"held_out_by": store.held_out_by} if store.held_out_by == "documents" else {}
     return CacheHeader(
         options=options | by_document,
-        hookpoints=feed.widths,
+        hookpoints=store.widths,
         blocks=blocks,
         dtype=cfg.dtype,
         shuffled=cfg.shuffle,
         seed=cfg.data_seed,
-        ctx_len=feed.ctx_len,
-        num_sequences=feed.num_sequences,
+        ctx_len=store.ctx_len,
+        num_sequences=store.num_sequences,
         num_shards=num_shards,
-        fingerprints=feed.fingerprints(),
-        sequences=(feed.num_batches or 0) * cfg.batch_size,
+        fingerprints=store.fingerprints(),
+        sequences=(store.num_batches or 0) * cfg.batch_size,
     )

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from sae import lm
-from sae.activations.feed import check_sequences, chosen_hookpoints
+from sae.activations.reading import check_sequences, chosen_hookpoints
 from sae.config import RunConfig, SourceConfig, TextConfig
 from sae.data import TokenizerNeededError, load_data
 from sae.runs.log import note

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from sae import lm
-from sae.activations.synthetic import SyntheticFeed
+from sae.activations.synthetic import SyntheticStore
 from sae.config import SelftestConfig
 from sae.dictionary.autoencoder import Sae
 from sae.evaluation.baselines import with_rows
@@ -33,24 +33,24 @@ def selftest(cfg: SelftestConfig) -> int:
 
 def recoveries(cfg: SelftestConfig, device: torch.device) -> dict[str, Recoveries]:
     """Recovery of the features by each combination of options, by its label, with the references."""
-    feed = SyntheticFeed(cfg, device)
-    saes = train_on(cfg, feed)
-    sample, directions = feed.held_out_sample(), feed.features.directions
+    store = SyntheticStore(cfg, device)
+    saes = train_on(cfg, store)
+    sample, directions = store.held_out_sample(), store.features.directions
     return {
         label: Recoveries(
             *(
                 recovery(one, directions, *sample)
-                for one in (sae, random_rows(sae, cfg.data_seed), true_rows(sae, feed))
+                for one in (sae, random_rows(sae, cfg.data_seed), true_rows(sae, store))
             )
         )
         for label, sae in saes.items()
     }
 
 
-def train_on(cfg: SelftestConfig, feed: SyntheticFeed) -> dict[str, Sae]:
+def train_on(cfg: SelftestConfig, store: SyntheticStore) -> dict[str, Sae]:
     """The dictionaries, by label, trained by the product's own trainer. Nothing is written."""
     with tempfile.TemporaryDirectory() as folder:
-        trainer = SaeTrainer(replace(cfg, save_dir=folder), feed)
+        trainer = SaeTrainer(replace(cfg, save_dir=folder), store)
         trainer.initialise()
         total = trainer.total_steps * trainer.tokens_per_step
         with Progress(total=total, what="training") as bar:
@@ -66,6 +66,6 @@ def random_rows(sae: Sae, seed: int) -> Sae:
     return with_rows(torch.nn.functional.normalize(rows, dim=1), sae.b_dec.detach(), sae.cfg.k)
 
 
-def true_rows(sae: Sae, feed: SyntheticFeed) -> Sae:
+def true_rows(sae: Sae, store: SyntheticStore) -> Sae:
     """The features themselves as W_enc and W_dec: what an encoder that knows the directions, and no more, can do."""
-    return with_rows(feed.features.directions, feed.features.mean.to(sae.device), sae.cfg.k)
+    return with_rows(store.features.directions, store.features.mean.to(sae.device), sae.cfg.k)

@@ -31,8 +31,7 @@ TRAIN_GROUPS = {
     ),
     "output": (
         "save_dir", "run_name", "resume", "resume_changed", "save_every", "keep_last", "save_best", "eval_every",
-        "log_to_wandb",
-        "wandb_log_frequency",
+        "log_every", "log_to_wandb",
     ),
     "machine": (
         "device", "device_map", "dtype", "load_in_8bit", "attn_implementation", "compile_lm", "encode_in_8bit",
@@ -77,11 +76,15 @@ SELFTEST_GROUPS = {
 }  # fmt: skip
 
 
+RENAMED = {"wandb_log_frequency": "log_every"}
+"""Options that had another name in the last release, which still works in this one."""
+
+
 class Command(NamedTuple):
     """One of the things that `sae` does: `sae NAME …` fills `config` and calls `run`, which returns the exit status."""
 
-    run: Callable[[Any, Collection[str]], int]
-    """Body of the command; it gets the configuration and the names of the options that were typed."""
+    run: Callable[..., int]
+    """Body of the command; it gets the configuration."""
     config: type
     groups: Groups
     positional: tuple[str, ...]
@@ -89,6 +92,8 @@ class Command(NamedTuple):
     """Its first line stands in the list of commands."""
     swept: tuple[str, ...] = ()
     """Options that take several values, which mean every combination."""
+    told_typed: bool = False
+    """Whether the body also gets the names of the options that were typed."""
 
 
 def read(arguments: Sequence[str]) -> tuple[Command, Any]:
@@ -108,6 +113,18 @@ def read(arguments: Sequence[str]) -> tuple[Command, Any]:
     return command, cfg
 
 
+def renamed(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The arguments with the current names of options, and a sentence for each that was given by its old one."""
+    words, sentences = [], []
+    for word in arguments:
+        name, is_set, value = word.removeprefix("--").partition("=")
+        now = RENAMED.get(name.replace("-", "_")) if word.startswith("--") else None
+        if now is not None:
+            sentences.append(f"--{name} is now --{now}; the old name works in this release only")
+        words.append(f"--{now}{is_set}{value}" if now is not None else word)
+    return words, sentences
+
+
 def _list_of_commands() -> str:
     lines = [f"  sae {name:<8} {command.description.splitlines()[0]}" for name, command in COMMANDS.items()]
     return "\n".join([f"Commands, each with its own --help; without one of these words it is {DEFAULT}:", *lines])
@@ -119,43 +136,43 @@ def _train(cfg: RunConfig, typed: Collection[str]) -> int:
     return train(cfg, typed)
 
 
-def _evaluate(cfg: EvalConfig, typed: Collection[str]) -> int:
+def _evaluate(cfg: EvalConfig) -> int:
     from sae.commands.eval import run_eval
 
     return run_eval(cfg)
 
 
-def _cache(cfg: CacheConfig, typed: Collection[str]) -> int:
+def _cache(cfg: CacheConfig) -> int:
     from sae.commands.cache import cache
 
     return cache(cfg)
 
 
-def _browse(cfg: BrowseConfig, typed: Collection[str]) -> int:
+def _browse(cfg: BrowseConfig) -> int:
     from sae.commands.browse import browse
 
     return browse(cfg)
 
 
-def _convert(cfg: ConvertConfig, typed: Collection[str]) -> int:
+def _convert(cfg: ConvertConfig) -> int:
     from sae.commands.convert import convert
 
     return convert(cfg)
 
 
-def _push(cfg: PushConfig, typed: Collection[str]) -> int:
+def _push(cfg: PushConfig) -> int:
     from sae.commands.push import push
 
     return push(cfg)
 
 
-def _info(cfg: InfoConfig, typed: Collection[str]) -> int:
+def _info(cfg: InfoConfig) -> int:
     from sae.commands.convert import info
 
     return info(cfg)
 
 
-def _selftest(cfg: SelftestConfig, typed: Collection[str]) -> int:
+def _selftest(cfg: SelftestConfig) -> int:
     from sae.commands.selftest import selftest
 
     return selftest(cfg)
@@ -172,6 +189,7 @@ COMMANDS = {
         "Example: sae EleutherAI/pythia-160m wikitext.jsonl --layers 3 7 --max_tokens 10000000\n"
         "--k, --selection, --expansion_factor, --num_latents, --lr, --seed take several values: all combinations.",
         ("k", "selection", "expansion_factor", "num_latents", "lr", "seed"),
+        told_typed=True,
     ),
     "eval": Command(
         _evaluate,

@@ -5,7 +5,9 @@ from dataclasses import replace
 
 from sae import lm
 from sae.activations.cache.read import ActivationCache
-from sae.activations.feed import LiveFeed, Reading, adopted, plan_reading
+from sae.activations.cached import adopted
+from sae.activations.live import LiveStore
+from sae.activations.reading import Reading, plan_reading
 from sae.commands.load import check_model, load_language_model, load_text
 from sae.config import RunConfig
 from sae.formats.hub import find_anywhere
@@ -32,8 +34,8 @@ def train(cfg: RunConfig, typed: Collection[str] = ()) -> int:
     launch = Launch.of(cfg, world=world, typed=typed)
     cfg, reading = launch.cfg, plan_text(launch)
     head = cfg.loss_fn != "fvu" or cfg.eval_every > 0
-    feed = LiveFeed(cfg, reading, load_language_model(cfg, devices[0], devices, head=head))
-    return fit(SaeTrainer(cfg, feed, launch=launch))
+    store = LiveStore(cfg, reading, load_language_model(cfg, devices[0], devices, head=head))
+    return fit(SaeTrainer(cfg, store, launch=launch))
 
 
 def plan_text(launch: Launch[RunConfig]) -> Reading:

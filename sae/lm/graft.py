@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from .harvest import check_one_stream, first_tensor, layouts, positions_first, vectors
+from .harvest import Runs, check_one_stream, first_tensor, layouts, positions_first, vectors
 from .hookpoints import ARROW, base_model, locate
 from .layout import Layout, like, received
 from .wrappers import check_hooks_are_alone, eagerly, unwrapped
@@ -117,7 +117,8 @@ def graft(
     with ExitStack() as stack:
         stack.enter_context(eagerly(model))
         for splice in splices:
-            module, side, splice.call = locate(base, splice.writes)
+            module, side, call = locate(base, splice.writes)
+            splice.runs = Runs(call)
             if side == "input":
                 stack.enter_context(module.register_forward_pre_hook(splice.on_input, with_kwargs=True))
             else:
@@ -191,7 +192,7 @@ class _Splice:
         self._turned, self._reads_turned = self.writes in turned, (self._reads or self.writes) in turned
         self._layout, self._reads_layout = layouts.get(self.writes), layouts.get(self._reads or self.writes)
         self.reads_input = bool(getattr(sae, "reads_input", False))
-        self.call = self._reads_call = self._calls = self._reads_calls = 0
+        self.runs, self._reads_runs = Runs(), Runs()
         self._input: Tensor | None = None
         self._shape: tuple[int, ...] | None = None
         self._outermost: nn.Module | None = None
@@ -200,7 +201,8 @@ class _Splice:
         """A forward begins, or a part of the one that runs."""
         if self._outermost is None:
             self._outermost, self._done, self._input = module, False, None
-            self._calls = self._reads_calls = 0
+            self.runs.restart()
+            self._reads_runs.restart()
             self._shape = _shape_of_tokens((*args, *kwargs.values()))
 
     def on_end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -210,7 +212,8 @@ class _Splice:
 
     def hook_what_it_reads(self, base: nn.Module, stack: ExitStack) -> None:
         """Let a transcoder see what it reads: the input of its module, or A of A->B."""
-        module, side, self._reads_call = locate(base, self._reads or self.writes)
+        module, side, call = locate(base, self._reads or self.writes)
+        self._reads_runs = Runs(call)
         if side == "input" or not self._reads:
             stack.enter_context(module.register_forward_pre_hook(self.on_read, with_kwargs=True))
         else:
@@ -226,8 +229,8 @@ class _Splice:
 
     def _keep(self, values: Any) -> None:
         """Keep what is read, the first time in a forward, or at the call that the hookpoint names."""
-        self._reads_calls += 1
-        if self._done or self._input is not None or self._reads_calls <= self._reads_call:
+        reached = self._reads_runs.reached()
+        if self._done or self._input is not None or not reached:
             return
         what = self._reads or f"{self.writes}.input"
         shape = self._known_shape(first_tensor(values), turned=self._reads_turned)
@@ -249,8 +252,7 @@ class _Splice:
 
     def _is_its_turn(self) -> bool:
         """Whether this run of the module is the one to be replaced; asked once in each."""
-        self._calls += 1
-        if self._done or self._calls <= self.call:
+        if not self.runs.reached() or self._done:
             return False
         self._done = True
         return True

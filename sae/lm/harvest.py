@@ -278,10 +278,26 @@ def _hooked(base: nn.Module, capture: Capture) -> Iterator[None]:
         yield
 
 
+class Runs:
+    """Counter of a module's runs in one forward: the first `call` of them are passed over."""
+
+    def __init__(self, call: int = 0) -> None:
+        self._call, self._seen = call, 0
+
+    def restart(self) -> None:
+        """A forward begins."""
+        self._seen = 0
+
+    def reached(self) -> bool:
+        """Count a run; whether it is the one that is meant, or a later one."""
+        self._seen += 1
+        return self._seen > self._call
+
+
 def at_call(call: int, hook: Callable[..., None]) -> Callable[..., None]:
     """The hook, left out the first `call` times."""
-    left = iter(range(call))
-    return lambda *args: hook(*args) if next(left, None) is None else None
+    runs = Runs(call)
+    return lambda *args: hook(*args) if runs.reached() else None
 
 
 def first_tensor(values: Any) -> Tensor | None:

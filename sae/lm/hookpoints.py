@@ -37,8 +37,8 @@ _CALL = re.compile(r"call(\d{1,4})")
 """A run of a module, of several in a forward."""
 
 
-class Place(NamedTuple):
-    """Module, side and run that a hookpoint names."""
+class HookSite(NamedTuple):
+    """What a hookpoint names: a module, a side of it, and one of its runs."""
 
     module: nn.Module
     side: str
@@ -155,7 +155,7 @@ def canonical_ends(model: nn.Module, name: str) -> str:
     return ARROW.join(canonical(model, end.strip()) for end in name.split(ARROW))
 
 
-def locate(model: nn.Module, hookpoint: str) -> Place:
+def locate(model: nn.Module, hookpoint: str) -> HookSite:
     """The module that a hookpoint names, which side of it, and which of its runs.
 
     Args:
@@ -174,7 +174,7 @@ def locate(model: nn.Module, hookpoint: str) -> Place:
     for name in _spellings(base, hookpoint):
         for path, side, call in _readings(name):
             if path and (module := _submodule(base, path)) is not None:
-                return Place(module, side, call)
+                return HookSite(module, side, call)
     raise ValueError(_matches_nothing(base, hookpoint))
 
 
@@ -218,9 +218,9 @@ def _match_all(base: nn.Module, patterns: Iterable[str]) -> list[str]:
     for pattern, found in zip(patterns, matches, strict=True):
         if not found:
             raise ValueError(_matches_nothing(base, pattern))
-    place, text = {path: index for index, path in enumerate(paths)}, _text_path(base)
-    places = dict.fromkeys(each for match in matches for each in match)
-    in_order = sorted(places, key=lambda each: (place[each[0]], each[2], each[1] == "output"))
+    order, text = {path: index for index, path in enumerate(paths)}, _text_path(base)
+    chosen = dict.fromkeys(each for match in matches for each in match)
+    in_order = sorted(chosen, key=lambda each: (order[each[0]], each[2], each[1] == "output"))
     return list(dict.fromkeys(_named(_short(text, path), side, call) for path, side, call in in_order))
 
 

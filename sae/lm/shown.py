@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .forward import as_before, device_of, evaluating, without_cache
-from .hookpoints import Place, base_model, locate
+from .hookpoints import HookSite, base_model, locate
 from .layout import Layout, received, tensors_in
 from .load import vocab_size
 from .wrappers import eagerly
@@ -21,8 +21,8 @@ _LENGTHS = (3, 5)
 class _Watched(NamedTuple):
     """What one forward showed."""
 
-    values: dict[Place, list[Tensor]]
-    """The tensors that pass each place."""
+    values: dict[HookSite, list[Tensor]]
+    """The tensors that pass each site."""
     states: list[Tensor]
     """The hidden states that the model returned, the last one at the end."""
     last: Tensor | None
@@ -39,45 +39,45 @@ def layouts_shown(model: nn.Module, hookpoints: Sequence[str], seq: int = 0) -> 
     sequences shows nothing in them. It is asked at `seq` tokens too, for what passes there without more.
     """
     base = base_model(model)
-    places = {name: locate(base, name)._replace(call=0) for name in hookpoints}
-    beside = {name: _siblings(base, place) for name, place in places.items()}
-    watched = {place for name in hookpoints for place in (places[name], *beside[name])}
+    sites = {name: locate(base, name)._replace(call=0) for name in hookpoints}
+    beside = {name: _siblings(base, site) for name, site in sites.items()}
+    watched = {site for name in hookpoints for site in (sites[name], *beside[name])}
     one, other = (_fitting_in(base, length, watched) for length in _LENGTHS)
     alone = {
-        place: {layout for layout in found if not layout.before and not layout.after}
-        for place, found in (_fitting_in(base, seq, watched) if seq > max(_LENGTHS) else {}).items()
+        site: {layout for layout in found if not layout.before and not layout.after}
+        for site, found in (_fitting_in(base, seq, watched) if seq > max(_LENGTHS) else {}).items()
     }
-    fitting = {place: one.get(place, set()) & other.get(place, set()) or alone.get(place, set()) for place in watched}
+    fitting = {site: one.get(site, set()) & other.get(site, set()) or alone.get(site, set()) for site in watched}
     layouts = {}
-    for name, place in places.items():
-        candidates = fitting[place] or set().union(*(fitting[each] for each in beside[name]))
+    for name, site in sites.items():
+        candidates = fitting[site] or set().union(*(fitting[each] for each in beside[name]))
         if len(candidates) == 1:
             (layouts[name],) = candidates
     return layouts
 
 
-def _fitting_in(base: nn.Module, length: int, places: Iterable[Place]) -> dict[Place, set[Layout]]:
-    """The layouts that fit what a forward of 2 x `length` tokens shows at each place."""
-    shown = _forward(base, length, places)
+def _fitting_in(base: nn.Module, length: int, sites: Iterable[HookSite]) -> dict[HookSite, set[Layout]]:
+    """The layouts that fit what a forward of 2 x `length` tokens shows at each site."""
+    shown = _forward(base, length, sites)
     if shown is None:
         return {}
-    return {place: _fitting(shown, values, (2, length)) for place, values in shown.values.items()}
+    return {site: _fitting(shown, values, (2, length)) for site, values in shown.values.items()}
 
 
-def _siblings(base: nn.Module, place: Place) -> list[Place]:
-    """The same place in the other entries of its list that are of its class."""
+def _siblings(base: nn.Module, site: HookSite) -> list[HookSite]:
+    """The same site in the other entries of its list that are of its class."""
     lists = [module for module in base.modules() if isinstance(module, nn.ModuleList)]
-    beside = next((list(each) for each in lists if any(entry is place.module for entry in each)), [])
-    alike = [each for each in beside if each is not place.module and type(each) is type(place.module)]
-    return [place._replace(module=each) for each in alike]
+    beside = next((list(each) for each in lists if any(entry is site.module for entry in each)), [])
+    alike = [each for each in beside if each is not site.module and type(each) is type(site.module)]
+    return [site._replace(module=each) for each in alike]
 
 
-def _forward(base: nn.Module, length: int, places: Iterable[Place]) -> _Watched | None:
+def _forward(base: nn.Module, length: int, sites: Iterable[HookSite]) -> _Watched | None:
     """What a forward of 2 x `length` tokens shows; None if it fails, or shows no hidden states."""
-    values: dict[Place, list[Tensor]] = {}
+    values: dict[HookSite, list[Tensor]] = {}
     try:
         tokens = 3 + torch.arange(2 * length, device=device_of(base)).view(2, length) % max(1, vocab_size(base) - 3)
-        with as_before(base), eagerly(base), evaluating(base), _kept(places, values), torch.no_grad():
+        with as_before(base), eagerly(base), evaluating(base), _kept(sites, values), torch.no_grad():
             decoder = {"decoder_input_ids": tokens} if base.config.is_encoder_decoder else {}  # type: ignore[union-attr]
             output = base(tokens, output_hidden_states=True, **decoder, **without_cache(base))
     except Exception:  # the error of the forward that the user asked for is the one that is told
@@ -88,24 +88,24 @@ def _forward(base: nn.Module, length: int, places: Iterable[Place]) -> _Watched 
 
 
 @contextmanager
-def _kept(places: Iterable[Place], values: dict[Place, list[Tensor]]) -> Iterator[None]:
-    """Meanwhile the tensors that pass places are kept, the first time."""
+def _kept(sites: Iterable[HookSite], values: dict[HookSite, list[Tensor]]) -> Iterator[None]:
+    """Meanwhile the tensors that pass sites are kept, the first time."""
 
-    def keep(place: Place, given: Any) -> None:
-        values.setdefault(place, [each.clone() for each in tensors_in(given)])
+    def keep(site: HookSite, given: Any) -> None:
+        values.setdefault(site, [each.clone() for each in tensors_in(given)])
 
-    def on_input(place: Place, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        keep(place, received(args, kwargs))
+    def on_input(site: HookSite, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        keep(site, received(args, kwargs))
 
-    def on_output(place: Place, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        keep(place, output)
+    def on_output(site: HookSite, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        keep(site, output)
 
     with ExitStack() as stack:
-        for place in places:
-            if place.side == "input":
-                handle = place.module.register_forward_pre_hook(partial(on_input, place), with_kwargs=True)
+        for site in sites:
+            if site.side == "input":
+                handle = site.module.register_forward_pre_hook(partial(on_input, site), with_kwargs=True)
             else:
-                handle = place.module.register_forward_hook(partial(on_output, place))
+                handle = site.module.register_forward_hook(partial(on_output, site))
             stack.enter_context(handle)
         yield
 

@@ -40,7 +40,7 @@ _STEP = re.compile(r"step_\d+")
 _SIZES_OF_A_STEP = ("batches_per_step", "steps_per_batch")
 _FREE_TO_CHANGE = (
     "resume", "resume_changed", "run_name", "save_dir", "save_every", "keep_last", "save_best", "eval_every",
-    "log_to_wandb", "wandb_log_frequency", "distribute_layers", "shard_latents",
+    "log_to_wandb", "log_every", "distribute_layers", "shard_latents",
     "data_preprocessing_num_proc",
 )  # fmt: skip
 _MAY_CHANGE = (

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 
 from sae import lm
-from sae.activations.feed import Feed, LiveFeed
+from sae.activations.live import LiveStore
 from sae.activations.sequences import SequenceSource
 from sae.activations.shuffle import ShuffleBuffer
 from sae.activations.source import counted
+from sae.activations.store import ActivationStore
 from sae.config import SaeConfig
 from sae.dictionary.autoencoder import Sae, SaePart
 from sae.dictionary.spec import Spec
@@ -131,13 +132,13 @@ def make_learners(
 
 
 def make_source(
-    plan: RunPlan, feed: Feed, learners: Mapping[str, SaeLearner], world: World
+    plan: RunPlan, store: ActivationStore, learners: Mapping[str, SaeLearner], world: World
 ) -> tuple[Any, EndToEnd | None]:
     """Activations, mixed over many sequences; or the sequences themselves for a loss of the whole model."""
     cfg, steps = plan.cfg, plan.steps
     if cfg.loss_fn == "fvu":
         buffer = ShuffleBuffer(
-            feed.source,
+            store.source,
             steps.batches_per_block,
             seed=cfg.data_seed,
             step=steps.batches_at_once,
@@ -147,7 +148,7 @@ def make_source(
             ranks=world.size,
         )
         return buffer, None
-    live = live_feed(feed)
+    live = live_store(store)
     end_to_end = EndToEnd(
         live.model,
         plan.grouped(learners),
@@ -162,7 +163,7 @@ def make_source(
     return source, end_to_end
 
 
-def live_feed(feed: Feed) -> LiveFeed:
-    """The feed of a run that needs more of the language model than its activations."""
-    assert isinstance(feed, LiveFeed)  # what else there is refuses such a run
-    return feed
+def live_store(store: ActivationStore) -> LiveStore:
+    """The store of a run that needs more of the language model than its activations."""
+    assert isinstance(store, LiveStore)  # what else there is refuses such a run
+    return store

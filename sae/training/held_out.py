@@ -6,8 +6,9 @@ from itertools import islice
 
 import torch
 
-from sae.activations.feed import Feed, LiveFeed
+from sae.activations.live import LiveStore
 from sae.activations.source import Batch
+from sae.activations.store import ActivationStore
 from sae.config import TrainConfig
 from sae.dictionary.autoencoder import Sae
 from sae.dictionary.shards import LatentShards
@@ -24,8 +25,8 @@ EVAL_TOKENS = 16_384
 class HeldOut:
     """The held-out tokens and their activations, which the language model makes once where they are asked for twice."""
 
-    def __init__(self, feed: Feed) -> None:
-        self._feed = feed
+    def __init__(self, store: ActivationStore) -> None:
+        self._store = store
         self._kept: list[Batch] | None = None
 
     def batches(self, *, keep: bool = False) -> Iterator[Batch]:
@@ -35,7 +36,7 @@ class HeldOut:
             return
         kept: list[Batch] = []
         room = _MOST_KEPT if keep else 0
-        for batch in self._feed.held_out_batches():
+        for batch in self._store.held_out_batches():
             room -= sum(acts.nbytes for acts in batch.activations.values())
             if room >= 0:
                 kept.append(batch)
@@ -52,7 +53,7 @@ def of_all_parts(metrics: ReconstructionMetrics, shards: LatentShards, parts: in
     return metrics._replace(l0=l0, unused_fraction=unused / parts)
 
 
-def evaluate_grafted(cfg: TrainConfig, live: LiveFeed, saes: Mapping[str, Mapping[str, Sae]]) -> Record:
+def evaluate_grafted(cfg: TrainConfig, live: LiveStore, saes: Mapping[str, Mapping[str, Sae]]) -> Record:
     """What `sae eval` measures, on the first held-out tokens: `<name>/eval_<metric>`, and `all/…` at once.
 
     `saes` are by label and hookpoint.

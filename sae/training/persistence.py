@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sae.activations.feed import Feed
+from sae.activations.store import ActivationStore
 from sae.dictionary.autoencoder import Sae
 from sae.parallel.world import World
 from sae.runs import checkpoint
@@ -104,10 +104,10 @@ class Persistence:
         return self._world.part(tensors, is_split=is_per_latent)
 
 
-def fingerprints(feed: Feed, world: World) -> dict[str, str]:
+def fingerprints(store: ActivationStore, world: World) -> dict[str, str]:
     """Fingerprints of model and data. Raises ValueError if not all processes have the same."""
     with world.together():
-        own = feed.fingerprints()
+        own = store.fingerprints()
     for rank, other in enumerate(world.gather(own)):
         if different := [name for name in own if own[name] != other[name]]:
             raise world.on_all(

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from sae.activations.feed import Feed
+from sae.activations.store import ActivationStore
 from sae.runs.folder import RunFolder
 from sae.runs.log import Detached, JsonLines, Progress, Record, Sink, Stopwatch, WandbSink, note, why_no_wandb
 from sae.training.learner import SaeLearner
@@ -108,7 +108,12 @@ def derived_rates(plan: RunPlan, learners: Mapping[str, LearnerPlan]) -> str:
 
 
 def derived(
-    plan: RunPlan, feed: Feed, learners: Mapping[str, LearnerPlan], *, processes: int, fingerprints: dict[str, str]
+    plan: RunPlan,
+    store: ActivationStore,
+    learners: Mapping[str, LearnerPlan],
+    *,
+    processes: int,
+    fingerprints: dict[str, str],
 ) -> dict[str, Any]:
     """What config.json says beside the configuration: what was derived from model and data."""
     return {
@@ -121,12 +126,12 @@ def derived(
         "steps_per_batch": plan.steps.per_batch,
         "total_steps": plan.steps.total,
         "tokens_per_step": plan.steps.tokens,
-        "data_seed": feed.data_seed,
-        "held_out_sequences": feed.held_out,
-        "held_out_by": feed.held_out_by,
-        "num_sequences": feed.num_sequences,
-        "ctx_len": feed.ctx_len,
-        "read_with": feed.read_with,
+        "data_seed": store.data_seed,
+        "held_out_sequences": store.held_out,
+        "held_out_by": store.held_out_by,
+        "num_sequences": store.num_sequences,
+        "ctx_len": store.ctx_len,
+        "read_with": store.read_with,
         "shuffle_block_batches": plan.steps.batches_per_block,
         "shuffle_first_batches": plan.steps.batches_of_first_block,
         "peak_lr": {name: learner.peak_lr for name, learner in learners.items()},

@@ -9,8 +9,10 @@ from dataclasses import asdict, replace
 from itertools import product
 from typing import Any, NamedTuple, TypeVar
 
-from sae.activations.feed import Feed, LiveFeed, count_steps
+from sae.activations.live import LiveStore
+from sae.activations.reading import count_steps
 from sae.activations.shuffle import batches_of_first_block, batches_per_block
+from sae.activations.store import ActivationStore
 from sae.config import SaeConfig, TrainConfig, several
 from sae.dictionary.autoencoder import Sae
 from sae.dictionary.spec import Spec
@@ -135,32 +137,32 @@ class RunPlan(NamedTuple):
     def of(
         cls,
         cfg: TrainConfig,
-        feed: Feed,
+        store: ActivationStore,
         combinations: Mapping[str, Combination],
         *,
         processes: int,
         batches_at_once: int,
         before: Mapping[str, Any],
     ) -> "RunPlan":
-        """The plan on the data of `feed`; `before` is what the run that is resumed derived, {} for a new one.
+        """The plan on the data of `store`; `before` is what the run that is resumed derived, {} for a new one.
 
         Raises ValueError, naming the option, for a choice that does not fit the model, the data or the processes.
         """
-        steps = plan_steps(cfg, feed, batches_at_once, before)
-        saes = plan_saes(combinations, feed.chosen)
-        _check_tied(saes, feed.widths)
+        steps = plan_steps(cfg, store, batches_at_once, before)
+        saes = plan_saes(combinations, store.chosen)
+        _check_tied(saes, store.widths)
         if cfg.finetune is None:
-            saes = {name: _with_latents(one, feed.widths) for name, one in saes.items()}
+            saes = {name: _with_latents(one, store.widths) for name, one in saes.items()}
         return cls(
             cfg,
-            feed.widths,
+            store.widths,
             saes,
-            _placement(cfg, saes, feed.widths, processes),
+            _placement(cfg, saes, store.widths, processes),
             steps,
             warmup_steps(steps.total, cfg.lr_warmup_steps),
             cfg.dead_feature_threshold or PAPERS_DEAD_THRESHOLD,
             report_dead_after(cfg, steps.total * steps.tokens),
-            cfg.batch_size * feed.ctx_len // steps.per_batch // cfg.micro_acc_steps,
+            cfg.batch_size * store.ctx_len // steps.per_batch // cfg.micro_acc_steps,
         )
 
     @property
@@ -214,16 +216,16 @@ class RunPlan(NamedTuple):
 # Steps
 
 
-def plan_steps(cfg: TrainConfig, feed: Feed, at_once: int, before: Mapping[str, Any]) -> Steps:
-    """How the data of `feed`, read `at_once` batches at a time, are divided; as before, if the run is resumed.
+def plan_steps(cfg: TrainConfig, store: ActivationStore, at_once: int, before: Mapping[str, Any]) -> Steps:
+    """How the data of `store`, read `at_once` batches at a time, are divided; as before, if the run is resumed.
 
     Raises ValueError for data without a step, or that cannot be so divided.
     """
     chosen = before.get("steps_per_batch", 1) if before else cfg.steps_per_batch
-    batches = feed.rounds if isinstance(feed, LiveFeed) else count_steps(cfg, feed, at_once)
-    tokens = cfg.batch_size * feed.ctx_len * at_once
-    d_total = sum(feed.widths.values())  # the order of tokens must not depend on what is trained on them
-    block = batches_per_block(at_once, cfg.batch_size * feed.ctx_len * d_total * feed.dtype.itemsize)
+    batches = store.rounds if isinstance(store, LiveStore) else count_steps(cfg, store, at_once)
+    tokens = cfg.batch_size * store.ctx_len * at_once
+    d_total = sum(store.widths.values())  # the order of tokens must not depend on what is trained on them
+    block = batches_per_block(at_once, cfg.batch_size * store.ctx_len * d_total * store.dtype.itemsize)
     per_batch = _steps_per_batch(cfg, batches, tokens, chosen, mixed=block % at_once == 0)
     first = block if before else batches_of_first_block(block, at_once, tokens)
     first = int(before.get("shuffle_first_batches", first))  # all blocks were alike in runs of earlier versions

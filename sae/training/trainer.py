@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from sae.activations.feed import model_name, open_feed
+from sae.activations.opening import open_store
 from sae.activations.source import Activations
+from sae.activations.store import model_name
 from sae.config import TrainConfig
 from sae.data.position import count_in
 from sae.dictionary.cross_layer import Together
@@ -22,7 +23,7 @@ from sae.runs import checkpoint
 from sae.runs.folder import check_sources
 from sae.runs.log import Record, Sink, note
 from sae.training import first_look, held_out, persistence, progress
-from sae.training.building import live_feed, make_learners, make_saes, make_source
+from sae.training.building import live_store, make_learners, make_saes, make_source
 from sae.training.held_out import HeldOut
 from sae.training.joint import joints
 from sae.training.launch import Launch
@@ -61,7 +62,7 @@ class SaeTrainer:
         self.launch = launch = launch or Launch.of(cfg, model_name(dataset, model))
         self.cfg, self.world, self.stop = launch.cfg, launch.world, launch.stop
         cfg, world = launch.cfg, launch.world
-        self.feed = open_feed(
+        self.store = open_store(
             cfg,
             dataset,
             model,
@@ -69,12 +70,12 @@ class SaeTrainer:
             whole_documents=launch.whole_documents,
             wait=launch.stop.wait,
         )
-        self.device = self.feed.device
-        self.held_out = HeldOut(self.feed)
+        self.device = self.store.device
+        self.held_out = HeldOut(self.store)
 
         self.plan = plan = RunPlan.of(
             cfg,
-            self.feed,
+            self.store,
             launch.combinations,
             processes=world.size,
             batches_at_once=launch.batches_at_once,
@@ -94,7 +95,7 @@ class SaeTrainer:
         self.learners = make_learners(plan, self.saes, self.learner_plans, world, self.device)
         self.joints = joints(self.learners, plan.together(), world.sum_)
         """Learners that write the same places together."""
-        self.source, self.end_to_end = make_source(plan, self.feed, self.learners, world)
+        self.source, self.end_to_end = make_source(plan, self.store, self.learners, world)
         self.step = 0
         self._position: dict[str, Any] | None = self.source.state_dict()
         """Position of the next step's data; None in the middle of an update, when there is no state to save."""
@@ -179,7 +180,7 @@ class SaeTrainer:
         self.speed.start(self.step)
         while not self._agree_to_stop() and self.step < self.total_steps and self.train_step():
             log.advance()
-            if self._every(self.cfg.wandb_log_frequency, self.cfg.eval_every) or self.step == self.total_steps:
+            if self._every(self.cfg.log_every, self.cfg.eval_every) or self.step == self.total_steps:
                 self._log(log)
             if self.step % self.cfg.save_every == 0 and self.step < self.total_steps:
                 self.persistence.start_to_save(self.state(measure=self.cfg.save_best))
@@ -227,14 +228,14 @@ class SaeTrainer:
             f"the data ended at step {self.step} of {self.total_steps}, before the learning rate had decayed; "
             f"next time give --max_tokens {self.step * self.tokens_per_step}"
         )
-        if not self._every(self.cfg.wandb_log_frequency, self.cfg.eval_every):
+        if not self._every(self.cfg.log_every, self.cfg.eval_every):
             self._log(log)
 
     def initialise(self) -> None:
         """Set every b_dec to the mean of the first activations, and every loss's normaliser to their variance."""
         with self.world.together():
-            first, held_out_batch = self.source.peek(), next(self.feed.held_out_batches())
-            about = self.feed.about_held_out() if self.world.is_main else []
+            first, held_out_batch = self.source.peek(), next(self.store.held_out_batches())
+            about = self.store.about_held_out() if self.world.is_main else []
         first_look.check_some_are_left(first, held_out_batch, self.world)
         count = self.source.own_of_first(FIRST_TOKENS)
         few = self._by_sae(self.world.exchange({hookpoint: acts[:count] for hookpoint, acts in first.items()}))
@@ -332,12 +333,12 @@ class SaeTrainer:
             if isinstance(metrics, FloatingPointError):
                 where = f"step {self.step}"
                 if self.end_to_end is None:
-                    where += f", before batch {self.feed.batch_index} of the data"
+                    where += f", before batch {self.store.batch_index} of the data"
                 raise self.world.on_all(FloatingPointError(f"{name}: {metrics} at {where}; try a lower --lr"))
             record |= {f"{name}/{metric}": value for metric, value in metrics.items()}
         return record
 
-    def evaluate(self) -> dict[str, ReconstructionMetrics]:
+    def held_out_quality(self) -> dict[str, ReconstructionMetrics]:
         """Reconstruction of the held-out tokens, by autoencoder; with copies, each process measures a share."""
         batches = (self._by_sae(batch.activations) for batch in self.held_out.batches())
         with self.world.together():
@@ -353,10 +354,10 @@ class SaeTrainer:
 
     def evaluate_grafted(self) -> Record:
         """What `sae eval` measures, on the first held-out tokens: `<name>/eval_<metric>`, and `all/…` at once."""
-        return held_out.evaluate_grafted(self.cfg, live_feed(self.feed), self.plan.grouped(self.saes))
+        return held_out.evaluate_grafted(self.cfg, live_store(self.store), self.plan.grouped(self.saes))
 
     def _report(self, saved: Path) -> None:
-        results, tokens = self.evaluate(), self.speed.steps(self.step) * self.tokens_per_step
+        results, tokens = self.held_out_quality(), self.speed.steps(self.step) * self.tokens_per_step
         seconds = self._merged({name: watch.read() for name, watch in self.speed.stopwatches.items()})
         if self.world.is_main:
             speeds = progress.speeds(tokens, seconds)
@@ -365,7 +366,7 @@ class SaeTrainer:
     def describe(self) -> dict[str, Any]:
         """What config.json says beside the configuration: what was derived from model and data."""
         return progress.derived(
-            self.plan, self.feed, self.learner_plans, processes=self.world.size, fingerprints=self.fingerprints
+            self.plan, self.store, self.learner_plans, processes=self.world.size, fingerprints=self.fingerprints
         )
 
     def state(self, *, measure: bool = False) -> checkpoint.Checkpoint:
@@ -374,7 +375,7 @@ class SaeTrainer:
         if self.end_to_end is not None:
             own["end_to_end"] = self.end_to_end.state_dict()
         if measure:
-            measured = {name: metrics.fvu for name, metrics in self.evaluate().items()}
+            measured = {name: metrics.fvu for name, metrics in self.held_out_quality().items()}
             own["held_out_fvu"] = {name: fvu for name, fvu in measured.items() if math.isfinite(fvu)}
         return self.persistence.state(own)
 
@@ -431,7 +432,7 @@ class SaeTrainer:
     @cached_property
     def fingerprints(self) -> dict[str, str]:
         """Fingerprints of model and data. Raises ValueError if not all processes have the same."""
-        return persistence.fingerprints(self.feed, self.world)
+        return persistence.fingerprints(self.store, self.world)
 
     @property
     def plans(self) -> dict[str, SaePlan]:

@@ -72,8 +72,8 @@ def test_a_shuffled_cache_trains_as_well_and_is_measured_on_the_same_held_out_to
     model, tokens = tiny_model("gpt_neox").to(dtype), make_tokens(104)
     live = trainer(tmp_path, tokens, model, run_name="live", hookpoints=LAYERS)
     from_cache = trainer(tmp_path, cached(tmp_path / "c", dtype), run_name="cached")
-    before = live.evaluate()
-    assert from_cache.evaluate() == before
+    before = live.held_out_quality()
+    assert from_cache.held_out_quality() == before
     live.fit(), from_cache.fit()
     after, expected = evaluation(from_cache.folder.path), evaluation(live.folder.path)
     for name in LAYERS:
@@ -83,7 +83,7 @@ def test_a_shuffled_cache_trains_as_well_and_is_measured_on_the_same_held_out_to
 
 def test_int8_measures_what_bfloat16_does_within_its_rounding(tmp_path: Path) -> None:
     exact, rounded = cached(tmp_path / "a"), cached(tmp_path / "b", dtype="int8")
-    one, other = (trainer(tmp_path, cache).evaluate() for cache in (exact, rounded))
+    one, other = (trainer(tmp_path, cache).held_out_quality() for cache in (exact, rounded))
     for name in LAYERS:
         assert one[name].fvu != other[name].fvu == pytest.approx(one[name].fvu, rel=0.01)
     assert rounded.header.options == exact.header.options

@@ -132,10 +132,10 @@ def test_grafting_what_was_there_changes_nothing_and_zeros_recover_nothing(monke
 
     model = tiny_model("llama").base_model.requires_grad_(False)
     model.embed_tokens.weight.mul_(5)
-    monkeypatch.setattr(quality_graft, "CTX_LEN", 16)
-    monkeypatch.setattr(quality_graft, "_model", lambda tests: model)
+    monkeypatch.setattr(graft, "CTX_LEN", 16)
+    monkeypatch.setattr(graft, "_model", lambda tests: model)
     sequences = torch.randint(3, VOCAB_SIZE, (8, 16))
-    monkeypatch.setattr(quality_graft, "_sequences", lambda tests: sequences)
+    monkeypatch.setattr(graft, "_sequences", lambda tests: sequences)
     parts = [harvest(model, part, ["layers.1"])["layers.1"] for part in sequences.split(4)]
     same = torch.cat(parts)[:, 1:].flatten(0, 1)
     tests = graft.TestSequences("english", 8)

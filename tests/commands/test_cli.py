@@ -29,7 +29,7 @@ from tiny_models import VOCAB_SIZE, save_tiny, tiny_model, tiny_tokenizer
 import sae.__main__
 from sae import Sae, SaeTrainer
 from sae.commands.parser import field_docs
-from sae.commands.table import COMMANDS
+from sae.commands.table import COMMANDS, RENAMED, read, renamed
 from sae.commands.train import train
 from sae.config import RunConfig, SaeConfig
 from sae.data import MemmapTokens
@@ -49,8 +49,7 @@ OPTIONS = {
     "batch_size", "grad_acc_steps", "micro_acc_steps", "steps_per_batch", "loss_fn", "lr", "lr_warmup_steps",
     "auxk_alpha", "dead_feature_threshold", "recipe", "seed",
     "save_dir", "run_name", "resume", "resume_changed", "save_every", "keep_last", "save_best",
-    "eval_every", "log_to_wandb",
-    "wandb_log_frequency",
+    "eval_every", "log_every", "log_to_wandb",
     "device", "device_map", "dtype", "load_in_8bit", "attn_implementation", "compile_lm", "encode_in_8bit",
     "distribute_layers", "shard_latents", "revision", "hf_token",
 }  # fmt: skip
@@ -260,6 +259,19 @@ def test_a_choice_of_layers_is_what_is_saved(run: Run, no_picture: None, choice:
     assert list(Sae.load_many("runs/model-text")) == names
 
 
+def test_an_option_works_by_its_name_of_the_last_release_and_says_the_new_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert set(RENAMED.values()) <= OPTIONS and not set(RENAMED) & OPTIONS
+    for words in (["--wandb_log_frequency", "5"], ["--wandb-log-frequency=5"]):
+        now, told = renamed(["model", "text.jsonl", *words])
+        assert read(now)[1].log_every == 5 and len(told) == 1
+    assert sae.__main__.main(["model", "text.jsonl", "--wandb_log_frequency", "0"]) == 2
+    renaming, error = capsys.readouterr().err.splitlines()
+    assert renaming == "sae: --wandb_log_frequency is now --log_every; the old name works in this release only"
+    assert "log_every must be greater than 0" in error
+
+
 def test_the_seeds_flags_parse_as_written_and_with_dashes() -> None:
     cfg = parse("EleutherAI/pythia-160m togethercomputer/RedPajama-Data-1T-Sample --attn_implementation=eager".split())
     assert (cfg.model, cfg.dataset) == ("EleutherAI/pythia-160m", "togethercomputer/RedPajama-Data-1T-Sample")
@@ -404,7 +416,7 @@ BAD = [
     (["model", "text.jsonl", "--num_latents", "-8"], ["num_latents", "got -8"]),
     *(
         (["model", "text.jsonl", f"--{name}", value], [name, "greater than 0", f"got {value}"])
-        for name in ("batch_size", "grad_acc_steps", "micro_acc_steps", "save_every", "wandb_log_frequency")
+        for name in ("batch_size", "grad_acc_steps", "micro_acc_steps", "save_every", "log_every")
         for value in ("0", "-1")
     ),
     (["model", "text.jsonl", "--max_tokens", "0"], ["max_tokens", "got 0"]),

@@ -10,8 +10,8 @@ import torch
 
 import sae.__main__
 from sae import Sae, SaeConfig
-from sae.activations.feed import Feed
-from sae.activations.synthetic import CHILDREN, HAS_CHILD, ZIPF, Features, SyntheticFeed
+from sae.activations.store import ActivationStore
+from sae.activations.synthetic import CHILDREN, HAS_CHILD, ZIPF, Features, SyntheticStore
 from sae.commands.parser import field_docs
 from sae.commands.selftest import random_rows, recoveries
 from sae.commands.table import COMMANDS
@@ -85,18 +85,18 @@ def test_frequencies_fall_by_zipfs_law_and_features_of_a_topic_go_together() -> 
 
 def test_the_feed_is_one_and_its_batches_are_drawn_by_place_and_seed() -> None:
     cfg = SelftestConfig(num_features=40, width=16, max_tokens=10_000, batch_size=2)
-    feed, again = SyntheticFeed(cfg, torch.device("cpu")), SyntheticFeed(cfg, torch.device("cpu"))
-    assert isinstance(feed, Feed)
-    batches = [batch["synthetic"] for batch in feed.source]
-    assert len(batches) == 10_000 // 512 == feed.num_batches and batches[0].shape == (512, 16)
+    store, again = SyntheticStore(cfg, torch.device("cpu")), SyntheticStore(cfg, torch.device("cpu"))
+    assert isinstance(store, ActivationStore)
+    batches = [batch["synthetic"] for batch in store.source]
+    assert len(batches) == 10_000 // 512 == store.num_batches and batches[0].shape == (512, 16)
     again.source.skip()
     position = again.source.state_dict()
     assert torch.equal(next(again.source)["synthetic"], batches[1])
     again.source.load_state_dict(position)
     assert torch.equal(next(again.source)["synthetic"], batches[1])
-    other = SyntheticFeed(SelftestConfig(num_features=40, width=16, seed=43), torch.device("cpu"))
-    assert not torch.equal(other.features.directions, feed.features.directions)
-    (held_out,) = feed.held_out_batches()
+    other = SyntheticStore(SelftestConfig(num_features=40, width=16, seed=43), torch.device("cpu"))
+    assert not torch.equal(other.features.directions, store.features.directions)
+    (held_out,) = store.held_out_batches()
     assert not any(torch.equal(held_out.activations["synthetic"][:512], batch) for batch in batches)
 
 

@@ -152,7 +152,7 @@ def test_a_source_that_fails_for_good_stops_after_saving_and_the_run_goes_on_lat
 ) -> None:
     expected = make_trainer(SOURCES[name](Faults()), tmp_path / "smooth", save_every=5).fit()
     trainer = make_trainer(SOURCES[name](Faults()), tmp_path / "stopped", save_every=5)
-    trainer.feed.tokens._order._source = _failing_after(trainer.feed.tokens._order._source, 14)
+    trainer.store.tokens._order._source = _failing_after(trainer.store.tokens._order._source, 14)
     with pytest.raises(SourceError, match=r"the data cannot be read \(ConnectionResetError.*\), tried 10 times") as e:
         trainer.fit()
     assert trainer.step > 0 and waited == list(PAUSES)
@@ -257,7 +257,7 @@ def test_a_request_to_stop_ends_the_waiting() -> None:
 
 def test_a_signal_ends_the_waiting_and_the_state_is_saved(tmp_path: Path) -> None:
     trainer = make_trainer(stream(Faults()), tmp_path)
-    trainer.feed.tokens._order._source = _failing_after(trainer.feed.tokens._order._source, 12)
+    trainer.store.tokens._order._source = _failing_after(trainer.store.tokens._order._source, 12)
     wait, begun = trainer.stop.wait, time.monotonic()
 
     def wait_then_signal(seconds: float) -> bool:
@@ -267,7 +267,7 @@ def test_a_signal_ends_the_waiting_and_the_state_is_saved(tmp_path: Path) -> Non
         os.kill(os.getpid(), signal.SIGTERM)
         return wait(seconds * 1000)
 
-    trainer.feed.tokens._wait = wait_then_signal
+    trainer.store.tokens._wait = wait_then_signal
     with suppress(SourceError):  # unless training stops before it needs what cannot be read
         trainer.fit()
     assert trainer.stop and trainer.step < trainer.total_steps

@@ -252,7 +252,7 @@ def check_what_is_reported(trainer: SaeTrainer, loaded: dict[str, Sae]) -> None:
     found = harvest(tiny_model("gpt_neox"), tiny_tokens(9, 8), [*MLPS, *(f"{name}.input" for name in MLPS)])
     (group,) = members(loaded).values()
     _, total = reconstruct(group, [found[f"{name}.input"].flatten(0, 1) for name in MLPS])
-    measured = trainer.evaluate()
+    measured = trainer.held_out_quality()
     records = read_records(trainer.folder.path / "metrics.jsonl")
     for layer in group:
         y = found[layer.name].flatten(0, 1)
@@ -320,7 +320,7 @@ def test_later_outputs_are_better_for_the_earlier_layers(make: Make, tied: bool)
     apart = make(sae=SaeConfig(num_latents=96, k=6, transcode=True), run_name="apart")
     together.fit()
     apart.fit()
-    ours, theirs = together.evaluate(), apart.evaluate()
+    ours, theirs = together.held_out_quality(), apart.held_out_quality()
     assert ours[MLPS[2]].fvu < theirs[MLPS[2]].fvu
 
 
@@ -361,7 +361,7 @@ def test_how_a_step_is_split_changes_rounding_only_and_a_sweep_changes_nothing(m
     whole = make(sae=one, run_name="whole").fit()
     in_parts.fit()
     measured = json.loads((whole.parent / "evaluation.json").read_text())
-    for name, metrics in in_parts.evaluate().items():
+    for name, metrics in in_parts.held_out_quality().items():
         assert abs(metrics.fvu - measured[name]["fvu"]) < 0.02
     shapes = [replace(one, k=k) for k in (3, 6)]
     swept = make(sae=[*shapes, SaeConfig(num_latents=96, k=6, transcode=True)], run_name="swept").fit()

@@ -70,7 +70,7 @@ def test_one_dictionary_is_trained_for_all_hookpoints_and_says_how_good_it_is_at
     assert list(loaded.spec.parts) == LAYERS and loaded.cfg.crosscode
     found = of_all_layers()
     assert loaded(torch.cat([found[name] for name in LAYERS], -1)).fvu < 0.9
-    (measured,) = trainer.evaluate().values()
+    (measured,) = trainer.held_out_quality().values()
     assert measured.fvu_at is not None and list(measured.fvu_at) == LAYERS
     written = json.loads((trainer.folder.path / "evaluation.json").read_text())[CROSSCODER]
     assert [written[f"fvu/{name}"] for name in LAYERS] == pytest.approx(list(measured.fvu_at.values()))
@@ -147,14 +147,14 @@ def test_hookpoints_of_several_widths_and_the_number_of_latents_of_the_widest(ma
 
 
 def test_crosscoders_resume_to_the_bit_and_a_cache_trains_as_the_model_does(make: Make, tmp_path: Path) -> None:
-    whole = make(run_name="whole", save_every=4, wandb_log_frequency=3).fit()
-    half = make(run_name="stopped", save_every=4, wandb_log_frequency=3)
+    whole = make(run_name="whole", save_every=4, log_every=3).fit()
+    half = make(run_name="stopped", save_every=4, log_every=3)
     half.initialise()
     for _ in range(7):
         half.train_step()
     half.folder.claim(half.cfg, half.describe())
     half.save()
-    resumed = make(run_name="stopped", save_every=4, wandb_log_frequency=3, resume=True).fit()
+    resumed = make(run_name="stopped", save_every=4, log_every=3, resume=True).fit()
     assert weights(whole) == weights(resumed)
     last, again = (read_records(folder.parent / "metrics.jsonl")[-1] for folder in (whole, resumed))
     assert all(last[key] == again[key] for key in last if key.startswith(CROSSCODER))

@@ -56,7 +56,7 @@ def test_the_skip_connection_learns_what_is_linear(make: Make) -> None:
     with_skip.fit()
     without = make(hookpoints=hookpoints, run_name="without")
     without.fit()
-    (one,), (other,) = with_skip.evaluate().values(), without.evaluate().values()
+    (one,), (other,) = with_skip.held_out_quality().values(), without.held_out_quality().values()
     assert one.fvu < 0.5 * other.fvu
 
 

@@ -16,7 +16,7 @@ from tiny_models import save_tiny
 
 import sae.__main__
 from sae import Sae, SaeConfig, evaluate, lm
-from sae.activations.feed import token_batches
+from sae.activations.reading import token_batches
 from sae.commands.parser import field_docs
 from sae.commands.table import COMMANDS
 from sae.config import EvalConfig

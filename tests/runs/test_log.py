@@ -179,7 +179,7 @@ def tiny_trainer(folder: Path, **changes: Any) -> SaeTrainer:
 def test_wandb_gets_the_records_of_metrics_jsonl_at_their_steps(
     tmp_path: Path, fake_wandb: FakeWandb, frequency: int
 ) -> None:
-    trainer = tiny_trainer(tmp_path, wandb_log_frequency=frequency)
+    trainer = tiny_trainer(tmp_path, log_every=frequency)
     trainer.fit()
     records = read_records(trainer.folder.metrics)
     assert fake_wandb.records == [(record, record["step"]) for record in records]

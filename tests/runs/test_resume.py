@@ -155,7 +155,9 @@ def test_the_best_and_the_newest_are_those_of_a_run_that_was_not_stopped(tmp_pat
     assert (straight / "best.json").read_text() == (stopped / "best.json").read_text()
     best, fvu = checkpoint.best(stopped) or (None, None)
     assert best is not None and {path.name for path in stopped.glob("*step*")} == {best.name, "step_10", "step_12"}
-    measured = {name: one.fvu for name, one in make_trainer(tmp_path / "new", finetune=str(best)).evaluate().items()}
+    measured = {
+        name: one.fvu for name, one in make_trainer(tmp_path / "new", finetune=str(best)).held_out_quality().items()
+    }
     assert sum(measured.values()) / len(measured) == fvu
 
 
@@ -448,7 +450,7 @@ def test_a_nan_that_only_a_fault_of_the_machine_makes_reaches_no_checkpoint(
 @pytest.mark.parametrize("batch", [0, 9])
 def test_a_nan_in_activations_of_the_first_block_stops_before_anything_is_written(tmp_path: Path, batch: int) -> None:
     trainer = make_trainer(tmp_path)
-    harvest, calls = trainer.feed.source._harvest, iter(range(1000))
+    harvest, calls = trainer.store.source._harvest, iter(range(1000))
 
     def poisoned(tokens: torch.Tensor) -> Any:
         acts = dict(harvest(tokens))
@@ -456,7 +458,7 @@ def test_a_nan_in_activations_of_the_first_block_stops_before_anything_is_writte
             acts["layers.2"][1, 3, 7] = torch.nan
         return acts
 
-    trainer.feed.source._harvest = poisoned
+    trainer.store.source._harvest = poisoned
     with pytest.raises(FloatingPointError, match=f"layers.2: .* in batch {batch}, sequence 1, position 3"):
         trainer.fit()
     assert not (tmp_path / "run").exists()
@@ -470,8 +472,8 @@ def replaced(save_dir: Path, what: str, **changes: Any) -> SaeTrainer:
     trainer = make_trainer(save_dir, resume=True, **changes)
     tokens = torch.randint(3, VOCAB_SIZE, (4 * STEPS + 4, 16), generator=torch.Generator().manual_seed(6))
     if what == "dataset":
-        return SaeTrainer(trainer.cfg, tokens, trainer.feed.model)
-    return SaeTrainer(trainer.cfg, trainer.feed.tokens._order._source, tiny_model("gpt_neox", seed=1))
+        return SaeTrainer(trainer.cfg, tokens, trainer.store.model)
+    return SaeTrainer(trainer.cfg, trainer.store.tokens._order._source, tiny_model("gpt_neox", seed=1))
 
 
 @pytest.mark.parametrize("what", ["dataset", "model"])

@@ -20,7 +20,9 @@ from sae.storage.lock import alone_in
 with alone_in(Path(sys.argv[1])):
     if "child" in sys.argv and os.fork() == 0:
         os.setsid()
-        time.sleep(60)
+        os.close(1)  # who reads what its parent says waits for the end of all who could write
+        time.sleep(20)
+        os._exit(0)
     print("locked", flush=True)
     time.sleep(60)
 """

@@ -166,15 +166,15 @@ def die(save_dir: str, step: int) -> None:
 def poison(save_dir: str, batch: int) -> None:
     """One batch, which one rank reads, has a NaN in its activations."""
     trainer = make_trainer(save_dir)
-    harvest = trainer.feed.source._harvest
+    harvest = trainer.store.source._harvest
 
     def poisoned(harvested: torch.Tensor) -> Any:
         activations = harvest(harvested)
-        if trainer.feed.source.batch_index == batch:
+        if trainer.store.source.batch_index == batch:
             next(iter(activations.values()))[0, 0, 0] = torch.nan
         return activations
 
-    trainer.feed.source._harvest = poisoned
+    trainer.store.source._harvest = poisoned
     trainer.fit()
 
 

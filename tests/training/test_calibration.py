@@ -29,7 +29,7 @@ def make(tmp_path: Path) -> Make:
 
 def held_out_l0(trainer: SaeTrainer, folder: Path) -> dict[str, float]:
     """Mean number of latents per held-out token, by hookpoint, of what is on disk, by the encoder's own product."""
-    batches = list(trainer.feed.held_out_batches())
+    batches = list(trainer.store.held_out_batches())
     found = {}
     for name, sae in Sae.load_many(folder).items():
         x = torch.cat([trainer._by_sae(batch.activations)[name][0] for batch in batches]).float()
@@ -83,13 +83,13 @@ def test_the_model_reads_what_is_held_out_once_at_the_end(
     trainer = make(sae=shape(selection=selection))
     trainer._train = lambda log: None  # type: ignore[method-assign]
     read: list[int] = []
-    batches = trainer.feed.held_out_batches
+    batches = trainer.store.held_out_batches
 
     def counting() -> Any:
         read.append(1)
         return batches()
 
-    monkeypatch.setattr(trainer.feed, "held_out_batches", counting)
+    monkeypatch.setattr(trainer.store, "held_out_batches", counting)
     trainer.fit()
     assert len(read) == 2  # the first look, and the end
 

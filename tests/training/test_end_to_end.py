@@ -166,7 +166,7 @@ def end_to_end_trainer(save_dir: Path, **changes: Any) -> SaeTrainer:
     original = tiny_model("gpt_neox", causal_lm=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("twelve_steps.tiny_model", lambda family: original)
-        return make_trainer(save_dir, loss_fn="kl", wandb_log_frequency=5, **changes)
+        return make_trainer(save_dir, loss_fn="kl", log_every=5, **changes)
 
 
 def test_stopping_and_resuming_equals_not_stopping(tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_changes_no_weight(tmp_path:
     one = trainer(tmp_path, "kl", layers=[1])
     one.initialise()
     with torch.no_grad():
-        one.feed.model.lm_head.weight[3] = torch.nan  # type: ignore[union-attr, index, operator]
+        one.store.model.lm_head.weight[3] = torch.nan  # type: ignore[union-attr, index, operator]
     before = one.saes["layers.1"].W_dec.detach().clone()
     one.train_step()
     torch.testing.assert_close(one.saes["layers.1"].W_dec.detach(), before)

@@ -23,7 +23,7 @@ from whole_runs import SEQ, evaluation, losses, make_tokens, weights, weights_on
 
 import sae.lm
 from sae import Sae, SaeConfig, SaeTrainer, TrainConfig
-from sae.activations.feed import LiveFeed
+from sae.activations.live import LiveStore
 from sae.data import MemmapTokens
 from sae.data.prefetch import ReadAhead
 from sae.dictionary.gradients import Gradients
@@ -61,7 +61,7 @@ def float32(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def held_out(trainer: SaeTrainer) -> Tensor:
-    return torch.cat(list(trainer.feed.tokens.held_out_batches()))
+    return torch.cat(list(trainer.store.tokens.held_out_batches()))
 
 
 def dense_fvu(one: Sae, x: Tensor) -> float:
@@ -95,7 +95,7 @@ def test_the_speed_of_a_run_counts_the_first_look_which_reads_a_block_of_activat
 )
 def test_every_family_trains_every_layer_by_default_and_the_fvu_falls(make: Make, family: str, head: bool) -> None:
     trainer = make(make_tokens(164), tiny_model(family, causal_lm=head), lr=1e-2)
-    before = trainer.evaluate()
+    before = trainer.held_out_quality()
     saved = trainer.fit()
     after = evaluation(trainer.folder.path)
     assert list(after) == [f"{LAYERS[family]}.{layer}" for layer in range(3)]
@@ -211,10 +211,10 @@ def test_an_autoencoder_does_not_depend_on_what_is_trained_beside_it(make: Make)
 
 def test_logging_evaluating_and_saving_change_no_weight(make: Make) -> None:
     plain = make(run_name="plain").fit()
-    busy = make(run_name="busy", wandb_log_frequency=7, save_every=3)
+    busy = make(run_name="busy", log_every=7, save_every=3)
     for learner in busy.learners.values():
         learner.read_metrics()
-    busy.evaluate()
+    busy.held_out_quality()
     assert weights_only(busy.fit()) == weights_only(plain)
 
 
@@ -230,15 +230,15 @@ def test_a_compiled_language_model_trains_the_same(make: Make, monkeypatch: pyte
 def test_a_stream_trains_to_the_same_bit_whether_read_ahead_or_not(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sae.data.tokens.HELD_OUT_TOKENS_STREAM", 4 * SEQ)
     ahead = make(stream_of(make_tokens()), run_name="ahead", max_tokens=40 * SEQ)
-    assert isinstance(ahead.feed, LiveFeed) and isinstance(ahead.feed.batches, ReadAhead)
-    monkeypatch.setattr("sae.activations.feed.ReadAhead", lambda batches: batches)
+    assert isinstance(ahead.store, LiveStore) and isinstance(ahead.store.batches, ReadAhead)
+    monkeypatch.setattr("sae.activations.live.ReadAhead", lambda batches: batches)
     assert weights(make(stream_of(make_tokens()), run_name="now", max_tokens=40 * SEQ).fit()) == weights(ahead.fit())
 
 
 def test_a_record_covers_all_steps_since_the_one_before(make: Make) -> None:
     every = make(run_name="every")
     every.fit()
-    third = make(run_name="third", wandb_log_frequency=3)
+    third = make(run_name="third", log_every=3)
     third.fit()
     l0 = [record["layers.1/l0"] for record in losses(every.folder.metrics)]
     records = losses(third.folder.metrics)
@@ -379,7 +379,7 @@ def test_stopping_and_resuming_equals_not_stopping_to_the_bit(
     make: Make, monkeypatch: pytest.MonkeyPatch, stop: int, streamed: bool
 ) -> None:
     monkeypatch.setattr("sae.data.tokens.HELD_OUT_TOKENS_STREAM", 4 * SEQ)
-    options = {"wandb_log_frequency": 2, "dead_feature_threshold": 60, "layers": [0, 2], "grad_acc_steps": 1}
+    options = {"log_every": 2, "dead_feature_threshold": 60, "layers": [0, 2], "grad_acc_steps": 1}
     straight = make(**long_run(streamed), **options, run_name="straight")
     expected = straight.fit()
 
@@ -452,7 +452,7 @@ def after_steps(trainer: SaeTrainer, steps: int, act: Callable[[], None]) -> Non
 def test_held_out_sequences_are_never_trained_on_and_the_others_once(make: Make) -> None:
     """Seen at the embedding, where an activation tells which token it is of."""
     trainer = make(hookpoints=["embed_in"])
-    learner, rows = trainer.learners["embed_in"], trainer.feed.model.get_input_embeddings().weight.detach()
+    learner, rows = trainer.learners["embed_in"], trainer.store.model.get_input_embeddings().weight.detach()
     accumulate, read = learner.accumulate, []
 
     def recognise_then_accumulate(x: Tensor, y: Tensor | None) -> None:
@@ -524,13 +524,13 @@ def test_excluded_activations_do_not_matter_in_training_or_evaluation(make: Make
         trainer = make(**excluded, layers=[0], run_name=name)
         scale_first_activation(trainer, factor)
         results.append((weights(trainer.fit()), evaluation(trainer.folder.path)))
-        num_held_out = trainer.feed.tokens.held_out
+        num_held_out = trainer.store.tokens.held_out
     assert results[0] == results[1]
     assert results[0][1]["layers.0"]["tokens"] == num_held_out * (SEQ - 1)
 
 
 def scale_first_activation(trainer: SaeTrainer, factor: float) -> None:
-    harvest = trainer.feed.source._harvest
+    harvest = trainer.store.source._harvest
 
     def scaled(tokens: Tensor) -> dict[str, Tensor]:
         activations = dict(harvest(tokens))
@@ -538,7 +538,7 @@ def scale_first_activation(trainer: SaeTrainer, factor: float) -> None:
             acts[:, 0] *= factor
         return activations
 
-    trainer.feed.source._harvest = scaled
+    trainer.store.source._harvest = scaled
 
 
 def test_a_sequence_longer_than_the_model_reads_is_refused(make: Make) -> None:
@@ -647,7 +647,7 @@ def test_checkpoints_come_every_save_every_steps_and_at_the_end(make: Make) -> N
 def test_the_reported_fvu_is_that_of_the_saved_weights_on_the_held_out_tokens(make: Make) -> None:
     trainer = make()
     saved = trainer.fit()
-    activations = sae.lm.harvest(trainer.feed.model, held_out(trainer), list(trainer.feed.widths))
+    activations = sae.lm.harvest(trainer.store.model, held_out(trainer), list(trainer.store.widths))
     for name, one in Sae.load_many(saved).items():
         reported = ReconstructionMetrics(**evaluation(trainer.folder.path)[name])
         assert reported.tokens == 4 * SEQ
@@ -699,7 +699,7 @@ def poisoned(token: int) -> Any:
 
 def place_of(token: int, trainer: SaeTrainer) -> tuple[int, int]:
     """The batch that holds a sequence of `make_tokens`, and the sequence's number in it."""
-    for number, batch in enumerate(trainer.feed.tokens):
+    for number, batch in enumerate(trainer.store.tokens):
         rows = batch[:, 0].tolist()
         if token in rows:
             return number, rows.index(token)
@@ -707,7 +707,7 @@ def place_of(token: int, trainer: SaeTrainer) -> tuple[int, int]:
 
 
 def test_a_nan_in_activations_stops_with_its_place_after_saving(make: Make) -> None:
-    order = list(make(make_tokens(100)).feed.tokens)
+    order = list(make(make_tokens(100)).store.tokens)
     token = order[20][2, 0].item()
     batch, sequence = place_of(token, make(make_tokens(100)))
     trainer = make(make_tokens(100), poisoned(token), layers=[1, 2])
@@ -730,8 +730,8 @@ def test_a_nan_in_activations_stops_with_its_place_after_saving(make: Make) -> N
 
 def test_a_nan_in_the_middle_of_a_step_leaves_the_state_before_that_step(make: Make) -> None:
     """With two batches a step and no mixing, the second of step 5 is bad: what is saved is the end of step 4."""
-    options = {"grad_acc_steps": 2, "layers": [0], "wandb_log_frequency": 3}
-    token = list(make(make_tokens(100), **options).feed.tokens)[9][0, 0].item()
+    options = {"grad_acc_steps": 2, "layers": [0], "log_every": 3}
+    token = list(make(make_tokens(100), **options).store.tokens)[9][0, 0].item()
 
     def unmixed(model: Any, name: str) -> SaeTrainer:
         trainer = make(make_tokens(100), model, run_name=name, **options)
@@ -755,7 +755,7 @@ def test_a_nan_in_the_middle_of_a_step_leaves_the_state_before_that_step(make: M
 
 @pytest.mark.parametrize("frequency", [1, 5])
 def test_a_loss_that_diverges_stops_by_name_and_saves_finite_weights(make: Make, frequency: int) -> None:
-    trainer = make(lr=1e30, wandb_log_frequency=frequency)
+    trainer = make(lr=1e30, log_every=frequency)
     with pytest.raises(FloatingPointError, match=r"layers.0: the loss is not finite at step \d+, .*; try a lower --lr"):
         trainer.fit()
     saved = checkpoint.latest(trainer.folder.path)
@@ -838,7 +838,7 @@ def test_a_stream_that_ends_before_max_tokens_is_reported_to_its_last_step(
     make: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sae.data.tokens.HELD_OUT_TOKENS_STREAM", 4 * SEQ)
-    trainer = make(stream_of(make_tokens()), max_tokens=10**6, wandb_log_frequency=7)
+    trainer = make(stream_of(make_tokens()), max_tokens=10**6, log_every=7)
     saved = trainer.fit()
     assert saved.name == "step_10"
     assert [record["step"] for record in losses(trainer.folder.metrics)] == [7, 10]
