@@ -258,15 +258,16 @@ class Sae(nn.Module):
 
         A length that all rows share goes into W_enc and b_enc. Lengths that differ cannot go there, since other latents
         would be the k largest. Such rows stay as they are, and are trained freely, without `normalize_decoder`. An
-        encoder that did not subtract b_dec becomes one that does. Raises ValueError for thresholds of each latent, and
-        for a layer norm: no training here makes them.
+        autoencoder that did not subtract b_dec becomes one that does, and a transcoder that did becomes one that does
+        not. Raises ValueError for thresholds of each latent, and for a layer norm: no training here makes them.
         """
         if self.spec.selection == "jumprelu" or self.spec.layer_norm:
             kind = "a layer norm" if self.spec.layer_norm else "thresholds of its own (JumpReLU, ReLU, gates)"
             raise ValueError(f"a dictionary to continue must be one that is trained here, got one with {kind}")
         sae = self.to(torch.float32)
-        if not sae.spec.centred and sae.spec.is_autoencoder:  # b_enc takes up what b_dec will be subtracted from
+        if sae.spec.centred != sae.spec.is_autoencoder:  # b_enc takes up what b_dec is to be subtracted from, or not
             shift = sae.encoder.weight.double() @ sae.b_dec.double()
+            shift = shift if sae.spec.is_autoencoder else -shift
             bias = {"encoder.bias": (sae.encoder.bias.double() + shift).float()}
             sae = Sae.of_tensors(sae.cfg, sae.state_dict() | bias, like=sae.spec)
         lengths = torch.linalg.vector_norm(sae.W_dec, dim=1)

@@ -1,18 +1,25 @@
 """Descriptions of dictionaries, by their configurations and the headers of their files."""
 
+import re
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sae.formats.files import Shape, shapes_of
 from sae.formats.format import StoredDictionary, quietly
+from sae.formats.gemma_scope import unused_width
+from sae.formats.overcomplete import DICTIONARY, OVERCOMPLETE, k_in
 from sae.formats.qwen_scope import QWEN_SCOPE, k_of
 from sae.storage.files import short
 
 _BIASES = ("encoder.bias", "b_enc", "b_E", "latent_bias", "encoder_linear.bias", "b_mag", "mag_bias")
-_ENCODERS = ("encoder.weight", "W_enc", "w_enc", "W_E", "encoder_linear.weight")
-_DECODERS = ("W_dec", "w_dec", "W_D", "decoder.weight", "decoder_linear.weight", "decoder.linear.weight")
+_ENCODERS = ("encoder.weight", "W_enc", "w_enc", "W_E", "encoder_linear.weight",
+             "encoder.final_block.0.weight", DICTIONARY)  # fmt: skip
+_DECODERS = (DICTIONARY, "W_dec", "w_dec", "W_D", "decoder.weight", "decoder_linear.weight",
+             "decoder.linear.weight")  # fmt: skip
 _RULES = ("activation", "architecture", "dict_class", "act_fn")
+_LAYER = re.compile(r"_\d+$")
+"""What ends the names of tensors of a layer of circuit-tracer's cross-layer transcoders."""
 _TYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 
 
@@ -35,9 +42,10 @@ class Description(NamedTuple):
 def describe(name: str, stored: StoredDictionary) -> Description:
     """The dictionary at a place. Raises ValueError naming the file and the rule it breaks; reads no weights."""
     paths = [stored.root / file for file in stored.files]
-    weights = next(path for path in reversed(paths) if path.suffix not in (".json", ".yaml"))
-    shapes = shapes_of(weights)
-    latents = prod(_first(weights, shapes, _BIASES).dims)
+    every = [path for path in paths if path.suffix not in (".json", ".yaml")]
+    weights = every[-1]
+    shapes = {_LAYER.sub("", name): shape for path in every for name, shape in shapes_of(path).items()}
+    latents = shapes[DICTIONARY].dims[0] if DICTIONARY in shapes else prod(_first(weights, shapes, _BIASES).dims)
     encoder, decoder = _first(weights, shapes, _ENCODERS), _first(weights, shapes, _DECODERS)
     config = _flat(next((quietly(path) for path in paths if path.suffix == ".json"), {}))
     return Description(
@@ -45,7 +53,7 @@ def describe(name: str, stored: StoredDictionary) -> Description:
         format=stored.format.name,
         d_in=prod(encoder.dims) // max(latents, 1),
         num_latents=latents,
-        d_out=prod(decoder.dims) // max(latents, 1),
+        d_out=prod(decoder.dims) // max(latents, 1) - unused_width(stored.path, decoder.dims),
         rule=_rule(stored, config, shapes),
         dtype=_TYPES.get(encoder.dtype, encoder.dtype),
         model=short(config["model_name"]).strip("'") if config.get("model_name") else "",
@@ -75,6 +83,9 @@ def _rule(stored: StoredDictionary, config: dict[str, Any], shapes: dict[str, Sh
     k = config.get("k", config.get("top_k"))
     if stored.format is QWEN_SCOPE:
         rule, k = "topk", k_of(stored.path)
-    kinds = [name for name in ("transcode", "skip_connection", "tie_decoders") if config.get(name) is True]
+    if stored.format is OVERCOMPLETE and not rule:
+        k = k_in(stored.path)
+        rule = "relu" if k is None else "topk"
+    kinds = [name for name in ("transcode", "skip_connection", "tie_decoders", "signed") if config.get(name) is True]
     words = [short(rule).strip("'"), *([f"k {k}"] if type(k) is int and "jump" not in str(rule) else []), *kinds]
     return ", ".join(words)

@@ -6,6 +6,7 @@ Files may come from strangers: every name, type, size and shape is checked befor
 import json
 import re
 from collections.abc import Container
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,10 +16,14 @@ from torch import Tensor
 from sae.config import SaeConfig
 from sae.dictionary.spec import Saved, Spec
 from sae.formats.files import check_link, check_one_float_type, read_tensors
-from sae.formats.format import About, Claim, Format, beside, in_folder
+from sae.formats.format import About, Claim, Format, beside, in_folder, quietly
+from sae.formats.record import with_both_signs, with_centre
 from sae.storage.files import is_inside, read_json, short
 
-CFG, WEIGHTS = "cfg.json", "sae.safetensors"
+CFG, WEIGHTS, RUN_CONFIG = "cfg.json", "sae.safetensors", "config.json"
+_CENTRED = "centred_transcoder"
+"""Flag of ours: a transcoder that subtracts b_dec, as EleutherAI's do from before 2025-02-12. `transcode` is left out
+then, and their library computes it too."""
 _SEVERAL = ("crosscode", "cross_layer")
 """Kinds of dictionaries with several hookpoints. Their name stands before the selection, so that no library takes them
 for others."""
@@ -40,10 +45,8 @@ def write(folder: Path, saved: Saved) -> None:
     one, under names of ours. Raises ValueError for what this format cannot say.
     """
     spec, tensors = saved
-    if spec.layer_norm or spec.centred == spec.cfg.transcode:
-        raise ValueError(
-            "EleutherAI's format has autoencoders that subtract b_dec and transcoders that do not; convert it first"
-        )
+    if spec.layer_norm or not spec.centred and not spec.cfg.transcode:
+        raise ValueError("EleutherAI's format has autoencoders that subtract b_dec, without a layer norm")
     kind = next((name for name in _SEVERAL if getattr(spec.cfg, name)), "")
     widths = spec.every_width
     if kind and not widths:
@@ -65,6 +68,8 @@ def write(folder: Path, saved: Saved) -> None:
     if kind:
         cfg |= {kind: True, "hookpoints": dict(zip(spec.writes, widths, strict=True))}
         cfg |= {"tie_decoders": True} if spec.cfg.tie_decoders else {}
+    if spec.cfg.transcode and spec.centred:
+        cfg = {name: value for name, value in cfg.items() if name != "transcode"} | {_CENTRED: True}
     if spec.cfg.transcode and spec.reads and spec.writes:
         cfg |= {"reads": spec.reads[0], "writes": spec.writes[0]}
     (folder / CFG).write_text(json.dumps(cfg, indent=2) + "\n")
@@ -73,13 +78,20 @@ def write(folder: Path, saved: Saved) -> None:
 
 def read(folder: Path) -> Saved:
     """Read the dictionary in `folder`. Raises ValueError naming the file and the rule it breaks."""
-    spec = _read_cfg(folder / CFG)
+    spec, signed = _read_cfg(folder / CFG)
     shapes = {name: list(declared.shape) for name, declared in spec.tensors().items()}
     tensors = read_tensors(folder / WEIGHTS, shapes, others_too=False)
     check_one_float_type(folder / WEIGHTS, tensors)
     if "layer_scale" in tensors:
         _check_layer_scale(folder / WEIGHTS, tensors["layer_scale"].float())
-    return Saved(spec, tensors)
+    return _unsigned(Saved(spec, tensors)) if signed else Saved(spec, tensors)
+
+
+def _unsigned(saved: Saved) -> Saved:
+    spec = saved.spec
+    n = 2 * spec.num_latents
+    cfg = replace(spec.cfg, num_latents=n)
+    return Saved(replace(spec, cfg=cfg, num_latents=n), with_both_signs(saved.tensors))
 
 
 def _check_layer_scale(path: Path, scale: Tensor) -> None:
@@ -93,7 +105,8 @@ def _check_layer_scale(path: Path, scale: Tensor) -> None:
         )
 
 
-def _read_cfg(path: Path) -> Spec:
+def _read_cfg(path: Path) -> tuple[Spec, bool]:
+    """What the configuration says, and whether it is of 2024 and keeps the k largest in magnitude, with their sign."""
     if not path.is_file():
         raise ValueError(
             f"{path.parent} must hold {CFG} and {WEIGHTS}, but there is no {CFG}; "
@@ -102,7 +115,10 @@ def _read_cfg(path: Path) -> Spec:
     check_link(path)
     raw = read_json(path)
     selection = _selection_in(path, raw)
+    signed = _is_signed(path, raw, selection)
     fields = {name: raw[name] for name in ("d_in", *_KINDS) if raw.get(name) is not None}
+    centred = _is_centred_transcoder(path, raw)
+    fields |= {"transcode": True} if centred else {}
     for name, wanted in {"d_in": int, **_KINDS}.items():
         found = fields.get(name, wanted())
         entries_fit = wanted is not list or (type(found) is list and all(type(end) is int for end in found))
@@ -132,7 +148,29 @@ def _read_cfg(path: Path) -> Spec:
     if cfg.cross_layer and not reads:
         raise ValueError(f"{path}: a layer of a cross-layer transcoder must name what it reads; add reads and writes")
     widths = () if cfg.tie_decoders else tuple(ends.values())
-    return Spec(cfg, d_in, d_out, num_latents, selection, reads=reads, writes=writes, widths=widths)
+    spec = Spec(
+        cfg, d_in, d_out, num_latents, selection, centred=centred or None, reads=reads, writes=writes, widths=widths
+    )
+    return spec, signed
+
+
+def _is_centred_transcoder(path: Path, raw: dict[str, Any]) -> bool:
+    """Whether it is a transcoder of before 2025-02-12, which subtracts b_dec and does not say that it is one.
+
+    A skip connection reveals it, the configuration of the run one folder up, or our own flag.
+    """
+    if "transcode" in raw or raw.get(_CENTRED) is False:
+        return False
+    run = path.parent.absolute().parent / RUN_CONFIG
+    if run.is_file():
+        check_link(run)
+    options = quietly(run)
+    of_run = [options, options.get("sae")]
+    return (
+        raw.get(_CENTRED) is True
+        or raw.get("skip_connection") is True
+        or any(isinstance(part, dict) and part.get("transcode") is True for part in of_run)
+    )
 
 
 def _ends_in(path: Path, raw: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -162,16 +200,25 @@ def _selection_in(path: Path, raw: dict[str, Any]) -> str:
         raise ValueError(
             f"{path}: activation={short(selection)} is not supported; known are topk, batchtopk, groupmax and jumprelu"
         )
-    if raw.get("signed"):
-        raise ValueError(f"{path}: signed={short(raw['signed'])} is not supported: latents here are non-negative")
     return selection
+
+
+def _is_signed(path: Path, raw: dict[str, Any], selection: str) -> bool:
+    signed = raw.get("signed") or False
+    if type(signed) is not bool or signed and selection != "topk":
+        raise ValueError(f"{path}: signed must be true or false, and go with topk, got {short(signed)} and {selection}")
+    return signed
 
 
 def _claim(file: PurePosixPath, names: Container[str]) -> Claim | None:
     if file.name not in (CFG, WEIGHTS):
         return None
     of_saelens = beside(file, "sae_weights.safetensors") in names and beside(file, WEIGHTS) not in names
-    return None if of_saelens else in_folder(file, CFG, WEIGHTS)
+    if of_saelens:
+        return None
+    found = in_folder(file, CFG, WEIGHTS)
+    run = (file.parent.parent / RUN_CONFIG).as_posix()
+    return found._replace(files=(*found.files, run)) if file.parent.name and run in names else found
 
 
 def canonical(place: str) -> str:
@@ -194,7 +241,8 @@ def hookpoint_of(folder: Path) -> str:
 
 
 def _write(folder: Path, saved: Saved, about: About) -> None:
-    write(folder, saved)
+    """Write one dictionary of any library. b_dec goes into b_enc where an autoencoder does not subtract it."""
+    write(folder, saved if saved.spec.cfg.transcode else with_centre(saved, True))
 
 
 ELEUTHER = Format(

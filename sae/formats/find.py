@@ -7,7 +7,9 @@ from pathlib import Path, PurePosixPath
 
 from sae.formats import FORMATS
 from sae.formats.eleuther import ELEUTHER, canonical
+from sae.formats.files import shapes_of
 from sae.formats.format import StoredDictionary, names_below
+from sae.formats.overcomplete import DICTIONARY, OVERCOMPLETE
 from sae.storage.files import newest_step, read_json, short
 
 BEST = "best.json"
@@ -42,6 +44,8 @@ def stored_at(path: Path) -> StoredDictionary:
     found = stored_in(folder, names_below(folder, depth=0))
     if path.is_file():
         found = [stored for stored in found if path.name in stored.files]
+        if not found and path.suffix == ".pt" and DICTIONARY in shapes_of(path):  # of any name
+            return StoredDictionary(OVERCOMPLETE, path, (path.name,), path.name)
     found = [stored for stored in found if stored.relative == "."] or found
     if len(found) == 1:
         return found[0]

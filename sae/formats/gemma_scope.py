@@ -1,8 +1,11 @@
-"""Gemma Scope: params.npz in a folder whose name says the layer, and Gemma Scope 2: params.safetensors, config.json."""
+"""Gemma Scope: params.npz in a folder whose name says the layer, and Gemma Scope 2: params.safetensors, config.json.
+
+Gemma Scope 2's cross-layer transcoders are a file layer_<i>.safetensors for each layer.
+"""
 
 import json
 import re
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -10,12 +13,14 @@ from safetensors.torch import save_file
 
 import sae.formats.hooks as hooks
 from sae.dictionary.spec import Saved
+from sae.formats.cross_layer import joined, of_later_layers
 from sae.formats.files import read_npz, read_safetensors
 from sae.formats.format import About, Claim, Format, beside, in_folder, nearby, quietly
 from sae.formats.record import as_jumprelu, check_plain, needed, record, transposed, with_centre
 
 NPZ, WEIGHTS, CONFIG = "params.npz", "params.safetensors", "config.json"
 _LAYER = re.compile(r"layer_(\d{1,4})")
+_CROSS_LAYER = re.compile(r"(?:params_)?layer_(\d{1,4})\.safetensors")
 _SITE = re.compile(r"[-_/](att|attn_out|mlp|mlp_out|transcoders?)(?:_all|_affine)?(?=/|$)")
 _NORM = ".post_feedforward_layernorm"
 _SITES = {"att": ".self_attn.o_proj.input", "mlp": _NORM, "tra": _NORM}
@@ -26,6 +31,8 @@ def _claim_first(file: PurePosixPath, names: Container[str]) -> Claim | None:
 
 
 def _claim_second(file: PurePosixPath, names: Container[str]) -> Claim | None:
+    if _CROSS_LAYER.fullmatch(file.name) and beside(file, "config.yaml") not in names:
+        return Claim(file.as_posix(), (file.as_posix(),))
     if file.name != WEIGHTS:
         return None
     return in_folder(file, *(name for name in (CONFIG, WEIGHTS) if name == WEIGHTS or beside(file, CONFIG) in names))
@@ -50,6 +57,8 @@ def _is_transcoder(path: Path) -> bool:
 
 def hookpoint(path: Path) -> str:
     """The hookpoint that config.json names, else the folder."""
+    if layer := _CROSS_LAYER.fullmatch(path.name):
+        return f"layers.{int(layer[1])}{_NORM}"
     config = next((quietly(file) for file in nearby(path, CONFIG)), {})
     name = config.get("hf_hook_point_out") or config.get("hf_hook_point_in")
     return hooks.to_module(name, config.get("model_name")) or _from_place(path)
@@ -74,6 +83,8 @@ def read_first(path: Path) -> Saved:
 
 def read_second(path: Path) -> Saved:
     """A dictionary of Gemma Scope 2. Raises ValueError naming the file and the rule it breaks."""
+    if layer := _CROSS_LAYER.fullmatch(path.name):
+        return _read_cross_layer(path, int(layer[1]))
     file = path / WEIGHTS
     config = next((quietly(found) for found in nearby(path, CONFIG)), {})
     found: dict[str, Any] = dict(read_safetensors(file))
@@ -90,6 +101,28 @@ def read_second(path: Path) -> Saved:
         path, tensors, "jumprelu", centred=False, transcode=transcode, writes=hookpoint(path),
         reads=reads if transcode else "",
     )  # fmt: skip
+
+
+def unused_width(path: Path, dims: Sequence[int]) -> int:
+    """Width of what a layer's file of a cross-layer transcoder holds for the layers before it; 0 for other files."""
+    layer = _CROSS_LAYER.fullmatch(path.name)
+    return int(layer[1]) * dims[2] if layer and len(dims) == 3 else 0
+
+
+def _read_cross_layer(file: Path, layer: int) -> Saved:
+    """A layer of a cross-layer transcoder. Its file has decoders of all layers; those before its own are not used."""
+    found: dict[str, Any] = dict(read_safetensors(file))
+    if "W_enc" in found:
+        raise ValueError(f"{file} is one of circuit-tracer's, but there is no config.yaml beside it; fetch that too")
+    W_enc, b_enc, W_dec, b_dec, threshold = needed(file, found, "w_enc", "b_enc", "w_dec", "b_dec", "threshold")
+    if W_dec.dim() != 3 or W_dec.shape[1] <= layer:
+        raise ValueError(f"{file}: w_dec must be (latents, layers, d) with layer {layer}, got {tuple(W_dec.shape)}")
+    tensors = {"encoder.weight": transposed(W_enc), "encoder.bias": b_enc, "W_dec": W_dec[:, layer:], "b_dec": b_dec,
+               "threshold": threshold}  # fmt: skip
+    if "affine_skip_connection" in found:
+        tensors["W_skip"] = transposed(needed(file, found, "affine_skip_connection")[0])
+    writes = of_later_layers(hookpoint(file), layer, W_dec.shape[1] - layer)
+    return joined(file, tensors, reads=f"layers.{layer}.pre_feedforward_layernorm", writes=writes)
 
 
 def write(folder: Path, saved: Saved, about: About) -> None:

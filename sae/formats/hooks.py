@@ -16,6 +16,11 @@ _ATTENTION = {"gpt2": ("attn", "c_proj"), "gpt-neo": ("attn", "out_proj"), "pyth
               "neox": ("attention", "dense")}  # fmt: skip
 _NORM_AFTER_MLP = ("gemma-2", "gemma-3", "gemma2", "gemma3")
 """Models whose MLP's output is normalised before it is added: TransformerLens's hook_mlp_out is after that."""
+_BEFORE_MLP = {"gpt2": "ln_2", "gemma-2": "pre_feedforward_layernorm", "gemma-3": "pre_feedforward_layernorm",
+               "gemma2": "pre_feedforward_layernorm", "gemma3": "pre_feedforward_layernorm",
+               "llama": "post_attention_layernorm", "qwen": "post_attention_layernorm",
+               "mistral": "post_attention_layernorm", "smollm": "post_attention_layernorm"}  # fmt: skip
+"""The norm whose input is the residual stream between attention and MLP, where a model has one for certain."""
 _TO_LENS = {
     None: "hook_resid_post", "input": "hook_resid_pre", "mlp": "hook_mlp_out", "mlp.input": "mlp.hook_in",
     "post_feedforward_layernorm": "hook_mlp_out", "self_attn": "hook_attn_out", "attn": "hook_attn_out",
@@ -32,15 +37,33 @@ def to_module(name: object, model: object = "") -> str:
         path = _HF.fullmatch(name)
         return path[1] if path else name
     text = model.lower() if isinstance(model, str) else ""
-    block = f"{_of(_LISTS, text, 'layers')}.{found[1]}"
+    below = _below_block(text).get(found[2])
+    return name if below is None else f"{_of(_LISTS, text, 'layers')}.{found[1]}{below}"
+
+
+def _below_block(text: str) -> dict[str, str]:
+    """Paths below a block by TransformerLens's names, in a model of this lower-case name. MLPs come by `mlp.` first."""
     attention, out = _of(_ATTENTION, text, ("self_attn", "o_proj"))
-    mlp = "post_feedforward_layernorm" if any(part in text for part in _NORM_AFTER_MLP) else "mlp"
-    modules = {
-        "hook_resid_post": block, "hook_resid_pre": f"{block}.input", "hook_mlp_out": f"{block}.{mlp}",
-        "mlp.hook_in": f"{block}.mlp.input", "hook_mlp_in": f"{block}.mlp.input", "mlp.hook_out": f"{block}.mlp",
-        "hook_attn_out": f"{block}.{attention}", "attn.hook_z": f"{block}.{attention}.{out}.input",
-    }  # fmt: skip
-    return modules.get(found[2], name)
+    mlp = ".post_feedforward_layernorm" if any(part in text for part in _NORM_AFTER_MLP) else ".mlp"
+    norm = _of(_BEFORE_MLP, text, "")
+    return {
+        "hook_resid_post": "", "hook_resid_pre": ".input", "mlp.hook_in": ".mlp.input", "hook_mlp_in": ".mlp.input",
+        "mlp.hook_out": ".mlp", "hook_mlp_out": mlp, "hook_attn_out": f".{attention}",
+        "attn.hook_z": f".{attention}.{out}.input",
+    } | ({"hook_resid_mid": f".{norm}.input"} if norm else {})  # fmt: skip
+
+
+def in_block(hookpoint: str, model: object = "") -> str:
+    """TransformerLens's name, without its block, of what `to_module` calls so; empty if it has none.
+
+    What a norm makes before an MLP is that MLP's input.
+    """
+    found = _OURS.fullmatch(hookpoint)
+    below = "" if found is None or found[2] is None else f".{found[2]}"
+    below = ".mlp.input" if below == ".pre_feedforward_layernorm" else below
+    known = _below_block(model.lower() if isinstance(model, str) else "")
+    unknown = {"hook_mlp_out": ".post_feedforward_layernorm"}  # of a model whose name does not say that it has it
+    return next((name for name, path in [*known.items(), *unknown.items()] if found and path == below), "")
 
 
 def to_lens(hookpoint: str) -> str:

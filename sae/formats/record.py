@@ -110,6 +110,15 @@ def with_norms_folded(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
+def with_both_signs(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same function with non-negative latents, for libraries that keep the k largest in magnitude, with their sign.
+
+    Latent i becomes two: i, and its negative at num_latents + i. At most one of them is positive, and it is |act|.
+    """
+    signed = ("encoder.weight", "encoder.bias", "W_dec")
+    return tensors | {name: torch.cat([tensors[name], -tensors[name]]) for name in signed}
+
+
 def in_float32(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors in float32 or wider: folding into half precision would round."""
     return {name: t.to(torch.promote_types(t.dtype, torch.float32)) for name, t in tensors.items()}
@@ -174,13 +183,17 @@ def with_threshold(saved: Saved, threshold: Tensor) -> Saved:
     return Saved(replace(saved.spec, selection="jumprelu"), kept | {"threshold": threshold.to(W.dtype).to(W.device)})
 
 
-def check_plain(saved: Saved, library: str, *, transcoders: bool = True, skip: bool = True, norm: bool = False) -> None:
+def check_plain(
+    saved: Saved, library: str, *, transcoders: bool = True, skip: bool = True, norm: bool = False,
+    cross_layer: bool = False,
+) -> None:  # fmt: skip
     """Raise ValueError for a dictionary that a library has no word for."""
     spec = saved.spec
     kinds = {
         "crosscoders": spec.cfg.crosscode,
-        "cross-layer transcoders": spec.cfg.cross_layer,
+        "cross-layer transcoders": spec.cfg.cross_layer and not cross_layer,
         "transcoders": spec.cfg.transcode and not transcoders,
+        "skip connections of cross-layer transcoders": spec.cfg.skip_connection and spec.cfg.cross_layer,
         "skip connections": spec.cfg.skip_connection and not skip,
         "a layer norm of what is read": spec.layer_norm and not norm,
         "groupmax selection": spec.selection == "groupmax",

@@ -21,6 +21,7 @@ from sae.formats.record import (
     needed,
     record,
     transposed,
+    with_both_signs,
     with_norms_folded,
 )
 from sae.storage.files import read_json, short
@@ -29,8 +30,10 @@ CFG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 _VERSION = "6.54.12"
 """The version whose files are written."""
 _RENAMED = {"hook_point": "hook_name", "activation_fn_str": "activation_fn"}
-_ARCHITECTURES = ("standard", "gated", "topk", "jumprelu", "transcoder", "skip_transcoder", "jumprelu_transcoder",
-                  "jumprelu_skip_transcoder")  # fmt: skip
+_ARCHITECTURES = ("standard", "gated", "topk", "abstopk", "jumprelu", "transcoder", "skip_transcoder",
+                  "jumprelu_transcoder", "jumprelu_skip_transcoder")  # fmt: skip
+_OF_A_TOKEN = {"temporal": "looks at other tokens too", "matching_pursuit": "selects latents one after the other"}
+"""Architectures that are no rule on the pre-activations of one token."""
 _DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 
 
@@ -71,15 +74,17 @@ def read(path: Path) -> Saved:
     W_enc, W_dec, b_dec = needed(weights, tensors, "W_enc", "W_dec", "b_dec")
     found = {"encoder.weight": transposed(W_enc), "W_dec": W_dec, "b_dec": b_dec}
     found |= _encoder(weights, architecture, tensors, found["encoder.weight"])
-    if about.get("rescale_acts_by_decoder_norm") is True and architecture == "topk":
+    if about.get("rescale_acts_by_decoder_norm") is True and k is not None:
         found = with_norms_folded(found)
+    if architecture == "abstopk":
+        found = with_both_signs(found)
     if "skip" in architecture:
         (found["W_skip"],) = needed(weights, tensors, "W_skip")
     given = about.get("apply_b_dec_to_input", not transcode)
     if type(given) is not bool:
         raise ValueError(f"{cfg_path}: apply_b_dec_to_input must be true or false, got {short(given)}")
     return record(
-        path, found, "topk" if architecture == "topk" else "jumprelu", k=k, centred=given and not transcode,
+        path, found, "jumprelu" if k is None else "topk", k=k, centred=given and not transcode,
         transcode=transcode, layer_norm=norm == "layer_norm",
         writes=_module(about, "hookpoint_out", "hook_name_out") or _module(about, "hookpoint", "hook_name"),
         reads=_module(about, "hookpoint", "hook_name") if transcode else "",
@@ -93,8 +98,11 @@ def _architecture(path: Path, about: dict[str, Any]) -> tuple[str, Any]:
     if about.get("activation_fn") == "topk" and isinstance(options, dict) and options.get("k") is not None:
         architecture, k = "topk", options["k"]
     if architecture not in _ARCHITECTURES:
-        raise ValueError(f"{path}: architecture must be one of {', '.join(_ARCHITECTURES)}, got {short(architecture)}")
-    if architecture != "topk":
+        why = f", which {_OF_A_TOKEN[architecture]}" if architecture in list(_OF_A_TOKEN) else ""
+        raise ValueError(
+            f"{path}: architecture must be one of {', '.join(_ARCHITECTURES)}, got {short(architecture)}{why}"
+        )
+    if architecture not in ("topk", "abstopk"):
         return architecture, None
     if type(k) is float and k.is_integer():
         k = int(k)
@@ -133,7 +141,7 @@ def _encoder(path: Path, architecture: str, tensors: dict[str, Any], W_enc: Tens
             raise ValueError(f"{path}: r_mag, b_gate and b_mag must have shape ({len(W_enc)},), got {short(shapes)}")
         return gate_as_threshold(W_enc, r_mag, b_gate, b_mag)
     (b_enc,) = needed(path, tensors, "b_enc")
-    if architecture == "topk":
+    if architecture in ("topk", "abstopk"):
         return {"encoder.bias": b_enc}
     if "jumprelu" in architecture:
         return {"encoder.bias": b_enc, "threshold": needed(path, tensors, "threshold")[0]}

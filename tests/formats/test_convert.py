@@ -119,7 +119,7 @@ def test_info_says_what_there_is_without_reading_weights(
     saved = Sae.load_from_disk(folder / stranger.file).spec
     monkeypatch.setattr("sae.formats.files.read_tensors", None)
     monkeypatch.setattr("sae.formats.files.read_npz", None)
-    assert main(["info", str(tmp_path)]) == 0
+    assert main(["info", str(folder)]) == 0
     line = capsys.readouterr().out.splitlines()[1]
     width = f"{D} → {saved.d_out}" if saved.d_out != D else f"{D}"
     assert line.split()[:2] == [stranger.hookpoint, stranger.format] and f" {width} " in line and f"  {M} " in line

@@ -208,7 +208,8 @@ BAD = {
     "groupmax": (lambda f: write(f, CFG_133 | {"activation": "groupmax", "k": 7}), "k must divide num_latents"),
     "prefixes": (lambda f: write(f, CFG_133 | {"prefixes": ["a"]}), "prefixes must be list"),
     "batchtopk without threshold": (lambda f: write(f, CFG_133 | {"activation": "batchtopk"}), "the tensor threshold"),
-    "signed": (lambda f: write(f, CFG_133 | {"signed": True}), "signed"),
+    "signed": (lambda f: write(f, CFG_133 | {"signed": "yes"}), "signed must be true or false"),
+    "signed groupmax": (lambda f: write(f, CFG_133 | {"signed": True, "activation": "groupmax"}), "go with topk"),
     "skip without transcode": (lambda f: write(f, CFG_133 | {"skip_connection": True}), "must come with transcode"),
     "d_out": (lambda f: write(f, CFG_133 | {"d_out": "wide"}), "d_in, d_out and num_latents must be between"),
 }  # fmt: skip

@@ -38,6 +38,10 @@ def topk_of(pre: Tensor, k: int = K) -> Tensor:
     return torch.zeros_like(pre).scatter(-1, pre.topk(k).indices, 1.0) * pre.relu()
 
 
+def abstopk_of(pre: Tensor, k: int = K) -> Tensor:
+    return torch.zeros_like(pre).scatter(-1, pre.abs().topk(k).indices, 1.0) * pre
+
+
 def jump(pre: Tensor, threshold: Tensor | float) -> Tensor:
     return pre.relu() * (pre > threshold)
 
@@ -58,7 +62,7 @@ def saelens(architecture: str, **options: Any) -> Callable[[Path], Formula]:
                "apply_b_dec_to_input": "transcoder" not in architecture, "normalize_activations": "none",
                "metadata": {"sae_lens_version": "6.54.12", "hook_name": "blocks.3.hook_resid_post",
                             "model_name": "gpt2"}} | options  # fmt: skip
-        cfg |= {"k": K} if architecture == "topk" else {}
+        cfg |= {"k": K} if "topk" in architecture else {}
         json_file(folder / "cfg.json", cfg)
         save_file(t, folder / "sae_weights.safetensors")
 
@@ -76,7 +80,8 @@ def saelens(architecture: str, **options: Any) -> Callable[[Path], Formula]:
                 pre = read @ t["W_enc"] + t["b_enc"]
                 norms = t["W_dec"].norm(dim=-1) if cfg.get("rescale_acts_by_decoder_norm") else 1.0
                 kind = architecture.split("_")[0]
-                acts = topk_of(pre * norms) / norms if kind == "topk" else jump(pre, t.get("threshold", 0.0))
+                selected = {"topk": topk_of, "abstopk": abstopk_of}.get(kind)
+                acts = selected(pre * norms) / norms if selected else jump(pre, t.get("threshold", 0.0))
             skip = x @ t["W_skip"].T if "W_skip" in t else 0.0
             return (acts @ t["W_dec"] + t["b_dec"]) * std + mean + skip
 
@@ -282,8 +287,131 @@ def circuit_tracer(*, threshold: bool) -> Callable[[Path], Formula]:
     return write
 
 
+def circuit_tracer_clt(*, threshold: bool) -> Callable[[Path], Formula]:
+    """Layer 1 of three of a cross-layer transcoder: it writes layers 1 and 2, side by side."""
+
+    def write(folder: Path) -> Formula:
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text(
+            "model_name: google/gemma-2-2b\nmodel_kind: cross_layer_transcoder\nfeature_input_hook: hook_resid_mid\n"
+            "feature_output_hook: hook_mlp_out\nscan: x\n"
+        )
+        t = {"W_enc_1": rand(M, D), "b_enc_1": rand(M), "b_dec_1": rand(D)}
+        t |= {"threshold_1": rand(M).abs()} if threshold else {}
+        W_dec = rand(M, 2, D)
+        save_file(t, folder / "W_enc_1.safetensors")
+        save_file({"W_dec_1": W_dec}, folder / "W_dec_1.safetensors")
+
+        def formula(x: Tensor) -> Tensor:
+            acts = jump(x @ t["W_enc_1"].T + t["b_enc_1"], t.get("threshold_1", 0.0))
+            return acts @ W_dec.flatten(1) + torch.cat([t["b_dec_1"], torch.zeros(D)])
+
+        return formula
+
+    return write
+
+
+def gemma_scope_2_clt(folder: Path) -> Formula:
+    """Layer 1 of three, with a skip connection within the layer."""
+    t = {"w_enc": rand(D, M), "w_dec": rand(M, 3, D), "b_enc": rand(M), "b_dec": rand(D), "threshold": rand(M).abs(),
+         "affine_skip_connection": rand(D, D)}  # fmt: skip
+    folder.mkdir(parents=True)
+    save_file(t, folder / "params_layer_1.safetensors")
+
+    def formula(x: Tensor) -> Tensor:
+        acts = jump(x @ t["w_enc"] + t["b_enc"], t["threshold"])
+        own = acts @ t["w_dec"][:, 1] + t["b_dec"] + x @ t["affine_skip_connection"]
+        return torch.cat([own, acts @ t["w_dec"][:, 2]], -1)
+
+    return formula
+
+
+def overcomplete(kind: str) -> Callable[[Path], Formula]:
+    """State of an SAE of overcomplete: TopKSAE with its default encoder, or with a batch norm; SAE tied; JumpSAE."""
+
+    def write(folder: Path) -> Formula:
+        folder.mkdir(parents=True)
+        t = {"dictionary._weights": rand(M, D), "dictionary.multiplier": torch.tensor(0.3)}
+        if kind != "tied":
+            t |= {"encoder.final_block.0.weight": rand(M, D), "encoder.final_block.0.bias": rand(M)}
+        if kind == "batch norm":
+            norm = {"weight": rand(M), "bias": rand(M), "running_mean": rand(M), "running_var": rand(M).square() + 0.1}
+            t |= {f"encoder.final_block.1.{name}": tensor for name, tensor in norm.items()}
+            t["encoder.final_block.1.num_batches_tracked"] = torch.tensor(3)
+        t |= {"thresholds": rand(M) - 1} if kind == "jump" else {}
+        torch.save(t, folder / OVERCOMPLETE_FILES[kind])
+
+        def formula(x: Tensor) -> Tensor:
+            W = t["dictionary._weights"] / (t["dictionary._weights"].norm(dim=1, keepdim=True) + 1e-8) * t[
+                "dictionary.multiplier"].exp()  # fmt: skip
+            if kind == "tied":
+                return (x @ W.T).relu() @ W
+            pre = x @ t["encoder.final_block.0.weight"].T + t["encoder.final_block.0.bias"]
+            if kind == "batch norm":
+                mean, var, gain, bias = (t[f"encoder.final_block.1.{n}"] for n in ("running_mean", "running_var",
+                                         "weight", "bias"))  # fmt: skip
+                pre = (pre - mean) / (var + 1e-5).sqrt() * gain + bias
+            return (jump(pre, t["thresholds"].exp()) if kind == "jump" else topk_of(pre)) @ W
+
+        return formula
+
+    return write
+
+
+OVERCOMPLETE_FILES = {"topk": "a-k3.overcomplete.pt", "batch norm": "b-k3.overcomplete.pt",
+                      "tied": "c-relu.overcomplete.pt", "jump": "d.overcomplete.pt"}  # fmt: skip
+
+
+def eleuther(*, signed: bool = False, skip: bool = False) -> Callable[[Path], Formula]:
+    """EleutherAI's of 2024: autoencoders that keep the k largest in magnitude; transcoders that subtract b_dec."""
+
+    def write(folder: Path) -> Formula:
+        folder = folder / "layers.3"
+        t = {"encoder.weight": rand(M, D), "encoder.bias": rand(M), "W_dec": rand(M, D), "b_dec": rand(D)}
+        t |= {"W_skip": rand(D, D)} if skip else {}
+        cfg = {"expansion_factor": 3, "normalize_decoder": not skip, "num_latents": 0, "k": K, "d_in": D}
+        cfg |= {"signed": True} if signed else {"skip_connection": True} if skip else {}
+        json_file(folder / "cfg.json", cfg)
+        if not signed and not skip:  # the run says what the dictionary does not
+            json_file(folder.parent / "config.json", {"transcode": True, "hookpoints": ["layers.3"]})
+        save_file(t, folder / "sae.safetensors")
+
+        def formula(x: Tensor) -> Tensor:
+            pre = (x - t["b_dec"]) @ t["encoder.weight"].T + t["encoder.bias"]
+            acts = abstopk_of(pre) if signed else topk_of(pre)
+            return acts @ t["W_dec"] + t["b_dec"] + (x @ t["W_skip"].T if skip else 0.0)
+
+        return formula
+
+    return write
+
+
 DL = "dictionary-learning"
 STRANGERS = {
+    "EleutherAI signed": Stranger(eleuther(signed=True), "eleuther", "layers.3", "layers.3"),
+    "EleutherAI transcoder of 2024": Stranger(eleuther(), "eleuther", "layers.3", "layers.3"),
+    "EleutherAI skip transcoder of 2024": Stranger(eleuther(skip=True), "eleuther", "layers.3", "layers.3"),
+    "saelens abstopk": Stranger(saelens("abstopk"), "saelens", "h.3"),
+    "saelens abstopk, rescaled": Stranger(saelens("abstopk", rescale_acts_by_decoder_norm=True), "saelens", "h.3"),
+    "Gemma Scope 2, layer of a CLT": Stranger(
+        gemma_scope_2_clt, "gemma-scope-2", "layers.1.post_feedforward_layernorm", "params_layer_1.safetensors"
+    ),
+    "circuit-tracer CLT": Stranger(
+        circuit_tracer_clt(threshold=False),
+        "circuit-tracer",
+        "layers.1.post_feedforward_layernorm",
+        "W_enc_1.safetensors",
+    ),
+    "circuit-tracer CLT, JumpReLU": Stranger(
+        circuit_tracer_clt(threshold=True),
+        "circuit-tracer",
+        "layers.1.post_feedforward_layernorm",
+        "W_enc_1.safetensors",
+    ),
+    **{
+        f"overcomplete {kind}": Stranger(overcomplete(kind), "overcomplete", Path(file).stem, file)
+        for kind, file in OVERCOMPLETE_FILES.items()
+    },
     "saelens topk": Stranger(saelens("topk"), "saelens", "h.3"),
     "saelens topk, rescaled": Stranger(saelens("topk", rescale_acts_by_decoder_norm=True), "saelens", "h.3"),
     "saelens topk, layer norm": Stranger(saelens("topk", normalize_activations="layer_norm"), "saelens", "h.3"),
