@@ -38,6 +38,16 @@ PEERS = {
         without_dependencies=("dictionary-learning==0.1.0", "nnsight==0.3.7"),
     ),
     "circuit_tracer": Peer("circuit-tracer", ("circuit-tracer==0.5.0",)),
+    "sae_bench": Peer("sae-bench", ("sae-bench==0.6.0",)),
+    # vllm and bitsandbytes, which it declares, run the models that explain latents; the latent cache needs neither.
+    "delphi": Peer(
+        "eai-delphi",
+        ("eai-sparsify==1.3.3", "datasets", "transformers", "orjson", "safetensors", "simple_parsing", "jaxtyping",
+         "blobfile", "sentence_transformers", "faiss-cpu", "asyncer", "anyio", "aiofiles", "beartype"),
+        without_dependencies=("eai-delphi==0.1.3",),
+    ),
+    "llamascopium": Peer("llamascopium", ("llamascopium==2.0.0b34",)),
+    "overcomplete": Peer("overcomplete", ("overcomplete==0.3.0",)),
 }  # fmt: skip
 
 
