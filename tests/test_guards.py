@@ -348,10 +348,16 @@ def test_no_test_file_imports_another() -> None:
         assert not found, f"{path.relative_to(ROOT)}: {found}"
 
 
+def pages_in(room: str) -> list[Path]:
+    """The pages and programs of a room, but not those of peers' environments, which lie in a hidden folder of one."""
+    every = (ROOT / room).rglob("*.[mp][dy]")
+    return [page for page in every if not any(part.startswith(".") for part in page.relative_to(ROOT).parts)]
+
+
 def named_tests() -> Iterator[tuple[str, str, str]]:
     """Page, file and function of each test that a page names; `…::test_other` is in the file named before."""
     pages = [*ROOT.glob("*.md"), *ROOT.glob("*.sh"), *ROOT.glob(".ci/*"), ROOT / ".pre-commit-config.yaml"]
-    pages += [page for room in ("docs", "benchmarks", "findings", "sae") for page in (ROOT / room).rglob("*.[mp][dy]")]
+    pages += [page for room in ("docs", "benchmarks", "findings", "sae") for page in pages_in(room)]
     for page in pages:
         file = ""
         for named, test in re.findall(
@@ -363,7 +369,7 @@ def named_tests() -> Iterator[tuple[str, str, str]]:
 
 def test_every_benchmark_that_a_page_names_can_be_run() -> None:
     """Benchmarks are modules, run as `python -m benchmarks.…`; no page says another way."""
-    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").rglob("*.[mp][dy]")]
+    pages = [*ROOT.glob("*.md"), *pages_in("docs"), *pages_in("benchmarks")]
     named = set()
     for page in pages:
         text = page.read_text(encoding="utf-8")
