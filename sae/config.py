@@ -622,6 +622,10 @@ class BrowseConfig(EvalConfig):
     exclude_positions: list[int] | None = None
     """Positions in the sequence, from 0, at which no latent is looked at. None: as in the run."""
 
+    activations: str | None = None
+    """Index the activations in this folder, which sae cache wrote, instead of running the language model. The cache
+    fixes the data and how they are read."""
+
     out: str | None = None
     """Folder of the index and the notes. None: browse in the run's folder, or browse-NAME here."""
 

@@ -17,6 +17,7 @@ from benchmarks.harness import inputs
 from sae import Sae, SaeConfig, lm
 from sae.browser import Index
 from sae.browser.collect import Read, collect
+from sae.browser.reading import LiveText
 from sae.data.tokens import SampledSequences
 
 """The demonstration, for its model and its text."""
@@ -47,7 +48,8 @@ def measure(cfg: argparse.Namespace) -> dict[str, float]:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        collect(Path(folder), model, sample, reads, lm.token_texts(tokenizer, lm.vocab_size(model)), about={})
+        texts = lm.token_texts(tokenizer, lm.vocab_size(model))
+        collect(Path(folder), LiveText(model, sample), reads, texts, model=model, about={})
         seconds = time.perf_counter() - start
         index = Index.open(folder)
         size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())

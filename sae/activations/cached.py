@@ -1,6 +1,7 @@
 """Activations of a cache, and the choices that it has already made."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import MISSING, Field, fields
 from typing import Any
 
 from sae import lm
@@ -58,7 +59,7 @@ class CachedStore:
         return {**self._cache.header.fingerprints, "activations": self._cache.fingerprint}
 
     def about_held_out(self) -> list[str]:
-        """No sentences: a cache does not hold the tokens that are trained on."""
+        """No sentences: the text is not read again."""
         return []
 
 
@@ -68,14 +69,18 @@ def adopted(cfg: Any, options: Mapping[str, Any], typed: Collection[str] = ()) -
     What has its default was not given, unless it was `typed`.
     """
     taken = {name: value for name, value in options.items() if hasattr(cfg, name)}
-    defaults = type(cfg)()
+    defaults = {each.name: each for each in fields(cfg)}
     for name, value in taken.items():
         given = getattr(cfg, name)
         same = isinstance(given, str) and isinstance(value, str) and absolute(given) == absolute(value)
-        was_given = name in typed or given != getattr(defaults, name)
+        was_given = name in typed or given != _default(defaults[name])
         if was_given and given != value and not same:
             raise ValueError(f"{name} must be that of the activations, {value!r}, got {given!r}; leave it out")
     return taken
+
+
+def _default(option: Field[Any]) -> Any:
+    return option.default if option.default_factory is MISSING else option.default_factory()
 
 
 def _check_no_model_needed(cfg: TrainConfig) -> None:

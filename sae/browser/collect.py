@@ -1,4 +1,4 @@
-"""From a language model, tokens and dictionaries to an index: one pass of the model for all hookpoints.
+"""From text, its activations and dictionaries to an index: one pass for all hookpoints.
 
 The pass leaves chunks, which any process may make and which a killed one leaves behind for the next. They are merged
 latent by latent, in memory that does not grow with the tokens.
@@ -6,7 +6,7 @@ latent by latent, in memory that does not grow with the tokens.
 
 import math
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from itertools import islice
@@ -15,12 +15,10 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, UInt32
 from torch import Tensor, nn
 
 from sae import lm
-from sae.activations.first import first_activations
-from sae.activations.source import CountedTokens, check_finite, counted
 from sae.dictionary.losses import EVERYTHING, Ordinary, spread
 from sae.dictionary.wiring import Wiring
 from sae.runs.log import Progress
@@ -28,6 +26,7 @@ from sae.storage.lock import alone_in
 
 from .chunks import Found, Merged, open_chunk, sort_events, write_chunk
 from .layout import Header, PlaceHeader, place_files, write_manifest, write_vocabulary, writers
+from .reading import Part, Text
 from .statistics import Corpus, Events, describe
 from .weights import decoder_columns, unit_rows
 
@@ -88,57 +87,50 @@ class OneWorker:
 ONE_WORKER = OneWorker()
 
 
-@runtime_checkable
-class Sample(Protocol):
-    """Token ids in batches (batch, ctx_len), the same as often as they are asked for."""
-
-    @property
-    def ctx_len(self) -> int: ...
-
-    @property
-    def num_tokens(self) -> int: ...
-
-    def __iter__(self) -> Iterator[Tensor]: ...
-
-
 def collect(
     folder: Path,
-    model: nn.Module,
-    sample: Sample,
+    text: Text,
     reads: Mapping[str, Read],
     vocabulary: list[str],
     *,
+    model: nn.Module,
     about: Mapping[str, Any],
-    exclude_tokens: Sequence[int] = (),
-    exclude_positions: Sequence[int] = (),
+    why_no_logits: str = "",
     workers: Workers = ONE_WORKER,
     bar: Callable[..., Progress] = _HIDDEN,
     tell: Callable[[str], None] = lambda sentence: None,
 ) -> None:
-    """Make the index of the dictionaries `reads`, by the names of their places, on `sample`, in `folder`.
+    """Make the index of the dictionaries `reads`, by the names of their places, on `text`, in `folder`.
 
-    Chunks of a call that was stopped are taken over. `vocabulary` has the text of every token. All processes of
-    `workers` see the folder. Raises ValueError for a dictionary that does not fit the model, and OSError in one line if
-    the disk is full; finished chunks stay.
+    Chunks of a call that was stopped are taken over. `vocabulary` has the text of every token. `model` is for the
+    effects on the logits; with `why_no_logits`, a sentence, a skeleton without weights is enough. All processes of
+    `workers` see the folder. Raises ValueError for a dictionary that does not fit the activations, and OSError in one
+    line if the disk is full; finished chunks stay.
     """
-    widths = lm.widths(model, list(dict.fromkeys(read.reads for read in reads.values())), sample.ctx_len)
-    _check_widths(reads, widths)
+    _check_widths(reads, text.widths(_hookpoints(reads)))
     with ExitStack() as stack:
         with workers.together():
             folder.mkdir(parents=True, exist_ok=True)
             if workers.rank == 0:
                 stack.enter_context(alone_in(folder, tell=tell))
-        counting = partial(_counting, sample, exclude_tokens, exclude_positions)
         with workers.together():
-            done = _Pass(folder / "chunks", model, reads, _look(model, reads, counting()))
-            with bar(total=sample.num_tokens, what="reading") as progress:
-                sequences = done.run(counting(), sample, workers, progress)
-        make = partial(_write_index, folder, done, sequences, sample.ctx_len, model, vocabulary, dict(about), bar)
-        workers.from_main(make)
+            done = _Pass(folder / "chunks", text, reads, _look(text, reads))
+            with bar(total=text.num_tokens, what="reading") as progress:
+                sequences = done.run(workers, progress)
+        unembedding, why_none = _unembedding(model) if not why_no_logits else (None, why_no_logits)
+        index = _Making(folder, text.ctx_len, sequences, model, vocabulary, dict(about), unembedding, why_none)
+        workers.from_main(partial(_write_index, index, done, bar))
 
 
-def _counting(sample: Iterable[Tensor], tokens: Sequence[int], positions: Sequence[int]) -> Iterator[CountedTokens]:
-    return ((batch, counted(batch, tokens, positions)) for batch in sample)
+def _hookpoints(reads: Mapping[str, Read]) -> list[str]:
+    return list(dict.fromkeys(read.reads for read in reads.values()))
+
+
+def _unembedding(model: nn.Module) -> tuple[lm.Unembedding | None, str]:
+    try:
+        return lm.find_unembedding(model), ""
+    except lm.NoHeadError as error:
+        return None, str(error)
 
 
 class Look(NamedTuple):
@@ -150,10 +142,9 @@ class Look(NamedTuple):
     """A power of two near the largest activation on an ordinary token. Activations are stored divided by it / 64."""
 
 
-def _look(model: nn.Module, reads: Mapping[str, Read], batches: Iterator[CountedTokens]) -> dict[str, Look]:
+def _look(text: Text, reads: Mapping[str, Read]) -> dict[str, Look]:
     """First looks by place; the same on all ranks, whatever the batches."""
-    hookpoints = list(dict.fromkeys(read.reads for read in reads.values()))
-    found = first_activations(model, hookpoints, batches, LOOK_TOKENS)
+    found = text.first(_hookpoints(reads), LOOK_TOKENS)
     looks = {}
     for name, read in reads.items():
         x = found[read.reads][:LOOK_TOKENS].cpu()
@@ -178,119 +169,119 @@ def _encoded(dictionary: Any, x: Float[Tensor, "tokens d"]) -> Iterator[tuple[Te
 class _Pass:
     """The pass over the tokens that leaves chunks."""
 
-    def __init__(self, folder: Path, model: nn.Module, reads: Mapping[str, Read], looks: Mapping[str, Look]) -> None:
-        self.folder, self.reads, self.looks = folder, reads, looks
-        self._model = model
-        self._hookpoints = list(dict.fromkeys(read.reads for read in reads.values()))
+    def __init__(self, folder: Path, text: Text, reads: Mapping[str, Read], looks: Mapping[str, Look]) -> None:
+        self.folder, self.text, self.reads, self.looks = folder, text, reads, looks
 
     def path(self, chunk: int) -> Path:
         """The file of a chunk."""
         return self.folder / f"{chunk:06d}"
 
-    def run(self, batches: Iterator[CountedTokens], sample: Sample, workers: Workers, progress: Progress) -> int:
+    def run(self, workers: Workers, progress: Progress) -> int:
         """Make this rank's chunks that are not there yet; returns the number of sequences of all chunks."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        chunk, sequences = 0, 0
-        at_once = self._batches_of_chunk(sample)
-        while part := list(islice(batches, at_once)):
-            number = sum(len(tokens) for tokens, _ in part)
+        chunk, sequences, ctx_len = 0, 0, self.text.ctx_len
+        parts, at_once = self.text.parts(_hookpoints(self.reads)), self._parts_of_chunk()
+        while some := list(islice(parts, at_once)):
+            number = sum(len(part.tokens) for part in some)
             if chunk % workers.size == workers.rank and open_chunk(self.path(chunk)) is None:
-                self._make(chunk, part, sequences * sample.ctx_len, progress)
+                self._make(chunk, some, sequences * ctx_len, progress)
             chunk, sequences = chunk + 1, sequences + number
-            progress.reach(sequences * sample.ctx_len)
+            progress.reach(sequences * ctx_len)
         self.number = chunk
         return sequences
 
-    def _batches_of_chunk(self, sample: Sample) -> int:
-        """Batches of a chunk: the same for any number of processes, and in a call that continues."""
-        first = next(iter(sample), None)
-        if first is None:
+    def _parts_of_chunk(self) -> int:
+        """Parts of the text in a chunk: the same for any number of processes, and in a call that continues."""
+        if not self.text.num_tokens:
             raise ValueError("the data must have a sequence to index, got none; give more text")
         width = sum(getattr(read.dictionary.cfg, "k", 64) for read in self.reads.values())
-        return max(1, _CHUNK_BYTES // (first.numel() * width * _BYTES_OF_EVENT))
+        return max(1, _CHUNK_BYTES // (self.text.batch_tokens * width * _BYTES_OF_EVENT))
 
-    def _make(self, chunk: int, batches: list[CountedTokens], start: int, progress: Progress) -> None:
+    def _make(self, chunk: int, parts: list[Part], start: int, progress: Progress) -> None:
         gathered: dict[str, list[tuple[np.ndarray, ...]]] = {name: [] for name in self.reads}
         massive: dict[str, list[np.ndarray]] = {name: [] for name in self.reads}
         position = start
-        for tokens, kept in batches:
-            seen = lm.harvest(self._model, tokens, self._hookpoints)
-            check_finite(seen, "the tokens to index")
+        for part in parts:
+            seen, counts = part.read(), part.counted.flatten()
+            at = counts.nonzero().squeeze(1).numpy() + position
             for name, read in self.reads.items():
-                x = seen[read.reads].flatten(0, 1)
-                gathered[name] += _events(read.dictionary, x, kept.flatten(), position, self.looks[name].scale)
-                massive[name].append((self.looks[name].ordinary.counts(x) == 0).cpu().numpy() & kept.flatten().numpy())
-            position += tokens.numel()
+                x, look = seen[read.reads], self.looks[name]
+                gathered[name] += _events(read.dictionary, x, at.astype(np.uint32), look.scale)
+                is_massive = np.zeros(len(counts), np.bool_)
+                is_massive[at - position] = (look.ordinary.counts(x) == 0).cpu().numpy()
+                massive[name].append(is_massive)
+            position += len(counts)
             progress.reach(position)
-        ids, counts = (torch.cat([batch[which].flatten() for batch in batches]).numpy() for which in (0, 1))
+        ids = torch.cat([part.tokens.flatten() for part in parts]).numpy()
+        is_counted = torch.cat([part.counted.flatten() for part in parts]).numpy()
         found = [
             Found(_sorted(gathered[name], read.dictionary.num_latents), np.concatenate(massive[name]))
             for name, read in self.reads.items()
         ]
-        write_chunk(self.path(chunk), ids, counts, found)
+        write_chunk(self.path(chunk), ids, is_counted, found)
 
 
 def _sorted(parts: list[tuple[np.ndarray, ...]], num_latents: int) -> Events:
+    if not parts:
+        return sort_events(np.empty(0, np.int32), np.empty(0, np.uint32), np.empty(0, np.float16), num_latents)
     latents, positions, values = (np.concatenate(each) for each in zip(*parts, strict=True))
     return sort_events(latents, positions, values, num_latents)
 
 
 def _events(
-    dictionary: Any, x: Float[Tensor, "tokens d"], kept: Bool[Tensor, "tokens"], start: int, scale: float
+    dictionary: Any, x: Float[Tensor, "tokens d"], at: UInt32[np.ndarray, " tokens"], scale: float
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Latents, positions and stored values of the events on the tokens that count, `start` the first one's position."""
+    """Latents, positions and stored values of the events on tokens at these positions."""
     for acts, indices in _encoded(dictionary, x):
-        own = kept[: len(acts)]
-        kept = kept[len(acts) :]
-        fired = (acts.cpu() > 0) & own.unsqueeze(1)
-        rows = fired.nonzero()[:, 0].numpy() + start
-        values = (acts.cpu()[fired].float() / scale).clamp(*_FLOAT16).to(torch.float16)
-        yield indices.cpu()[fired].to(torch.int32).numpy(), rows.astype(np.uint32), values.numpy()
-        start += len(acts)
+        acts, indices, own, at = acts.cpu(), indices.cpu(), at[: len(acts)], at[len(acts) :]
+        fired = acts > 0
+        values = (acts[fired].float() / scale).clamp(*_FLOAT16).to(torch.float16)
+        yield indices[fired].to(torch.int32).numpy(), own[fired.nonzero()[:, 0].numpy()], values.numpy()
 
 
-def _write_index(
-    folder: Path,
-    done: _Pass,
-    sequences: int,
-    ctx_len: int,
-    model: nn.Module,
-    vocabulary: list[str],
-    about: dict[str, Any],
-    bar: Callable[..., Progress],
-) -> None:
+class _Making(NamedTuple):
+    """Contents of an index, beside its events."""
+
+    folder: Path
+    ctx_len: int
+    sequences: int
+    model: nn.Module
+    vocabulary: list[str]
+    about: dict[str, Any]
+    unembedding: lm.Unembedding | None
+    why_no_logits: str
+
+
+def _write_index(index: _Making, done: _Pass, bar: Callable[..., Progress]) -> None:
     chunks = [open_chunk(done.path(number)) for number in range(done.number)]
     if not all(chunks):
         raise ValueError(f"{done.folder} must hold {done.number} chunks, but some are damaged; repeat the command")
     whole = [chunk for chunk in chunks if chunk is not None]
-    sizes: dict[str, int] = {}
+    folder, sizes = index.folder, dict[str, int]()
     with writers(folder, {"tokens": "tokens.u32", "counted": "counted.u8"}, sizes, "") as written:
         for chunk in whole:
             written["tokens"].write(chunk.tokens)
             written["counted"].write(chunk.counted)
     tokens, is_counted = (np.concatenate([getattr(chunk, name) for chunk in whole]) for name in ("tokens", "counted"))
-    try:
-        unembedding, why_no_logits = lm.find_unembedding(model), ""
-    except lm.NoHeadError as error:
-        unembedding, why_no_logits = None, str(error)
     places = {}
-    total = sum(int(chunk.found(index).events.counts.sum()) for chunk in whole for index in range(len(done.reads)))
+    total = sum(int(chunk.found(at).events.counts.sum()) for chunk in whole for at in range(len(done.reads)))
     with bar(total=max(1, total), what="sorting", unit="events") as progress:
-        for index, (name, read) in enumerate(done.reads.items()):
-            found = [chunk.found(index) for chunk in whole]
+        for at, (name, read) in enumerate(done.reads.items()):
+            found = [chunk.found(at) for chunk in whole]
             massive = np.concatenate([part.massive for part in found])
-            occurrences = np.bincount(tokens[(is_counted > 0) & (massive == 0)], minlength=len(vocabulary))
-            columns = decoder_columns(read.dictionary, unembedding)
+            occurrences = np.bincount(tokens[(is_counted > 0) & (massive == 0)], minlength=len(index.vocabulary))
+            columns = decoder_columns(read.dictionary, index.unembedding)
             merged = Merged([part.events for part in found])
             scale = done.looks[name].scale
-            corpus = Corpus(tokens, ctx_len, occurrences)
-            _write_place(folder, index, merged, massive, corpus, scale, read.dictionary, columns, sizes, progress)
+            corpus = Corpus(tokens, index.ctx_len, occurrences)
+            _write_place(folder, at, merged, massive, corpus, scale, read.dictionary, columns, sizes, progress)
             places[name] = PlaceHeader(
                 read.hookpoint, read.dictionary.num_latents, read.dictionary.W_dec.shape[1], int(merged.totals.sum()),
-                scale, lm.path_to_logits(model, read.hookpoint),
+                scale, lm.path_to_logits(index.model, read.hookpoint),
             )  # fmt: skip
-    sha256 = write_vocabulary(folder, vocabulary)
-    write_manifest(folder, Header(about, ctx_len, sequences, places, why_no_logits, sha256, sizes))
+    sha256 = write_vocabulary(folder, index.vocabulary)
+    header = Header(index.about, index.ctx_len, index.sequences, places, index.why_no_logits, sha256, sizes)
+    write_manifest(folder, header)
     del chunks, whole
     shutil.rmtree(folder / "chunks", ignore_errors=True)
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from sae.config import BrowseConfig
 from sae.runs.folder import RunRecord
-from sae.storage.files import absolute, check_writable, newest_step
+from sae.storage.files import MANIFEST, absolute, check_writable, newest_step
 
 from .layout import VERSION
 
@@ -65,6 +65,8 @@ def plan_browse(cfg: BrowseConfig, checkpoint: Path) -> BrowsePlan:
         "options": {name: getattr(cfg, name) for name in _ASKED},
         "recorded": {name: options.get(name) for name in _ASKED if name in options},
     }
+    if cfg.activations is not None:
+        of["activations"] = digest(Path(cfg.activations, MANIFEST))
     key = hashlib.sha256(json.dumps(of, sort_keys=True, default=str).encode()).hexdigest()[:12]
     if not (base / key).exists():
         check_writable("out", base)

@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from sae import lm
+from sae.activations.cache.format import read_manifest
+from sae.activations.cache.read import ActivationCache
+from sae.activations.cached import adopted
 from sae.activations.source import check_excluded
 from sae.browser.collect import Read, collect
 from sae.browser.plan import BrowsePlan, about, other_indexes
+from sae.browser.reading import CachedText, LiveText, Text
 from sae.browser.steering import Loaded
 from sae.commands.load import load_language_model, load_text
 from sae.config import BrowseConfig
@@ -17,7 +21,7 @@ from sae.dictionary.wiring import CROSSCODER
 from sae.evaluation.command import load_dictionaries
 from sae.evaluation.plan import EvalPlan, plan_evaluation
 from sae.parallel.world import World
-from sae.runs.folder import command, versions
+from sae.runs.folder import command, may_be_same, versions
 from sae.runs.log import Progress, note
 
 MAX_TOKENS = 1_000_000
@@ -28,8 +32,38 @@ def make_index(cfg: BrowseConfig, plan: BrowsePlan) -> bool:
     """Make the index; whether this is the process that shows it."""
     world = World.from_environment()
     (device, *_) = world.local_devices(lm.check_device(cfg.device))
+    cache = None if cfg.activations is None else ActivationCache(cfg.activations, device=device)
     what = _plan(cfg, plan)
     skeleton = lm.load_skeleton(what.text.model, revision=what.text.revision, token=cfg.hf_token)
+    _check(what, skeleton)
+    if world.is_main and (others := other_indexes(plan)):
+        note(f"{plan.base} has {len(others)} of other checkpoints, data or options; this one is made beside them")
+    reads = _reads(what, device)
+    text: Text
+    if cache is None:
+        with world.one_first(note, "prepared the data"):
+            dataset = load_text(what.text, skeleton)
+        model, why_no_logits = load_language_model(what.text, device, head=True), ""
+        text = LiveText(
+            model,
+            _sample(cfg, what, dataset, lm.vocab_size(skeleton)),
+            exclude_tokens=what.exclude_tokens,
+            exclude_positions=what.exclude_positions,
+        )
+    else:
+        spelled = partial(lm.canonical, skeleton)
+        text = CachedText(cache, cfg.max_tokens or MAX_TOKENS, cfg.batch_size, spelled=spelled)
+        model, why_no_logits = _for_logits(cfg, what, skeleton, device, cache)
+    collect(
+        plan.folder, text, reads, lm.token_texts(_tokenizer(cfg, what), lm.vocab_size(skeleton)), model=model,
+        why_no_logits=why_no_logits, about=about(plan, cfg, what.text, versions(), " ".join(command())), workers=world,
+        bar=partial(Progress, hidden=not world.is_main), tell=note,
+    )  # fmt: skip
+    world.close()
+    return world.is_main
+
+
+def _check(what: EvalPlan, skeleton: Any) -> None:
     lm.check_ctx_len(what.text.ctx_len, skeleton)
     check_excluded(
         what.exclude_tokens, what.exclude_positions, vocab_size=lm.vocab_size(skeleton), ctx_len=what.text.ctx_len
@@ -40,21 +74,24 @@ def make_index(cfg: BrowseConfig, plan: BrowsePlan) -> bool:
         )
     for hookpoint in what.hookpoints:
         lm.canonical_ends(skeleton, hookpoint)
-    if world.is_main and (others := other_indexes(plan)):
-        note(f"{plan.base} has {len(others)} of other checkpoints, data or options; this one is made beside them")
-    with world.one_first(note, "prepared the data"):
-        dataset = load_text(what.text, skeleton)
-    reads = _reads(what, device)
-    model = load_language_model(what.text, device, head=True)
-    collect(
-        plan.folder, model, _sample(cfg, what, dataset, lm.vocab_size(skeleton)), reads,
-        lm.token_texts(_tokenizer(cfg, what), lm.vocab_size(skeleton)),
-        about=about(plan, cfg, what.text, versions(), " ".join(command())),
-        exclude_tokens=what.exclude_tokens, exclude_positions=what.exclude_positions, workers=world,
-        bar=partial(Progress, hidden=not world.is_main), tell=note,
-    )  # fmt: skip
-    world.close()
-    return world.is_main
+
+
+def _for_logits(
+    cfg: BrowseConfig, what: EvalPlan, skeleton: Any, device: Any, cache: ActivationCache
+) -> tuple[Any, str]:
+    """The model for the effects on the logits; without its weights the skeleton, and why there are no effects."""
+    try:
+        model = load_language_model(what.text, device, head=True)
+    except (OSError, ValueError, MemoryError) as error:
+        why = f"the language model cannot be loaded ({' '.join(str(error).split())[:200]})"
+        note(f"{why}; the index has no effects on the logits")
+        return skeleton, why
+    if not may_be_same(cache.header.fingerprints.get("model", ""), lm.fingerprint(model)):
+        raise ValueError(
+            f"the model must be that of the activations in {cfg.activations}, but {what.text.model} has other weights; "
+            "name that model, or write the cache again"
+        )
+    return model, ""
 
 
 def load_live(cfg: BrowseConfig) -> Loaded:
@@ -72,7 +109,18 @@ def _plan(cfg: BrowseConfig, plan: BrowsePlan | None) -> EvalPlan:
         return lm.context_limit(lm.load_skeleton(model, revision=cfg.revision, token=cfg.hf_token))
 
     out = str((plan.base if plan else Path(cfg.out or ".")) / "unused")
-    return plan_evaluation(replace(cfg, out=out), context_limit=limit)
+    return plan_evaluation(replace(_as_cached(cfg), out=out), context_limit=limit)
+
+
+def _as_cached(cfg: BrowseConfig) -> BrowseConfig:
+    """With the choices of the cache, if there is one. Raises ValueError for one that was made otherwise.
+
+    The model may lie elsewhere by now.
+    """
+    if cfg.activations is None:
+        return cfg
+    options = read_manifest(Path(cfg.activations)).header.options
+    return replace(cfg, **adopted(cfg, {name: options[name] for name in options if name != "model" or not cfg.model}))
 
 
 def _reads(what: EvalPlan, device: Any) -> dict[str, Read]:

@@ -53,7 +53,7 @@ EVAL_GROUPS = {
 
 BROWSE_GROUPS = {
     "what": ("checkpoint", "model", "dataset", "hookpoints"),
-    "data": EVAL_GROUPS["data"],
+    "data": ("activations", *EVAL_GROUPS["data"]),
     "page": ("port", "browser", "out", "export", "latents"),
     "machine": EVAL_GROUPS["machine"],
 }

@@ -360,7 +360,7 @@ def test_a_manifest_with_fewer_held_out_activations_than_tokens_is_an_error(tmp_
     if without_kept:
         del manifest["files"]["held_out/kept"]
     path.write_text(json.dumps(manifest))
-    message = "held_out of .* must hold at least" if without_kept else "held_out/kept is missing or damaged"
+    message = "must hold held_out/kept, and does not" if without_kept else "held_out/kept is missing or damaged"
     with pytest.raises(ValueError, match=message):
         list(held_out_batches(ActivationCache(tmp_path / "c"), ["wide"], BATCH))
 
@@ -417,3 +417,36 @@ def test_the_kept_numbers_are_those_of_the_sequences(tmp_path: Path) -> None:
     kept = cache.kept(TRAIN)
     assert kept is not None and len(kept) == COUNT - HELD_OUT and set(np.unique(kept)) <= set(range(7))
     assert kept.sum() == cache.num_tokens and cache.kept("held_out") is not None
+
+
+@pytest.mark.parametrize("options", [{}, EXCLUDE[1]])
+def test_a_shuffled_cache_says_where_each_token_of_its_text_is(tmp_path: Path, options: dict[str, Any]) -> None:
+    ordered, mixed = (write(tmp_path / str(shuffled), shuffled=shuffled, **options) for shuffled in (False, True))
+    texts = [cache.tokens(TRAIN) for cache in (ordered, mixed)]
+    assert texts[0] is not None and texts[1] is not None and torch.equal(*texts)
+    assert np.array_equal(ordered.kept(TRAIN), mixed.kept(TRAIN))
+    order = mixed.row_of_token()
+    assert sorted(order) == list(range(mixed.num_tokens)) and (order != np.arange(len(order))).any()
+    for name in WIDTHS:
+        straight = ordered.rows(TRAIN, name)
+        assert torch.equal(mixed.rows(TRAIN, name).take(order), straight.read(0, ordered.num_tokens))
+        some = order[3:40:5]
+        assert torch.equal(straight.take(ordered.row_of_token()[3:40:5]), mixed.rows(TRAIN, name).take(some))
+
+
+def test_a_cache_that_an_older_version_began_is_finished_as_it_was_begun(tmp_path: Path) -> None:
+    """An older writer does not say which tokens it read."""
+    folder = tmp_path / "c"
+    with pytest.raises(Died):
+        write(folder, fail=dying_at(5))
+    progress = json.loads((folder / "progress.json").read_text())
+    del progress["batches"]
+    (folder / "progress.json").write_text(json.dumps(progress))
+    for name in ("tokens", "batches", "kept"):
+        (folder / "train" / name).unlink()
+    cache = write(folder)
+    assert cache.tokens(TRAIN) is None and cache.kept(TRAIN) is None
+    with pytest.raises(ValueError, match="an older sae wrote it; write it again"):
+        cache.row_of_token()
+    assert cache.num_tokens == write(tmp_path / "new").num_tokens
+    assert torch.equal(rows_of(cache), rows_of(ActivationCache(tmp_path / "new")))

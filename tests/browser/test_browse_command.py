@@ -24,7 +24,8 @@ from sae.config import BrowseConfig
 OPTIONS = {
     "checkpoint", "model", "dataset", "hookpoints", "split", "text_column", "streaming", "ctx_len", "max_tokens",
     "exclude_tokens", "exclude_positions", "data_preprocessing_num_proc", "port", "browser", "out", "export",
-    "latents", "batch_size", "device", "dtype", "load_in_8bit", "attn_implementation", "revision", "hf_token",
+    "latents", "activations", "batch_size", "device", "dtype", "load_in_8bit", "attn_implementation", "revision",
+    "hf_token",
 }  # fmt: skip
 Run = Callable[..., tuple[int, str, str]]
 
@@ -209,3 +210,28 @@ def test_the_list_of_options_is_frozen_and_each_is_documented() -> None:
     assert {name for names in groups.values() for name in names} == OPTIONS
     docs = field_docs(BrowseConfig)
     assert all(len(docs[name]) > 15 and docs[name].endswith(".") for name in OPTIONS)
+
+
+def test_a_cache_is_indexed_without_the_language_model(
+    run: Run, files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, data = str(files / "model"), str(files / "text.jsonl")
+    reading = ["--layers", "0", "2", "--ctx_len", "16", "--max_tokens", "512", "--exclude_positions", "0"]
+    assert sae.__main__.main(["cache", model, data, *reading, "--activations", "c", "--batch_size", "4"]) == 0
+
+    def harvest(*anything: Any) -> None:
+        raise AssertionError("the language model runs")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sae.lm.harvest", harvest)
+        status, out, err = run("runs/run", "--activations", "c")
+    assert status == 0 and "look at http://127.0.0.1:" in out, err
+    index = Index.open("runs/run")
+    assert list(index) == ["layers.0", "layers.2"] and index.num_tokens >= 512 and index["layers.0"].events > 0
+    assert len(index["layers.0"][1].promotes) == 10 or index["layers.0"][1].count == 0
+    for option, value in {"ctx_len": "8", "exclude_positions": "1"}.items():
+        status, _, err = run("runs/run", "--activations", "c", f"--{option}", value, "--max_tokens", "64")
+        assert status == 2 and err.strip().count("\n") == 0
+        assert f"{option} must be that of the activations" in err and "leave it out" in err
+    status, _, err = run("runs/run", "--activations", "nothing")
+    assert status == 2 and "activations must name a cache that sae cache wrote" in err

@@ -10,6 +10,7 @@ from tiny_models import VOCAB_SIZE, tiny_model, tiny_tokenizer
 from sae import Sae, SaeConfig, lm
 from sae.browser import Index
 from sae.browser.collect import Read, collect
+from sae.browser.reading import LiveText
 from sae.data.tokens import SampledSequences
 
 CTX_LEN, SEQUENCES = 48, 37
@@ -55,7 +56,7 @@ def make(folder: Path, **options: Any) -> Made:
     about = {"model": "tiny", "dataset": "random"}
     excluded = {"exclude_tokens": [EXCLUDED_TOKEN], "exclude_positions": [EXCLUDED_POSITION]}
     texts = lm.token_texts(tiny_tokenizer(), VOCAB_SIZE)
-    collect(folder, model, sample, reads, texts, about=about, **excluded | options)
+    collect(folder, LiveText(model, sample, **excluded), reads, texts, model=model, about=about, **options)
     return Made(folder, model, reads, sample)
 
 

@@ -3,10 +3,13 @@
 <cache>/manifest.json                     what it holds, sizes and SHA-256 of all files; written last
 <cache>/progress.json, finished.txt       only while it is written: what is safely on disk
 <cache>/held_out/tokens                   int32 (sequences, ctx_len): the token ids that were held out
-<cache>/<section>/kept                    int32: tokens of each sequence that are not excluded; if not shuffled
+<cache>/train/tokens                      int32: those that are trained on, in the order of a live run
+<cache>/train/batches                     int32: sequences of each batch whose tokens were dealt; if shuffled
+<cache>/<section>/kept                    int32: tokens of each sequence that are not excluded
 <cache>/<section>/<hookpoint>/00000.rows  one row of bytes a token, without a header, so that it can be mapped
 
-The sections are `train` and `held_out`. A row is d_in numbers; in int8 a float32 scale follows them.
+The sections are `train` and `held_out`. A row is d_in numbers; in int8 a float32 scale follows them. Older caches lack
+train/tokens and train/batches, and train/kept if they are shuffled.
 """
 
 import json
@@ -21,7 +24,7 @@ from sae.storage.files import MANIFEST, is_inside, read_json
 
 PROGRESS, FINISHED = "progress.json", "finished.txt"
 TRAIN, HELD_OUT = "train", "held_out"
-TOKENS, KEPT = "tokens", "kept"
+TOKENS, KEPT, BATCHES = "tokens", "kept", "batches"
 STORED_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32, "int8": torch.int8}
 _MAX_MANIFEST_BYTES = 2**26
 SHARD_BYTES = 2**28

@@ -13,6 +13,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from sae.activations.cache.format import (
+    BATCHES,
     HELD_OUT,
     KEPT,
     STORED_DTYPES,
@@ -24,6 +25,7 @@ from sae.activations.cache.format import (
     row_bytes,
     rows_path,
 )
+from sae.activations.cache.order import row_of_token
 from sae.activations.source import Activations, Batch, counted
 from sae.data.position import count_in
 from sae.storage.files import MANIFEST, sha256_of, short
@@ -80,21 +82,52 @@ class ActivationCache:
         return torch.bfloat16 if self.header.dtype == "int8" else STORED_DTYPES[self.header.dtype]
 
     def kept(self, section: str) -> Int64[np.ndarray, " sequences"] | None:
-        """Tokens of each sequence in a section; None if it is shuffled. Raises ValueError if the file is damaged."""
+        """Tokens of each sequence in a section; None if an older cache does not say. Raises ValueError for a damaged
+        file.
+        """
         name = f"{section}/{KEPT}"
         if name not in self._manifest.files:
             return None
-        self._verify(name)
-        numbers = np.fromfile(self.folder / name, np.int32).astype(np.int64)
+        numbers = self._numbers(name)
         if (numbers < 0).any() or numbers.sum() != sum(self._manifest.shards[section]):
             raise self._damaged(name)
         return numbers
 
+    def tokens(self, section: str) -> Int64[Tensor, "sequences ctx_len"] | None:
+        """The token ids of a section, in the order of a live run; None if an older cache does not say."""
+        name = f"{section}/{TOKENS}"
+        if name not in self._manifest.files:
+            return None
+        ids = self._numbers(name)
+        if len(ids) % self.header.ctx_len or (ids < 0).any():
+            raise self._damaged(name)
+        return torch.from_numpy(ids).view(-1, self.header.ctx_len)
+
     def held_out_tokens(self) -> Int64[Tensor, "sequences ctx_len"]:
         """The token ids of the held-out sequences."""
-        self._verify(name := f"{HELD_OUT}/{TOKENS}")
-        ids = np.fromfile(self.folder / name, np.int32).astype(np.int64)
-        return torch.from_numpy(ids).view(-1, self.header.ctx_len)
+        tokens = self.tokens(HELD_OUT)
+        assert tokens is not None  # the manifest was checked
+        return tokens
+
+    def row_of_token(self) -> Int64[np.ndarray, " tokens"]:
+        """The row, in the section `train`, of each token that counts, in the order of a live run.
+
+        Raises ValueError if the cache does not say it, or says what cannot be.
+        """
+        kept = self.kept(TRAIN)
+        if kept is None:
+            raise ValueError(f"{self.folder} must say where each token is, but an older sae wrote it; write it again")
+        if not self.header.shuffled:
+            return np.arange(kept.sum())
+        sequences = self._numbers(name := f"{TRAIN}/{BATCHES}")
+        if (sequences < 1).any() or sequences.sum() != len(kept):
+            raise self._damaged(name)
+        counts = np.add.reduceat(kept, np.cumsum(sequences) - sequences) if len(sequences) else kept
+        return row_of_token(self.header, counts)
+
+    def _numbers(self, name: str) -> Int64[np.ndarray, " numbers"]:
+        self._verify(name)
+        return np.fromfile(self.folder / name, np.int32).astype(np.int64)
 
     def rows(self, section: str, hookpoint: str) -> "CachedRows":
         """The activations of one hookpoint, by number."""
@@ -147,6 +180,16 @@ class CachedRows:
         if self._cache.device.type == "cuda":
             rows = rows.pin_memory().to(self._cache.device, non_blocking=True)
         return decode_rows(rows, self._cache.header.dtype)
+
+    def take(self, rows: Int64[np.ndarray, " some"]) -> Tensor:
+        """Activations (some, d_in) of any rows; all shards stay mapped. Raises ValueError naming a damaged one."""
+        found = np.empty((len(rows), self._row), np.uint8)
+        shards = np.searchsorted(self._starts, rows, side="right") - 1
+        with self._lock:
+            for shard in np.unique(shards):
+                own = shards == shard
+                found[own] = self._mapped(int(shard))[rows[own] - self._starts[shard]]
+        return decode_rows(torch.from_numpy(found), self._cache.header.dtype).to(self._cache.device)
 
     def _copy(self, start: int, stop: int) -> UInt8[np.ndarray, "tokens row"]:
         """Rows start to stop as bytes. A copy, so that the disk is waited for here."""
@@ -256,10 +299,11 @@ def batch_bounds(
     cache: ActivationCache, section: str, batch_size: int, *, drop_incomplete: bool
 ) -> Int64[np.ndarray, " bounds"]:
     """Bounds of batches of `batch_size` sequences among the tokens, with an incomplete last one unless dropped."""
-    kept = cache.kept(section)
-    if kept is None:
+    if section == TRAIN and cache.header.shuffled:
         tokens = batch_size * cache.header.ctx_len
         return np.arange(0, cache.num_tokens + 1, tokens)
+    if (kept := cache.kept(section)) is None:
+        raise ValueError(f"{cache.folder} must hold {section}/{KEPT}, and does not; write the cache again")
     ends = np.concatenate([[0], np.cumsum(kept)])
     bounds = ends[::batch_size]
     return bounds if drop_incomplete or len(kept) % batch_size == 0 else np.append(bounds, ends[-1])

@@ -19,10 +19,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Int, Int64
 from torch import Tensor
 
 from sae.activations.cache.format import (
+    BATCHES,
     FINISHED,
     HELD_OUT,
     KEPT,
@@ -38,6 +39,7 @@ from sae.activations.cache.format import (
     row_bytes,
     rows_path,
 )
+from sae.activations.cache.order import dealt, permuted
 from sae.activations.source import Batch, LiveActivations
 from sae.storage.files import MANIFEST, absolute, read_json, sha256_of, write_atomically
 from sae.storage.lock import alone_in, holds_nothing, remove_left_lock
@@ -193,6 +195,7 @@ class _Rows(NamedTuple):
     """{hookpoint: (tokens, row_bytes)}"""
     kept: Int64[Tensor, " sequences"]
     """How many tokens of each sequence are among them."""
+    tokens: Int[Tensor, "sequences ctx_len"]
     number: int
 
 
@@ -203,8 +206,10 @@ class _Writer:
         self.folder, self._header = folder, header
         self._widths = {name: row_bytes(d_in, header.dtype) for name, d_in in header.hookpoints.items()}
         self._lengths = {TRAIN: [0] * header.num_shards, HELD_OUT: [0]}
-        self._sequences = 0
-        """Sequences of the section `train` whose rows are on disk."""
+        self._sequences = self._batches = 0
+        """Sequences of the section `train` whose rows are on disk, and the batches that they came in."""
+        self._says_text = True
+        """Whether the token ids are written: not if an older version began the cache."""
         self._buffer: list[_Rows] = []
         self.position: dict[str, Any] | None = None
         """Where the source continues; None at the beginning."""
@@ -228,10 +233,13 @@ class _Writer:
                 raise _not_progress(self.folder)
         self.position, self.finishing = saved["place"], saved["finishing"]
         self._lengths, self._sequences = saved["lengths"], saved["sequences"]
+        self._batches = saved.get("batches", 0)
+        self._says_text = "batches" in saved
         if self.finishing:
             return
         # what was written after the last progress
-        _cut_off(self.folder / TRAIN / KEPT, 4 * self._sequences)
+        for name, size in self._sizes().items():
+            _cut_off(self.folder / TRAIN / name, size)
         if self.position is None:
             shutil.rmtree(self.folder / HELD_OUT, ignore_errors=True)
         for hookpoint, width in self._widths.items():
@@ -241,12 +249,21 @@ class _Writer:
     def _save_progress(self) -> None:
         state: dict[str, Any] = {"header": self._header._asdict(), "place": self.position, "finishing": self.finishing}
         state |= {"lengths": self._lengths, "sequences": self._sequences}
+        state |= {"batches": self._batches} if self._says_text else {}
         write_atomically(self.folder / PROGRESS, json.dumps(state).encode())
 
     def _path(self, section: str, hookpoint: str, shard: int) -> Path:
         """Where the first pass writes."""
         dealt = DEALT if self._header.shuffled and section == TRAIN else ""
         return self.folder / (rows_path(section, hookpoint, shard) + dealt)
+
+    def _sizes(self) -> dict[str, int]:
+        """Bytes of the files that say of the section `train` which tokens it holds, by their names."""
+        kept = {} if self._header.shuffled and not self._says_text else {KEPT: 4 * self._sequences}
+        if not self._says_text:
+            return kept
+        batches = {BATCHES: 4 * self._batches} if self._header.shuffled else {}
+        return kept | batches | {TOKENS: 4 * self._sequences * self._header.ctx_len}
 
     # The first pass
 
@@ -273,9 +290,16 @@ class _Writer:
         if self._buffer:
             rows = {name: torch.cat([one.rows[name] for one in self._buffer]) for name in self._widths}
             self._append(TRAIN, rows, self._dealt())
-            if not self._header.shuffled:
-                _append(self.folder / TRAIN / KEPT, torch.cat([one.kept for one in self._buffer]).int())
-            self._sequences += sum(len(one.kept) for one in self._buffer) * (not self._header.shuffled)
+            kept = [one.kept for one in self._buffer]
+            said = {
+                KEPT: torch.cat(kept),
+                TOKENS: torch.cat([one.tokens for one in self._buffer]),
+                BATCHES: torch.tensor([len(of_batch) for of_batch in kept]),
+            }
+            for name in self._sizes():
+                _append(self.folder / TRAIN / name, said[name].int())
+            self._sequences += sum(len(of_batch) for of_batch in kept)
+            self._batches += len(self._buffer)
             self._buffer = []
         os.sync()
         self.position, self.finishing = position, finishing
@@ -284,7 +308,7 @@ class _Writer:
     def _encode(self, batch: Batch, number: int) -> _Rows:
         rows = {name: encode_rows(acts, self._header.dtype) for name, acts in batch.activations.items()}
         sequences, seq = batch.tokens.shape
-        return _Rows(rows, torch.bincount(batch.kept // seq, minlength=sequences), number)
+        return _Rows(rows, torch.bincount(batch.kept // seq, minlength=sequences), batch.tokens, number)
 
     def _dealt(self) -> Int64[Tensor, " tokens"]:
         """The shard of each token that is collected."""
@@ -292,10 +316,7 @@ class _Writer:
         if not self._header.shuffled:
             per_shard = SHARD_BYTES // max(self._widths.values())
             return (sum(self._lengths[TRAIN]) + torch.arange(sum(counts))) // per_shard
-        shards = [
-            _random(self._header.seed, 0, one.number).integers(self._header.num_shards, size=count)
-            for one, count in zip(self._buffer, counts, strict=True)
-        ]
+        shards = [dealt(self._header, one.number, count) for one, count in zip(self._buffer, counts, strict=True)]
         return torch.from_numpy(np.concatenate(shards))
 
     def _append(self, section: str, rows: dict[str, Tensor], shards: Int64[Tensor, " tokens"]) -> None:
@@ -323,7 +344,8 @@ class _Writer:
                         hashes[name] = self._complete(section, hookpoint, shard, tokens)
                         with (self.folder / FINISHED).open("a") as file:
                             file.write(f"{hashes[name]}  {name}\n")
-        for name in (f"{HELD_OUT}/{TOKENS}", f"{HELD_OUT}/{KEPT}", *[f"{TRAIN}/{KEPT}"] * (not self._header.shuffled)):
+        said = [name for name in self._sizes() if (self.folder / TRAIN / name).exists()]  # not without a batch
+        for name in (f"{HELD_OUT}/{TOKENS}", f"{HELD_OUT}/{KEPT}", *(f"{TRAIN}/{name}" for name in said)):
             hashes[name] = sha256_of(self.folder / name)
         files = {name: ((self.folder / name).stat().st_size, sha256) for name, sha256 in sorted(hashes.items())}
         manifest = CacheManifest(self._header, self._lengths, files)
@@ -339,7 +361,7 @@ class _Writer:
         if is_done:
             return sha256_of(final)
         rows = np.fromfile(dealt, np.uint8).reshape(-1, self._widths[hookpoint])
-        rows = rows[_random(self._header.seed, 1, shard).permutation(len(rows))]
+        rows = rows[permuted(self._header, shard, len(rows))]
         write_atomically(final, rows.data)
         dealt.unlink()
         return hashlib.sha256(rows.data).hexdigest()
@@ -380,10 +402,6 @@ def _replaced(before: dict[str, str], now: dict[str, str]) -> list[str]:
     return [words for name, words in names.items() if before.get(name) and now.get(name) not in ("", before[name])]
 
 
-def _random(seed: int, purpose: int, number: int) -> np.random.Generator:
-    return np.random.default_rng([seed % 2**64, purpose, number])
-
-
 def _append(path: Path, rows: Tensor) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:
@@ -411,7 +429,7 @@ def _is_progress(saved: dict[str, Any], lengths: dict[str, list[int]]) -> bool:
     """Whether a progress.json has what a writer with these sections and shards saves."""
     found = saved["lengths"]
     shards = {section: len(tokens) for section, tokens in found.items()}
-    counts = [saved["sequences"], *(count for tokens in found.values() for count in tokens)]
+    counts = [saved["sequences"], saved.get("batches", 0), *(count for tokens in found.values() for count in tokens)]
     return (
         shards == {section: len(tokens) for section, tokens in lengths.items()}
         and all(type(count) is int and 0 <= count < 2**48 for count in counts)
