@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sae import lm
+from sae.data.tokenize import encode_once
 
 from .collect import Read
 
@@ -59,7 +60,7 @@ def _tokens(loaded: Loaded, text: str) -> Tensor:
     if loaded.tokenizer is None:
         raise ValueError("a text can be read only with the model's tokenizer, and it has none")
     limit = min(MOST_TOKENS, lm.context_limit(loaded.model) or MOST_TOKENS)
-    ids = loaded.tokenizer.encode(text)[:limit]
+    ids = encode_once(loaded.tokenizer, [text])[0][:limit]
     if not ids:
         raise ValueError("the text must have a token")
     return torch.tensor([ids])

@@ -56,6 +56,12 @@ class ChunkLayout:
         ends = [np.tile(np.asarray(end, bodies.dtype), (len(bodies), 1)) for end in (self.prefix, self.suffix)]
         return np.concatenate([ends[0], bodies, ends[1]], axis=1)
 
+    def last(self, rest: Integer[np.ndarray, " rest"]) -> Integer[np.ndarray, " row"]:
+        """The last, shorter chunk. A suffix that a closed chat carries itself is not doubled."""
+        size = len(self.suffix)
+        closed = 0 < size < len(rest) and tuple(rest[-size:].tolist()) == self.suffix
+        return self.wrap(rest[None, : len(rest) - size * closed])[0]
+
 
 def pack_dataset(
     documents: "datasets.Dataset", layout: ChunkLayout, *, keep_partial: bool = False, use_cache: bool = True
@@ -104,7 +110,7 @@ class _Packer:
         self.rest, self.owners = rest.tolist(), rest_owners.tolist()
         rows = list(chunks)
         if self.keep_partial and len(rest) and indices[-1] == self.num_documents - 1:
-            rows.append(self.layout.wrap(rest[None])[0])
+            rows.append(self.layout.last(rest))
             starts, ends = np.append(starts, rest_owners[0]), np.append(ends, rest_owners[-1])
         ids = pa.array(rows, type=pa.list_(column.type.value_type))
         return pa.table({"input_ids": ids, FIRST: pa.array(starts, pa.int64()), LAST: pa.array(ends, pa.int64())})
@@ -179,7 +185,7 @@ class PackedStream:
             num_documents += len(texts)
             chunks, tail = self._layout.cut(tokens)
             is_last = len(batch) < STREAMED_DOCUMENTS_PER_BATCH
-            last_row = [self._layout.wrap(tail[None])[0]] if is_last and self._keep_partial and len(tail) else []
+            last_row = [self._layout.last(tail)] if is_last and self._keep_partial and len(tail) else []
             yield {"documents": documents_state, "rest": rest}, self._rows([*chunks, *last_row], owners)
             if is_last:
                 return

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -33,11 +33,11 @@ def chunk_and_tokenize(
     Each document is tokenised alone, without special tokens. The stream of tokens is `eos doc eos doc …` (with `sep`,
     else `cls`, else nothing for a tokenizer that has no eos). It is cut into chunks of min(tokenizer.model_max_length,
     max_seq_len) tokens. Each chunk carries the special tokens that the tokenizer puts around a text (BOS; [CLS] and
-    [SEP]), which count. Empty texts and None are skipped. A separator that a text carries at an end itself is not
-    doubled.
+    [SEP]), which count. Empty texts and None are skipped. What a text carries at an end itself, of the separator or of
+    the special tokens around a chunk, is not doubled.
 
     A column of chats (lists of turns with a role, as `messages`) becomes text by the tokenizer's chat template. Where
-    that closes a chat with the separator, no other is added.
+    that closes a chat with the separator, no other is added. A BOS with which it begins is the chunk's.
 
     Args:
         data: Documents.
@@ -65,7 +65,8 @@ def chunk_and_tokenize(
         check_text_column(split.column_names, None if is_chat else split.features, text_key)
         if is_chat:
             check_chat_template(tokenizer, text_key)
-        return Tokenize(tokenizer, text_key, separator_id(tokenizer), is_chat=is_chat)
+        ends = (layout.prefix, layout.suffix)
+        return Tokenize(tokenizer, text_key, separator_id(tokenizer), is_chat=is_chat, ends=ends)
 
     def rows_of(split: "datasets.Dataset") -> "datasets.Dataset":
         tokenize = tokenize_of(split)
@@ -102,9 +103,11 @@ class Tokenize:
     text_key: str
     separator: int | None
     # part of the key under which `datasets` caches tokens: raise it when the same text must give other tokens
-    version: int = 2
+    version: int = 3
     is_chat: bool = False
     """Whether rows are chats, which the tokenizer's template makes text."""
+    ends: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+    """Special tokens before and after each chunk."""
 
     def __call__(self, batch: Mapping[str, list[Any]]) -> dict[str, list[list[int]]]:
         texts = self._texts(batch)
@@ -116,12 +119,14 @@ class Tokenize:
     def _separated(self, ids: list[int]) -> list[int]:
         """A document with the separator before it, which is not doubled where the text carries it at an end.
 
-        A rendered chat that closes its last turn with it needs no other.
+        Nor are the special tokens around a chunk. A rendered chat that closes its last turn with the separator needs no
+        other.
         """
-        if self.separator is None or (self.is_chat and self.separator in ids[-CLOSING:]):
-            return ids
-        inside = [place for place, token in enumerate(ids) if token != self.separator]
-        return [self.separator, *(ids[inside[0] : inside[-1] + 1] if inside else [])]
+        separator = [] if self.separator is None else [self.separator]
+        before, after = ({*separator, *end} for end in self.ends)
+        if self.is_chat and self.separator in ids[-CLOSING:]:
+            return _without(ids, before, ())
+        return [*separator, *_without(ids, before, after)]
 
     def rows(self, rows: list[Row]) -> list[list[int]]:
         """Token ids of each row. Raises ValueError, listing the columns, for a row without the column."""
@@ -241,6 +246,26 @@ def _known_texts(tokenizer: "transformers.PreTrainedTokenizerBase") -> Iterator[
     for token, index in sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1]):
         if index not in special:
             yield from dict.fromkeys([str(tokenizer.decode([index])), token])
+
+
+def encode_once(tokenizer: "transformers.PreTrainedTokenizerBase", texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each text with the tokenizer's special tokens around it, each once though the text may carry them.
+
+    Such is a rendered chat: its template may write the BOS that the tokenizer puts before any text.
+    """
+    try:
+        prefix, suffix = special_ends(tokenizer)
+    except ValueError:  # nothing tells them
+        return [_ids(tokenizer(text)) for text in texts]
+    plain = (_ids(tokenizer(text, add_special_tokens=False)) for text in texts)
+    return [[*prefix, *_without(ids, prefix, suffix), *suffix] for ids in plain]
+
+
+def _without(ids: list[int], before: Container[int], after: Container[int]) -> list[int]:
+    """The ids from the first that is not in `before` to the last that is not in `after`."""
+    first = next((place for place, token in enumerate(ids) if token not in before), len(ids))
+    last = next((place for place in range(len(ids), first, -1) if ids[place - 1] not in after), first)
+    return ids[first:last]
 
 
 def _ids(encoded: Any) -> list[int]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from sae import lm
 from sae.data.labelled import Task
+from sae.data.tokenize import encode_once
 from sae.dictionary.wiring import side_by_side
 from sae.evaluation.logistic import STRENGTHS, Array, Auc, Fitted, fit_l1, fit_l2
 from sae.evaluation.targets import Dictionaries, Target, harvested, rows, targets
@@ -132,7 +133,7 @@ def last_tokens(
     Texts of one length run together, so that nothing is padded. The last `LONGEST` tokens of a longer text are read.
     """
     limit = min(LONGEST, lm.context_limit(model) or LONGEST)
-    ids = [each[-limit:] for each in tokenizer(list(texts))["input_ids"]]
+    ids = [each[-limit:] for each in encode_once(tokenizer, texts)]
     if empty := [text for text, each in zip(texts, ids, strict=True) if not each]:
         raise ValueError(f"probes must have texts with tokens, got {empty[0][:40]!r}; leave it out")
     found: dict[str, list[Tensor]] = {hookpoint: [] for hookpoint in hookpoints}

@@ -10,6 +10,7 @@ SPECIAL = ["[UNK]", "<eos>", "<bos>", "[CLS]", "[SEP]"]
 ENDS = {
     "plain": ("$A", {"eos_token": "<eos>"}),
     "bos": ("<bos> $A", {"eos_token": "<eos>", "bos_token": "<bos>"}),
+    "both": ("<bos> $A <eos>", {"eos_token": "<eos>", "bos_token": "<bos>"}),
     "cls_sep": ("[CLS] $A [SEP]", {"cls_token": "[CLS]", "sep_token": "[SEP]"}),
 }
 VOCAB_SIZE = len(SPECIAL) + len(WORDS)
@@ -28,7 +29,10 @@ def datasets_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def make_tokenizer() -> Callable[..., Any]:
-    """A word-level tokenizer that puts nothing, <bos>, or [CLS] and [SEP] around a text; `w7` is token 12."""
+    """A word-level tokenizer that puts nothing, <bos>, <bos> and <eos>, or [CLS] and [SEP] around a text.
+
+    `w7` is token 12.
+    """
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 

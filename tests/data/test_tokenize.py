@@ -10,9 +10,14 @@ from transformers import PreTrainedTokenizerFast
 
 from sae.data import chunk_and_tokenize
 from sae.data.pack import ChunkLayout
-from sae.data.tokenize import DOCUMENTS_PER_PROCESS, derived_num_proc, separator_id, special_ends
+from sae.data.tokenize import DOCUMENTS_PER_PROCESS, derived_num_proc, encode_once, separator_id, special_ends
 
-ENDS_IDS = {"plain": ([], [], 1), "bos": ([2], [], 1), "cls_sep": ([3], [4], 4)}  # prefix, suffix, separator
+ENDS_IDS = {
+    "plain": ([], [], 1),
+    "bos": ([2], [], 1),
+    "both": ([2], [1], 1),
+    "cls_sep": ([3], [4], 4),
+}  # prefix, suffix, separator
 
 
 def rows(tokenized):
@@ -143,6 +148,43 @@ def test_a_separator_that_a_text_carries_is_not_doubled(make_tokenizer, texts, w
     assert first == second
 
 
+CARRIED = {
+    "bos": ["<bos> {}", "<bos> {} <eos>", "<eos> <bos> {}", "<bos> <bos> {}"],
+    "both": ["<bos> {}", "<bos> {} <eos>", "{} <eos> <eos>"],
+    "cls_sep": ["[CLS] {}", "[CLS] {} [SEP]", "{} [SEP]"],
+}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(("kind", "written"), [(kind, form) for kind, forms in CARRIED.items() for form in forms])
+def test_special_tokens_around_a_chunk_that_a_text_carries_are_not_doubled(
+    make_tokenizer, texts, kind, written, streaming
+):
+    plain, carrying = (Dataset.from_dict({"text": [form.format(text) for text in texts]}) for form in ("{}", written))
+    if streaming:
+        plain, carrying = plain.to_iterable_dataset(), carrying.to_iterable_dataset()
+    first, second = (rows(chunk_and_tokenize(data, make_tokenizer(kind), max_seq_len=16)) for data in (plain, carrying))
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "ids"),
+    [
+        ("plain", "<bos> w3", [2, 8]),
+        ("bos", "w3", [2, 8]),
+        ("bos", "<bos> w3", [2, 8]),
+        ("bos", "<bos> w3 <eos>", [2, 8, 1]),
+        ("bos", "<bos>", [2]),
+        ("bos", "", [2]),
+        ("both", "<bos> w3 <eos>", [2, 8, 1]),
+        ("both", "w3 <eos> w4", [2, 8, 1, 9, 1]),
+        ("cls_sep", "[CLS] w3", [3, 8, 4]),
+    ],
+)
+def test_a_text_that_is_typed_gets_each_special_token_once(make_tokenizer, kind, text, ids):
+    assert encode_once(make_tokenizer(kind), [text, "w3"]) == [ids, make_tokenizer(kind)("w3")["input_ids"]]
+
+
 CHATS = [
     [{"role": "user", "content": f"w{i}"}, {"role": "assistant", "content": f"w{i + 1}"}][: i % 3 + 1]
     for i in range(40)
@@ -167,6 +209,33 @@ def test_chats_become_text_by_the_tokenizers_template(make_tokenizer, template, 
     left_open = [token for chat in turns for token in (eos, *chat)]
     expected = closed if template == CLOSED else left_open
     assert [token for row in rows(found) for token in row] == expected[: len(expected) // 7 * 7]
+
+
+BEGUN = "{{ '<bos> ' }}{% for m in messages %}{{ m['content'] + ' <eos> ' }}{% endfor %}"
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("kind", ["plain", "bos", "both"])
+def test_a_chat_has_the_one_bos_that_its_template_gives(make_tokenizer, kind, streaming):
+    tokenizer = make_tokenizer(kind, chat_template=BEGUN)
+
+    def tokenized(chats, size, **options):
+        data = Dataset.from_dict({"messages": chats})
+        data = data.to_iterable_dataset() if streaming else data
+        return rows(chunk_and_tokenize(data, tokenizer, max_seq_len=size, text_key="messages", **options))
+
+    prefix, suffix, _ = ENDS_IDS[kind]
+    expected = [tokenizer.apply_chat_template(chat, tokenize=True)["input_ids"] for chat in CHATS]
+    assert all(ids[0] == 2 and ids[-1] == 1 and ids.count(2) == 1 for ids in expected)
+    if kind == "plain":
+        assert tokenized(CHATS[:3], 32, return_final_batch=True) == [sum(expected[:3], [])]
+    for chat, ids in zip(CHATS, expected, strict=True):
+        assert tokenized([[*chat] * 3], 64, return_final_batch=True) == [[2, *ids[1:] * 3]]
+    whole = tokenized(CHATS, 9)
+    if kind != "plain":
+        assert all(row[0] == 2 and row.count(2) == 1 for row in whole)
+    stream = [token for row in whole for token in row[len(prefix) : 9 - len(suffix)]]
+    assert stream == [token for ids in expected for token in ids[len(prefix) :]][: len(stream)]
 
 
 @pytest.mark.parametrize(
