@@ -11,7 +11,8 @@ from torch import Tensor
 RUN = 4  # sequences held out side by side: only two others then share documents with them
 UNUSED = 20  # at most one sequence in 20 is neither trained on nor held out, because it shares a document
 TRIES = 10  # sequences that are tried for each one that is needed, before documents count as too long
-NGRAM = 50  # tokens in a row that two texts do not share by chance; of shorter sequences all tokens
+NGRAM = 50  # tokens in a row that two texts do not share by chance
+ENDS = 2  # special tokens that may stand around a sequence
 FEWEST = 16  # tokens in a row that say anything: shorter sequences are alike by chance
 DISTINCT = 10  # different tokens among these: rulers and empty lines repeat in any text
 
@@ -91,8 +92,12 @@ def _stretch(start: int, size: int, documents: Documents) -> tuple[int, int, int
 
 
 def shared_length(ctx_len: int) -> int:
-    """Tokens in a row by which sequences of so many count as sharing text."""
-    return min(NGRAM, ctx_len)
+    """Tokens in a row by which sequences of so many count as sharing text.
+
+    They are half of a sequence at most: text that is cut at another place there lies in two sequences, and one of them
+    has half of it.
+    """
+    return min(NGRAM, max(FEWEST, (ctx_len - ENDS) // 2))
 
 
 def sharing_text(held_out: Int64[Tensor, "n ctx_len"], trained: Iterable[Int64[Tensor, "_ ctx_len"]]) -> int:

@@ -148,21 +148,37 @@ def test_evaluation_finds_the_sequences_that_a_run_held_out(make_tokenizer, many
 
 
 def test_text_that_is_held_out_and_trained_on_is_counted():
-    tokens = torch.randint(0, 50, (8, 80), generator=torch.Generator().manual_seed(0))
-    trained = torch.randint(0, 50, (20, 80), generator=torch.Generator().manual_seed(1))
+    tokens = torch.randint(0, 50, (8, 110), generator=torch.Generator().manual_seed(0))
+    trained = torch.randint(0, 50, (20, 110), generator=torch.Generator().manual_seed(1))
     assert sharing_text(tokens, trained.split(5)) == 0
     trained[3], trained[7, 10 : 10 + NGRAM] = tokens[2], tokens[5, 30 : 30 + NGRAM]
     trained[9, : NGRAM - 1], trained[9, NGRAM - 1] = tokens[6, : NGRAM - 1], 99
     assert sharing_text(tokens, trained.split(5)) == 2
 
 
-@pytest.mark.parametrize("ctx_len", [17, 49])
-def test_short_sequences_share_text_if_they_are_the_same(ctx_len: int):
+@pytest.mark.parametrize("ctx_len", [17, 33])
+def test_short_sequences_share_text_if_sixteen_tokens_in_a_row_are_the_same(ctx_len: int):
     tokens = torch.randint(0, 50, (8, ctx_len), generator=torch.Generator().manual_seed(0))
     trained = torch.randint(0, 50, (20, ctx_len), generator=torch.Generator().manual_seed(1))
-    trained[3], trained[7, 1:] = tokens[2], tokens[5, 1:]
-    assert sharing_text(tokens, trained.split(5)) == 1
+    trained[3], trained[7, :16], trained[9, :15], trained[9, 15] = tokens[2], tokens[5, -16:], tokens[6, -15:], 99
+    assert sharing_text(tokens, trained.split(5)) == 2
     assert sharing_text(tokens[:, :15], tokens[:, :15].split(5)) == 0
+
+
+@pytest.mark.parametrize("ctx_len", [34, 35, 51, 52, 64, 101, 102, 103, 128])
+@pytest.mark.parametrize("num_special", [0, 1, 2])
+def test_a_text_written_twice_is_found_wherever_its_copy_is_cut(ctx_len: int, num_special: int):
+    """The first copy is cut into whole sequences, one of which is held out; the second begins at any place of one."""
+    body = ctx_len - num_special
+    text, around = torch.randint(9, 999, (2, 3 * body), generator=torch.Generator().manual_seed(0))
+    for offset in range(body):
+        stream = torch.cat([around[:offset], text, around[: body - offset]]).view(-1, body)
+        held_out, trained = (
+            torch.nn.functional.pad(part, (num_special and 1, num_special // 2), value=1)
+            for part in (text.view(-1, body)[1:2], stream)
+        )
+        assert sharing_text(held_out, [trained]) == 1, offset
+        assert sharing_text(held_out, [torch.cat([trained[:1], trained[4:]])]) == 0
 
 
 @pytest.mark.parametrize("count", [8, 40])
@@ -172,7 +188,7 @@ def test_rulers_and_empty_lines_are_not_text_that_is_shared(count: int):
 
 
 def test_data_that_repeats_itself_is_told():
-    tokens = torch.randint(0, 99, (60, 64), generator=torch.Generator().manual_seed(0))
+    tokens = torch.randint(0, 99, (60, 102), generator=torch.Generator().manual_seed(0))
     (told,) = TokenBatches(tokens.repeat(2, 1), 1, seed=0, held_out=8).about_held_out()
     assert "of the 8 held-out sequences share 50 tokens in a row with the sequences that are trained on" in told
     assert TokenBatches(tokens, 1, seed=0, held_out=8).about_held_out() == []
