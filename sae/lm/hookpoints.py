@@ -11,8 +11,8 @@ run, counted from 0: `encoder.albert_layer_groups.0.call2`, and `….call2.input
 A model that reads more than text holds a text model. Paths of that part start there, so that a block has one name
 whichever class holds the weights. `layers.10` is also `language_model.layers.10`, which means the same.
 
-Everything here is planning: a skeleton on the meta device is enough. It reads names; only a model that has fewer blocks
-than layers is run, with a few tokens, to see which block is which layer.
+Everything here is planning: a skeleton on the meta device is enough. It reads names. Only a model whose blocks are not
+one list with an entry for each layer is run, with a few tokens, to see which block is which layer.
 """
 
 import difflib
@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from .repeats import runs_of_blocks
+from .repeats import run_once_in_turn, runs_of_blocks
 from .wrappers import unwrapped
 
 SIDES = ("input", "output")
@@ -59,9 +59,9 @@ def block_list(model: nn.Module) -> tuple[str, int]:
     It is the list with one entry for each layer that the text config counts, or for each two where a block has two
     sublayers. Several lists may fit (a vision tower may be as deep). Then it is the one closest to the token embedding,
     an encoder before its decoder, the shallowest, the one with most parameters. A block may be spread over lists side
-    by side (attentions, norms, feed-forwards). Then it is the list whose entry puts out the residual stream. Raises
-    ValueError if there is none: some architectures use one block again and again. So it does for several, if nothing
-    says which is meant.
+    by side (attentions, norms, feed-forwards). Then it is the list whose entry puts out the residual stream. A list of
+    sublayers within a block may be as long by coincidence: its entries run more than once. Raises ValueError if there
+    is none: some architectures use one block again and again. So it does for several, if nothing says which is meant.
     """
     base = base_model(model)
     depth = _num_hidden_layers(base)
@@ -84,8 +84,16 @@ def block_list(model: nn.Module) -> tuple[str, int]:
         near = _shared(path, embedding)
         return -len(fitting[path]), -near, "decoder" in path.split("."), path.count("."), -size
 
-    path = min(fitting, key=rank)
-    return _end_of_block(base, path, fitting), len(fitting[path])
+    path = _end_of_block(base, min(fitting, key=rank), fitting)
+    inside = any(path.startswith(f"{other}.") for other in lists)
+    by_chance = depth is not None and (inside or len(fitting[path]) != depth)
+    ran = run_once_in_turn(base, path) if by_chance else True
+    if ran is False or (ran is None and inside):  # a skeleton that cannot run is taken at its word
+        raise ValueError(
+            f"{type(base).__name__} must have a list of its {depth} transformer blocks to choose layers from, but the "
+            f"entries of {path} do not run once each, one after the other; name modules with --hookpoints instead"
+        )
+    return path, len(fitting[path])
 
 
 def resolve_hookpoints(

@@ -1,7 +1,6 @@
 """Which weights a model has: the same word for the same weights, whatever holds them."""
 
 import hashlib
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -16,24 +15,27 @@ def fingerprint(model: nn.Module) -> str:
     """What tells the weights of this model's blocks from others; empty where they are not at hand (offloaded).
 
     It does not depend on the device, on a head or on the names of the modules. Nor does it on float32 or bfloat16: the
-    samples are rounded to bfloat16. Weights in 8 bits have one of their own.
+    samples are rounded to bfloat16. Its kind stands before a hyphen, and only those of one kind can be compared.
+    Weights in 8 bits have one of their own. So have blocks that run several times: earlier versions counted other parts
+    of such a model too.
     """
+    blocks = _blocks(model)
     digest, in_8bit = hashlib.sha256(), False
-    for parameter in _parameters(model):
+    for parameter in nn.ModuleList(dict.fromkeys(blocks)).parameters():
         if parameter.is_meta:
             return ""
         in_8bit |= not parameter.is_floating_point()
         digest.update(f"{parameter.numel()};".encode() + _sample(parameter))
-    return f"{'8bit' if in_8bit else 'weights'}-{digest.hexdigest()[:32]}"
+    kind = "8bit" if in_8bit else "weights" if len(set(blocks)) == len(blocks) else "repeated"
+    return f"{kind}-{digest.hexdigest()[:32]}"
 
 
-def _parameters(model: nn.Module) -> Iterator[Tensor]:
-    """Parameters of the blocks: an embedding may be padded, and a head or a vision tower be left out."""
+def _blocks(model: nn.Module) -> list[nn.Module]:
+    """The block of each layer: an embedding may be padded, and a head or a vision tower be left out."""
     try:
-        blocks = [locate(model, name).module for name in block_names(model)]
+        return [locate(model, name).module for name in block_names(model)]
     except ValueError:  # some architectures have no list of blocks
-        blocks = [base_model(model)]
-    return nn.ModuleList(dict.fromkeys(blocks)).parameters()
+        return [base_model(model)]
 
 
 def _sample(parameter: Tensor) -> bytes:

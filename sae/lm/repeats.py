@@ -18,13 +18,29 @@ def runs_of_blocks(base: nn.Module, depth: int) -> list[tuple[str, int]]:
     class, in lists, that run `depth` times in all. Of classes that hold each other the outermost counts. Empty for a
     model of another kind, or one that cannot run there.
     """
-    order = _order(base, {}) or _order(base, without_cache(base))  # what runs on the meta device differs
+    order = next(filter(None, _orders(base)), [])
     kinds: dict[type[nn.Module], list[str]] = {}
     for path in order:
         kinds.setdefault(type(base.get_submodule(path)), []).append(path)
     fitting = [paths for paths in kinds.values() if len(paths) == depth]
     layers = min(fitting, key=lambda paths: paths[0].count("."), default=[])
     return [(path, layers[:index].count(path)) for index, path in enumerate(layers)]
+
+
+def run_once_in_turn(base: nn.Module, path: str) -> bool | None:
+    """Whether the entries of the list at `path` run once each in a forward, one after the other.
+
+    None for a model that cannot run where it is, as some cannot on the meta device.
+    """
+    entries = [f"{path}.{index}" for index in range(len(base.get_submodule(path)))]  # type: ignore[arg-type]
+    order = next(filter(None, _orders(base)), None)
+    return None if order is None else [at for at in order if at in entries] == entries
+
+
+def _orders(base: nn.Module) -> Iterator[list[str]]:
+    """The `_order` with and without a cache: what runs on the meta device differs."""
+    yield _order(base, {})
+    yield _order(base, without_cache(base))
 
 
 def _order(base: nn.Module, options: dict[str, bool]) -> list[str]:

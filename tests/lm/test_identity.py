@@ -10,6 +10,7 @@ from torch import nn
 from transformers import AutoModel, AutoModelForMaskedLM
 
 from sae import lm
+from sae.runs.folder import may_be_same
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -31,6 +32,14 @@ def test_blocks_that_run_several_times_are_all_that_counts_of_such_a_model() -> 
     assert lm.fingerprint(model) != lm.fingerprint(headed)
     model.load_state_dict(headed.base_model.state_dict(), strict=False)
     assert lm.fingerprint(model) == lm.fingerprint(headed)
+
+
+def test_a_run_of_an_earlier_version_is_not_said_to_have_other_weights() -> None:
+    """It counted more than the blocks of a model that runs them again and again."""
+    now = lm.fingerprint(AutoModel.from_config(tiny_config("albert")))
+    assert now.startswith("repeated-") and lm.fingerprint(tiny_model("gpt2")).startswith("weights-")
+    assert may_be_same("weights-" + now.partition("-")[2], now)
+    assert not may_be_same(now, lm.fingerprint(AutoModel.from_config(tiny_config("albert"))))
 
 
 def test_a_padded_embedding_is_the_same_model_and_one_finetuned_matrix_is_another() -> None:

@@ -54,6 +54,35 @@ def test_each_run_puts_out_its_own_hidden_state(model: nn.Module) -> None:
             assert torch.equal(found[name], state), name
 
 
+@pytest.mark.parametrize("depth, groups, inner", [(2, 1, 2), (4, 1, 4), (4, 2, 2), (2, 2, 2), (6, 2, 3), (3, 1, 1)])
+def test_the_list_that_is_taken_is_the_one_whose_runs_make_the_residual_stream(
+    depth: int, groups: int, inner: int
+) -> None:
+    """A block of ALBERT holds a list of sublayers, which may be as many as the model has layers."""
+    config = tiny_config("albert")
+    config.num_hidden_layers, config.num_hidden_groups, config.inner_group_num = depth, groups, inner
+    torch.manual_seed(0)
+    albert = AutoModel.from_config(config).eval()
+    names = resolve_hookpoints(albert)
+    found = harvest(albert, TOKENS, names)
+    assert len(names) == depth  # transformers shows what each sublayer puts out
+    for name, state in zip(names, states(albert)[inner - 1 :: inner], strict=True):
+        assert torch.equal(found[name], state), name
+    with torch.device("meta"):
+        assert resolve_hookpoints(AutoModel.from_config(config)) == names
+
+
+def test_a_list_of_sublayers_as_long_as_the_model_is_refused_if_the_runs_cannot_be_watched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = tiny_config("albert")
+    config.num_hidden_layers, config.num_hidden_groups, config.inner_group_num = 2, 1, 2
+    albert = AutoModel.from_config(config)
+    monkeypatch.setattr(albert.encoder, "forward", lambda: None)  # which takes no hidden states
+    with pytest.raises(ValueError, match=r"entries of encoder\.albert_layer_groups\.0\.albert_layers do not run once"):
+        resolve_hookpoints(albert)
+
+
 def test_what_a_run_receives_is_what_the_one_before_put_out() -> None:
     albert = AutoModel.from_config(tiny_config("albert")).eval()
     found = harvest(albert, TOKENS, [f"{BLOCK}.call1.input", BLOCK])
