@@ -1,5 +1,6 @@
 """The work of `sae eval` on its plan, and sentences about the tokens that it measured."""
 
+import math
 from collections.abc import Sized
 from dataclasses import replace
 from functools import partial
@@ -79,7 +80,8 @@ def measure_plan(
     )  # fmt: skip
     if probing is not None:
         evaluation = replace(evaluation, probes=_probes(model, probing, dictionaries, batch_size))
-    about = [*_which_tokens(plan, evaluation), *_predictions(evaluation), *_massive(evaluation)]
+    about = [*_which_tokens(plan, evaluation), *_predictions(evaluation), *_ablations(evaluation)]
+    about += _massive(evaluation)
     return evaluation, [*changed, *models, *about]
 
 
@@ -162,6 +164,20 @@ def _which_tokens(plan: EvalPlan, evaluation: Evaluation) -> list[str]:
 def _predictions(evaluation: Evaluation) -> list[str]:
     """A sentence if what the model predicts was not measured."""
     return [] if evaluation.has_head else [f"No KL and no cross-entropy: {evaluation.why_no_head}."]
+
+
+def _ablations(evaluation: Evaluation) -> list[str]:
+    """A sentence if an ablation changes the loss so little that no share of it says anything."""
+    blank = {
+        key[1]
+        for key, quality in evaluation.qualities.items()
+        if math.isnan(quality.metrics.get("ce_loss_score", 0.0))
+        and math.isfinite(quality.metrics["ce_loss_with_ablation"] - quality.metrics["ce_loss_without_sae"])
+    }
+    return [
+        f"No share of the loss is recovered at {', '.join(sorted(blank))}: with zeros in the place of what is there, "
+        "cross-entropy changes by no more than chance between these sequences."
+    ] * bool(blank)
 
 
 def _massive(evaluation: Evaluation) -> list[str]:

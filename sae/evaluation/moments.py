@@ -66,7 +66,8 @@ class Moments(NamedTuple):
         Tokens of one sequence are not independent, sequences are. R is the ratio, and e = above·u − R below·u of each
         sequence. The standard error is sqrt(n / (n − 1) Σ e²) / |Σ below·u|. It is the linearised variance of a ratio
         of totals under cluster sampling (Cochran 1977, Sampling Techniques, sec. 6.4 and 9A). With fewer than two
-        sequences the interval is NaN.
+        sequences the interval is NaN. A share of a difference that is within noise, whose own 95 % interval holds 0, is
+        NaN too.
         """
         used = (above != 0) | (below != 0)  # 0 times a NaN of what is not asked for is NaN
         n, first, second = self.sequences.item(), self.first.cpu()[used], self.second.cpu()[used][:, used]
@@ -75,6 +76,10 @@ class Moments(NamedTuple):
         value = (above @ first).item() / total if total else math.nan
         if n < 2 or not math.isfinite(value):
             return Estimate(value, math.nan, math.nan)
+        if (below < 0).any():
+            spread_below = max(0.0, (below @ second @ below).item() - total**2 / n)
+            if abs(total) <= Z * math.sqrt(n / (n - 1) * spread_below):
+                return Estimate(math.nan, math.nan, math.nan)
         weights = above - value * below
         spread = max(0.0, (weights @ second @ weights).item())
         half = Z * math.sqrt(n / (n - 1) * spread) / abs(total)
