@@ -6,7 +6,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from sae.storage.files import read_json, write_json
+from sae.storage.files import read_json, short, write_json
 
 _MAX_BYTES = 2**26
 _MAX_TEXT = 20_000
@@ -21,7 +21,9 @@ class Notes:
         self._path, self._lock = path, Lock()
         self._all: dict[str, dict[str, dict[str, Any]]] = {}
         for place, latents in read_json(path, max_bytes=_MAX_BYTES).items() if path.exists() else ():
-            for latent, note in latents.items() if isinstance(latents, dict) else ():
+            if not isinstance(latents, dict):
+                raise ValueError(f"{path} must hold notes by place and latent, got {short(latents)}; move it away")
+            for latent, note in latents.items():
                 self._all.setdefault(place, {})[str(latent)] = checked(note)
 
     def of(self, place: str) -> dict[str, dict[str, Any]]:

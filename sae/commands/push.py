@@ -29,6 +29,9 @@ _TOLD = (
     "exclude_positions",
 )
 
+_MAX_EVAL_BYTES = 2**26
+"""An evaluation has some 10 kB for each hookpoint."""
+
 
 def push(cfg: PushConfig) -> int:
     """Write everything into a folder of its own, then add it as one commit. The cheap checks come first."""
@@ -76,17 +79,26 @@ def _files(cfg: PushConfig, found: dict[str, StoredDictionary], staged: Path) ->
 
 
 def _measured(record: RunRecord | None) -> dict[str, dict[str, float]]:
-    """The newest `eval.json` of the run, by hookpoint; nothing without one, or with several labels."""
+    """The newest `eval.json` of the run, by hookpoint; nothing without one, or with several labels.
+
+    Raises ValueError for one that is damaged.
+    """
     if record is None:
         return {}
     paths = [path for path in record.folder.glob("eval*/eval.json") if re.fullmatch(r"eval(-\d+)?", path.parent.name)]
     newest = max(paths, key=lambda path: path.stat().st_mtime, default=None)
-    results: Any = {} if newest is None else read_json(newest).get("results", {})
-    if not isinstance(results, dict) or len(results) != 1:
+    if newest is None:
         return {}
-    (by_hookpoint,) = results.values()
-    return {
-        hookpoint: {name: value for name, value in quality["metrics"].items() if isinstance(value, float | int)}
-        for hookpoint, quality in by_hookpoint.items()
-        if isinstance(quality, dict) and isinstance(quality.get("metrics"), dict)
-    }
+    results: Any = read_json(newest, max_bytes=_MAX_EVAL_BYTES).get("results")
+    try:
+        found = [
+            {at: {name: value for name, value in quality["metrics"].items() if isinstance(value, float | int)}
+             for at, quality in by_hookpoint.items()}
+            for by_hookpoint in results.values()
+        ]  # fmt: skip
+    except (AttributeError, TypeError, KeyError):
+        raise ValueError(
+            f"{newest} must hold results, metrics by checkpoint and hookpoint, but does not; measure again, or move it "
+            "away"
+        ) from None
+    return found[0] if len(found) == 1 else {}

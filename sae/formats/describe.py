@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sae.formats.files import Shape, shapes_of
-from sae.formats.format import StoredDictionary, quietly
+from sae.formats.format import StoredDictionary
 from sae.formats.gemma_scope import unused_width
 from sae.formats.overcomplete import DICTIONARY, OVERCOMPLETE, k_in
 from sae.formats.qwen_scope import QWEN_SCOPE, k_of
-from sae.storage.files import short
+from sae.storage.files import read_json, short
 
 _BIASES = ("encoder.bias", "b_enc", "b_E", "latent_bias", "encoder_linear.bias", "b_mag", "mag_bias")
 _ENCODERS = ("encoder.weight", "W_enc", "w_enc", "W_E", "encoder_linear.weight",
@@ -47,7 +47,7 @@ def describe(name: str, stored: StoredDictionary) -> Description:
     shapes = {_LAYER.sub("", name): shape for path in every for name, shape in shapes_of(path).items()}
     latents = shapes[DICTIONARY].dims[0] if DICTIONARY in shapes else prod(_first(weights, shapes, _BIASES).dims)
     encoder, decoder = _first(weights, shapes, _ENCODERS), _first(weights, shapes, _DECODERS)
-    config = _flat(next((quietly(path) for path in paths if path.suffix == ".json"), {}))
+    config = _flat(next((read_json(path) for path in paths if path.suffix == ".json" and path.exists()), {}))
     return Description(
         hookpoint=name,
         format=stored.format.name,

@@ -21,6 +21,7 @@ from sae.storage.files import (
     check_writable,
     is_here,
     link_that_leaves,
+    newest_step,
     read_json,
     short,
     write_json,
@@ -277,16 +278,19 @@ def _single(name: str, pair: tuple[Any, Any]) -> dict[str, tuple[Any, Any]]:
 
 def _check_resumable(path: Path, cfg: TrainConfig) -> None:
     """Raise ValueError unless `path` holds a run with the options of `cfg`, but for those that do not matter."""
+    if not os.path.lexists(path / "config.json"):
+        raise ValueError(
+            f"resume must name a run, but {path} holds none (no config.json); "
+            "check --run_name and --save_dir, or leave out --resume"
+        )
     try:
         document = read_json(path / "config.json")
         if not isinstance(document["options"], dict) or not isinstance(document.get("changes", []), list):
             raise TypeError
         changed = _changes(_located(document["options"], path, document), cfg)
-    except (OSError, ValueError, KeyError, TypeError):
-        raise ValueError(
-            f"resume must name a run, but {path} holds none (no readable config.json); "
-            "check --run_name and --save_dir, or leave out --resume"
-        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        why = str(error) if isinstance(error, OSError | ValueError) else f"{path}/config.json records no options"
+        raise ValueError(f"resume must name a run with its record, but {why}{_copy_of_record(path)}") from None
     if link := link_that_leaves(path):
         raise ValueError(f"resume must name a run that lies in its folder, but {link} leads out of it; move it there")
     for name in cfg.resume_changed:
@@ -342,13 +346,11 @@ class RunRecord(NamedTuple):
         """The record of the run that this folder of a run, of a step or of one autoencoder belongs to, if there is one.
 
         Other tools write a config.json too: it is a record only if it says what we write. That of a step is a copy, and
-        counts where the run is not around it. Raises ValueError naming what a record says in a way that we do not.
+        counts where the run is not around it. Raises ValueError naming a record that is damaged, or what it says in a
+        way that we do not.
         """
         for folder in _folders_of_run(checkpoint.absolute()):
-            try:
-                document = read_json(folder / "config.json")
-            except (OSError, ValueError):
-                continue
+            document = _recorded_in(folder)
             options, derived = document.get("options"), document.get("derived")
             if isinstance(options, dict) and isinstance(derived, dict) and _HELD_OUT in derived:
                 read_with = derived.get("read_with", {})
@@ -364,6 +366,33 @@ def _folders_of_run(checkpoint: Path) -> list[Path]:
     steps = [at for at in (checkpoint, *checkpoint.parents[:2]) if _STEP.fullmatch(at.name) or (at / MANIFEST).exists()]
     runs = [step.parent for step in steps if _STEP.fullmatch(step.name)]
     return list(dict.fromkeys([*runs, *({checkpoint} - set(steps)), *steps]))
+
+
+def _recorded_in(folder: Path) -> dict[str, Any]:
+    """What config.json in a folder says, empty if there is none; or another tool's, which may be of any kind.
+
+    Raises ValueError for a damaged one of a run of ours, which the manifests of its checkpoints tell.
+    """
+    path = folder / "config.json"
+    if not os.path.lexists(path):
+        return {}
+    is_ours = (folder / MANIFEST).exists() or any(folder.glob(f"step_*/{MANIFEST}"))
+    try:
+        document = read_json(path)
+        if is_ours and not all(isinstance(document.get(part), dict) for part in ("options", "derived")):
+            raise ValueError(f"{path} must record options and derived, two objects, of its run, but does not")
+    except (OSError, ValueError) as error:
+        if is_ours:
+            raise ValueError(f"{error}{_copy_of_record(folder)}") from None
+        return {}
+    return document
+
+
+def _copy_of_record(run: Path) -> str:
+    """A hint to the copy of a run's record in its newest checkpoint, if there is one."""
+    step = newest_step(run)
+    has_copy = step != run and (step / "config.json").is_file()
+    return f"; {step.name} has a copy of it" if has_copy else "; put it back, or move it away"
 
 
 def _check_record(path: Path, options: dict[str, Any], derived: dict[str, Any], read_with: Any) -> None:

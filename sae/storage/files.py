@@ -21,7 +21,8 @@ def read_json(path: Path, *, max_bytes: int = 2**20) -> dict[str, Any]:
     does if it is not plain JSON: an object, with each key once, finite numbers of sensible size, and little nesting.
     """
     if not path.is_file():
-        raise ValueError(f"{path} must be a JSON file, but there is no such file")
+        found = "it is of another kind" if os.path.lexists(path) else "there is no such file"
+        raise ValueError(f"{path} must be a JSON file, but {found}")
     if (size := path.stat().st_size) > max_bytes:
         raise ValueError(f"{path} must be a small JSON file of at most {max_bytes} bytes, got {size}")
     try:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -105,8 +106,10 @@ def test_a_run_is_measured_on_exactly_the_sequences_that_it_held_out(run: Run, n
     model = lm.load_model("model", device="cpu", dtype=dtype, head=True)
     found = evaluate(model, held_out, Sae.load_many("runs/k4"), exclude_positions=[0])
     for hookpoint in ("layers.0", "layers.2", "all"):
-        expected = pytest.approx(found[hookpoint].metrics, rel=0.02, abs=1e-3)  # batches of another order, in bf16
-        assert document["results"]["runs/k4"][hookpoint]["metrics"] == expected
+        # batches of another order, in bf16
+        expected = pytest.approx(found[hookpoint].metrics, rel=0.02, abs=1e-3, nan_ok=True)
+        metrics = document["results"]["runs/k4"][hookpoint]["metrics"]
+        assert {name: math.nan if value is None else value for name, value in metrics.items()} == expected
     # the table at the end of training is about the same tokens
     trained = json.loads(Path("runs/k4/evaluation.json").read_text())["layers.2"]["fvu"]
     assert document["results"]["runs/k4"]["layers.2"]["metrics"]["fvu"] == pytest.approx(trained, rel=1e-3)
@@ -245,6 +248,85 @@ def test_configurations_of_one_run_are_measured_side_by_side(run: Run, no_pictur
     status, _, err = run("runs/sweep", "--max_tokens", "100")
     assert status == 0 and "of the sequences that runs/sweep held out" in err and "may have seen" not in err
     assert list(numbers("runs/sweep/eval")["results"]) == ["runs/sweep/k4", "runs/sweep/k8"]
+
+
+DAMAGED: dict[str, Callable[[Path], Any]] = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-40]),
+    "empty": lambda path: path.write_bytes(b""),
+    "not UTF-8": lambda path: path.write_bytes(path.read_bytes().replace(b"model", b"mod\xff\xfel")),
+    "huge": lambda path: path.write_bytes(path.read_bytes() + b" " * 2**20),
+    "a list": lambda path: path.write_text("[]"),
+    "options of another kind": lambda path: path.write_text(json.dumps({"options": [], "derived": {}})),
+    "nothing derived": lambda path: path.write_text(json.dumps({"options": {}})),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+    "a link to nothing": lambda path: (path.unlink(), path.symlink_to("gone")),
+}
+COMMANDS_ON_A_RUN = {
+    "eval": ["eval", "runs/k4"],
+    "eval of a step": ["eval", "runs/k4/step_16"],
+    "eval of a dictionary": ["eval", "runs/k4/step_16/layers.2", "model", "text.jsonl"],
+    "compare": ["eval", "runs/k8", "--compare", "runs/k4"],
+    "browse": ["browse", "runs/k4"],
+    "push": ["push", "runs/k4", "me/dicts", "--dry_run"],
+    "convert": ["convert", "runs/k4", "other", "--to", "saelens"],
+    "resume": ["model", "text.jsonl", *SMALL, "--no_log_to_wandb", "--save_dir", "runs", "--exclude_positions", "0",
+               "--layers", "0", "2", "--k", "4", "--run_name", "k4", "--lr", "0.01", "--resume"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_record_of_a_run_is_named_by_every_command_that_reads_it(
+    run: Run, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    DAMAGED[damage](Path("runs/k4/config.json"))
+    for what, command in COMMANDS_ON_A_RUN.items():
+        assert sae.__main__.main(command) == 2, what
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sae: error:")]
+        assert "runs/k4/config.json" in line and (what == "resume" or "step_16 has a copy of it" in line), (what, line)
+
+
+def test_a_damaged_copy_of_the_record_in_a_step_alone_is_named(run: Run) -> None:
+    Path("runs/k4/step_16").rename("step_16")
+    Path("step_16/config.json").write_text("{")
+    assert re.search(
+        r"error: \S*/step_16/config.json must be JSON, .*; put it back, or move it away", run("step_16")[2]
+    )
+
+
+@pytest.mark.parametrize("content", ["{", json.dumps([1]), "x" * 2**20])
+def test_another_tools_config_json_is_no_record_whatever_it_holds(run: Run, no_pictures: None, content: str) -> None:
+    shutil.copytree("runs/k4/step_16/layers.0", "foreign/layers.0")
+    for folder in ("foreign", "foreign/layers.0"):
+        Path(folder, "config.json").write_text(content)
+    assert run("foreign", "model", "text.jsonl", "--max_tokens", "64")[0] == 0
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "not UTF-8", "a list", "a folder"])
+@pytest.mark.parametrize("name", ["cfg.json", "sae.safetensors"])
+def test_a_damaged_file_of_a_dictionary_is_named_by_every_command(
+    run: Run, capsys: pytest.CaptureFixture[str], name: str, damage: str
+) -> None:
+    path = Path("runs/k4/step_16/layers.0", name)
+    if name == "cfg.json" and damage == "not UTF-8":
+        path.write_text(path.read_text().replace("topk", "model"))
+    DAMAGED[damage](path)
+    if name == "sae.safetensors" and damage == "not UTF-8":  # numbers may be of any bytes
+        path.write_bytes(b"\xff" * 64)
+    commands = [[name, "runs/k4"] for name in ("eval", "browse", "info")] + [["convert", "runs/k4", "other"]]
+    for command in [*commands, COMMANDS_ON_A_RUN["push"], ["eval", "runs/k8", "--stability", "runs/k4"]]:
+        assert sae.__main__.main(command) == 2, command
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sae: error:")]
+        assert str(path.parent) in line and name in line, (command, line)
+
+
+@pytest.mark.parametrize("content", ["{", json.dumps({"results": []}), json.dumps({"results": {"a": {"b": {}}}})])
+def test_a_damaged_evaluation_is_named_when_the_run_is_pushed(
+    run: Run, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    Path("runs/k4/eval").mkdir()
+    Path("runs/k4/eval/eval.json").write_text(content)
+    assert sae.__main__.main(["push", "runs/k4", "me/dicts", "--dry_run"]) == 2
+    assert "runs/k4/eval/eval.json must " in capsys.readouterr().err
 
 
 def test_a_run_of_another_seed_may_have_seen_the_tokens(run: Run, no_pictures: None) -> None:
