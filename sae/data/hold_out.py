@@ -94,8 +94,8 @@ def _stretch(start: int, size: int, documents: Documents) -> tuple[int, int, int
 def shared_length(ctx_len: int) -> int:
     """Tokens in a row by which sequences of so many count as sharing text.
 
-    They are half of a sequence at most: text that is cut at another place there lies in two sequences, and one of them
-    has half of it.
+    They are half of a sequence at most. Text that is cut at another place there lies in two sequences, and half of it
+    in one of them.
     """
     return min(NGRAM, max(FEWEST, (ctx_len - ENDS) // 2))
 

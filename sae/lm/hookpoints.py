@@ -11,8 +11,8 @@ run, counted from 0: `encoder.albert_layer_groups.0.call2`, and `….call2.input
 A model that reads more than text holds a text model. Paths of that part start there, so that a block has one name
 whichever class holds the weights. `layers.10` is also `language_model.layers.10`, which means the same.
 
-Everything here is planning: a skeleton on the meta device is enough. It reads names. Only a model whose blocks are not
-one list with an entry for each layer is run, with a few tokens, to see which block is which layer.
+Everything here is planning: a skeleton on the meta device is enough. It reads names. A model whose blocks are not one
+list with an entry for each layer is run with a few tokens. That shows which block is which layer.
 """
 
 import difflib
