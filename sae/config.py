@@ -639,8 +639,15 @@ class BrowseConfig(EvalConfig):
     """Write instead of serving: a new folder of static pages, which open without a server. neuronpedia or
     circuit-tracer: a folder of that name beside the index, for them to import."""
 
+    explain: str | None = None
+    """Address of a service that speaks OpenAI's protocol, as http://127.0.0.1:8080/v1. Its model writes an explanation
+    of each latent that has none, the most frequent first. The key is read from OPENAI_API_KEY."""
+
+    explainer: str = ""
+    """Name of the model that explains. Left out: the first that the service lists."""
+
     latents: list[int] = field(default_factory=list)
-    """Export only these latents of each hookpoint. None: all."""
+    """Export or explain only these latents of each hookpoint. None: all."""
 
     def __post_init__(self) -> None:
         if not self.checkpoint:
@@ -649,8 +656,15 @@ class BrowseConfig(EvalConfig):
         _check("port", self.port, 0 < self.port < 2**16, "between 1 and 65535", "leave --port out for 8765")
         lowest = min(self.latents, default=0)
         _check("latents", lowest, lowest >= 0, "0 or more", "count from the start, from 0")
-        if self.latents and self.export is None:
-            raise ValueError("latents must come with export, which they choose what is written of; add --export FOLDER")
+        if self.latents and self.export is None and self.explain is None:
+            raise ValueError("latents must come with export or explain; add --export FOLDER or --explain ADDRESS")
+        if self.explainer and self.explain is None:
+            raise ValueError(f"explainer must come with explain, got {self.explainer} alone; add --explain ADDRESS")
+        if self.explain is not None and not self.explain.startswith(("http://", "https://")):
+            raise ValueError(
+                f"explain must begin with http:// or https://, got {self.explain}; give an address like "
+                "http://127.0.0.1:8080/v1"
+            )
 
 
 @dataclass

@@ -30,9 +30,7 @@ def export(index: Index, plan: BrowsePlan, what: str, latents: Sequence[int] = (
 
     Raises ValueError for a folder that holds something, or a latent that no place has.
     """
-    largest = max(place.num_latents for place in index.places.values())
-    if latents and max(latents) >= largest:
-        raise ValueError(f"latents must be below {largest}, got {max(latents)}; leave --latents out for all")
+    index.check_latents(latents)
     folder = plan.base / what if what in _FORMATS else Path(what)
     check_writable("export", folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -29,7 +29,7 @@ import numpy as np
 
 from sae.storage.files import MANIFEST, read_json, sha256_of, short, sync, write_atomically
 
-VERSION = 1
+VERSION = 2
 BLOCK = 2**18
 """Bytes that have a checksum of their own: what is read is checked first, and little more than it."""
 NONE = 2**32 - 1
@@ -63,6 +63,8 @@ COLUMNS: dict[str, tuple[str, int]] = {
     "up_logits": ("f32", LOGITS),
     "down_tokens": ("u32", LOGITS),
     "down_logits": ("f32", LOGITS),
+    "logit_histogram": ("u32", BINS),
+    "logit_range": ("f32", 2),
 }
 """Columns of a latent: the type of a number, and how many there are. `Latent` explains them."""
 _MAX_MANIFEST_BYTES, _MAX_VOCABULARY_BYTES = 2**24, 2**27

@@ -1,7 +1,6 @@
 """Neuronpedia's import folder: exports/<model>/<layer>-<set>/ with features, activations and explanations.
 
-Source: the repository's utils/neuronpedia-utils, August 2026. A histogram of the logits is not kept in an index, and
-stays empty.
+Source: the repository's utils/neuronpedia-utils, August 2026.
 """
 
 import gzip
@@ -78,6 +77,7 @@ def _write_about(root: Path, index: Index, place: Place, model: str, source: str
 def _feature(latent: Latent, model: str, source: str) -> dict[str, Any]:
     width = latent.max / len(latent.histogram)
     neighbours = latent.neighbours(25, across=False)
+    logits, edges = latent.logit_histogram
     return {
         "modelId": model, "layer": source, "index": str(latent.index), "maxActApprox": short(latent.max),
         "frac_nonzero": short(latent.density),
@@ -86,7 +86,8 @@ def _feature(latent: Latent, model: str, source: str) -> dict[str, Any]:
         "neg_values": [each.logit for each in latent.suppresses],
         "freq_hist_data_bar_heights": latent.histogram.tolist(),
         "freq_hist_data_bar_values": [short((at + 0.5) * width) for at in range(len(latent.histogram))],
-        "logits_hist_data_bar_heights": [], "logits_hist_data_bar_values": [],
+        "logits_hist_data_bar_heights": logits.tolist() if logits.any() else [],
+        "logits_hist_data_bar_values": [short(float(v)) for v in (edges[1:] + edges[:-1]) / 2] if logits.any() else [],
         "topkCosSimIndices": [each.latent for each in neighbours],
         "topkCosSimValues": [short(each.cosine) for each in neighbours],
         "vector": [short(float(value)) for value in latent.place.direction(latent.index)],

@@ -52,6 +52,8 @@ def about_latent(latent: Latent, *, top: int = 24, of_each_fifth: int = 6) -> di
     facts = {name: short(value) if isinstance(value, float) else value for name, value in latent.to_dict().items()}
     return facts | {
         "histogram": latent.histogram.tolist(),
+        "logit_histogram": latent.logit_histogram[0].tolist(),
+        "logit_range": [short(float(edge)) for edge in latent.logit_histogram[1][[0, -1]]],
         "edges": [short(float(edge)) for edge in latent.edges],
         "share": _pairs((each.id, each.value) for each in latent.fires_on()),
         "by_mean": _pairs((each.id, each.value) for each in latent.fires_on(by="mean")),

@@ -5,7 +5,7 @@ makes a table of them.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -136,6 +136,12 @@ class Index:
 
     def __len__(self) -> int:
         return len(self.places)
+
+    def check_latents(self, latents: Iterable[int]) -> None:
+        """Raise ValueError for a latent that no place has."""
+        largest = max(place.num_latents for place in self.places.values())
+        if wrong := [latent for latent in latents if latent >= largest]:
+            raise ValueError(f"latents must be below {largest}, got {wrong[0]}; leave --latents out for all")
 
     @cached_property
     def vocabulary(self) -> list[str]:
@@ -521,6 +527,16 @@ class Latent:
     def suppresses(self) -> list[Logit]:
         """The tokens whose logits it lowers most."""
         return [Logit(*each) for each in self._tokens("down_tokens", "down_logits")]
+
+    @property
+    def logit_histogram(self) -> tuple[np.ndarray, np.ndarray]:
+        """How many tokens' logits it moves by how much: the counts of equal bins, and their edges.
+
+        All counts are 0 where the index has no effects on the logits.
+        """
+        counts: np.ndarray = self.place.column("logit_histogram")[self.index].astype(np.int64)
+        low, high = self.place.column("logit_range")[self.index].tolist()
+        return counts, np.linspace(low, high, len(counts) + 1)
 
     def _tokens(self, ids: str, values: str) -> list[tuple[str, float, int]]:
         found = zip(self.place.column(ids)[self.index], self.place.column(values)[self.index], strict=True)

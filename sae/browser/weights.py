@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from sae import lm
 
-from .layout import LOGITS, NONE
+from .layout import BINS, LOGITS, NONE
 
 _ENTRIES = 2**24
 """Logits that exist at a time."""
@@ -24,7 +24,9 @@ def unit_rows(dictionary: Any) -> Iterator[np.ndarray]:
 
 
 def decoder_columns(dictionary: Any, unembedding: lm.Unembedding | None) -> Iterator[dict[str, np.ndarray]]:
-    """`alignment`, the cosine of a latent's encoder and decoder rows, and the LOGITS that W_dec moves up and down most.
+    """`alignment`, the cosine of a latent's encoder and decoder rows, and what W_dec does to the logits.
+
+    That is the LOGITS tokens that it moves up and down most, and a histogram of all.
 
     A logit effect is that of an activation of 1, up to the final norm's factor 1 / ‖…‖, which depends on the token.
     Without an unembedding, or with one of another width, tokens are NONE.
@@ -56,9 +58,14 @@ def _logits(effects: Float[Tensor, "latents vocab"]) -> dict[str, np.ndarray]:
         values, tokens = effects.topk(number, dim=1, largest=largest)
         columns[f"{name}_tokens"][:, :number] = tokens.cpu().numpy()
         columns[f"{name}_logits"][:, :number] = values.cpu().numpy()
+    finite = effects.nan_to_num()
+    columns["logit_range"] = torch.stack(finite.aminmax(dim=1), dim=1).cpu().numpy()
+    columns["logit_histogram"] = torch.stack([row.histc(BINS) for row in finite]).cpu().numpy().astype(np.uint32)
     return columns
 
 
 def _no_logits(latents: int) -> dict[str, np.ndarray]:
     tokens = {f"{name}_tokens": np.full((latents, LOGITS), NONE, np.uint32) for name in ("up", "down")}
-    return tokens | {f"{name}_logits": np.zeros((latents, LOGITS), np.float32) for name in ("up", "down")}
+    logits = {f"{name}_logits": np.zeros((latents, LOGITS), np.float32) for name in ("up", "down")}
+    histogram = {"logit_histogram": np.zeros((latents, BINS), np.uint32)}
+    return tokens | logits | histogram | {"logit_range": np.zeros((latents, 2), np.float32)}

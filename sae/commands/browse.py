@@ -30,6 +30,10 @@ def browse(cfg: BrowseConfig) -> int:
         if not is_main:
             return 0
         index = Index.open(plan.folder)
+    if cfg.explain is not None:
+        write_explanations(cfg.explain, cfg, plan, index)
+        if cfg.export is None:
+            return 0
     if cfg.export is not None:
         from sae.browser.export import export
 
@@ -58,6 +62,23 @@ def open_index(plan: BrowsePlan) -> Index | None:
         print(f"{error}; indexing anew", flush=True)
         shutil.rmtree(plan.folder)
         return None
+
+
+def write_explanations(address: str, cfg: BrowseConfig, plan: BrowsePlan, index: Index) -> None:
+    """Let a language model explain latents; the notes keep what it says."""
+    from sae.browser.explain import Explainer, explain, unexplained
+    from sae.browser.notes import Notes
+    from sae.runs.log import Progress
+
+    notes, explainer = Notes(plan.notes), Explainer.at(address, cfg.explainer)
+    total = sum(1 for _ in unexplained(index, notes, cfg.latents))
+    with Progress(total=max(1, total), what="explaining", unit="latents") as progress:
+        try:
+            explain(index, notes, explainer, latents=cfg.latents, done=lambda: progress.advance(1))
+        except KeyboardInterrupt as stop:
+            stop.add_note("the explanations so far are kept; the same command continues")
+            raise
+    print(f"explained {total:,} latents with {explainer.model}; they are in {plan.notes}")
 
 
 def show(cfg: BrowseConfig, plan: BrowsePlan, index: Index) -> int:

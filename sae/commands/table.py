@@ -54,7 +54,7 @@ EVAL_GROUPS = {
 BROWSE_GROUPS = {
     "what": ("checkpoint", "model", "dataset", "hookpoints"),
     "data": ("activations", *EVAL_GROUPS["data"]),
-    "page": ("port", "browser", "out", "export", "latents"),
+    "page": ("port", "browser", "out", "export", "explain", "explainer", "latents"),
     "machine": EVAL_GROUPS["machine"],
 }
 

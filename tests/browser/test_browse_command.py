@@ -24,8 +24,8 @@ from sae.config import BrowseConfig
 OPTIONS = {
     "checkpoint", "model", "dataset", "hookpoints", "split", "text_column", "streaming", "ctx_len", "max_tokens",
     "exclude_tokens", "exclude_positions", "data_preprocessing_num_proc", "port", "browser", "out", "export",
-    "latents", "activations", "batch_size", "device", "dtype", "load_in_8bit", "attn_implementation", "revision",
-    "hf_token",
+    "latents", "explain", "explainer", "activations", "batch_size", "device", "dtype", "load_in_8bit",
+    "attn_implementation", "revision", "hf_token",
 }  # fmt: skip
 Run = Callable[..., tuple[int, str, str]]
 
@@ -235,3 +235,17 @@ def test_a_cache_is_indexed_without_the_language_model(
         assert f"{option} must be that of the activations" in err and "leave it out" in err
     status, _, err = run("runs/run", "--activations", "nothing")
     assert status == 2 and "activations must name a cache that sae cache wrote" in err
+
+
+def test_explaining_says_what_it_needs(run: Run) -> None:
+    for words, said in {
+        ("--explain", "localhost:80"): "explain must begin with http:// or https://, got localhost:80",
+        ("--explainer", "llama"): "explainer must come with explain, got llama alone",
+        ("--latents", "3"): "latents must come with export or explain",
+    }.items():
+        status, _, err = run("runs/run", *words)
+        assert status == 2 and said in err and err.strip().count("\n") == 0
+    status, _, err = run(
+        "runs/run", "--max_tokens", "300", "--explain", "http://127.0.0.1:9/v1", "--explainer", "llama"
+    )
+    assert status == 2 and "explain must name a service that speaks OpenAI's protocol" in err.splitlines()[-1]

@@ -35,6 +35,8 @@ def test_a_latents_page_is_what_the_index_says(made: Made, served: Served) -> No
     latent, page = made.index["layers.2"][5], served.json("/api/place/1/latent/5")
     assert page["density"] == pytest.approx(latent.density, rel=1e-3)
     assert page["histogram"] == latent.histogram.tolist()
+    assert page["logit_histogram"] == latent.logit_histogram[0].tolist() and sum(page["logit_histogram"]) == 320
+    assert page["logit_range"] == pytest.approx(latent.logit_histogram[1][[0, -1]].tolist(), rel=1e-3)
     for shown, context in zip(page["top"], latent.top_contexts(24), strict=True):
         assert shown["at"] == context.position and shown["ids"] == context.ids
         values = np.zeros(len(context.ids))

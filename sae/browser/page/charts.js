@@ -25,6 +25,12 @@ export function activationHistogram(latent) {
   return bars(histogram, ["0", number(max)], { tip: (at, count) => `${edge(at)} – ${edge(at + 1)}: ${grouped(count)} tokens`, logarithmic: true });
 }
 
+export function logitHistogram(latent) {
+  const { logit_histogram: counts, logit_range: [low, high] } = latent;
+  const edge = (at) => number(low + ((high - low) * at) / counts.length, 2);
+  return bars(counts, [number(low, 2), number(high, 2)], { kind: "base", tip: (at, count) => `${edge(at)} – ${edge(at + 1)}: ${grouped(count)} tokens`, logarithmic: true });
+}
+
 export function densityHistogram(columns, shown, choose) {
   const low = -6, bins = 24, counts = new Array(bins).fill(0);
   for (const latent of shown) {

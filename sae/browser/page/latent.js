@@ -1,7 +1,7 @@
 // One latent: what it fires on, what it does, what goes with it, and what people say of it.
 import { data, isExport } from "./data.js";
 import { h, number, percent, grouped, visible, showTip, hideTip } from "./dom.js";
-import { activationHistogram } from "./charts.js";
+import { activationHistogram, logitHistogram } from "./charts.js";
 
 const FIFTHS = ["Strongest", "Top fifth", "Second fifth", "Middle fifth", "Fourth fifth", "Weakest fifth"];
 const NONE = 4294967295;
@@ -95,7 +95,8 @@ export async function latentPage(state) {
     !never && h("section", { class: "panel" }, h("h2", {}, "Tokens by share of its activations"), pairs(about.share, (value) => Math.round(100 * value) + " %"),
       about.by_mean.length > 0 && [h("h2", { class: "next" }, "Tokens by mean activation"), pairs(about.by_mean, (value) => number(value))]),
     about.up.length > 0 && about.up[0][0] !== NONE && h("section", { class: "panel" }, h("h2", {}, "Effect on the logits" + (index.places[place].path === "direct" ? "" : " (direct path only)")),
-      h("div", { class: "pair" }, pairs(about.up, (value) => "+" + number(value, 2)), pairs(about.down, (value) => number(value, 2)))));
+      h("div", { class: "pair" }, pairs(about.up, (value) => "+" + number(value, 2)), pairs(about.down, (value) => number(value, 2))),
+      h("h2", { class: "next" }, "On all tokens (logarithmic)"), logitHistogram(about)));
 
   const status = h("span", { class: "soft small", "aria-live": "polite" });
   async function keep(changes) {

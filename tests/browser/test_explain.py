@@ -1,0 +1,141 @@
+"""Explanations from a service that speaks OpenAI's protocol, here one on a loopback port."""
+
+import json
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+from tiny_index import Made
+
+from sae.browser.explain import Explainer, ServiceError, evidence, explain, marked, unexplained
+from sae.browser.notes import Notes
+
+
+class Service:
+    """Answers in turn what it is told to, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.answers: list[tuple[int, bytes]] = []
+        self.asked: list[dict[str, Any]] = []
+        self.keys: list[str | None] = []
+        service = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self._send(200, json.dumps({"object": "list", "data": [{"id": "tiny-explainer"}]}).encode())
+
+            def do_POST(self) -> None:
+                service.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                service.keys.append(self.headers["Authorization"])
+                self._send(*(service.answers.pop(0) if service.answers else said("the word fox")))
+
+            def _send(self, status: int, content: bytes) -> None:
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *anything: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"http://127.0.0.1:{self.server.server_port}/v1"
+        Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+def said(text: Any) -> tuple[int, bytes]:
+    return 200, json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]}).encode()
+
+
+def no_waiting(seconds: float) -> None:
+    assert 0 < seconds < 60
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    made = Service()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+
+
+def test_the_most_frequent_latents_come_first_and_only_those_without_an_explanation(
+    made: Made, service: Service, tmp_path: Path
+) -> None:
+    index, notes = made.index, Notes(tmp_path / "notes.json")
+    place = index["layers.0"]
+    order = [each.index for each in unexplained(index, notes) if each.place.name == "layers.0"]
+    counts = place.column("count")
+    assert [counts[at] for at in order] == sorted((c for c in counts if c), reverse=True)
+    first, second = order[:2]
+    notes.put("layers.0", first, {"explanation": "mine", "note": "kept"})
+    explainer = Explainer.at(service.address, wait=no_waiting)
+    assert explainer.model == "tiny-explainer"
+    elsewhere = [index[name][at] for name in ("layers.2", "layers.1.mlp") for at in (first, second)]
+    assert explain(index, notes, explainer, latents=[first, second]) == 1 + sum(each.count > 0 for each in elsewhere)
+    found = Notes(tmp_path / "notes.json").of("layers.0")
+    assert found[str(first)] == {"explanation": "mine", "note": "kept"}
+    assert found[str(second)] == {"explanation": "the word fox"}
+    with pytest.raises(ValueError, match="latents must be below 90, got 90"):
+        explain(index, notes, explainer, latents=[90])
+    assert service.asked[0]["messages"][1]["content"] == evidence(place[second])
+    assert service.asked[0]["model"] == "tiny-explainer" and explain(index, notes, explainer, latents=[second]) == 0
+
+
+def test_the_evidence_shows_what_fires_how_strongly(made: Made) -> None:
+    latent = next(each for each in made.index["layers.2"] if each.contexts > 8)
+    strongest = latent.top_contexts(1)[0]
+    line = marked(strongest, latent.max)
+    assert f"«{strongest.token}»9" in line or f"« {strongest.token.strip()}»9" in line
+    assert line.count("«") == sum(value > 0 for value in strongest.activations) and "\n" not in line
+    text = evidence(latent)
+    assert f"1. {line}" in text and repr(latent.promotes[0].token) in text
+
+
+def test_a_busy_service_is_asked_again_and_a_broken_one_is_one_line(made: Made, service: Service) -> None:
+    latent = next(each for each in made.index["layers.2"] if each.count)
+    explainer = Explainer.at(service.address, "some-model", wait=no_waiting)
+    service.answers = [(503, b"busy"), (429, b"wait"), said('<think>long</think> "A  phrase\n of two lines"')]
+    assert explainer.explain(latent) == "A phrase of two lines"
+    for answers in (
+        [(401, b"no")], [(200, b"<html>")], [said("")], [said(None)], [(200, b"[]")], [(200, b'{"choices": []}')],
+        [(200, b"[" * 10**5)], [(500, b"")] * 3, [said("x" * 2**21)],
+    ):  # fmt: skip
+        service.answers = list(answers)
+        with pytest.raises(ServiceError) as error:
+            explainer.explain(latent)
+        assert "\n" not in str(error.value) and service.address in str(error.value)
+        assert not service.answers
+    service.answers = [said("y" * 5000)]
+    assert len(explainer.explain(latent)) == 400
+
+
+def test_the_key_is_sent_and_written_nowhere(
+    made: Made, service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    latent = next(each for each in made.index["layers.2"] if each.count)
+    notes = Notes(tmp_path / "notes.json")
+    explain(made.index, notes, Explainer.at(service.address, wait=no_waiting), latents=[latent.index])
+    assert service.keys[0] == "Bearer secret" and "secret" not in (tmp_path / "notes.json").read_text()
+
+
+def test_what_was_explained_before_the_service_failed_stays(made: Made, service: Service, tmp_path: Path) -> None:
+    notes = Notes(tmp_path / "notes.json")
+    service.answers = [said("first"), said("second"), (401, b"")]
+    explainer = Explainer.at(service.address, wait=no_waiting)
+    with pytest.raises(ServiceError, match="401"):
+        explain(made.index, notes, explainer)
+    kept = Notes(tmp_path / "notes.json")
+    told = [note["explanation"] for note in kept.of("layers.0").values()]
+    assert told == ["first", "second"]
+
+
+def test_an_address_where_nobody_answers_is_one_line() -> None:
+    with pytest.raises(
+        ServiceError, match=r"explain must name a service that speaks OpenAI's protocol, but http://127"
+    ):
+        Explainer.at("http://127.0.0.1:9/v1", wait=no_waiting)
