@@ -128,8 +128,22 @@ def _table(rows: Tensor) -> Tensor:
     return rows if native.readable(rows) else rows.contiguous()
 
 
-def joints(
+class Alone:
+    """A learner that writes by itself: a group of one."""
+
+    def __init__(self, name: str, learner: SaeLearner) -> None:
+        self.learners = {name: learner}
+
+    def accumulate(self, pairs: Mapping[str, Pair]) -> None:
+        """Add the gradients of its loss on these tokens."""
+        for name, learner in self.learners.items():
+            learner.accumulate(*pairs[name])
+
+
+def groups(
     learners: Mapping[str, SaeLearner], found: Sequence[Layout], sum_: Callable[[Tensor], Tensor]
-) -> list[Joint]:
-    """Learners, by name, in the groups that are trained together. `found` are the layouts of all groups."""
-    return [Joint(learners, layout, sum_) for layout in found]
+) -> list[Joint | Alone]:
+    """The learners, by name, in the groups that are trained together. `found` are the layouts of those of several."""
+    together = {name for layout in found for name in layout}
+    alone = [Alone(name, learner) for name, learner in learners.items() if name not in together]
+    return [*(Joint(learners, layout, sum_) for layout in found), *alone]

@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -23,6 +23,14 @@ class Speed:
     def __init__(self, names: Iterable[str], device: torch.device) -> None:
         self.stopwatches = {name: Stopwatch(device) for name in names}
         self._started, self._first_step, self._looked = 0.0, 0, 0.0
+
+    @contextmanager
+    def timing(self, names: Iterable[str]) -> Iterator[None]:
+        """The time inside is that of these autoencoders' training."""
+        with ExitStack() as stack:
+            for name in names:
+                stack.enter_context(self.stopwatches[name])
+            yield
 
     def look(self, seconds: float) -> None:
         """Count the time of the first look. It reads the first block of activations, which the run's speed includes."""

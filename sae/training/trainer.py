@@ -25,7 +25,7 @@ from sae.runs.log import Record, Sink, note
 from sae.training import first_look, held_out, persistence, progress
 from sae.training.building import live_store, make_learners, make_saes, make_source
 from sae.training.held_out import HeldOut
-from sae.training.joint import joints
+from sae.training.joint import groups
 from sae.training.launch import Launch
 from sae.training.learner import FIRST_TOKENS, SaeLearner
 from sae.training.memory import free_memory
@@ -93,8 +93,8 @@ class SaeTrainer:
         self.learner_plans = {name: plan.learner(name, shape) for name, shape in shapes.items()}
         """Plans of all autoencoders, whoever holds them."""
         self.learners = make_learners(plan, self.saes, self.learner_plans, world, self.device)
-        self.joints = joints(self.learners, plan.together(), world.sum_)
-        """Learners that write the same places together."""
+        self.groups = groups(self.learners, plan.together(), world.sum_)
+        """Learners that write the same places together, and each of the others alone."""
         self.source, self.end_to_end = make_source(plan, self.store, self.learners, world)
         self.step = 0
         self._position: dict[str, Any] | None = self.source.state_dict()
@@ -251,7 +251,6 @@ class SaeTrainer:
 
     def train_step(self) -> bool:
         """One optimizer step of every autoencoder; False, and nothing done, if the data ended before."""
-        waits: dict[str, Callable[[], None]] = {}
         complete = False
         for learner in self.learners.values():
             learner.begin_step(self.step, self.total_steps)
@@ -261,56 +260,48 @@ class SaeTrainer:
             if batch is None:
                 return False
             complete = self.source.at_end_of_step
-            self._accumulate(batch, waits if complete else None)
+            sums = self._accumulate(batch, is_last=complete)
         self._position = None
         if self.end_to_end is not None:
             self.end_to_end.count_step(self._add_up)
         for name, learner in self.learners.items():
-            with self.speed.stopwatches[name]:
-                if name in waits:
-                    waits[name]()
+            with self.speed.timing([name]):
+                sums[name]()
                 learner.update(self.learning_rate(name))
         self.step += 1
         self._position = self.source.state_dict()
         return True
 
-    def _accumulate(self, batch: Any, waits: dict[str, Callable[[], None]] | None) -> None:
-        """Add a batch's gradients; the step's last batch fills `waits` with the sums over processes that begin then."""
+    def _accumulate(self, batch: Any, *, is_last: bool) -> dict[str, Callable[[], None]]:
+        """Add a batch's gradients. After the step's last batch {name: wait for the sums over processes}."""
         if self.end_to_end is not None:
-            with ExitStack() as stack:
-                for watch in self.speed.stopwatches.values():
-                    stack.enter_context(watch)
+            with self.speed.timing(self.learners):
                 for part in batch.tensor_split(self.cfg.micro_acc_steps):
                     self.end_to_end.accumulate(part)
-            if waits is not None:
-                waits |= {name: self._begin_to_add_up(learner) for name, learner in self.learners.items()}
-            return
+            return self._begin_to_add_up(self.learners) if is_last else {}
         pairs = self._by_sae(self.world.exchange(batch))
-        parts = {name: _split(pair, self.cfg.micro_acc_steps) for name, pair in pairs.items()}
-        for joint in self.joints:
-            with ExitStack() as stack:
-                for name in joint.learners:
-                    stack.enter_context(self.speed.stopwatches[name])
+        sums: dict[str, Callable[[], None]] = {}
+        for group in self.groups:
+            with self.speed.timing(group.learners):
+                parts = {name: _split(pairs[name], self.cfg.micro_acc_steps) for name in group.learners}
                 for part in range(self.cfg.micro_acc_steps):
-                    joint.accumulate({name: parts[name][part] for name in joint.learners})
-        together = {name for joint in self.joints for name in joint.learners}
-        for name, learner in self.learners.items():
-            with self.speed.stopwatches[name]:
-                for x, y in parts[name] if name not in together else []:
-                    learner.accumulate(x, y)
-            if waits is not None:  # the other processes' gradients come while the next learner computes
-                waits[name] = self._begin_to_add_up(learner)
+                    group.accumulate({name: parts[name][part] for name in group.learners})
+                if is_last:  # the other processes' gradients come while the next group computes
+                    sums |= self._begin_to_add_up(group.learners)
+        return sums
 
     def _by_sae(self, activations: Activations) -> dict[str, Pair]:
         """What each dictionary reads and is to write, by its name."""
         return pairs_of({name: self.plans[name].wiring for name in self.saes}, activations)
 
-    def _begin_to_add_up(self, learner: SaeLearner) -> Callable[[], None]:
-        """Start to add the step's sums over the processes that train the same; the result waits for it.
+    def _begin_to_add_up(self, learners: Mapping[str, SaeLearner]) -> dict[str, Callable[[], None]]:
+        """Start to add the step's sums over the processes that train the same; what is returned waits for them.
 
         Without such processes the gradients stay as they are, and never become whole matrices.
         """
-        return self.world.add_up(learner.sums()) if self.world.has_replicas else lambda: None
+        if not self.world.has_replicas:
+            return dict.fromkeys(learners, lambda: None)
+        return {name: self.world.add_up(learner.sums()) for name, learner in learners.items()}
 
     def _add_up(self, sums: list[Tensor]) -> None:
         self.world.add_up(sums)()
