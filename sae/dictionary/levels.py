@@ -35,7 +35,7 @@ class Levels(NamedTuple):
     ) -> Int[Tensor, "tokens width"]:
         """The level of each entry, from 0. Ties of rank are broken by the order of the entries."""
         if self.by_rank:
-            place = acts.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+            number = acts.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
         else:
-            place = indices
-        return torch.bucketize(place, torch.tensor(self.ends, device=place.device), right=True)
+            number = indices
+        return torch.bucketize(number, torch.tensor(self.ends, device=number.device), right=True)

@@ -230,7 +230,9 @@ def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_bytes()) <= 7000
 
 
-@pytest.mark.skipif(find_spec("mkdocs") is None, reason="mkdocs is not there: pip install '.[docs]'; .ci/run does")
+@pytest.mark.skipif(
+    find_spec("mkdocs") is None, reason="mkdocs is not there: pip install '.[docs]'; scripts/setup.sh does"
+)
 def test_the_site_is_built_without_a_warning_and_has_the_docstrings(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
     environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}  # of mkdocs-material, about versions that are not used here

@@ -100,7 +100,8 @@ def test_raw_activations_of_any_width_are_probed_and_wider_ones_in_the_span_of_t
     assert raw_auc(turned, y, train, test).value == pytest.approx(narrow.value, abs=1e-6)
 
 
-def test_means_intervals_and_differences_are_over_tasks() -> None:
+def test_means_intervals_and_differences_are_over_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sae.evaluation.probes.KS", (1, 2))
     model, tokenizer = tiny_model("gpt_neox"), tiny_tokenizer()
     texts = [f"the {'quick fox' if i % 2 else 'lazy dog'} {i % 7}" for i in range(80)]
     tasks = [
