@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -86,11 +86,9 @@ def load_skeleton(
         name, revision = adapter.base, adapter.revision
     config = load_config(name, revision=revision, token=token)
     with _loading(_location(name), Access(name, revision, token)), torch.device("meta"):
-        from transformers import AutoModel
-
         options = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
-        model: PreTrainedModel = AutoModel.from_config(config, trust_remote_code=False, **options)
-        return model
+        model: nn.Module = _auto_class(config, head=False).from_config(config, trust_remote_code=False, **options)
+        return cast("PreTrainedModel", base_model(model) if is_decoder_alone(config) else model)
 
 
 def load_tokenizer(name: str, *, revision: str | None = None, token: str | None = None) -> PreTrainedTokenizerBase:
@@ -230,12 +228,25 @@ def _auto_class(config: PreTrainedConfig, head: bool) -> Any:
         return transformers.AutoModelForImageTextToText
     if head and type(config) in transformers.MODEL_FOR_MULTIMODAL_LM_MAPPING:
         return transformers.AutoModelForMultimodalLM
+    if is_decoder_alone(config):
+        return transformers.AutoModelForCausalLM
     # before the causal ones, which are the decoder alone
     if head and config.is_encoder_decoder and type(config) in transformers.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
         return transformers.AutoModelForSeq2SeqLM
     if head and type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
         return transformers.AutoModelForCausalLM
     return transformers.AutoModel
+
+
+def is_decoder_alone(config: PreTrainedConfig) -> bool:
+    """Whether it is the decoder of an architecture that has an encoder too: `MarianForCausalLM` and its like."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    kind = type(config)
+    if config.is_encoder_decoder or kind not in MODEL_FOR_CAUSAL_LM_MAPPING or not kind().is_encoder_decoder:
+        return False
+    causal: Any = MODEL_FOR_CAUSAL_LM_MAPPING[kind]
+    return getattr(causal, "__name__", "") in (config.architectures or [])
 
 
 def is_masked(config: PreTrainedConfig) -> bool:

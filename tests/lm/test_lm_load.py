@@ -436,6 +436,27 @@ def test_a_whole_folder_loads_with_and_without_its_head_as_the_class_that_wrote_
         assert all(torch.equal(found[name], expected[name]) for name in hookpoints)
 
 
+@pytest.mark.parametrize("model_type", ["marian", "pegasus", "plbart", "blenderbot", "bart", "mbart", "opt"])
+def test_a_decoder_that_was_saved_alone_is_that_with_and_without_weights_and_head(
+    tmp_path: Path, model_type: str
+) -> None:
+    torch.manual_seed(0)
+    whole = AutoModelForCausalLM.from_config(any_config(model_type)).eval()
+    whole.save_pretrained(tmp_path)
+    hookpoints = resolve_hookpoints(whole)
+    assert all(name.startswith("decoder.layers.") for name in hookpoints)
+    skeleton = load_skeleton(str(tmp_path))
+    assert resolve_hookpoints(skeleton) == hookpoints and vocab_size(skeleton) == vocab_size(whole)
+    assert context_limit(skeleton) == context_limit(whole)
+    tokens = torch.randint(4, 90, (2, 7))
+    expected = harvest(whole, tokens, hookpoints)
+    for head in (False, True):
+        model = load_model(str(tmp_path), device="cpu", dtype=torch.float32, head=head)
+        assert resolve_hookpoints(model) == hookpoints
+        found = harvest(model, tokens, hookpoints)
+        assert all(torch.equal(found[name], expected[name]) for name in hookpoints)
+
+
 @pytest.mark.parametrize("model_type", ["llama", "qwen3_5", "gpt2"])
 def test_a_config_that_counts_absurdly_many_layers_or_is_absurdly_large_is_refused_at_once(
     model_type: str, tmp_path: Path
