@@ -323,7 +323,7 @@ def vocab_size(model: nn.Module | PreTrainedConfig) -> int:
     if not hasattr(config, "get_text_config"):
         raise ValueError(
             f"the model must be one of transformers, which says how many tokens it knows, got {type(model).__name__}; "
-            "give the model that it was made of (of a TransformerBridge: its original_model)"
+            "give the model that it was made of"
         )
     return vocab_size(config)
 

@@ -1,4 +1,5 @@
-"""What may stand around a language model (torch.compile, data parallelism, PEFT), and how to look through it."""
+"""What may stand around a language model (torch.compile, data parallelism, PEFT, TransformerLens), and how to look
+through it."""
 
 import sys
 from collections.abc import Iterator
@@ -52,6 +53,8 @@ def _inner(model: nn.Module) -> nn.Module | None:
         return model.module
     if "_orig_mod" in model._modules:  # torch.compile
         return model._modules["_orig_mod"]
+    if isinstance(original := vars(model).get("original_model"), nn.Module):  # TransformerLens's bridge
+        return original
     # A model of transformers that has adapters of its own has a peft_config too.
     if hasattr(model, "peft_config") and not hasattr(type(model), "base_model_prefix"):
         return _inside_peft(model)

@@ -52,6 +52,17 @@ class Adapted(Tuner):
         return self.base_model(*args, **kwargs)
 
 
+class Bridge(nn.Module):
+    """Around a model as TransformerLens's bridge is, which holds it beside its own modules."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        vars(self)["original_model"] = model
+
+    def forward(self, input_ids: Tensor) -> Any:
+        return vars(self)["original_model"](input_ids=input_ids)
+
+
 def compiled(model: nn.Module) -> nn.Module:
     """Compiled, and run before, so that there is code without hooks."""
     wrapper: Any = torch.compile(model, backend="eager")
@@ -85,6 +96,7 @@ WRAPPERS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "parallel": nn.DataParallel,
     "like PEFT": Adapted,
     "LoRA": lora,
+    "like a bridge": Bridge,
     "several": lambda model: nn.DataParallel(compiled(Adapted(model))),
 }
 
