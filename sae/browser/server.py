@@ -108,6 +108,14 @@ def _hostname(host: str) -> str | None:
 Answer = Callable[[Request], Awaitable[Response]]
 
 
+class Json(JSONResponse):
+    """Plain values as ASCII, so that half a surrogate pair, which a stranger's JSON may hold, can be sent too."""
+
+    def render(self, content: Any) -> bytes:
+        """Bytes of the answer."""
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
+
+
 class Pages:
     """The answers to the page's requests."""
 
@@ -130,11 +138,11 @@ class Pages:
 
     async def about(self, request: Request) -> Response:
         """The index, in short, and whether the language model is there."""
-        return JSONResponse(await run_in_threadpool(about_index, self.index) | {"live": self.live.state()})
+        return Json(await run_in_threadpool(about_index, self.index) | {"live": self.live.state()})
 
     async def vocabulary(self, request: Request) -> Response:
         """The texts of all tokens."""
-        return JSONResponse(await run_in_threadpool(lambda: self.index.vocabulary))
+        return Json(await run_in_threadpool(lambda: self.index.vocabulary))
 
     async def columns(self, request: Request) -> Response:
         """The list of a place, column by column."""
@@ -144,43 +152,41 @@ class Pages:
 
     async def latent(self, request: Request) -> Response:
         """A latent."""
-        return JSONResponse(await run_in_threadpool(about_latent, self.latent_of(request)))
+        return Json(await run_in_threadpool(about_latent, self.latent_of(request)))
 
     async def related(self, request: Request) -> Response:
         """Its neighbours, and what fires with it."""
-        return JSONResponse(await run_in_threadpool(about_related, self.latent_of(request)))
+        return Json(await run_in_threadpool(about_related, self.latent_of(request)))
 
     async def context(self, request: Request) -> Response:
         """More of one passage."""
         at, found = request.path_params["position"], self.latent_of(request)
         if not 0 <= at < self.index.num_tokens:
             raise _Refused("there is no such token")
-        return JSONResponse(await run_in_threadpool(lambda: about_context(found.context(at, 160, 160))))
+        return Json(await run_in_threadpool(lambda: about_context(found.context(at, 160, 160))))
 
     async def active(self, request: Request) -> Response:
         """The latents that are active on a token."""
         at, place = request.path_params["position"], self.place_of(request)
         if not 0 <= at < self.index.num_tokens:
             raise _Refused("there is no such token")
-        return JSONResponse([list(each) for each in await run_in_threadpool(place.active_at, at)])
+        return Json([list(each) for each in await run_in_threadpool(place.active_at, at)])
 
     async def search(self, request: Request) -> Response:
         """The latents whose passages hold a text."""
         text, place = request.query_params.get("text", ""), self.place_of(request)
         if not 0 < len(text) <= 200:
             raise _Refused("a text to search for must have 1 to 200 characters")
-        return JSONResponse([list(each) for each in await run_in_threadpool(place.search, text)])
+        return Json([list(each) for each in await run_in_threadpool(place.search, text)])
 
     async def read_notes(self, request: Request) -> Response:
         """The notes of a place."""
-        return JSONResponse(self.notes.of(self.place_of(request).name))
+        return Json(self.notes.of(self.place_of(request).name))
 
     async def write_note(self, request: Request) -> Response:
         """Keep a note."""
         found = self.latent_of(request)
-        return JSONResponse(
-            await run_in_threadpool(self.notes.put, found.place.name, found.index, await body_of(request))
-        )
+        return Json(await run_in_threadpool(self.notes.put, found.place.name, found.index, await body_of(request)))
 
     async def explanations(self, request: Request) -> Response:
         """Explanations, written out or read in."""
@@ -192,12 +198,12 @@ class Pages:
             return PlainTextResponse(text, media_type="application/jsonl")
         lines = (await content_of(request)).decode("utf-8", "replace").splitlines()
         found = [each for each in read_explanations(lines) if each[0] < place.num_latents]
-        return JSONResponse({"count": await run_in_threadpool(self.notes.put_many, place.name, found)})
+        return Json({"count": await run_in_threadpool(self.notes.put_many, place.name, found)})
 
     async def read_text(self, request: Request) -> Response:
         """The latents of every token of a text."""
         body = await body_of(request)
-        return JSONResponse(
+        return Json(
             await run_in_threadpool(
                 self.live.read, text_in(body), self.names[number_in(body, "place", len(self.names))]
             )
@@ -209,11 +215,11 @@ class Pages:
         name = self.names[number_in(body, "place", len(self.names))]
         edits = checked_edits(body.get("edits"), self.index[name].num_latents)
         new_tokens = number_in(body, "new_tokens", 257)
-        return JSONResponse(await run_in_threadpool(self.live.steer, text_in(body), name, edits, new_tokens))
+        return Json(await run_in_threadpool(self.live.steer, text_in(body), name, edits, new_tokens))
 
     async def live_state(self, request: Request) -> Response:
         """Whether the language model is there."""
-        return JSONResponse(self.live.state())
+        return Json(self.live.state())
 
     async def page(self, request: Request) -> Response:
         """A file of the page."""
@@ -247,7 +253,7 @@ def make_app(index: Index, notes: Notes, live: Live) -> Starlette:
 
 
 async def _told(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": " ".join(str(error).split())[:400]}, 404 if isinstance(error, _Refused) else 400)
+    return Json({"error": " ".join(str(error).split())[:400]}, 404 if isinstance(error, _Refused) else 400)
 
 
 async def content_of(request: Request) -> bytes:

@@ -13,6 +13,7 @@ from tiny_index import Made
 from tiny_models import tiny_tokenizer
 
 from sae import lm
+from sae.browser import Index
 from sae.browser.live import LiveModel
 from sae.browser.notes import Notes, read_explanations
 from sae.browser.payload import LIST_COLUMNS, list_columns
@@ -202,3 +203,21 @@ def test_explanations_of_others_are_read_and_ours_are_read_back(served: Served) 
     written = served.ask("/api/place/2/explanations")[1].decode()
     assert list(read_explanations(written.splitlines())) == [(12, "commas"), (13, "digits"), (14, "nouns")]
     assert served.json("/api/place/2/notes")["14"] == {"explanation": "nouns"}
+
+
+def test_half_a_surrogate_pair_of_a_stranger_is_sent_like_any_text(made: Made, tmp_path: Path) -> None:
+    index = Index.open(made.folder)
+    index.header.about["dataset"] = "caf\udce9.jsonl"  # as Python reads a file's name that is no UTF-8
+    index.__dict__["vocabulary"] = ["\ud83d\x00\u2028</script>"] * 200
+    server = Served(index, tmp_path / "notes.json", LiveModel(lambda: None, lambda name: None))
+    try:
+        assert server.json("/api/index")["about"]["dataset"] == "caf\udce9.jsonl"
+        assert server.json("/api/vocabulary")[7] == "\ud83d\x00\u2028</script>"
+        line = b'{"index": 4, "description": "half \\ud83d"}'
+        assert server.json("/api/place/0/explanations", "POST", line) == {"count": 1}
+        assert server.json("/api/place/0/notes")["4"] == {"explanation": "half \ud83d"}
+        assert list(read_explanations(server.ask("/api/place/0/explanations")[1].decode().splitlines()))
+        again = Notes(tmp_path / "notes.json")
+        assert again.of("layers.0")["4"] == {"explanation": "half \ud83d"}
+    finally:
+        server.close()
