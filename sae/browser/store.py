@@ -27,6 +27,7 @@ from .layout import (
     read_vocabulary,
 )
 from .statistics import Corpus, Events, top_of
+from .together import ENOUGH, TOKENS, Coactive, Sample, coactive
 
 RARE, DENSE, SINGLE = 1e-4, 0.1, 0.8
 """Shares of the tokens below which a latent is rare, and from which it is dense. SINGLE: share of its events on one
@@ -79,16 +80,6 @@ class Neighbour(NamedTuple):
     place: str
     latent: int
     cosine: float
-
-
-class Coactive(NamedTuple):
-    """A latent that fires on the same tokens."""
-
-    latent: int
-    correlation: float
-    """Pearson's, of firing or not, over the tokens that count and are not massive."""
-    both: int
-    """Tokens on which both fire."""
 
 
 class Active(NamedTuple):
@@ -310,17 +301,20 @@ class Place:
             or [np.empty(0, np.int64)]
         )
 
-    def counts_on(self, marked: np.ndarray) -> np.ndarray:
-        """On how many of the `marked` tokens each latent fires."""
-        counts = np.zeros(self.num_latents, np.int64)
-        for at in range(0, self.events, _EVENTS_AT_ONCE):
-            stop = min(self.events, at + _EVENTS_AT_ONCE)
-            hits = np.concatenate([[0], np.cumsum(marked[self._files["positions"].read(at, stop)], dtype=np.int64)])
-            low, high = np.searchsorted(self.starts, [at, stop], "right") - 1
-            last = min(high + 1, self.num_latents)
-            ends = np.clip(self.starts[low : last + 1], at, stop) - at
-            counts[low:last] += np.diff(hits[ends])
-        return counts
+    @cached_property
+    def first_tokens(self) -> Sample:
+        """The events on the first `together.TOKENS` tokens."""
+        return self._sample(min(TOKENS, self.index.num_tokens))
+
+    @cached_property
+    def all_tokens(self) -> Sample:
+        """All events."""
+        whole = self.first_tokens
+        return whole if len(whole.ordinary) == self.index.num_tokens else self._sample(self.index.num_tokens)
+
+    def _sample(self, tokens: int) -> Sample:
+        ordinary = (self.index.counted[:tokens] > 0) & (self.massive[:tokens] == 0)
+        return Sample(self._files["positions"].read(), self.starts, ordinary)
 
     def active_at(self, position: int) -> list[Active]:
         """The latents that fire on one token, the strongest first."""
@@ -600,22 +594,7 @@ def _split(rows: np.ndarray) -> Iterator[np.ndarray]:
 @lru_cache(256)
 def _coactive(place: Place, latent: int) -> tuple[Coactive, ...]:
     """The fifty latents whose firing correlates most."""
-    events = place.slice(latent)
-    marked = np.zeros(place.index.num_tokens, np.bool_)
-    marked[events.positions] = True
-    marked &= place.massive == 0
-    both, counts = place.counts_on(marked).astype(np.float64), place.column("count").astype(np.float64)
-    return tuple(correlated(both, counts, latent, place.num_ordinary))
-
-
-def correlated(both: np.ndarray, counts: np.ndarray, latent: int, tokens: int, number: int = 50) -> list[Coactive]:
-    """From on how many tokens each latent fires together with one, the largest correlations.
-
-    φ = (N n_ij − n_i n_j) / √(n_i n_j (N − n_i)(N − n_j)), Pearson's correlation of the two indicators.
-    """
-    own = counts[latent]
-    spread = np.sqrt(own * (tokens - own) * counts * (tokens - counts))
-    phi = np.where(spread > 0, (tokens * both - own * counts) / np.maximum(spread, 1e-30), 0)
-    phi[latent] = -1
-    best = np.argsort(-phi, kind="stable")[:number]
-    return [Coactive(int(at), float(phi[at]), int(both[at])) for at in best if both[at] > 0 and phi[at] > 0]
+    positions, sample = place.slice(latent).positions, place.first_tokens
+    if sample.counts[latent] < ENOUGH:
+        sample = place.all_tokens
+    return tuple(coactive(sample, positions, latent, 50))

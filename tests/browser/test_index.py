@@ -152,14 +152,25 @@ def test_tokens_that_a_latent_fires_on(made: Made) -> None:
             assert [each.value for each in by_mean] == pytest.approx(means[: layout.FIRES_ON], rel=1e-5)
 
 
-def test_coactive_latents_are_those_whose_firing_correlates_most(made: Made) -> None:
+@pytest.mark.parametrize(("tokens", "enough"), [(2**20, 100), (600, 0), (600, 20)])
+def test_coactive_latents_are_those_whose_firing_correlates_most_on_the_first_tokens(
+    made: Made, monkeypatch: pytest.MonkeyPatch, tokens: int, enough: int
+) -> None:
+    monkeypatch.setattr("sae.browser.store.TOKENS", tokens)
+    monkeypatch.setattr("sae.browser.store.ENOUGH", enough)
+    monkeypatch.setattr("sae.browser.together._EVENTS_AT_ONCE", 300)  # several parts
+    whole = 0
     for name in HOOKPOINTS:
         found, place = dense(made, name), made.index[name]
-        fires = (found.code > 0)[found.counted & ~found.massive].astype(float)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            correlations = np.nan_to_num(np.corrcoef(fires.T))
-        np.fill_diagonal(correlations, -1)
+        ordinary, fired = found.counted & ~found.massive, found.code > 0
         for latent in (0, 3, 5, 17, 44):
+            few = fired[:tokens][ordinary[:tokens]][:, latent].sum() < enough
+            whole += few
+            end = len(fired) if few else tokens
+            fires = fired[:end][ordinary[:end]].astype(float)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                correlations = np.nan_to_num(np.corrcoef(fires.T))
+            np.fill_diagonal(correlations, -1)
             expected = np.sort(correlations[latent])[::-1]
             together = place[latent].coactive(10)
             assert [each.correlation for each in together] == pytest.approx(
@@ -168,6 +179,7 @@ def test_coactive_latents_are_those_whose_firing_correlates_most(made: Made) -> 
             for each in together:
                 assert each.both == (fires[:, latent] * fires[:, each.latent]).sum()
         assert place[3].coactive() == []
+    assert whole if enough else not whole
 
 
 def test_neighbours_are_the_largest_cosines_of_decoder_rows_across_hookpoints(made: Made) -> None:
@@ -388,7 +400,7 @@ def test_an_index_of_another_version_is_refused(made: Made, tmp_path: Path) -> N
     shutil.copytree(made.folder, folder)
     document = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps(document | {"version": 99}))
-    with pytest.raises(DamagedError, match="must be of version 1, got 99; index again"):
+    with pytest.raises(DamagedError, match=f"must be of version {layout.VERSION}, got 99; index again"):
         Index.open(folder)
 
 
