@@ -167,17 +167,24 @@ def _predictions(evaluation: Evaluation) -> list[str]:
 
 
 def _ablations(evaluation: Evaluation) -> list[str]:
-    """A sentence if an ablation changes the loss so little that no share of it says anything."""
-    blank = {
-        key[1]
-        for key, quality in evaluation.qualities.items()
-        if math.isnan(quality.metrics.get("ce_loss_score", 0.0))
-        and math.isfinite(quality.metrics["ce_loss_with_ablation"] - quality.metrics["ce_loss_without_sae"])
+    """Sentences if an ablation changes the loss so little that a share of it says nothing."""
+    kinds = {
+        ("ce_loss_score", "ce_loss_with_ablation"): "zeros",
+        ("ce_loss_score_mean", "ce_loss_with_mean_ablation"): "the mean",
     }
-    return [
-        f"No share of the loss is recovered at {', '.join(sorted(blank))}: with zeros in the place of what is there, "
-        "cross-entropy changes by no more than chance between these sequences."
-    ] * bool(blank)
+    told = []
+    for (score, ablated), what in kinds.items():
+        blank = dict.fromkeys(
+            key[1]
+            for key, quality in evaluation.qualities.items()
+            if math.isnan(quality.metrics.get(score, 0.0))
+            and math.isfinite(quality.metrics[ablated] - quality.metrics["ce_loss_without_sae"])
+        )
+        told += [
+            f"The share of the loss that is recovered ({score}) is left blank at {', '.join(blank)}: {what} in the "
+            "place of the activations changes cross-entropy by no more than chance between sequences."
+        ] * bool(blank)
+    return told
 
 
 def _massive(evaluation: Evaluation) -> list[str]:

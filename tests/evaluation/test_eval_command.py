@@ -110,6 +110,11 @@ def test_a_run_is_measured_on_exactly_the_sequences_that_it_held_out(run: Run, n
         expected = pytest.approx(found[hookpoint].metrics, rel=0.02, abs=1e-3, nan_ok=True)
         metrics = document["results"]["runs/k4"][hookpoint]["metrics"]
         assert {name: math.nan if value is None else value for name, value in metrics.items()} == expected
+    for score in ("ce_loss_score", "ce_loss_score_mean"):
+        results = document["results"]["runs/k4"]
+        blank = [hookpoint for hookpoint in results if results[hookpoint]["metrics"][score] is None]
+        told = re.findall(rf"recovered \({score}\) is left blank at (.*?): ", err)
+        assert told == [", ".join(blank)] * bool(blank)
     # the table at the end of training is about the same tokens
     trained = json.loads(Path("runs/k4/evaluation.json").read_text())["layers.2"]["fvu"]
     assert document["results"]["runs/k4"]["layers.2"]["metrics"]["fvu"] == pytest.approx(trained, rel=1e-3)
