@@ -108,7 +108,14 @@ class SaeConfig:
             self.check_k(self.num_latents or self.d_in * self.expansion_factor)
 
     def check_k(self, num_latents: int) -> None:
-        """Raise ValueError if k does not fit a dictionary of `num_latents`."""
+        """Refuse a k that does not fit a dictionary.
+
+        Args:
+            num_latents: Latents of the dictionary.
+
+        Raises:
+            ValueError: Names k, and the way out.
+        """
         if self.k > num_latents:
             raise ValueError(
                 f"k must be between 1 and num_latents={num_latents}, got {self.k}; "
@@ -126,7 +133,17 @@ class SaeConfig:
             )
 
     def latents_for(self, d_in: int) -> int:
-        """Latents of a dictionary on activations that are `d_in` wide. Raises ValueError where it does not fit."""
+        """Number of latents of a dictionary.
+
+        Args:
+            d_in: Width of the activations.
+
+        Returns:
+            `num_latents`, or `expansion_factor` times the width.
+
+        Raises:
+            ValueError: If the width is another than `d_in`, or k does not fit.
+        """
         if self.d_in and self.d_in != d_in:
             raise ValueError(f"d_in must be the width of the activations, {d_in}, got {self.d_in}; leave d_in out")
         num_latents = self.num_latents or d_in * self.expansion_factor
@@ -149,7 +166,14 @@ class SaeConfig:
         return next((kind for kind, there in kinds.items() if there), "")
 
     def levels_for(self, num_latents: int) -> list[int]:
-        """Ends of the nested reconstructions, in latents or ranks, the whole code last; empty where there is one."""
+        """Ends of the nested reconstructions.
+
+        Args:
+            num_latents: Latents of the dictionary.
+
+        Returns:
+            Ends in latents (prefixes) or ranks (budgets), the whole code last; empty for one reconstruction.
+        """
         ends = self.prefixes or self.budgets
         whole = num_latents if self.prefixes else self.k
         return [*ends, whole] if ends and ends[-1] != whole else ends if len(ends) > 1 else []

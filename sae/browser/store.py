@@ -113,7 +113,17 @@ class Index:
 
     @classmethod
     def open(cls, folder: Path | str) -> "Index":
-        """Open an index, or the newest one of a run. Raises ValueError if there is none, or naming what is damaged."""
+        """Open an index, or the newest one of a run.
+
+        Args:
+            folder: Folder of an index, or of a run.
+
+        Returns:
+            The index; files are read when they are needed.
+
+        Raises:
+            ValueError: If there is none, or naming what is damaged.
+        """
         return cls(path := find_index(Path(folder)), read_manifest(path))
 
     def __getitem__(self, name: str) -> "Place":
@@ -129,7 +139,14 @@ class Index:
         return len(self.places)
 
     def check_latents(self, latents: Iterable[int]) -> None:
-        """Raise ValueError for a latent that no place has."""
+        """Refuse numbers of latents that no place has.
+
+        Args:
+            latents: Numbers of latents.
+
+        Raises:
+            ValueError: Names the first that is too large.
+        """
         largest = max(place.num_latents for place in self.places.values())
         if wrong := [latent for latent in latents if latent >= largest]:
             raise ValueError(f"latents must be below {largest}, got {wrong[0]}; leave --latents out for all")
@@ -140,7 +157,14 @@ class Index:
         return read_vocabulary(self.folder, self.header.vocabulary)
 
     def token(self, token: int) -> str:
-        """The text of a token."""
+        """The text of a token.
+
+        Args:
+            token: Token id.
+
+        Returns:
+            Its text; ⟨id⟩ for one outside the vocabulary.
+        """
         return self.vocabulary[token] if 0 <= token < len(self.vocabulary) else f"⟨{token}⟩"
 
     @property
@@ -169,8 +193,13 @@ class Index:
         return start, self._tokens.read(start, stop)
 
     def positions_of(self, text: str) -> np.ndarray:
-        """Positions of the tokens of each place where a text stands, upper and lower case alike; of the first few
-        thousand places.
+        """Positions of the tokens where a text stands, upper and lower case alike.
+
+        Args:
+            text: Text to look for.
+
+        Returns:
+            Positions (n,) of the first few thousand places.
         """
         whole, ends = self._text
         found: list[np.ndarray] = []
@@ -230,7 +259,14 @@ class Place:
         return (Latent(self, latent) for latent in range(self.num_latents))
 
     def column(self, name: str) -> np.ndarray:
-        """A number of each latent, or a few (num_latents, width): one of `layout.COLUMNS`."""
+        """A number of each latent.
+
+        Args:
+            name: One of `layout.COLUMNS`, such as `max`.
+
+        Returns:
+            Values (num_latents,), or (num_latents, width) where each latent has several.
+        """
         values = self._files[name].read()
         return values if COLUMNS[name][1] == 1 else values.reshape(self.num_latents, -1)
 
@@ -275,7 +311,17 @@ class Place:
         return starts
 
     def slice(self, latent: int) -> Events:
-        """All events of a latent, those on massive tokens too. Raises DamagedError for a damaged file."""
+        """All events of a latent, those on massive tokens too.
+
+        Args:
+            latent: Its number.
+
+        Returns:
+            Positions of the tokens, and the stored values there.
+
+        Raises:
+            DamagedError: For a damaged file.
+        """
         start, stop = self.starts[latent : latent + 2].tolist()
         positions = self._files["positions"].read(start, stop)
         if stop > start and int(positions.max()) >= self.index.num_tokens:
@@ -283,7 +329,14 @@ class Place:
         return Events(np.array([stop - start]), positions, self._files["values"].read(start, stop))
 
     def direction(self, latent: int) -> np.ndarray:
-        """The latent's row of W_dec, of unit length, float32."""
+        """The latent's row of W_dec.
+
+        Args:
+            latent: Its number.
+
+        Returns:
+            The row (d,), of unit length, float32.
+        """
         d = self.header.d
         return self._files["decoder"].read(latent * d, (latent + 1) * d).astype(np.float32)
 
@@ -292,7 +345,14 @@ class Place:
         return self._files["decoder"].read().reshape(self.num_latents, -1)
 
     def where_active(self, marked: np.ndarray) -> np.ndarray:
-        """Which events stand on a token that is `marked`, a bool for each token."""
+        """Which events stand on a marked token.
+
+        Args:
+            marked: A bool for each token of the index.
+
+        Returns:
+            Numbers of the events.
+        """
         return np.concatenate(
             [
                 np.flatnonzero(marked[self._files["positions"].read(at, min(self.events, at + _EVENTS_AT_ONCE))]) + at
@@ -317,7 +377,14 @@ class Place:
         return Sample(self._files["positions"].read(), self.starts, ordinary)
 
     def active_at(self, position: int) -> list[Active]:
-        """The latents that fire on one token, the strongest first."""
+        """The latents that fire on one token.
+
+        Args:
+            position: Position of the token in the index.
+
+        Returns:
+            Latents and activations, the strongest first.
+        """
         marked = np.zeros(self.index.num_tokens, np.bool_)
         marked[position] = True
         events = self.where_active(marked)
@@ -508,7 +575,14 @@ class Latent:
         return events.positions, events.values
 
     def fires_on(self, *, by: str = "share") -> list[TokenShare]:
-        """Tokens that it fires on: by the `share` of its events there, or by its `mean` activation there."""
+        """Tokens that it fires on.
+
+        Args:
+            by: `share` of its events there, or its `mean` activation there.
+
+        Returns:
+            Tokens, the largest first.
+        """
         ids, values = {"share": ("share_tokens", "shares"), "mean": ("mean_tokens", "means")}[by]
         return [TokenShare(*each) for each in self._tokens(ids, values)]
 
@@ -557,7 +631,14 @@ class Latent:
         return sorted(others, key=lambda each: -each.cosine)[:number]
 
     def coactive(self, number: int = 10) -> list[Coactive]:
-        """The latents whose firing correlates most with its own."""
+        """The latents whose firing correlates most with its own.
+
+        Args:
+            number: Latents, at most.
+
+        Returns:
+            Latents, the largest correlation first.
+        """
         return list(_coactive(self.place, self.index))[:number]
 
     def to_dict(self) -> Mapping[str, Any]:

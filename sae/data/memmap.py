@@ -47,7 +47,14 @@ class MemmapTokens:
         return self.take(indices)
 
     def take(self, indices: Sequence[int]) -> Int64[Tensor, "n ctx_len"]:
-        """The sequences of these numbers, (n, ctx_len) int64."""
+        """Sequences by number.
+
+        Args:
+            indices: Numbers of sequences.
+
+        Returns:
+            Token ids (n, ctx_len), int64.
+        """
         return torch.from_numpy(self._rows[np.asarray(indices, np.int64)].astype(np.int64))
 
 

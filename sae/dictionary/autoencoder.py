@@ -150,13 +150,25 @@ class Sae(nn.Module):
         return self.W_skip is not None or self.spec.layer_norm
 
     def scaled(self, x: Float[Tensor, "*batch d_out"]) -> Float[Tensor, "*batch d_out"]:
-        """Activations that are read or written, in the units of the error: a crosscoder's make its hookpoints count
-        alike.
+        """Activations in the units of the error.
+
+        Args:
+            x: Activations that are read or written (…, d).
+
+        Returns:
+            x times `scale`, which makes the hookpoints of a crosscoder count alike; x itself without one.
         """
         return x if self.scale is None else x * self.scale
 
     def unscaled(self, x: Float[Tensor, "*batch d_out"]) -> Float[Tensor, "*batch d_out"]:
-        """The opposite of `scaled`."""
+        """The opposite of `scaled`.
+
+        Args:
+            x: Activations in the units of the error.
+
+        Returns:
+            Activations as the model has them.
+        """
         return x if self.scale is None else x / self.scale
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Encoded:

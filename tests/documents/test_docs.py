@@ -4,6 +4,7 @@ They run as they are written, but for the tables below: names of what only the h
 training commands end with SMALLER. What cannot run is in NOT_RUN with the reason.
 """
 
+import inspect
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -228,6 +230,34 @@ def test_sentences_are_short(page: str) -> None:
 
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_bytes()) <= 7000
+
+
+def documented() -> Iterator[tuple[str, Any]]:
+    """The functions and methods that the reference shows, by name; of two classes those that it lists."""
+    listed = {"SaeTrainer": ["__init__", "fit", "resume", "save"], "ActivationCache": ["__init__"]}
+    for page in (ROOT / "docs/reference").glob("*.md"):
+        for name in re.findall(r"^::: ([\w.]+)", page.read_text(), re.MULTILINE):
+            module, _, attribute = name.rpartition(".")
+            found = getattr(import_module(module), attribute)
+            if not inspect.isclass(found):
+                yield name, inspect.unwrap(found)
+                continue
+            for member in listed.get(attribute, [each for each in vars(found) if not each.startswith("_")]):
+                function = inspect.unwrap(getattr(vars(found)[member], "__func__", vars(found)[member]))
+                if inspect.isfunction(function):
+                    yield f"{name}.{member}", function
+
+
+def test_the_reference_says_what_goes_into_a_function_and_what_comes_out() -> None:
+    names = []
+    for name, function in documented():
+        signature, text = inspect.signature(function), inspect.getdoc(function) or ""
+        parameters = [each for each in signature.parameters if each not in ("self", "cls")]
+        returns = signature.return_annotation not in (None, "None", inspect.Signature.empty)
+        assert not parameters or "Args:\n" in text, name
+        assert not (parameters and returns) or "Returns:\n" in text or "Yields:\n" in text, name
+        names.append(name)
+    assert len(names) > 50
 
 
 @pytest.mark.skipif(
