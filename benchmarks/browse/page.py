@@ -32,12 +32,17 @@ DRAWN = """async (latent) => {
   return performance.now() - start;
 }"""
 SCROLLED = """async (pixels) => {
-  const table = document.querySelector(".table"), times = [], paints = [];
+  const table = document.querySelector(".table"), times = [], paints = [], idle = [];
   let last = await new Promise(requestAnimationFrame);
   for (let frame = 0; frame < 240; frame += 1) {
     table.scrollTop += pixels;
     const now = await new Promise(requestAnimationFrame);
     times.push(now - last);
+    last = now;
+  }
+  for (let frame = 0; frame < 120; frame += 1) {
+    const now = await new Promise(requestAnimationFrame);
+    idle.push(now - last);
     last = now;
   }
   for (let at = 0; at < 50; at += 1) {
@@ -47,9 +52,9 @@ SCROLLED = """async (pixels) => {
     table.dispatchEvent(new Event("scroll"));
     paints.push(performance.now() - start);
   }
-  return [times, paints];
+  return [times, idle, paints];
 }"""
-"""Scroll by so many pixels a frame; milliseconds from frame to frame, and of painting the rows anew."""
+"""Scroll by so many pixels a frame: milliseconds from frame to frame, those of a page at rest, of painting the rows."""
 
 
 def measure(folder: Path) -> dict[str, Any]:
@@ -115,18 +120,21 @@ def by_chromium(address: str, index: Index) -> dict[str, Any]:
         tab.locator("a.line").first.wait_for()
         opened = 1000 * (time.perf_counter() - start)
         scrolled = {name: _frames(*tab.evaluate(SCROLLED, pixels)) for name, pixels in (("slow", 40), ("fast", 2000))}
-        drawn = [tab.evaluate(DRAWN, latent) for latent in chosen(index)[::5]]
+        drawn = []
+        for latent in chosen(index)[::5]:
+            tab.wait_for_load_state("networkidle")  # what goes with the latent before is there
+            drawn.append(tab.evaluate(DRAWN, latent))
         browser.close()
     return {"list opened": opened, "latent drawn, median": statistics.median(drawn),
             "latent drawn, largest": max(drawn),
             "scrolled": scrolled}  # fmt: skip
 
 
-def _frames(times: list[float], paints: list[float]) -> dict[str, float]:
-    late = sum(time > 25 for time in times) / len(times)
+def _frames(times: list[float], idle: list[float], paints: list[float]) -> dict[str, float]:
+    late, late_at_rest = (sum(time > 25 for time in each) / len(each) for each in (times, idle))
     return {
         "frame, median": statistics.median(times), "frame, 95 %": sorted(times)[int(0.95 * len(times))],
-        "share of frames missed": late, "rows painted, median": statistics.median(paints),
+        "share of frames missed": late, "at rest": late_at_rest, "rows painted, median": statistics.median(paints),
         "rows painted, largest": max(paints),
     }  # fmt: skip
 

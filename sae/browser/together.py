@@ -8,7 +8,8 @@ import numpy as np
 TOKENS, ENOUGH = 2**20, 100
 """Tokens, from the first on, on which latents are counted together; all, if a latent fires on fewer than ENOUGH of
 these."""
-_EVENTS_AT_ONCE = 2**22
+_EVENTS_AT_ONCE = 2**18
+"""Of which the temporary arrays fit into a cache."""
 
 
 class Coactive(NamedTuple):
@@ -37,21 +38,22 @@ class Sample:
     def on(self, marked: np.ndarray) -> np.ndarray:
         """On how many of the `marked` tokens of the sample each latent fires."""
         counts = np.zeros(len(self.stops), np.int64)
-        sizes = self.stops - self._starts[:-1]
-        ends, low = np.cumsum(sizes), 0
-        while low < len(sizes):
+        ends, low = np.cumsum(self.stops - self._starts[:-1]), 0
+        while low < len(ends):
             before = ends[low - 1] if low else 0
             high = max(low + 1, int(np.searchsorted(ends, before + _EVENTS_AT_ONCE, "right")))
-            counts[low:high] = self._on(marked, low, high)
+            hits = np.flatnonzero(marked[self._between(low, high)])
+            of = np.searchsorted(ends[low:high] - before, hits, "right")
+            counts[low:high] = np.bincount(of, minlength=high - low)
             low = high
         return counts
 
-    def _on(self, marked: np.ndarray, low: int, high: int) -> np.ndarray:
+    def _between(self, low: int, high: int) -> np.ndarray:
+        """Tokens of the events of latents `low` to `high`."""
+        if np.array_equal(self.stops[low:high], self._starts[low + 1 : high + 1]):
+            return self._positions[self._starts[low] : self._starts[high]]
         slices = zip(self._starts[low:high].tolist(), self.stops[low:high].tolist(), strict=True)
-        hits = marked[np.concatenate([self._positions[start:stop] for start, stop in slices])]
-        ends = np.cumsum(self.stops[low:high] - self._starts[low:high])
-        before = np.concatenate([[0], np.cumsum(hits, dtype=np.int64)])
-        return np.diff(before[np.concatenate([[0], ends])])
+        return np.concatenate([self._positions[start:stop] for start, stop in slices])
 
 
 def first_from(positions: np.ndarray, starts: np.ndarray, token: int) -> np.ndarray:
