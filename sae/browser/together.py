@@ -9,7 +9,7 @@ TOKENS, ENOUGH = 2**20, 100
 """Tokens, from the first on, on which latents are counted together; all, if a latent fires on fewer than ENOUGH of
 these."""
 _EVENTS_AT_ONCE = 2**18
-"""Of which the temporary arrays fit into a cache."""
+"""Events at a time: so few that temporary arrays fit into a cache."""
 
 
 class Coactive(NamedTuple):

@@ -3,12 +3,15 @@ import { data } from "./data.js";
 import { h, number, visible } from "./dom.js";
 import { passage, legend } from "./latent.js";
 
+const NONE = 4294967295;
 const kept = { text: "", edits: [], length: 30 };
 
 export async function tryPage(state) {
   const { index, place } = state;
   const [vocabulary, columns] = await Promise.all([data.vocabulary(), data.columns(index, place)]);
-  const link = (latent, value) => h("a", { class: "flag num", href: `#/${place}/${latent}` }, `${latent} · ${number(value)}`);
+  const fires = (latent) => (columns.token[latent] === NONE ? "" : visible(vocabulary[columns.token[latent]] ?? ""));
+  const link = (latent, value) => h("a", { class: "flag num", href: `#/${place}/${latent}`, title: fires(latent) && `fires mostly on ${fires(latent)}` },
+    h("b", {}, latent), fires(latent) && h("span", { class: "tok" }, fires(latent)), number(value));
   const text = h("textarea", { rows: 4, "aria-label": "text", placeholder: "Type a text. The first time the language model is loaded, which takes a few seconds.", oninput: () => { kept.text = text.value; } }, kept.text);
   const out = h("div", { class: "stack" }), below = h("div", {}), steered = h("div", { class: "stack" });
   const busy = (button, work) => async () => {
