@@ -1,11 +1,13 @@
-"""Whether other libraries read what is written here, and compute the same: `python -m benchmarks.clients.check`.
+"""Whether other libraries read what is written here, and we what they write: `python -m benchmarks.clients.check`.
 
+Both compute the same, to 1e-5. `--keep` puts what they wrote among the tests' files.
 Each library runs its own code in an environment of its own, which `benchmarks.peers.environments` makes with pinned
 versions. Results with versions go to results.json beside this file. Not a part of the tests: it installs gigabytes.
 """
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,15 +17,18 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from benchmarks.peers import environments
 from sae import Sae, SaeConfig
-from sae.dictionary.spec import Saved
+from sae.dictionary.cross_layer import members, reconstruct
+from sae.dictionary.spec import Saved, Spec
 from sae.formats.convert import write_set
 from sae.formats.find import find
 from sae.formats.format import About
 
 HERE = Path(__file__).parent
+MADE = HERE.parent.parent / "tests/formats/made"
 D, M, K, TOKENS = 48, 192, 8, 257
 TOLERANCE = 1e-5
 KINDS = {
@@ -38,21 +43,28 @@ CLIENTS = {
     "sae_lens": ("saelens", ("topk", "batchtopk", "jumprelu", "transcoder", "skip_transcoder")),
     "sparsify": ("eleuther", ("topk", "plain transcoder", "plain skip_transcoder")),
     "dictionary_learning": ("dictionary-learning", ("topk", "batchtopk", "matryoshka", "jumprelu")),
-    "circuit_tracer": ("circuit-tracer", ("transcoder", "skip_transcoder")),
-}
+    "circuit_tracer": (
+        "circuit-tracer",
+        ("transcoder", "skip_transcoder", "cross_layer_transcoder", "replacement transcoder",
+         "replacement cross_layer_transcoder"),
+    ),
+    "llamascopium": ("llamascopium", ("topk", "jumprelu", "transcoder")),
+    "delphi": ("eleuther", ("topk", "plain transcoder")),
+    "sae_bench": ("saelens", ("topk", "jumprelu")),
+}  # fmt: skip
 """Each library, the format that is written for it, and the kinds that it has."""
-PACKAGES = {"sae_lens": "sae-lens", "sparsify": "eai-sparsify", "dictionary_learning": "dictionary-learning",
-            "circuit_tracer": "circuit-tracer"}  # fmt: skip
+MAKERS = ("sae_lens", "sparsify", "dictionary_learning", "circuit_tracer", "llamascopium", "overcomplete")
+"""Each library whose own files are read here."""
 
 
 def dictionary(kind: str) -> Saved:
     """A dictionary in general position. A transcoder has thresholds, but for one that is `plain`, which is TopK."""
-    sae = Sae(D, SaeConfig(num_latents=M, k=K, **KINDS[kind.removeprefix("plain ")]))  # type: ignore[arg-type]
+    sae = Sae(D, SaeConfig(num_latents=M, k=K, **KINDS[kind.removeprefix("plain ").removeprefix("replacement ")]))  # type: ignore[arg-type]
     with torch.no_grad():
         for name, parameter in sae.named_parameters():
             parameter.add_(0.1 * torch.randn_like(parameter) if name != "W_dec" or sae.cfg.transcode else 0.0)
     saved = sae.saved()
-    if kind in ("jumprelu", "transcoder", "skip_transcoder"):
+    if sae.cfg.transcode and not kind.startswith("plain") or kind == "jumprelu":
         spec = replace(saved.spec, selection="jumprelu", centred=False)
         return Saved(spec, saved.tensors | {"threshold": 1 + torch.rand(M)})
     if sae.threshold is not None:
@@ -60,45 +72,134 @@ def dictionary(kind: str) -> Saved:
     return saved
 
 
-def check(library: str, kind: str, folder: Path) -> dict[str, float]:
-    """Largest difference of the library's reconstruction of what was written for it from ours, and its share of it."""
-    format_name, _ = CLIENTS[library]
-    saved, hookpoint = dictionary(kind), "layers.0.mlp" if "transcoder" in kind else "layers.0"
-    write_set(folder, {hookpoint: lambda: saved}, format_name, About(model="gpt2"))
-    (stored,) = find(folder).values()
-    x = torch.randn(TOKENS, D) * 2
-    save_file({"x": x}, folder / "x.safetensors")
-    command = [str(environments.python_of(library)), str(HERE / f"read_{library}.py"), str(stored.path), str(folder)]
+def layers_of_two() -> dict[str, Saved]:
+    """Both layers of a cross-layer transcoder, tied in neither scale nor decoder."""
+    names, found = ("h.0.mlp", "h.1.mlp"), {}
+    for layer, name in enumerate(names):
+        writes = names[layer:]
+        cfg, width = SaeConfig(num_latents=M, k=K, cross_layer=True), D * len(writes)
+        spec = Spec(cfg, D, width, M, "jumprelu", reads=(f"{name}.input",), writes=writes, widths=(D,) * len(writes))
+        tensors = {"encoder.weight": torch.randn(M, D) / D**0.5, "encoder.bias": 0.1 * torch.randn(M),
+                   "W_dec": torch.randn(M, width) / D**0.5, "threshold": 1 + torch.rand(M), "scale": torch.ones(width),
+                   "b_dec": torch.cat([torch.randn(D), torch.zeros(width - D)])}  # fmt: skip
+        found[name] = Saved(spec, tensors)
+    return found
+
+
+def dictionaries(library: str, kind: str) -> dict[str, Saved]:
+    """What is written, by hookpoint."""
+    if "cross_layer" in kind:
+        return layers_of_two()
+    if library in ("circuit_tracer", "delphi"):  # which run them in a model of two blocks
+        hookpoints = [f"h.{layer}.mlp" if "transcoder" in kind else f"h.{layer}" for layer in range(2)]
+        return {hookpoint: dictionary(kind) for hookpoint in hookpoints}
+    return {"layers.0.mlp" if "transcoder" in kind else "layers.0": dictionary(kind)}
+
+
+def run(library: str, script: str, *arguments: str, home: Path) -> None:
+    """Run a script of this folder with the library's Python. Raises RuntimeError with its last words."""
+    command = [str(environments.python_of(library)), str(HERE / f"{script}_{library}.py"), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1",
-                          "WANDB_MODE": "offline", "HOME": str(folder), "OMP_NUM_THREADS": "1"})  # fmt: skip
+                          "WANDB_MODE": "offline", "HOME": str(home), "OMP_NUM_THREADS": "1"})  # fmt: skip
     if done.returncode:
-        raise RuntimeError(f"{library} {kind}: {' '.join(done.stderr.strip().splitlines()[-2:])}")
-    theirs = load_file(folder / "recon.safetensors")["recon"]
-    ours = Sae.from_saved(saved)(x).recon.detach()
-    largest = float((theirs - ours).abs().max())
-    return {"largest difference": largest, "relative": largest / float(ours.abs().max())}
+        raise RuntimeError(f"{library} {' '.join(arguments)}: {' '.join(done.stderr.strip().splitlines()[-2:])}")
 
 
-def main(libraries: list[str]) -> int:
+def check(library: str, kind: str, folder: Path) -> dict[str, float]:
+    """Largest difference of what the library makes of what was written for it from what we do, and its share of it.
+
+    The script gets the folder, x (tokens, d_in) for each dictionary, and what is to be made. It answers with `recon`,
+    or with the dense `latents` of the activations `x` that it saw.
+    """
+    found = dictionaries(library, kind)
+    writers = {hookpoint: lambda each=saved: each for hookpoint, saved in found.items()}
+    write_set(folder / "written" / "set", writers, CLIENTS[library][0], About(model="gpt2"))
+    xs = {str(index): torch.randn(TOKENS, D) * 2 for index in range(len(found))}
+    save_file(xs, folder / "x.safetensors")
+    places = [str(stored.path) for stored in find(folder / "written" / "set").values()]
+    run(library, "read", str(folder), kind, *places, home=folder)
+    answer = load_file(folder / "answer.safetensors")
+    ours = _ours(found, answer if "x.0" in answer else {f"x.{name}": x for name, x in xs.items()}, answer)
+    largest = max(float((answer[name] - value).abs().max()) for name, value in ours.items())
+    return {"largest difference": largest, "relative": largest / max(float(v.abs().max()) for v in ours.values())}
+
+
+@torch.no_grad()
+def _ours(found: dict[str, Saved], read: dict[str, Tensor], answer: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What we make of the activations x.<index>, by the names of the answer."""
+    saes = [Sae.from_saved(saved) for saved in found.values()]
+    made: dict[str, Tensor] = {}
+    if groups := members(dict(zip(found, saes, strict=True))):
+        (group,) = groups.values()
+        whole = reconstruct(group, [read[f"x.{index}"] for index in range(len(saes))])[1]
+        made |= {f"recon.{index}": part for index, part in enumerate(whole.chunk(len(saes), -1))}
+    for index, sae in enumerate(saes):
+        code = sae.encode(x := read[f"x.{index}"])
+        made.setdefault(f"recon.{index}", sae.decode(*code, x))
+        made[f"latents.{index}"] = torch.zeros(len(x), M).scatter(1, code.top_indices, code.top_acts)
+        made[f"l0.{index}"] = (code.top_acts > 0).sum(-1).float().mean()
+    return {name: value for name, value in made.items() if name in answer}
+
+
+def check_made(library: str, folder: Path) -> dict[str, dict[str, float]]:
+    """The same, of what the library wrote itself and we read, by the names of its folders."""
+    run(library, "make", str(folder), home=folder.parent)
+    found = {}
+    for made in sorted(path.parent for path in folder.glob("*/expected.safetensors")):
+        expected = load_file(made / "expected.safetensors")
+        saved = {name: stored.read() for name, stored in find(made).items()}
+        parts = expected["x"] if expected["x"].dim() == 3 else expected["x"][None]
+        wanted = expected["recon"] if expected["x"].dim() == 3 else expected["recon"][None]
+        names = {f"recon.{index}": recon for index, recon in enumerate(wanted)}
+        ours = _ours(saved, {f"x.{index}": x for index, x in enumerate(parts)}, names)
+        largest = max(float((names[name] - value).abs().max()) for name, value in ours.items())
+        found[made.name] = {"largest difference": largest, "relative": largest / float(wanted.abs().max())}
+    return found
+
+
+def keep(library: str, folder: Path, versions: dict[str, str]) -> None:
+    """Put what the library wrote among the tests' files, with its version."""
+    shutil.rmtree(MADE / library, ignore_errors=True)
+    shutil.copytree(folder, MADE / library)
+    path = MADE / "versions.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(dict(sorted((known | {library: versions}).items())), indent=1) + "\n")
+
+
+def main(libraries: list[str], *, keeps: bool) -> int:
     """Check these libraries, or all; the exit status."""
     torch.manual_seed(0)
     path, failed = HERE / "results.json", 0
     results = json.loads(path.read_text()) if path.exists() else {}
-    for library in libraries or CLIENTS:
-        found = {}
-        for kind in CLIENTS[library][1]:
-            with tempfile.TemporaryDirectory() as folder:
-                found[kind] = check(library, kind, Path(folder))
-            good = found[kind]["relative"] <= TOLERANCE
-            failed += not good
-            print(f"{library:20} {kind:24} {found[kind]['relative']:.1e} {'' if good else 'FAILED'}", flush=True)
-        versions = environments.versions(environments.python_of(library), (PACKAGES[library], "torch", "transformers"))
-        results[library] = {"date": str(date.today()), "versions": versions, "kinds": found}
+    for library in libraries or dict.fromkeys([*CLIENTS, *MAKERS]):
+        package = environments.PEERS[library].package
+        versions = environments.versions(environments.python_of(library), (package, "torch", "transformers"))
+        entry = {"date": str(date.today()), "versions": versions}
+        with tempfile.TemporaryDirectory() as folder:
+            if library in MAKERS:
+                entry["read here"] = check_made(library, Path(folder) / "made")
+                if keeps:
+                    keep(library, Path(folder) / "made", versions)
+        if library in CLIENTS:
+            entry["kinds"] = {}
+            for kind in CLIENTS[library][1]:
+                with tempfile.TemporaryDirectory() as folder:
+                    entry["kinds"][kind] = check(library, kind, Path(folder))
+        for direction in ("read here", "kinds"):
+            for kind, found in entry.get(direction, {}).items():
+                good = found["relative"] <= TOLERANCE
+                failed += not good
+                arrow = "->" if direction == "kinds" else "<-"
+                print(f"{arrow} {library:20} {kind:32} {found['relative']:.1e} {'' if good else 'FAILED'}", flush=True)
+        results[library] = entry
         path.write_text(json.dumps(results, indent=1) + "\n")
     return 1 if failed else 0
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("libraries", nargs="*", metavar="LIBRARY", help=f"of {', '.join(CLIENTS)}; by default all")
-    sys.exit(main(parser.parse_args().libraries))
+    every = ", ".join(dict.fromkeys([*CLIENTS, *MAKERS]))
+    parser.add_argument("libraries", nargs="*", metavar="LIBRARY", help=f"of {every}; by default all")
+    parser.add_argument("--keep", action="store_true", help="put what the libraries wrote among the tests' files")
+    options = parser.parse_args()
+    sys.exit(main(options.libraries, keeps=options.keep))

@@ -1,4 +1,4 @@
-"""Run by the Python of dictionary-learning, PLACE FOLDER: reads the one at PLACE, reconstructs x of FOLDER."""
+"""Run by the Python of dictionary-learning: FOLDER KIND PLACE. Reads the one at PLACE, reconstructs x of FOLDER."""
 
 import sys
 
@@ -6,7 +6,8 @@ import torch
 from dictionary_learning.utils import load_dictionary
 from safetensors.torch import load_file, save_file
 
-place, folder = sys.argv[1:]
-dictionary, _ = load_dictionary(place, device="cpu")
+folder, _, place = sys.argv[1:]
+x = load_file(f"{folder}/x.safetensors")["0"]
 with torch.no_grad():
-    save_file({"recon": dictionary(load_file(f"{folder}/x.safetensors")["x"])}, f"{folder}/recon.safetensors")
+    recon = load_dictionary(place, device="cpu")[0](x)
+save_file({"recon.0": recon.contiguous()}, f"{folder}/answer.safetensors")

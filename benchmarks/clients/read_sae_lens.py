@@ -1,4 +1,4 @@
-"""Run by the Python of sae-lens: PLACE FOLDER. Reads the dictionary at PLACE, and reconstructs x of FOLDER."""
+"""Run by the Python of sae-lens: FOLDER KIND PLACE. Reads the dictionary at PLACE, and reconstructs x of FOLDER."""
 
 import sys
 
@@ -6,8 +6,8 @@ import torch
 from sae_lens import SAE
 from safetensors.torch import load_file, save_file
 
-place, folder = sys.argv[1:]
+folder, _, place = sys.argv[1:]
+x = load_file(f"{folder}/x.safetensors")["0"]
 with torch.no_grad():
-    save_file(
-        {"recon": SAE.load_from_disk(place)(load_file(f"{folder}/x.safetensors")["x"])}, f"{folder}/recon.safetensors"
-    )
+    recon = SAE.load_from_disk(place)(x)
+save_file({"recon.0": recon.contiguous()}, f"{folder}/answer.safetensors")

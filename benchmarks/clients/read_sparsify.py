@@ -1,4 +1,4 @@
-"""Run by the Python of eai-sparsify: PLACE FOLDER. Reads the dictionary at PLACE, and reconstructs x of FOLDER."""
+"""Run by the Python of eai-sparsify: FOLDER KIND PLACE. Reads the dictionary at PLACE, and reconstructs x of FOLDER."""
 
 import sys
 
@@ -6,7 +6,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from sparsify import SparseCoder
 
-place, folder = sys.argv[1:]
-x = load_file(f"{folder}/x.safetensors")["x"]
+folder, _, place = sys.argv[1:]
+x = load_file(f"{folder}/x.safetensors")["0"]
 with torch.no_grad():
-    save_file({"recon": SparseCoder.load_from_disk(place, device="cpu")(x).sae_out}, f"{folder}/recon.safetensors")
+    recon = SparseCoder.load_from_disk(place, device="cpu")(x).sae_out
+save_file({"recon.0": recon.contiguous()}, f"{folder}/answer.safetensors")

@@ -38,7 +38,11 @@ PEERS = {
         without_dependencies=("dictionary-learning==0.1.0", "nnsight==0.3.7"),
     ),
     "circuit_tracer": Peer("circuit-tracer", ("circuit-tracer==0.5.0",)),
-    "sae_bench": Peer("sae-bench", ("sae-bench==0.6.0",)),
+    # Its evaluation `core` needs sae-lens; the rest that it declares is for its other evaluations.
+    "sae_bench": Peer(
+        "sae-bench", ("sae-lens==6.54.12", "scikit-learn", "tabulate", "collectibles", "beartype"),
+        without_dependencies=("sae-bench==0.6.0",),
+    ),
     # vllm and bitsandbytes, which it declares, run the models that explain latents; the latent cache needs neither.
     "delphi": Peer(
         "eai-delphi",
@@ -46,8 +50,13 @@ PEERS = {
          "blobfile", "sentence_transformers", "faiss-cpu", "asyncer", "anyio", "aiofiles", "beartype"),
         without_dependencies=("eai-delphi==0.1.3",),
     ),
-    "llamascopium": Peer("llamascopium", ("llamascopium==2.0.0b34",)),
-    "overcomplete": Peer("overcomplete", ("overcomplete==0.3.0",)),
+    # It uses HookedTransformer, which transformer-lens 4 has no more.
+    "llamascopium": Peer("llamascopium", ("llamascopium==2.0.0b34", "transformer-lens<4")),
+    # The rest that it declares is for models of vision.
+    "overcomplete": Peer(
+        "overcomplete", ("einops", "numpy", "scipy", "scikit-learn", "safetensors"),
+        without_dependencies=("overcomplete==0.3.0",),
+    ),
 }  # fmt: skip
 
 

@@ -99,7 +99,8 @@ def _class_of(path: Path, found: dict[str, Any]) -> str:
     if kind is not None:
         if kind not in _CLASSES:
             raise ValueError(f"{path / CONFIG}: dict_class must be one of {', '.join(_CLASSES)}, got {short(kind)}")
-        return str(kind)
+        # Its trainers write AutoEncoder for AutoEncoderNew too, which alone has a decoder with a bias.
+        return "AutoEncoderNew" if kind == "AutoEncoder" and "decoder.bias" in found else str(kind)
     by_tensor = {"group_sizes": "MatryoshkaBatchTopKSAE", "gate_bias": "GatedAutoEncoder", "bias": "AutoEncoder",
                  "decoder.bias": "AutoEncoderNew"}  # fmt: skip
     alone = next((kind for name, kind in by_tensor.items() if name in found), "")

@@ -99,7 +99,9 @@ def _encoder(path: Path, found: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def _is_known(name: str) -> bool:
-    return name in ("encoder.weight", "encoder.bias") or name.startswith((f"{_LINEAR}.", f"{_NORM}."))
+    """Whether it is of a linear encoder: its own tensors, a norm's, or the dictionary's that it is tied to."""
+    prefixes = (f"{_LINEAR}.", f"{_NORM}.", "encoder.tied_to.")
+    return name in ("encoder.weight", "encoder.bias") or name.startswith(prefixes)
 
 
 OVERCOMPLETE = Format("overcomplete", "overcomplete", "<name>.overcomplete.pt", (), _claim, hookpoint, read)

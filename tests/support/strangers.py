@@ -101,7 +101,7 @@ def saelens_5(folder: Path) -> Formula:
     return lambda x: topk_of((x - t["b_dec"]) @ t["W_enc"] + t["b_enc"]) @ t["W_dec"] + t["b_dec"]
 
 
-def dictionary_learning(kind: str, *, backup: bool = False) -> Callable[[Path], Formula]:
+def dictionary_learning(kind: str, *, backup: bool = False, called: str = "") -> Callable[[Path], Formula]:
     """Each class of dictionary_learning."""
 
     def write(folder: Path) -> Formula:
@@ -124,7 +124,7 @@ def dictionary_learning(kind: str, *, backup: bool = False) -> Callable[[Path], 
         folder.mkdir(parents=True, exist_ok=True)
         torch.save({"step": 5, "ae": tensors, "norm_factor": 2.0} if backup else tensors, folder / "ae.pt")
         json_file(folder / "config.json", {
-            "trainer": {"dict_class": kind, "activation_dim": D, "dict_size": M, "layer": 3, "k": K,
+            "trainer": {"dict_class": called or kind, "activation_dim": D, "dict_size": M, "layer": 3, "k": K,
                         "lm_name": "pythia", "submodule_name": "resid_post_layer_3"}, "buffer": {}})  # fmt: skip
 
         def formula(x: Tensor) -> Tensor:
@@ -332,7 +332,9 @@ def overcomplete(kind: str) -> Callable[[Path], Formula]:
     def write(folder: Path) -> Formula:
         folder.mkdir(parents=True)
         t = {"dictionary._weights": rand(M, D), "dictionary.multiplier": torch.tensor(0.3)}
-        if kind != "tied":
+        if kind == "tied":
+            t |= {f"encoder.tied_to.{name.partition('.')[2]}": tensor for name, tensor in t.items()}
+        else:
             t |= {"encoder.final_block.0.weight": rand(M, D), "encoder.final_block.0.bias": rand(M)}
         if kind == "batch norm":
             norm = {"weight": rand(M), "bias": rand(M), "running_mean": rand(M), "running_var": rand(M).square() + 0.1}
@@ -432,6 +434,9 @@ STRANGERS = {
     "JumpReLU": Stranger(dictionary_learning("JumpReluAutoEncoder"), DL, "layers.3"),
     "Gated": Stranger(dictionary_learning("GatedAutoEncoder"), DL, "layers.3"),
     "AutoEncoder": Stranger(dictionary_learning("AutoEncoder"), DL, "layers.3"),
+    "AutoEncoderNew, called AutoEncoder": Stranger(
+        dictionary_learning("AutoEncoderNew", called="AutoEncoder"), DL, "layers.3"
+    ),
     "AutoEncoderNew": Stranger(dictionary_learning("AutoEncoderNew"), DL, "layers.3"),
     "Gemma Scope": Stranger(gemma_scope, "gemma-scope", "layers.3"),
     "Gemma Scope 2": Stranger(gemma_scope_2(False), "gemma-scope-2", "layers.3"),

@@ -1,0 +1,13 @@
+"""Run by the Python of llamascopium: FOLDER KIND PLACE. Reads the dictionary at PLACE, and reconstructs x of FOLDER."""
+
+import sys
+
+import torch
+from llamascopium import SparseAutoEncoder
+from safetensors.torch import load_file, save_file
+
+folder, _, place = sys.argv[1:]
+x = load_file(f"{folder}/x.safetensors")["0"]
+with torch.no_grad():
+    recon = SparseAutoEncoder.from_pretrained(place)(x)
+save_file({"recon.0": recon.contiguous()}, f"{folder}/answer.safetensors")
