@@ -68,17 +68,26 @@ def card(
 
 
 def _how_to_load(name: str, first: str, rule: str) -> list[str]:
-    """Lines of Python: one dictionary, or all layers of a cross-layer transcoder, which reconstruct together."""
+    """Lines of Python: one dictionary, or all layers of a cross-layer transcoder, which reconstruct together.
+
+    Of several configurations, of a sweep, it is the first one.
+    """
     if not rule.startswith("cross_layer"):
         return ["from sae import Sae", "", f'sae = Sae.load_from_hub("{name}", "{first}")']
     return [
         "from sae import Sae, graft",
         "from sae.dictionary.cross_layer import coders",
         "",
-        f'layers = Sae.load_many("{name}")',
+        f'layers = Sae.load_many("{name}"{_of_label(first)})',
         "with graft(model, coders(layers)):",
         "    model(tokens)",
     ]
+
+
+def _of_label(first: str) -> str:
+    """The argument that chooses one configuration; nothing where there is one."""
+    label = first.rpartition("/")[0]
+    return f', pattern="{label}/*"' if label else ""
 
 
 def _plain(rule: str) -> str:

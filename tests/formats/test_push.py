@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_models import tiny_model, tiny_tokens
 
 import sae.__main__
 from sae import Sae, SaeConfig
@@ -185,6 +186,44 @@ def test_a_card_shows_what_loads_these_dictionaries(tmp_path: Path, kind: dict[s
     for snippet in snippets:
         compile(snippet, "card", "exec")
     assert ("coders(layers)" in snippets[0]) == cfg.cross_layer and '"me/dicts"' in snippets[0]
+
+
+def _pushed(kind: str) -> dict[str, Sae]:
+    """Dictionaries of a model of three blocks that are 32 wide, by name: several labels where a sweep trained them."""
+    if kind != "cross-layer":
+        options: dict[str, Any] = (
+            {"selection": "batchtopk"} if kind == "batchtopk" else {"transcode": kind == "transcoder"}
+        )
+        return {f"layers.{i}.mlp": Sae(32, SaeConfig(num_latents=64, k=4, **options)) for i in range(2)}
+    names = [f"layers.{i}.mlp" for i in range(3)]
+    found = {}
+    for label in ("k4", "k8"):
+        for i, name in enumerate(names):
+            cfg = SaeConfig(num_latents=64, k=int(label[1:]), cross_layer=True)
+            width = 32 * (3 - i)
+            spec = Spec(
+                cfg, 32, width, 64, reads=(f"{name}.input",), writes=tuple(names[i:]), widths=(32,) * (3 - i)
+            )  # fmt: skip
+            found[f"{label}/{name}"] = Sae(32, cfg, d_out=width, spec=spec)
+    return found
+
+
+@pytest.mark.parametrize("kind", ["topk", "batchtopk", "transcoder", "cross-layer"])
+def test_the_cards_own_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Of a sweep of cross-layer transcoders too, whose labels are not to be mixed."""
+    for name, one in _pushed(kind).items():
+        one.save_to_disk(tmp_path / "me/dicts" / name)
+    found = {name: describe(name, place) for name, place in find(tmp_path / "me/dicts").items()}
+    text = card("me/dicts", found, About(), [], run={}, measured={}, license="mit")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sae.formats.hub.fetch", lambda name, wanted, **_: find(Path(name), wanted))
+    (snippet,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    model, ran = tiny_model("llama", causal_lm=True), {}
+    exec(snippet, {"model": model, "tokens": tiny_tokens()}, ran)
+    if kind == "cross-layer":
+        assert list(ran["layers"]) == ["k4/layers.0.mlp", "k4/layers.1.mlp", "k4/layers.2.mlp"]
+    else:
+        assert ran["sae"].W_dec.equal(Sae.load_many(tmp_path / "me/dicts")["layers.0.mlp"].W_dec)
 
 
 def test_a_dry_run_lists_the_files_and_asks_nobody(dictionaries: Path, capsys: pytest.CaptureFixture[str]) -> None:
