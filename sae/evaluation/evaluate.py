@@ -194,11 +194,13 @@ def evaluate_many(
     }
     with ranks.together():
         head, why_no_head = _find_head(model, share.ctx_len)
+    skips = None if head is None else lm.Skips(model, head)
     measured = Measured({}, {}, {})
     with ranks.together(), bar(what="measuring", total=share.tokens) as progress:
         share = Share(counting(), ranks, progress.reach)
         for batch in share:
-            measured = measured.add(measure(model, batch, dictionaries, references, head=head, on_part=share.part_done))
+            of_batch = measure(model, batch, dictionaries, references, head=head, skips=skips, on_part=share.part_done)
+            measured = measured.add(of_batch)
     of_rows = {row: widths[at] for row, at in rows(found).items()}
     total = nothing(dictionaries, of_rows, share.ctx_len, has_head=head is not None).add(measured.on_cpu())
     ranks.add_up(total.tensors())()

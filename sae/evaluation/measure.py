@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from itertools import count
 from typing import Any, NamedTuple, TypeVar
 
@@ -138,13 +139,14 @@ def measure(
     references: Mapping[str, Reference],
     *,
     head: lm.Head | None,
+    skips: lm.Skips | None = None,
     on_part: Callable[[float], None] = lambda part: None,
 ) -> Measured:
     """The sums of one batch. `references` are by hookpoint of `dictionaries`, or A->B.
 
-    `head` makes the model's logits; without it nothing is grafted, and the forward is cut short. Tokens that do not
-    count keep their activations, and appear in no sum. `on_part` gets the share of the work that is done, by the runs
-    of the model.
+    `head` makes the model's logits; without it nothing is grafted, and the forward is cut short. With `skips` a graft's
+    forward begins behind what is known of the clean one; the numbers are the same. Tokens that do not count keep their
+    activations, and appear in no sum. `on_part` gets the share of the work that is done, by the runs of the model.
 
     A code may be made of activations that come after those that it replaces, as a crosscoder's. It is then made of the
     clean activations, also where all are replaced.
@@ -152,7 +154,14 @@ def measure(
     tokens, kept = batch
     found = targets(dictionaries)
     at = rows(found)
-    seen, clean = _clean_run(model, head, tokens, harvested(found, (at[row] for row in references)))
+    known_before = _behind(found, skips)
+    passed = harvested(found, (at[row] for row in references))
+    seen, clean = _clean_run(model, head, tokens, list(dict.fromkeys([*passed, *filter(None, known_before.values())])))
+
+    def begin(rows: Iterable[str]) -> AbstractContextManager[None]:
+        behind = known_before.get(frozenset(rows), "")
+        return skips.begin(behind, seen[behind]) if skips is not None and behind else nullcontext()
+
     references = {row: each.to(seen[at[row]].device) for row, each in references.items()}
     mean = {hookpoint: each.mean for hookpoint, each in references.items()}
     runs, number = count_runs(dictionaries, has_head=head is not None), count(1)
@@ -179,16 +188,30 @@ def measure(
         if head is not None and clean is not None:
             # One hookpoint alone: its input is the clean activation, whose reconstruction is known.
             grafts = {label: {hookpoint: _constant(recon)} for label, recon in recons.items()}
-            predicted = _predict(model, head, tokens, where, clean, grafts, {hookpoint: mean[hookpoint]}, ran)
+            with begin([hookpoint]):
+                predicted = _predict(model, head, tokens, where, clean, grafts, {hookpoint: mean[hookpoint]}, ran)
             measured.predictions.update({(label, hookpoint): sums for label, sums in predicted.items()})
     if head is not None and clean is not None:
         for group in _same_hookpoints(found):
             hookpoints = next(iter(group.values()))
             at_once = {hookpoint: mean[hookpoint] for hookpoint in hookpoints}
             grafts = {label: _all_of(label, of_one, known) for label, of_one in group.items()}
-            predicted = _predict(model, head, tokens, where, clean, grafts, at_once, ran)
+            with begin(hookpoints):
+                predicted = _predict(model, head, tokens, where, clean, grafts, at_once, ran)
             measured.predictions.update({(label, ALL): sums for label, sums in predicted.items()})
     return measured
+
+
+def _behind(found: Targets, skips: lm.Skips | None) -> dict[frozenset[str], str]:
+    """The block behind which the forwards can begin that change some rows, by these rows; "" where none can."""
+    if skips is None:
+        return {}
+    ends: dict[str, set[str]] = {}
+    for of_one in found.values():
+        for row, target in of_one.items():
+            ends.setdefault(row, set()).update([target.writes, *target.reads])
+    changed = [{row} for row in ends] + [set(next(iter(group.values()))) for group in _same_hookpoints(found)]
+    return {frozenset(rows): skips.behind(end for row in rows for end in ends[row]) for rows in changed}
 
 
 def _coded(done: dict[int, Coded], target: Target, seen: Mapping[str, Tensor]) -> Coded:

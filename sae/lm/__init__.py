@@ -16,6 +16,7 @@ from .load import (
     vocab_size,
 )
 from .logits import Head, Hidden, NoHeadError, find_head, full_logits, num_positions_per_chunk
+from .skip import Skips
 from .unembedding import Unembedding, find_unembedding, path_to_logits
 from .vocabulary import token_texts
 from .wrappers import unwrapped
@@ -25,6 +26,7 @@ __all__ = [
     "Hidden",
     "Latents",
     "NoHeadError",
+    "Skips",
     "Unembedding",
     "base_model",
     "block_list",

@@ -1,7 +1,7 @@
 """What every forward of a language model that we start has around it."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +20,20 @@ def evaluating(base: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def forward_instead(module: nn.Module, make: Callable[[], Any]) -> Iterator[None]:
+    """Inside `with`, the module returns what `make` makes, and does not run; its hooks do."""
+    before = module.__dict__.get("forward")  # accelerate puts its own there
+    module.forward = lambda *args, **kwargs: make()
+    try:
+        yield
+    finally:
+        if before is None:
+            del module.forward
+        else:
+            module.forward = before
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from .forward import as_before, device_of, evaluating, without_cache
+from .forward import as_before, device_of, evaluating, forward_instead, without_cache
 from .fused import fused
 from .hookpoints import base_model
 from .load import class_with_head, is_masked, vocab_size
@@ -74,7 +74,7 @@ class Head:
             return hidden.states[:, part]
         # Contiguous: of a view PyTorch makes a batched product, which copies the matrix for each sequence.
         cut = _with_states(hidden.rest, hidden.states[:, part].contiguous())
-        with _forward_returns(self._trunk, cut):
+        with forward_instead(self._trunk, lambda: cut):
             return full_logits(self._model, tokens[:, part])
 
 
@@ -147,19 +147,6 @@ def _with_states(output: Any, states: Tensor) -> Any:
     changed = copy.copy(output)
     changed["last_hidden_state"] = states
     return changed
-
-
-@contextmanager
-def _forward_returns(trunk: nn.Module, output: Any) -> Iterator[None]:
-    before = trunk.__dict__.get("forward")  # accelerate puts its own there
-    trunk.forward = lambda *args, **kwargs: output
-    try:
-        yield
-    finally:
-        if before is None:
-            del trunk.forward
-        else:
-            trunk.forward = before
 
 
 @contextmanager

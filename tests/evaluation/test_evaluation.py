@@ -161,6 +161,18 @@ def test_a_model_without_a_head_has_its_reconstruction_measured() -> None:
     assert "kl_div_with_sae" not in found["h.1"].metrics
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_forwards_that_begin_behind_a_hookpoint_give_the_same_numbers(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokens = tiny_model(family, causal_lm=True), tiny_tokens(6, CTX)
+    saes = dictionaries_for(model, resolve_hookpoints(model, layers=[0, 2]))
+    found = evaluate(model, tokens, saes, batch_size=4, exclude_positions=[0])
+    monkeypatch.setattr(lm.Skips, "behind", lambda skips, hookpoints: "")
+    whole = evaluate(model, tokens, saes, batch_size=4, exclude_positions=[0])
+    assert repr(found.to_json()) == repr(whole.to_json())
+
+
 # Sums
 
 
@@ -400,14 +412,15 @@ def test_the_bar_tells_which_part_of_the_models_runs_is_done(monkeypatch: pytest
             bars.append(self)
 
         def reach(self, tokens: float) -> None:
-            self.heard.append((tokens / self.total, len(runs) - 1))  # one run showed how the model makes logits
+            # one run showed how the model makes logits, three for each block that one can begin behind it
+            self.heard.append((tokens / self.total, len(runs) - 7))
 
     many = {"a": dictionaries_for(model, ["layers.0", "layers.1"]), "b": dictionaries_for(model, ["layers.1"])}
     evaluate_many(model, tiny_tokens(6, CTX).split(2), many, bar=partial(Seen, total=6 * CTX))
     means_, measuring = bars
     assert [part for part, _ in means_.heard] == pytest.approx([1 / 3, 2 / 3, 1])
     assert [part for part, _ in measuring.heard] == pytest.approx([done / 33 for _, done in measuring.heard])
-    assert measuring.total == 6 * CTX and len(runs) == 1 + 3 * 11 and measuring.heard[-1] == (1, 33)
+    assert measuring.total == 6 * CTX and len(runs) == 7 + 3 * 11 and measuring.heard[-1] == (1, 33)
 
 
 # What it is told
