@@ -83,9 +83,20 @@ export async function listPage(state) {
     return row;
   }
 
-  function paint() {
+  // Rows that stay in sight stay as they are: a frame of scrolling makes one or two.
+  const drawn = new Map();
+  function paint(anew = false) {
     const first = Math.max(0, Math.floor(table.scrollTop / ROW) - 8), last = Math.min(shown.length, first + Math.ceil(table.clientHeight / ROW) + 18);
-    body.replaceChildren(...Array.from({ length: last - first }, (none, at) => line(first + at)));
+    for (const [at, row] of drawn) if (anew || at < first || at >= last) { row.remove(); drawn.delete(at); }
+    const lowest = Math.min(...drawn.keys()), above = [], below = [];
+    for (let at = first; at < last; at += 1) {
+      if (drawn.has(at)) continue;
+      const row = line(at);
+      drawn.set(at, row);
+      (at < lowest && lowest !== Infinity ? above : below).push(row);
+    }
+    body.prepend(...above);
+    body.append(...below);
   }
 
   function update() {
@@ -97,7 +108,7 @@ export async function listPage(state) {
       class: side, type: "button", "aria-sort": view.sort === name ? (view.down ? "descending" : "ascending") : "none",
       onclick: () => { view.down = view.sort === name ? !view.down : name !== "latent" && name !== "token" && name !== "up"; view.sort = name; table.scrollTop = 0; update(); },
     }, label + (view.sort === name ? (view.down ? " ↓" : " ↑") : ""))));
-    paint();
+    paint(true);
     pictures.replaceChildren(
       h("div", { class: "panel" }, h("h2", {}, "How often latents fire"), densityHistogram(columns, shown)),
       h("div", { class: "panel" }, h("h2", {}, "Density and largest activation"), scatter(columns, shown, (latent) => go(`#/${place}/${latent}`))));
@@ -111,7 +122,7 @@ export async function listPage(state) {
     pictures,
     h("div", { class: "panel" }, h("div", { class: "row" }, search, kind, flag, count), table));
   queueMicrotask(() => { update(); table.scrollTop = view.scroll; paint(); });
-  new ResizeObserver(paint).observe(table);
+  new ResizeObserver(() => paint()).observe(table);
   state.focusSearch = () => search.focus();
   return page;
 }
