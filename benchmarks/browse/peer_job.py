@@ -18,7 +18,7 @@ INSTALL = (
     "python3.11 -m venv X; X/bin/pip install torch==2.13.0 sae-dashboard==0.8.0 'pyarrow<22'; with a torch for CPUs "
     "also X/bin/pip uninstall -y torchvision torchaudio"
 )
-"""pyarrow 22 and later need numpy 2, which TransformerLens 2 forbids; nothing that is installed says so to pip."""
+"""PyArrow 26.0.1 needs NumPy 2, which TransformerLens 2.17.0 forbids, and does not tell pip."""
 PACKAGES = ("sae-dashboard", "sae-lens", "transformer-lens", "transformers", "torch", "numpy")
 
 
