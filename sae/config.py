@@ -1,6 +1,7 @@
 """What a user can choose. Plain dataclasses; every rule that needs no file, model or device is checked here."""
 
 import math
+import re
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -769,9 +770,11 @@ class PushConfig:
     def __post_init__(self) -> None:
         if not self.source or not self.repository:
             raise ValueError("SOURCE and OWNER/NAME must be given; sae push checkpoints/my-run OWNER/NAME")
-        owner, _, name = self.repository.partition("/")
-        if not owner or not name or "/" in name:
-            raise ValueError(f"the repository must be OWNER/NAME, got {self.repository!r}; give both")
+        parts = self.repository.split("/")
+        if len(parts) != 2 or not all(re.fullmatch(r"[A-Za-z0-9_]([\w.-]*[A-Za-z0-9_])?", part) for part in parts):
+            raise ValueError(
+                f"the repository must be OWNER/NAME, got {self.repository!r}; give both, of letters, digits, -, _ and ."
+            )
 
 
 @dataclass

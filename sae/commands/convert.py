@@ -34,9 +34,9 @@ def convert(cfg: ConvertConfig) -> int:
     partial_target = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial_target, ignore_errors=True)
     try:
+        _make_folder(partial_target)
         readers = {name: partial(_read, cfg, name, stored, cache) for name, stored in found.items()}
         write_set(partial_target, readers, cfg.to, about_run(next(iter(found.values()))))
-        target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
             target.rmdir()
         partial_target.rename(target)
@@ -44,6 +44,16 @@ def convert(cfg: ConvertConfig) -> int:
         shutil.rmtree(partial_target, ignore_errors=True)
     _show([describe(name, stored) for name, stored in find(target).items()])
     return 0
+
+
+def _make_folder(folder: Path) -> None:
+    """Create it. Raises ValueError in one line if it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"TARGET must be in a folder that can be written, got {folder.parent} ({error.strerror}); choose another"
+        ) from None
 
 
 def about_run(stored: StoredDictionary) -> About:

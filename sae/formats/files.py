@@ -3,6 +3,7 @@
 Every reader raises ValueError, in one line that names the file and the rule that it breaks.
 """
 
+import re
 import zipfile
 from collections.abc import Mapping
 from math import prod
@@ -17,6 +18,8 @@ from torch import Tensor
 from sae.storage.files import short
 
 _MAX_HEADER_BYTES = 2**20
+_GLOBAL = re.compile(r"Unsupported global: GLOBAL (\S{1,100})")
+"""What torch says of a name of code in a pickle."""
 _MAX_PICKLE_BYTES, _MAX_ENTRIES = 2**20, 10_000
 _MAX_DEFLATED = 16
 """Factor by which a compressed NumPy archive may claim to be larger than its file."""
@@ -118,6 +121,11 @@ def read_torch(path: Path) -> dict[str, Any]:
     try:
         value = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # a hostile pickle can raise anything
+        if code := _GLOBAL.search(str(error)):
+            raise ValueError(
+                f"{path} must be a file of torch.save that holds tensors and no code, but it holds {short(code[1])}; "
+                "nothing in it was run: save the state_dict alone, or get safetensors"
+            ) from None
         raise _damaged(path, "a file of torch.save that holds tensors and no code", error) from None
     if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
         raise ValueError(f"{path} must hold tensors by name, got {type(value).__name__}")

@@ -65,12 +65,15 @@ def _looked_for() -> str:
 def find(folder: Path, names: Iterable[str] | None = None, pattern: str | None = None) -> dict[str, StoredDictionary]:
     """The dictionaries below `folder`, by hookpoint, in natural order.
 
-    A run's folder stands for its newest checkpoint, and one dictionary's for that alone. Of several at a hookpoint
-    (configurations, seeds, widths) each is `<group>/<hookpoint>`. A name may leave out the group if there is one of
-    that hookpoint, or may be the path below `folder`. It may be longer or shorter by the module that the text model
-    lies in, as another class of the model calls it. The name is the key of what it found. Raises ValueError if there is
-    none, or a named one is missing or one of several.
+    A run's folder stands for its newest checkpoint, and one dictionary's, or its file, for that alone. Of several at a
+    hookpoint (configurations, seeds, widths) each is `<group>/<hookpoint>`. A name may leave out the group if there is
+    one of that hookpoint, or may be the path below `folder`. It may be longer or shorter by the module that the text
+    model lies in, as another class of the model calls it. The name is the key of what it found. Raises ValueError if
+    there is none, or a named one is missing or one of several.
     """
+    if folder.is_file():
+        stored = stored_at(folder)
+        return chosen_of(folder, {_name_of(stored): stored}, names, pattern)
     return chosen_of(folder, found_in(folder), names, pattern)
 
 

@@ -100,6 +100,30 @@ def test_what_cannot_be_converted_is_told_in_one_line_and_leaves_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+@pytest.mark.parametrize("name", ["Qwen Scope", "overcomplete tied", "OpenAI TopK"])
+def test_a_dictionary_that_is_a_file_is_named_by_its_path(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    stranger, folder = STRANGERS[name], tmp_path / "repo-L0_3"
+    formula, x = stranger.write(folder), torch.randn(5, D)
+    assert main(["info", str(folder / stranger.file)]) == 0 and stranger.format in capsys.readouterr().out
+    assert main(["convert", str(folder / stranger.file), str(tmp_path / "out"), "--to", "saelens"]) == 0
+    (again,) = Sae.load_many(tmp_path / "out").values()
+    torch.testing.assert_close(again(x).recon, formula(x), rtol=1e-4, atol=1e-4)
+    assert main(["info", __file__]) == 2
+    said = capsys.readouterr().err
+    assert "must hold a dictionary, but there is no cfg.json" in said and said.count("\n") == 1
+
+
+def test_a_target_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_of_two(tmp_path / "run")
+    (tmp_path / "file").write_text("mine")
+    assert main(["convert", str(tmp_path / "run"), str(tmp_path / "file" / "out"), "--to", "saelens"]) == 2
+    said = capsys.readouterr().err
+    assert "TARGET must be in a folder that can be written, got " in said and said.count("\n") == 1
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_what_is_there_is_never_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_of_two(tmp_path / "run")
     (tmp_path / "mine").mkdir()

@@ -236,6 +236,8 @@ def test_a_dry_run_lists_the_files_and_asks_nobody(dictionaries: Path, capsys: p
     ("arguments", "message"),
     [
         (["RUN", "dicts"], "must be OWNER/NAME, got 'dicts'"),
+        (["RUN", "../dicts"], "must be OWNER/NAME, got '../dicts'"),
+        (["RUN", "me/dicts\n"], "must be OWNER/NAME, got 'me/dicts"),
         (["RUN"], "SOURCE and OWNER/NAME must be given"),
         (["nowhere", "me/dicts"], "nowhere is none"),
         (["RUN", "me/dicts", "--formats", "gguf"], "format must be one of"),
