@@ -1,7 +1,7 @@
 """`sae convert SOURCE TARGET`: dictionaries in another library's format. `sae info SOURCE`: what is there."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -10,9 +10,10 @@ import torch
 from sae.activations.cache.read import ActivationCache, held_out_batches
 from sae.config import ConvertConfig, InfoConfig
 from sae.dictionary.autoencoder import Sae
+from sae.dictionary.cross_layer import members
 from sae.dictionary.spec import Saved
 from sae.dictionary.wiring import Wiring
-from sae.evaluation.thresholds import with_fitted_threshold
+from sae.evaluation.thresholds import with_fitted_threshold, with_fitted_thresholds
 from sae.formats.convert import says_topk, writable, write_set
 from sae.formats.describe import Description, describe
 from sae.formats.find import find
@@ -35,7 +36,8 @@ def convert(cfg: ConvertConfig) -> int:
     shutil.rmtree(partial_target, ignore_errors=True)
     try:
         _make_folder(partial_target)
-        readers = {name: partial(_read, cfg, name, stored, cache) for name, stored in found.items()}
+        fitted = _fitted_together(cfg, found, cache)
+        readers = {name: partial(_read, cfg, name, stored, cache, fitted) for name, stored in found.items()}
         write_set(partial_target, readers, cfg.to, about_run(next(iter(found.values()))))
         if target.exists():
             target.rmdir()
@@ -65,9 +67,40 @@ def about_run(stored: StoredDictionary) -> About:
     return About(**known, ctx_len=ctx_len if type(ctx_len) is int else 0)
 
 
-def _read(cfg: ConvertConfig, name: str, stored: StoredDictionary, cache: ActivationCache | None) -> Saved:
+def _fitted_together(
+    cfg: ConvertConfig, found: Mapping[str, StoredDictionary], cache: ActivationCache | None
+) -> dict[str, Saved]:
+    """The layers of a TopK cross-layer transcoder with thresholds, by name; empty for others, and without activations.
+
+    All layers reconstruct together, so what it changes is told of them together.
+    """
+    first = next(iter(found.values())).read().spec if cache is not None and cfg.to == "circuit-tracer" else None
+    if cache is None or first is None or not first.cfg.cross_layer or first.selection != "topk":
+        return {}
+    groups = members({name: Sae.from_saved(stored.read()).float() for name, stored in found.items()})
+    if len(groups) != 1:
+        raise ValueError(
+            f"SOURCE must hold one cross-layer transcoder, got {', '.join(groups)}; name one of its folders"
+        )
+    (layers,) = groups.values()
+    reads, writes = ([ends[0] for ends in each] for each in ([layer.sae.spec.reads for layer in layers],
+                                                             [layer.sae.spec.writes for layer in layers]))  # fmt: skip
+    acts = _activations(cache, list(dict.fromkeys([*reads, *writes])))
+    by_name = dict(zip(dict.fromkeys([*reads, *writes]), acts, strict=True))
+    changed = with_fitted_thresholds(layers, [by_name[name] for name in reads], [by_name[name] for name in writes])
+    print(
+        f"TopK becomes JumpReLU with thresholds {' '.join(f'{least:.4g}' for least in changed.thresholds)}; on "
+        f"{len(acts[0]):,} held-out tokens L0 of all layers was {changed.l0[0]:.2f} and is {changed.l0[1]:.2f}, FVU of "
+        f"their outputs was {changed.fvu[0]:.4f} and is {changed.fvu[1]:.4f}"
+    )
+    return {layer.name: sae.saved() for layer, sae in zip(layers, changed.saes, strict=True)}
+
+
+def _read(
+    cfg: ConvertConfig, name: str, stored: StoredDictionary, cache: ActivationCache | None, fitted: Mapping[str, Saved]
+) -> Saved:
     """The dictionary, with a threshold if the format needs one and activations are given."""
-    saved = stored.read()
+    saved = fitted[name] if name in fitted else stored.read()
     if saved.spec.cfg.cross_layer and cfg.hookpoints:
         raise ValueError(
             f"hookpoints must not part the layers of a cross-layer transcoder, of which {name} is one; leave it out"

@@ -15,6 +15,7 @@ from sae.activations.cache.format import CacheHeader
 from sae.activations.cache.write import write_cache
 from sae.activations.source import LiveActivations
 from sae.data import TokenBatches
+from sae.dictionary.spec import Spec
 from sae.evaluation.thresholds import with_fitted_threshold
 
 WIDTH = 48
@@ -69,6 +70,30 @@ def test_a_topk_becomes_one_threshold_that_leaves_as_many_latents_and_says_so(
     said = capsys.readouterr().out
     assert "layers.1: TopK becomes JumpReLU with threshold" in said and "on 128 held-out tokens L0 was 5.00" in said
     assert Sae.load_many(tmp_path / "out")["layers.0"].spec.selection == "jumprelu"
+
+
+def test_a_topk_cross_layer_transcoder_gets_a_threshold_for_each_layer_and_says_what_that_changes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("layers.0.mlp", "layers.1.mlp")
+    for index, name in enumerate(names):
+        writes, cfg = names[index:], SaeConfig(num_latents=96, k=5, cross_layer=True)
+        width = WIDTH * len(writes)
+        spec = Spec(cfg, WIDTH, width, 96, reads=(f"{name}.input",), writes=writes, widths=(WIDTH,) * len(writes))
+        sae = Sae(WIDTH, cfg, d_out=width, spec=spec)
+        torch.nn.init.normal_(sae.W_dec)
+        sae.save_to_disk(tmp_path / "run" / name)
+    cache = cache_of(tmp_path / "cache", [*names, *(f"{name}.input" for name in names)], WIDTH)
+    command = ["convert", str(tmp_path / "run"), str(tmp_path / "out"), "--to", "circuit-tracer"]
+    assert main(command) == 2 and "--activations fits one" in capsys.readouterr().err
+    assert main([*command, "--activations", str(cache)]) == 0
+    said = capsys.readouterr().out
+    l0 = re.search(r"on 128 held-out tokens L0 of all layers was 10.00 and is ([\d.]+), FVU .* was [\d.]+ and is", said)
+    assert l0 is not None and abs(float(l0[1]) - 10) < 0.5
+    saes = Sae.load_many(tmp_path / "out")
+    assert list(saes) == list(names) and {sae.spec.selection for sae in saes.values()} == {"jumprelu"}
+    x = torch.randn(2048, WIDTH) + 2  # as the third place of the cache is
+    assert abs(float((saes[names[0]].encode(x).top_acts > 0).sum(-1).float().mean()) - 5) < 1
 
 
 def test_the_fitted_threshold_leaves_k_latents_in_the_mean_and_reports_what_it_changed() -> None:
