@@ -105,7 +105,10 @@ class CheckedFile:
         for block in np.flatnonzero(~self._good[first:last]) + first:
             part = self._bytes[block * BLOCK : (block + 1) * BLOCK]
             if zlib.crc32(part) != self._sums[block]:
-                raise DamagedError(f"{self.path} is damaged: its checksum is another at byte {block * BLOCK}")
+                raise DamagedError(
+                    f"{self.path} is damaged: its checksum is another at byte {block * BLOCK}; remove it and "
+                    "repeat sae browse, which then indexes anew"
+                )
             self._good[block] = True
         return self._values[start:stop]
 

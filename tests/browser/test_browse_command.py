@@ -17,6 +17,7 @@ import sae.__main__
 from sae.browser import Index
 from sae.browser.circuit_tracer import write as write_circuit_tracer
 from sae.browser.notes import Notes
+from sae.browser.server import free_socket
 from sae.commands.parser import field_docs
 from sae.commands.table import COMMANDS
 from sae.config import BrowseConfig
@@ -121,6 +122,28 @@ def test_a_damaged_index_is_named_and_made_anew(run: Run) -> None:
     status, out, _ = run("runs/run", "--max_tokens", "200", "--hookpoints", "layers.0")
     assert status == 0 and "it is damaged; indexing anew" in out
     assert values.read_bytes() == whole
+
+
+def test_a_flipped_bit_is_named_with_a_way_out_that_makes_the_index_anew(run: Run) -> None:
+    command = ("runs/run", "--max_tokens", "200", "--hookpoints", "layers.0")
+    assert run(*command)[0] == 0
+    values = next(Path("runs/run/browse").glob("*/places/0/values.f16"))
+    whole = values.read_bytes()
+    values.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+    with pytest.raises(ValueError, match=r"values.f16 is damaged: .* remove it and repeat sae browse") as refused:
+        Index.open("runs/run")["layers.0"].search("fox")
+    assert str(values) in str(refused.value)
+    values.unlink()
+    status, out, _ = run(*command)
+    assert status == 0 and "it is damaged; indexing anew" in out and values.read_bytes() == whole
+
+
+def test_a_port_that_is_taken_gives_the_next_one_and_the_command_says_which(run: Run) -> None:
+    with free_socket(28950) as taken:
+        port = taken.getsockname()[1]
+        status, out, _ = run("runs/run", "--max_tokens", "200", "--hookpoints", "layers.0", "--port", str(port))
+        (told,) = [line for line in out.splitlines() if line.startswith("look at http://127.0.0.1:")]
+        assert status == 0 and int(told.split(":")[2].split("/")[0]) > port
 
 
 def test_static_pages_hold_what_the_index_says(run: Run) -> None:
