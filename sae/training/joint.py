@@ -128,7 +128,7 @@ def _table(rows: Tensor) -> Tensor:
     return rows if native.readable(rows) else rows.contiguous()
 
 
-class Alone:
+class Single:
     """A learner that writes by itself: a group of one."""
 
     def __init__(self, name: str, learner: SaeLearner) -> None:
@@ -142,8 +142,8 @@ class Alone:
 
 def groups(
     learners: Mapping[str, SaeLearner], found: Sequence[Layout], sum_: Callable[[Tensor], Tensor]
-) -> list[Joint | Alone]:
+) -> list[Joint | Single]:
     """The learners, by name, in the groups that are trained together. `found` are the layouts of those of several."""
     together = {name for layout in found for name in layout}
-    alone = [Alone(name, learner) for name, learner in learners.items() if name not in together]
+    alone = [Single(name, learner) for name, learner in learners.items() if name not in together]
     return [*(Joint(learners, layout, sum_) for layout in found), *alone]

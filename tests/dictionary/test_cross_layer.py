@@ -29,7 +29,7 @@ from sae.formats.find import find
 from sae.lm import harvest
 from sae.parallel.placement import placement_of
 from sae.runs.log import read_records
-from sae.training.joint import Alone, Joint
+from sae.training.joint import Joint, Single
 from sae.training.learner import SaeLearner
 from sae.training.recipe import Recipe
 from sae.training.run_plan import Combination, check_cross_layer_memory, check_each_has_a_layer, plan_saes
@@ -563,4 +563,4 @@ def test_layers_of_different_transcoders_are_told_apart(tmp_path: Path) -> None:
 
 def test_only_several_layers_are_trained_together(make: Make) -> None:
     one, several = make(hookpoints=["layers.1.mlp"]), make(run_name="other")
-    assert [type(group) for group in one.groups] == [Alone] and [type(group) for group in several.groups] == [Joint]
+    assert [type(group) for group in one.groups] == [Single] and [type(group) for group in several.groups] == [Joint]
