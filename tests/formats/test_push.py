@@ -37,6 +37,7 @@ class Hub(ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.exists = False
         self.commits = 0
+        self.forbids = False
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -67,6 +68,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         sent = self.rfile.read(int(self.headers.get("content-length", 0)))
+        if self.server.forbids:
+            return self.answer({"error": "You don't have the rights to create a model under the namespace me"}, 403)
         if self.path.endswith("/repos/create"):
             self.server.exists = True
             self.answer(CREATED)
@@ -154,6 +157,12 @@ def test_everything_is_pushed_in_one_commit_never_over_others_files_and_loads_as
         card = server.files["README.md"].decode()
         assert card.startswith("---\nlibrary_name: ") and '"sparse-autoencoder"' in card and "layers.1" in card
         assert 'Sae.load_from_hub("me/dicts", "layers.0")' in card and str(tmp_path) not in card
+
+        server.forbids = True
+        status, out, err = push(str(dictionaries), "me/dicts", "--force")
+        assert status == 2 and "me/dicts cannot be written on the hub (" in err and "hf_secret" not in err
+        assert len(err.strip().splitlines()) == 1 and server.commits == 1
+        server.forbids = False
 
         status, out, err = push(str(dictionaries), "me/dicts")
         assert status == 2 and "me/dicts holds README.md" in err and server.commits == 1
