@@ -66,7 +66,7 @@ def together(found: dict[str, Saved], xs: list[Tensor]) -> Tensor:
     return reconstruct(group, xs)[1].detach()
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     count=st.integers(1, 4), d=st.integers(1, 7), n=st.integers(2, 9), tied=st.booleans(), scaled=st.booleans(),
     dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),

@@ -20,7 +20,7 @@ from sae import Sae
 from sae.formats.find import find
 
 FILES_OF_A_FORMAT = int(os.environ.get("SAE_FUZZ_FILES", "0"))
-FEW = 3
+FEW = 2
 MORE_BYTES = 64 * 2**20
 ODD = [b"", b"\0" * 64, b"\xff" * 64, b"{}", b"[]", b"{" * 3000, b"null", b"&a [*a,*a]", b"PK\x03\x04", b"\x80\x04."]
 
