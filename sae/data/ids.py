@@ -40,6 +40,22 @@ def row_ids(row: Any) -> Int64[np.ndarray, " tokens"]:
     return ids
 
 
+def is_null(row: Any) -> bool:
+    """Whether a row has the column of token ids, and null in it."""
+    name = next((each for each in IDS if each in row), None) if isinstance(row, Mapping) else None
+    return name is not None and row[name] is None
+
+
+def without_null_rows(rows: "datasets.Dataset") -> "datasets.Dataset":
+    """The rows of a tokenised data set whose token ids are not null."""
+    import pyarrow.compute as pc
+
+    tables: Iterable[Any] = rows.select_columns([name := ids_column(rows.column_names)])
+    tables = tables.with_format("arrow").iter(batch_size=10_000)  # type: ignore[attr-defined]
+    valid = np.concatenate([np.zeros(0, np.bool_), *(pc.is_valid(table[name]).to_numpy() for table in tables)])
+    return rows if valid.all() else rows.select(np.flatnonzero(valid))
+
+
 def ids_of(rows: list[Row]) -> list[list[int]]:
     """The token ids of rows, without padding; of a row that is null none."""
     return [_unpadded(as_ids(row[IDS[0]]), row.get(MASK)).tolist() for row in rows if row[IDS[0]] is not None]

@@ -183,11 +183,7 @@ def evaluate_many(
         share = Share(counting(), ranks, progress.reach)
         own = means(model, hookpoints, share, rules)
     spreads = _over_ranks({name: Spread.zeros(d_in, "cpu") for name, d_in in widths.items()}, own, ranks)
-    tokens = int(next(iter(spreads.values())).everything.tokens) if spreads else 0
-    if not tokens:
-        raise ValueError(
-            "the data must have a token to measure on beside those excluded, got none; give more text, or exclude fewer"
-        )
+    tokens = _number_of_tokens(spreads)
     references = {
         row: Reference(spreads[at].everything.mean(), spreads[at].ordinary.mean(), rules[at])
         for row, at in rows(found).items()
@@ -221,6 +217,16 @@ def evaluate_many(
         why_no_head=why_no_head,
         relative_norms=_relative_norms(found, total),
     )
+
+
+def _number_of_tokens(spreads: Mapping[str, Spread]) -> int:
+    """Tokens that are measured on. Raises ValueError for none."""
+    tokens = int(next(iter(spreads.values())).everything.tokens) if spreads else 0
+    if not tokens:
+        raise ValueError(
+            "the data must have a token to measure on beside those excluded, got none; give more text, or exclude fewer"
+        )
+    return tokens
 
 
 def _top_shares(sums: ActivationSums) -> dict[str, float]:

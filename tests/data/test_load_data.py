@@ -16,6 +16,7 @@ from datasets import Dataset, DatasetDict
 
 from sae.data import TokenBatches, chunk_and_tokenize, load_data
 from sae.data.read import PIECE_CHARACTERS, File, rows_of
+from sae.data.tokens import as_sequences
 
 CTX_LEN = 16
 
@@ -350,6 +351,16 @@ def test_padding_is_left_out_where_a_mask_says_so(load, name, column, streaming)
 def test_rows_that_are_null_are_passed_over(load, name, streaming):
     source = padded(name, {"input_ids": [[1, 2, 3, 4], None, [5, 6, 7, 8]]})
     assert everything(load(source, ctx_len=4, streaming=streaming)).tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("name", ["input_ids", "tokens"])
+def test_null_rows_of_a_data_set_in_python_are_passed_over(name, place):
+    rows = [[1, 2, 3, 4], [5, 6, 7, 8]]
+    data = Dataset.from_dict({name: [*rows[:place], None, *rows[place:], None]})
+    assert as_sequences(data).take([0, 1]).tolist() == rows and len(as_sequences(data)) == 2
+    for stream in (data.to_iterable_dataset(), iter(list(data))):
+        assert [row.tolist() for row in as_sequences(stream).read(3)] == rows
 
 
 @pytest.mark.parametrize("streaming", [False, True])
