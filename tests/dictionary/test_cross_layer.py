@@ -288,7 +288,7 @@ def test_what_is_reported_in_training_is_the_fvu_of_the_sum(make: Make) -> None:
     names = [f"{layer.name}.input" for layer in group]
     _, total = reconstruct(group, [step[name] for name in names])
     total = total.detach().clone()
-    trainer._accumulate({name: acts for name, acts in step.items()}, None)
+    trainer._accumulate(step, is_last=False)
     for learner in trainer.learners.values():
         learner.update(0.0)
     metrics = trainer.metrics(tokens_per_second=1.0)
