@@ -15,7 +15,8 @@ CODE = """
 import json, sys
 from sae import Sae
 sae = Sae.load_from_hub("owner/repo", "h.3")
-print(json.dumps([sae.d_in, sae.num_latents]))
+layer = Sae.load_from_hub("owner/repo", "layers.1.post_feedforward_layernorm")
+print(json.dumps([sae.d_in, sae.num_latents, layer.d_out]))
 """
 
 
@@ -70,13 +71,15 @@ def test_one_layer_of_26_is_loaded_without_a_request_for_the_weights_of_the_othe
     monkeypatch.setattr(fake_hub._Handler, "do_GET", count)
     monkeypatch.setattr(fake_hub._Handler, "do_HEAD", count)
     files = repository(tmp_path / "repo", tuple(range(26)))
+    STRANGERS["circuit-tracer CLT"].write(tmp_path / "repo" / "clt")
+    files |= {f"clt/{path.name}": path.read_bytes() for path in (tmp_path / "repo" / "clt").iterdir()}
     with fake_hub.fake_hub({"owner/repo": {"main": files}}, "owner/gated") as endpoint:
         done = run(CODE, endpoint, tmp_path / "home")
     assert done.returncode == 0, done.stderr[-800:]
-    assert json.loads(done.stdout) == [8, 24]
+    assert json.loads(done.stdout) == [8, 24, 16]  # and a layer of a cross-layer transcoder, with its decoders
     weights = [path for path in asked if path.endswith("sae_weights.safetensors")]
     assert weights and all("/layer_3/" in path for path in weights) and len(weights) <= 2
-    assert len(asked) <= 2 * 26 + 8  # the configurations, which say which layer is where, each asked for and fetched
+    assert len(asked) <= 2 * 26 + 20  # the configurations, which say which layer is where, each asked for and fetched
 
 
 def test_a_revision_with_a_token_into_a_cache_of_ones_own_which_is_read_offline(
