@@ -37,6 +37,13 @@ def _claim(file: PurePosixPath, names: Container[str]) -> Claim | None:
     return Claim(file.as_posix(), (beside(file, CONFIG), *decoders, file.as_posix()))
 
 
+class _WithoutMerges(yaml.SafeLoader):
+    """PyYAML's safe loader without the key `<<`: merges of merges grow a file of 1 kB beyond any memory."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Leave `<<` as a key, for which there is no constructor."""
+
+
 def _config(path: Path) -> dict[str, Any]:
     """The set's config.yaml. Raises ValueError, in one line, for any other file."""
     check_link(path)
@@ -45,7 +52,7 @@ def _config(path: Path) -> dict[str, Any]:
             f"{path} must be a small YAML file, but there is none, or it is larger than {_MAX_BYTES} bytes"
         )
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        value = yaml.load(path.read_text(encoding="utf-8"), Loader=_WithoutMerges)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} must be YAML, but it is not ({' '.join(str(error).split())[:80]})") from None
     if not isinstance(value, dict):

@@ -62,7 +62,11 @@ def newest_step(run: Path) -> Path:
 
 def short(value: object) -> str:
     """A value for a message: one line, and never long."""
-    return " ".join(reprlib.repr(value).split())[:60]
+    try:
+        shown = reprlib.repr(value)
+    except ValueError:  # a whole number of more digits than Python writes
+        shown = f"<{type(value).__name__}>"
+    return " ".join(shown.split())[:60]
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

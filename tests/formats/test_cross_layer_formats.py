@@ -15,6 +15,7 @@ from torch import Tensor
 from sae import Sae, SaeConfig
 from sae.dictionary.cross_layer import members, reconstruct
 from sae.dictionary.spec import Saved, Spec
+from sae.formats import circuit_tracer
 from sae.formats.convert import write_set
 from sae.formats.find import find
 from sae.formats.format import About
@@ -113,6 +114,26 @@ def test_the_layout_is_the_published_one(tmp_path: Path) -> None:
     assert torch.equal(decoders["W_dec_1"][:, 1], saved.tensors["W_dec"][:, D:])
     config = (tmp_path / "a" / "config.yaml").read_text()
     assert "model_kind: cross_layer_transcoder" in config and "feature_input_hook: mlp.hook_in" in config
+
+
+def merges_of_merges() -> str:
+    """Each line holds the one before ten times: 10^12 keys in 700 bytes."""
+    lines = [f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 10)}]}}" for i in range(1, 13)]
+    return "\n".join(["a0: &a0 {x: 1}", *lines])
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        (merges_of_merges(), "config.yaml must be YAML"),
+        ("model_kind: " + ":".join(["59"] * 9999), "config.yaml: <int> is not supported"),
+    ],
+)
+def test_a_hostile_configuration_is_one_line(tmp_path: Path, config: str, told: str) -> None:
+    written(jumping(), tmp_path / "a")
+    (tmp_path / "a" / "config.yaml").write_text(config)
+    with pytest.raises(ValueError, match=told):
+        circuit_tracer.read(tmp_path / "a" / "W_enc_0.safetensors")
 
 
 def without(found: dict[str, Saved], name: str) -> dict[str, Saved]:
