@@ -25,6 +25,13 @@ _TASK = (
 )
 
 
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A redirect is an error: whoever it leads to would get the key."""
+
+    def redirect_request(self, *anything: Any) -> None:
+        """Follow nothing."""
+
+
 class ServiceError(ValueError):
     """The address gives no explanation."""
 
@@ -69,7 +76,9 @@ class Explainer(NamedTuple):
             try:
                 return json.loads(self._send(route, asked))
             except urllib.error.HTTPError as error:
-                reason, again = f"{error.code} {error.reason}", error.code in _BUSY
+                to = error.headers.get("Location")
+                reason = f"{error.code} {error.reason}" + (f", look at {ascii(to)[:100]}" if to else "")
+                again = error.code in _BUSY
             except (OSError, HTTPException) as error:
                 cause = getattr(error, "reason", error)
                 reason, again = str(cause) or type(cause).__name__, not isinstance(cause, ConnectionRefusedError)
@@ -85,11 +94,11 @@ class Explainer(NamedTuple):
 
     def _send(self, route: str, asked: Any) -> bytes:
         headers = {"Content-Type": "application/json", "User-Agent": "sae"}
-        if key := os.environ.get("OPENAI_API_KEY"):
+        if key := os.environ.get("OPENAI_API_KEY", "").strip():  # a key from a file may end its line
             headers["Authorization"] = f"Bearer {key}"
         body = None if asked is None else json.dumps(asked).encode()
         request = urllib.request.Request(self.address + route, body, headers)
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+        with urllib.request.build_opener(_NoRedirects).open(request, timeout=TIMEOUT) as answer:
             content: bytes = answer.read(_MAX_ANSWER + 1)
         if len(content) > _MAX_ANSWER:
             raise ValueError("the answer is too long")
@@ -142,9 +151,8 @@ def explain(
 def unexplained(index: Index, notes: Notes, latents: Sequence[int] = ()) -> Iterator[Latent]:
     """The latents without an explanation that fire, place by place, the most frequent first."""
     for place in index.places.values():
-        told = notes.of(place.name)
         counts = place.column("count")
         chosen = dict.fromkeys(latents) if latents else range(place.num_latents)
         for latent in sorted((at for at in chosen if at < place.num_latents), key=lambda at: -int(counts[at])):
-            if counts[latent] and not told.get(str(latent), {}).get("explanation"):
+            if counts[latent] and not notes.of(place.name).get(str(latent), {}).get("explanation"):
                 yield place[latent]

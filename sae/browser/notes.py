@@ -14,43 +14,71 @@ FIELDS = ("note", "explanation", "bookmarked")
 
 
 class Notes:
-    """What people and models wrote about latents. Each change is on the disk when `put` returns."""
+    """What people and models wrote about latents. Each change is on the disk when `put` returns.
+
+    `sae browse --explain` and a page may write the same file in turns: each change begins with what the file holds.
+    """
 
     def __init__(self, path: Path) -> None:
         """Raises ValueError if the file holds something else."""
-        self._path, self._lock = path, Lock()
+        self._path, self._lock, self._version = path, Lock(), ""
         self._all: dict[str, dict[str, dict[str, Any]]] = {}
-        for place, latents in read_json(path, max_bytes=_MAX_BYTES).items() if path.exists() else ():
+        self._read()
+
+    def _read(self) -> None:
+        """Take over what another process has written."""
+        if (version := _version(self._path)) in ("", self._version):
+            return
+        found: dict[str, dict[str, dict[str, Any]]] = {}
+        for place, latents in read_json(self._path, max_bytes=_MAX_BYTES).items():
             if not isinstance(latents, dict):
-                raise ValueError(f"{path} must hold notes by place and latent, got {short(latents)}; move it away")
+                raise ValueError(
+                    f"{self._path} must hold notes by place and latent, got {short(latents)}; move it away"
+                )
             for latent, note in latents.items():
-                self._all.setdefault(place, {})[str(latent)] = checked(note)
+                found.setdefault(place, {})[str(latent)] = checked(note)
+        self._all, self._version = found, version
+
+    def _write(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self._path, self._all)
+        self._version = _version(self._path)
 
     def of(self, place: str) -> dict[str, dict[str, Any]]:
         """All that was written about the latents of a place, by their number."""
-        return self._all.get(place, {})
+        with self._lock:
+            self._read()
+            return self._all.get(place, {})
 
     def put(self, place: str, latent: int, changes: Any) -> dict[str, Any]:
         """Change what is written about a latent; empty values are taken away. Raises ValueError for no note."""
         with self._lock:
+            self._read()
             latents = self._all.setdefault(place, {})
             note = latents.get(str(latent), {}) | checked(changes)
             latents[str(latent)] = {name: value for name, value in note.items() if value}
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(self._path, self._all)
+            self._write()
             return latents[str(latent)]
 
     def put_many(self, place: str, explanations: Iterable[tuple[int, str]]) -> int:
         """Take over explanations; how many there were."""
         count = 0
         with self._lock:
+            self._read()
             latents = self._all.setdefault(place, {})
             for latent, text in explanations:
                 latents[str(latent)] = latents.get(str(latent), {}) | checked({"explanation": text})
                 count += 1
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(self._path, self._all)
+            self._write()
         return count
+
+
+def _version(path: Path) -> str:
+    """Which writing of the file there is; empty if there is no file."""
+    if not path.exists():
+        return ""
+    found = path.stat()
+    return f"{found.st_ino} {found.st_mtime_ns} {found.st_size}"
 
 
 def checked(note: Any) -> dict[str, Any]:

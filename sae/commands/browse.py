@@ -13,7 +13,7 @@ from sae.browser.layout import DamagedError
 from sae.browser.plan import BrowsePlan, plan_browse
 from sae.browser.store import Index
 from sae.config import BrowseConfig
-from sae.storage.files import MANIFEST
+from sae.storage.files import MANIFEST, short
 
 if TYPE_CHECKING:
     from sae.browser.steering import Loaded
@@ -78,7 +78,7 @@ def write_explanations(address: str, cfg: BrowseConfig, plan: BrowsePlan, index:
         except KeyboardInterrupt as stop:
             stop.add_note("the explanations so far are kept; the same command continues")
             raise
-    print(f"explained {total:,} latents with {explainer.model}; they are in {plan.notes}")
+    print(f"explained {total:,} latents with {short(explainer.model)}; they are in {plan.notes}")
 
 
 def show(cfg: BrowseConfig, plan: BrowsePlan, index: Index) -> int:

@@ -18,6 +18,7 @@ class Service:
     """Answers in turn what it is told to, and keeps what it was asked."""
 
     def __init__(self) -> None:
+        self.location = ""
         self.answers: list[tuple[int, bytes]] = []
         self.asked: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
@@ -25,6 +26,7 @@ class Service:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
+                service.keys.append(self.headers["Authorization"])
                 self._send(200, json.dumps({"object": "list", "data": [{"id": "tiny-explainer"}]}).encode())
 
             def do_POST(self) -> None:
@@ -35,6 +37,8 @@ class Service:
             def _send(self, status: int, content: bytes) -> None:
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(content)))
+                if status // 100 == 3:
+                    self.send_header("Location", service.location)
                 self.end_headers()
                 self.wfile.write(content)
 
@@ -139,3 +143,38 @@ def test_an_address_where_nobody_answers_is_one_line() -> None:
         ServiceError, match=r"explain must name a service that speaks OpenAI's protocol, but http://127"
     ):
         Explainer.at("http://127.0.0.1:9/v1", wait=no_waiting)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed_as_the_key_would_go_with_it(
+    status: int, made: Made, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Service()
+    monkeypatch.setenv("OPENAI_API_KEY", "a-secret\n")  # as a file holds it
+    service.location, service.answers = f"{other.address}/chat/completions", [(status, b"")]
+    latent = next(each for each in made.index["layers.2"] if each.count)
+    with pytest.raises(ServiceError, match=f"{status} .*, look at '{other.address}"):
+        Explainer.at(service.address, "some-model", wait=no_waiting).explain(latent)
+    assert service.keys == ["Bearer a-secret"] and not other.keys
+    other.server.shutdown()
+    other.server.server_close()
+
+
+def test_what_is_written_on_the_page_meanwhile_stays(made: Made, service: Service, tmp_path: Path) -> None:
+    ours, page = Notes(tmp_path / "notes.json"), Notes(tmp_path / "notes.json")
+    first, second, third = (each.index for each in list(unexplained(made.index, ours))[:3])
+
+    def write() -> None:
+        if not service.answers:
+            return
+        service.answers.clear()
+        page.put("layers.0", second, {"explanation": "mine", "note": "by hand"})
+
+    service.answers = [said("first"), said("never asked")]
+    explain(
+        made.index, ours, Explainer.at(service.address, wait=no_waiting), latents=[first, second, third], done=write
+    )
+    page.put("layers.0", 0, {"bookmarked": True})
+    found = Notes(tmp_path / "notes.json").of("layers.0")
+    assert found[str(second)] == {"explanation": "mine", "note": "by hand"} and found["0"]["bookmarked"]
+    assert found[str(first)]["explanation"] == "first" and found[str(third)]["explanation"] == "the word fox"
