@@ -37,7 +37,7 @@ def _claim(file: PurePosixPath, names: Container[str]) -> Claim | None:
     return Claim(file.as_posix(), (beside(file, CONFIG), *decoders, file.as_posix()))
 
 
-class _WithoutMerges(yaml.SafeLoader):
+class _WithoutMerges(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
     """PyYAML's safe loader without the key `<<`: merges of merges grow a file of 1 kB beyond any memory."""
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
