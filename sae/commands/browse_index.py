@@ -18,7 +18,7 @@ from sae.commands.load import load_language_model, load_text
 from sae.config import BrowseConfig
 from sae.data.tokens import SampledSequences, as_sequences
 from sae.dictionary.wiring import CROSSCODER
-from sae.evaluation.command import load_dictionaries
+from sae.evaluation.command import load_dictionaries, other_models
 from sae.evaluation.plan import EvalPlan, plan_evaluation
 from sae.parallel.world import World
 from sae.runs.folder import command, may_be_same, versions
@@ -54,6 +54,9 @@ def make_index(cfg: BrowseConfig, plan: BrowsePlan) -> bool:
         spelled = partial(lm.canonical, skeleton)
         text = CachedText(cache, cfg.max_tokens or MAX_TOKENS, cfg.batch_size, spelled=spelled)
         model, why_no_logits = _for_logits(cfg, what, skeleton, device, cache)
+    weights = cache.header.fingerprints.get("model", "") if cache else lm.fingerprint(model)
+    for sentence in other_models(what, weights) if world.is_main else ():
+        note(sentence)
     collect(
         plan.folder, text, reads, lm.token_texts(_tokenizer(cfg, what), lm.vocab_size(skeleton)), model=model,
         why_no_logits=why_no_logits, about=about(plan, cfg, what.text, versions(), " ".join(command())), workers=world,

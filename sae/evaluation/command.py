@@ -64,7 +64,7 @@ def measure_plan(
     """Measure, and sentences for the user about which tokens these were."""
     source = as_sequences(dataset)
     dictionaries = _in_one_spelling(model, dictionaries)
-    changed, models = _has_changed(plan, source), _other_models(plan, model)
+    changed, models = _has_changed(plan, source), other_models(plan, lm.fingerprint(model))
     others = [name for name, record in plan.records.items() if record and not _holds_out_the_same(record, source)]
     plan = plan._replace(record=None if changed else plan.record, records=plan.records | dict.fromkeys(others))
     share = -(-plan.max_tokens // (source.ctx_len * ranks.size))
@@ -141,9 +141,8 @@ def _holds_out_the_same(record: RunRecord, source: Sequences | SequenceStream) -
     )
 
 
-def _other_models(plan: EvalPlan, model: nn.Module) -> list[str]:
-    """A sentence if the model is not the one that the checkpoints were trained on."""
-    weights = lm.fingerprint(model)
+def other_models(plan: EvalPlan, weights: str) -> list[str]:
+    """A sentence if the model of the fingerprint `weights` is not the one that the checkpoints were trained on."""
     others = [
         name
         for name, record in plan.records.items()

@@ -260,6 +260,17 @@ def test_a_cache_is_indexed_without_the_language_model(
     assert status == 2 and "activations must name a cache that sae cache wrote" in err
 
 
+def test_a_model_with_other_weights_than_the_runs_is_told(files: Path, run: Run, tmp_path: Path) -> None:
+    save_tiny(tmp_path / "other", "gpt_neox", seed=1)
+    data, reading = str(files / "text.jsonl"), ["--layers", "0", "2", "--ctx_len", "16", "--max_tokens", "512"]
+    assert sae.__main__.main(["cache", "other", data, *reading, "--activations", "c", "--batch_size", "4"]) == 0
+    for arguments in (["--activations", "c"], ["other", data, "--max_tokens", "64"]):
+        status, out, err = run("runs/run", *arguments)
+        assert status == 0 and "other has other weights than the model of " in out + err
+    status, out, err = run("runs/run", str(files / "model"), data, "--max_tokens", "64")
+    assert status == 0 and "other weights" not in out + err
+
+
 def test_explaining_says_what_it_needs(run: Run) -> None:
     for words, said in {
         ("--explain", "localhost:80"): "explain must begin with http:// or https://, got localhost:80",
