@@ -58,9 +58,12 @@ def _logits(effects: Float[Tensor, "latents vocab"]) -> dict[str, np.ndarray]:
         values, tokens = effects.topk(number, dim=1, largest=largest)
         columns[f"{name}_tokens"][:, :number] = tokens.cpu().numpy()
         columns[f"{name}_logits"][:, :number] = values.cpu().numpy()
-    finite = effects.nan_to_num()
-    columns["logit_range"] = torch.stack(finite.aminmax(dim=1), dim=1).cpu().numpy()
-    columns["logit_histogram"] = torch.stack([row.histc(BINS) for row in finite]).cpu().numpy().astype(np.uint32)
+    ends = torch.stack(effects.aminmax(dim=1), dim=1)
+    if not ends.isfinite().all():
+        effects = effects.nan_to_num()
+        ends = torch.stack(effects.aminmax(dim=1), dim=1)
+    columns["logit_range"] = ends.cpu().numpy()
+    columns["logit_histogram"] = torch.stack([row.histc(BINS) for row in effects]).cpu().numpy().astype(np.uint32)
     return columns
 
 
