@@ -116,11 +116,18 @@ def joined_without_padding(rows: "datasets.Dataset") -> "datasets.Dataset":
 
 
 def has_padding(rows: "datasets.Dataset") -> bool:
-    """Whether the mask of a tokenised data set leaves anything out."""
+    """Whether the mask of a tokenised data set leaves anything out. Raises DataError for what is no mask."""
     import pyarrow.compute as pc
 
     tables: Iterable[Any] = rows.select_columns([MASK]).with_format("arrow").iter(batch_size=10_000)
-    return any(pc.min(pc.list_flatten(table[MASK]).cast("int64")).as_py() == 0 for table in tables)
+    return any(pc.min(_whole_numbers(pc.list_flatten(table[MASK]))).as_py() == 0 for table in tables)
+
+
+def _whole_numbers(mask: Any) -> Any:
+    if mask.null_count or str(mask.type) in ("float", "double", "halffloat"):
+        found = "null in one" if mask.null_count else mask.type
+        raise DataError(f"{MASK} must be lists of whole numbers, got {found}; leave the column out")
+    return mask.cast("int64")
 
 
 def row_lengths(rows: "datasets.Dataset", name: str = IDS[0]) -> tuple[int, int]:

@@ -280,6 +280,13 @@ def test_padding_where_rows_cannot_be_joined_is_an_error(make):
         list(TokenBatches(make(rows), 1, seed=0))
 
 
+@pytest.mark.parametrize("mask", [[None, 1, 1], [0.0, 1.0, 1.0]])
+def test_a_mask_that_is_none_is_named(mask):
+    rows = Dataset.from_list([{"input_ids": [3, 4, 5], "attention_mask": mask}] * 4)
+    with pytest.raises(ValueError, match="attention_mask must be lists of whole numbers, got (null in one|double)"):
+        as_sequences(rows)
+
+
 def test_a_mask_that_leaves_nothing_out_changes_nothing():
     rows = Dataset.from_list([row | {"attention_mask": [1] * 4} for row in ROWS])
     assert torch.equal(as_sequences(rows).take(range(37)), TOKENS)
