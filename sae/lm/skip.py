@@ -80,6 +80,9 @@ class Skips:
         return -1
 
     def _can_begin(self, last: int) -> bool:
+        # A user's hook would change known states once more, and perhaps at positions that no trial has.
+        if any(block._forward_hooks or block._forward_pre_hooks for block in self._blocks[: last + 1]):
+            return False
         if last not in self._tried:
             try:
                 with torch.no_grad(), as_before(self._model):

@@ -97,6 +97,21 @@ def test_a_side_channel_between_blocks_is_noticed() -> None:
     assert skips.behind(["layers.2"]) == "layers.2"  # all that uses the channel is known
 
 
+def test_what_a_users_hook_changes_is_not_changed_twice() -> None:
+    """It may act on positions that a trial does not have."""
+    model = tiny_model("llama", causal_lm=True)
+    skips = Skips(model, lm.find_head(model))
+    assert skips.behind(["layers.2"]) == "layers.2"
+
+    def steer(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        return torch.cat([output[:, :10], output[:, 10:] + 1], 1)
+
+    handle = model.model.layers[1].register_forward_hook(steer)
+    assert [skips.behind([name]) for name in ("layers.0", "layers.1", "layers.2.mlp")] == ["layers.0", "", ""]
+    handle.remove()
+    assert skips.behind(["layers.2.mlp"]) == "layers.1"
+
+
 def test_the_model_is_as_before() -> None:
     model = tiny_model("llama", causal_lm=True)
     before = [dict(vars(module)) for module in model.modules()]
