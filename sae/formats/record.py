@@ -76,8 +76,9 @@ def needed(path: Path, tensors: dict[str, Any], *names: str) -> list[Tensor]:
     for name in names:
         if not isinstance(tensors.get(name), Tensor):
             raise ValueError(f"{path} must hold the tensor {name}, but holds {short(sorted(tensors)[:8])}")
-        if not tensors[name].is_floating_point():
-            raise ValueError(f"{path}: {name} must have a floating-point type, got {tensors[name].dtype}")
+        dtype = tensors[name].dtype
+        if not dtype.is_floating_point or dtype.itemsize < 2:
+            raise ValueError(f"{path}: {name} must have a floating-point type of 16 bits or more, got {dtype}")
     return [tensors[name] for name in names]
 
 

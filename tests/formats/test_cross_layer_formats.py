@@ -15,7 +15,7 @@ from torch import Tensor
 from sae import Sae, SaeConfig
 from sae.dictionary.cross_layer import members, reconstruct
 from sae.dictionary.spec import Saved, Spec
-from sae.formats import circuit_tracer
+from sae.formats import circuit_tracer, overcomplete
 from sae.formats.convert import write_set
 from sae.formats.find import find
 from sae.formats.format import About
@@ -134,6 +134,14 @@ def test_a_hostile_configuration_is_one_line(tmp_path: Path, config: str, told: 
     (tmp_path / "a" / "config.yaml").write_text(config)
     with pytest.raises(ValueError, match=told):
         circuit_tracer.read(tmp_path / "a" / "W_enc_0.safetensors")
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8])
+def test_a_tensor_in_which_nothing_can_be_computed_is_one_line(tmp_path: Path, dtype: torch.dtype) -> None:
+    weights = {"dictionary._weights": torch.ones(N, D).to(dtype), "dictionary.multiplier": torch.zeros(())}
+    torch.save(weights, tmp_path / "a-k3.overcomplete.pt")
+    with pytest.raises(ValueError, match="dictionary._weights must have a floating-point type of 16 bits or more, got"):
+        overcomplete.read(tmp_path / "a-k3.overcomplete.pt")
 
 
 def without(found: dict[str, Saved], name: str) -> dict[str, Saved]:
