@@ -20,13 +20,15 @@ from sae.dictionary.spec import Saved
 from sae.formats.cross_layer import apart, joined, of_later_layers
 from sae.formats.files import check_link, read_safetensors, shapes_in
 from sae.formats.format import About, Claim, Format, beside
-from sae.formats.record import as_jumprelu, check_plain, needed, record
+from sae.formats.record import Contents, as_jumprelu, check_plain, needed, record
 from sae.storage.files import short
 
 CONFIG = "config.yaml"
 _FILE = re.compile(r"(?:layer|W_enc)_(\d{1,4})\.safetensors")
 _THRESHOLD = "activation_function.threshold"
 _MAX_BYTES = 2**18
+_RULES = ("relu", "jumprelu", "jump_relu", None)
+"""What config.yaml may call the activation function; its files say the rest."""
 _ENDS = ("feature_input_hook", "feature_output_hook")
 
 
@@ -85,8 +87,9 @@ def read(path: Path) -> Saved:
     config = _config(config_path)
     is_cross_layer = path.name.startswith("W_enc")
     kind = "cross_layer_transcoder" if is_cross_layer else "transcoder_set"
-    if config.get("model_kind", kind) != kind or config.get("activation", "jumprelu") == "topk":
-        what = "activation: topk" if config.get("activation") == "topk" else short(config.get("model_kind"))
+    rule = config.get("activation", "jumprelu")
+    if config.get("model_kind", kind) != kind or rule not in _RULES:
+        what = f"activation: {short(rule)}" if rule not in _RULES else short(config.get("model_kind"))
         raise ValueError(
             f"{config_path}: {what} is not supported for {path.name}; known are transcoder_set with "
             "layer_<i>.safetensors and cross_layer_transcoder with W_enc_<i>.safetensors, with ReLU or JumpReLU"
@@ -94,12 +97,13 @@ def read(path: Path) -> Saved:
     reads, writes = _ends(path, config)
     if is_cross_layer:
         return _read_cross_layer(path, reads, writes)
-    found: dict[str, Any] = dict(read_safetensors(path))
+    found = Contents(read_safetensors(path))
     W_enc, b_enc, W_dec, b_dec = needed(path, found, "W_enc", "b_enc", "W_dec", "b_dec")
     threshold = _threshold(path, found, _THRESHOLD, b_enc)
     tensors = {"encoder.weight": W_enc, "encoder.bias": b_enc, "W_dec": W_dec, "b_dec": b_dec, "threshold": threshold}
     if "W_skip" in found:
         (tensors["W_skip"],) = needed(path, found, "W_skip")
+    found.check_all_taken(path)
     return record(path, tensors, "jumprelu", centred=False, transcode=True, reads=reads, writes=writes)
 
 
@@ -119,13 +123,15 @@ def _decoders(path: Path) -> Path:
 def _read_cross_layer(path: Path, reads: str, writes: str) -> Saved:
     """The layer of a cross-layer transcoder whose encoder is in `path`."""
     layer = _layer(path)
-    found: dict[str, Any] = dict(read_safetensors(path))
+    found, decoders = Contents(read_safetensors(path)), Contents(read_safetensors(_decoders(path)))
     W_enc, b_enc, b_dec = needed(path, found, *(f"{name}_{layer}" for name in ("W_enc", "b_enc", "b_dec")))
-    (W_dec,) = needed(_decoders(path), dict(read_safetensors(_decoders(path))), f"W_dec_{layer}")
+    (W_dec,) = needed(_decoders(path), decoders, f"W_dec_{layer}")
     if W_dec.dim() != 3 or not W_dec.shape[1]:
         raise ValueError(f"{_decoders(path)}: W_dec_{layer} must be (latents, layers, d), got {tuple(W_dec.shape)}")
     tensors = {"encoder.weight": W_enc, "encoder.bias": b_enc, "W_dec": W_dec, "b_dec": b_dec,
                "threshold": _threshold(path, found, f"threshold_{layer}", b_enc)}  # fmt: skip
+    found.check_all_taken(path)
+    decoders.check_all_taken(_decoders(path))
     return joined(path, tensors, reads=reads, writes=of_later_layers(writes, layer, W_dec.shape[1]))
 
 

@@ -12,7 +12,16 @@ import sae.formats.hooks as hooks
 from sae.dictionary.spec import Saved
 from sae.formats.files import read_torch
 from sae.formats.format import About, Claim, Format, in_folder, nearby, quietly
-from sae.formats.record import as_jumprelu, check_plain, gate_as_threshold, needed, record, transposed, with_centre
+from sae.formats.record import (
+    Contents,
+    as_jumprelu,
+    check_plain,
+    gate_as_threshold,
+    needed,
+    record,
+    transposed,
+    with_centre,
+)
 from sae.storage.files import short
 
 WEIGHTS, CONFIG = "ae.pt", "config.json"
@@ -48,7 +57,7 @@ def hookpoint(path: Path) -> str:
 def read(path: Path) -> Saved:
     """The dictionary in a folder. Raises ValueError naming the file and the rule it breaks."""
     weights = path / WEIGHTS
-    found = _unwrapped(weights, read_torch(weights))
+    found = Contents(_unwrapped(weights, read_torch(weights)))
     kind, options = _class_of(path, found), _options(path)
     k, place = options.get("k"), hookpoint(path)
     if isinstance(found.get("k"), Tensor) and found["k"].numel() == 1:
@@ -60,14 +69,17 @@ def read(path: Path) -> Saved:
         if {tuple(t.shape) for t in gate} != {(len(W_enc) if W_enc.dim() == 2 else -1,)}:
             raise ValueError(f"{weights}: r_mag, gate_bias and mag_bias must have an entry for each latent")
         tensors = {"W_dec": transposed(W_dec), "b_dec": b_dec} | gate_as_threshold(W_enc, *gate)
+        found.check_all_taken(weights)
         return record(path, tensors, "jumprelu", centred=True, writes=place)
     tensors = _tensors(weights, kind, found)
     if kind == "AutoEncoderTopK":
+        found.check_all_taken(weights, "threshold")  # of the class that selects in a batch
         return record(path, tensors, "topk", k=k, centred=True, writes=place)
     centred = kind in ("BatchTopKSAE", "MatryoshkaBatchTopKSAE", "AutoEncoder")
     k = k if "BatchTopK" in kind else None
     tensors["threshold"] = _threshold(weights, kind, found, tensors["encoder.bias"])
     prefixes = _prefixes(weights, found) if kind == "MatryoshkaBatchTopKSAE" else []
+    found.check_all_taken(weights)
     return record(path, tensors, "jumprelu", k=k, centred=centred, prefixes=prefixes, writes=place)
 
 

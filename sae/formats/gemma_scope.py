@@ -16,7 +16,7 @@ from sae.dictionary.spec import Saved
 from sae.formats.cross_layer import joined, of_later_layers
 from sae.formats.files import read_npz, read_safetensors
 from sae.formats.format import About, Claim, Format, beside, in_folder, nearby, quietly
-from sae.formats.record import as_jumprelu, check_plain, needed, record, transposed, with_centre
+from sae.formats.record import Contents, as_jumprelu, check_plain, needed, record, transposed, with_centre
 
 NPZ, WEIGHTS, CONFIG = "params.npz", "params.safetensors", "config.json"
 _LAYER = re.compile(r"layer_(\d{1,4})")
@@ -67,8 +67,9 @@ def hookpoint(path: Path) -> str:
 def read_first(path: Path) -> Saved:
     """A dictionary of Gemma Scope. Raises ValueError naming the file and the rule it breaks."""
     file = path / NPZ
-    found: dict[str, Any] = {re.sub("^w_", "W_", name): array for name, array in read_npz(file).items()}
+    found = Contents({re.sub("^w_", "W_", name): array for name, array in read_npz(file).items()})
     W_enc, b_enc, W_dec, b_dec, threshold = needed(file, found, "W_enc", "b_enc", "W_dec", "b_dec", "threshold")
+    found.check_all_taken(file)
     if "embedding" in path.absolute().parts and W_enc.dim() == 2:  # trained on embeddings times sqrt(d)
         W_enc, W_dec = W_enc / len(W_enc) ** 0.5, W_dec * len(W_enc) ** 0.5
     tensors = {"encoder.weight": transposed(W_enc), "encoder.bias": b_enc, "W_dec": W_dec, "b_dec": b_dec,
@@ -87,7 +88,7 @@ def read_second(path: Path) -> Saved:
         return _read_cross_layer(path, int(layer[1]))
     file = path / WEIGHTS
     config = next((quietly(found) for found in nearby(path, CONFIG)), {})
-    found: dict[str, Any] = dict(read_safetensors(file))
+    found = Contents(read_safetensors(file))
     W_enc, b_enc, W_dec, b_dec, threshold = needed(file, found, "w_enc", "b_enc", "w_dec", "b_dec", "threshold")
     if W_dec.dim() == 3:
         raise ValueError(f"{file} must hold one dictionary, but w_dec writes {len(W_dec)} layers: a cross-layer one")
@@ -95,6 +96,7 @@ def read_second(path: Path) -> Saved:
                "threshold": threshold}  # fmt: skip
     if "affine_skip_connection" in found:
         tensors["W_skip"] = transposed(needed(file, found, "affine_skip_connection")[0])
+    found.check_all_taken(file)
     transcode = bool(config.get("hf_hook_point_out")) or _is_transcoder(path) or "W_skip" in tensors
     reads = hooks.to_module(config.get("hf_hook_point_in"), config.get("model_name"))
     return record(
@@ -111,7 +113,7 @@ def unused_width(path: Path, dims: Sequence[int]) -> int:
 
 def _read_cross_layer(file: Path, layer: int) -> Saved:
     """A layer of a cross-layer transcoder. Its file has decoders of all layers; those before its own are not used."""
-    found: dict[str, Any] = dict(read_safetensors(file))
+    found = Contents(read_safetensors(file))
     if "W_enc" in found:
         raise ValueError(f"{file} is one of circuit-tracer's, but there is no config.yaml beside it; fetch that too")
     W_enc, b_enc, W_dec, b_dec, threshold = needed(file, found, "w_enc", "b_enc", "w_dec", "b_dec", "threshold")
@@ -121,6 +123,7 @@ def _read_cross_layer(file: Path, layer: int) -> Saved:
                "threshold": threshold}  # fmt: skip
     if "affine_skip_connection" in found:
         tensors["W_skip"] = transposed(needed(file, found, "affine_skip_connection")[0])
+    found.check_all_taken(file)
     writes = of_later_layers(hookpoint(file), layer, W_dec.shape[1] - layer)
     return joined(file, tensors, reads=f"layers.{layer}.pre_feedforward_layernorm", writes=writes)
 

@@ -19,6 +19,7 @@ from sae.dictionary.spec import Saved
 from sae.formats.files import check_link, read_safetensors, read_torch
 from sae.formats.format import About, Claim, Format, beside, in_folder, nearby, quietly
 from sae.formats.record import (
+    Contents,
     as_jumprelu,
     check_plain,
     in_float32,
@@ -78,9 +79,9 @@ def read_old(path: Path) -> Saved:
     config_path, file = path / HYPERPARAMS, path / FINAL
     check_link(config_path)
     config = read_json(config_path)
-    W_enc, b_enc, W_dec, b_dec = needed(
-        file, dict(read_safetensors(file)), "encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias"
-    )
+    found = Contents(read_safetensors(file))
+    W_enc, b_enc, W_dec, b_dec = needed(file, found, "encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias")
+    found.check_all_taken(file)
     tensors = {"encoder.weight": W_enc, "encoder.bias": b_enc, "W_dec": transposed(W_dec), "b_dec": b_dec}
     if W_enc.dim() == 2:
         norms = config.get(_NORM)
@@ -113,15 +114,16 @@ def read_new(path: Path) -> Saved:
     check_link(config_path)
     config = read_json(config_path)
     rule = _rule(config_path, config)
-    found: dict[str, Any] = dict(read_safetensors(file)) if file.suffix == ".safetensors" else read_torch(file)
+    found = Contents(read_safetensors(file) if file.suffix == ".safetensors" else read_torch(file))
     if isinstance(found.get("sae"), dict):
-        found = dict(found["sae"])
+        found = Contents(found["sae"])
     tensors = _tensors(file, found)
     if rule == "jumprelu":
         name = next((name for name in _LOG if name in found), _LOG[0])
         tensors["threshold"] = needed(file, found, name)[0].exp()
     elif rule == "relu":
         tensors["threshold"] = torch.zeros_like(tensors["encoder.bias"])
+    found.check_all_taken(file, f"{_NORM}.")
     shape = tensors["encoder.weight"].shape
     if config.get("sparsity_include_decoder_norm", True) is True and len(shape) == 2:
         tensors = with_norms_folded(tensors)

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Container
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,12 +10,16 @@ from torch import Tensor
 from sae.dictionary.spec import Saved
 from sae.formats.files import read_torch
 from sae.formats.format import Claim, Format
-from sae.formats.record import needed, record, transposed
+from sae.formats.record import Contents, needed, record, transposed
 from sae.storage.files import short
 
 _LAYER = re.compile(r"(\d{1,4})\.pt")
 _SITES = {"resid_post_attn": ".ln_2.input", "resid_delta_attn": ".attn", "resid_delta_mlp": ".mlp",
           "mlp_post_act": ".mlp.act", "resid_post_mlp": ""}  # fmt: skip
+
+
+_STATISTICS = ("stats_last_nonzero", "latents_activation_frequency", "latents_mean_square", "activation")
+"""What a file says of training beside the weights."""
 
 
 def _claim(file: PurePosixPath, names: Container[str]) -> Claim | None:
@@ -37,10 +40,11 @@ def hookpoint(path: Path) -> str:
 
 def read(path: Path) -> Saved:
     """An autoencoder of OpenAI's. Raises ValueError naming the file and the rule it breaks."""
-    found = read_torch(path)
+    found = Contents(read_torch(path))
     W_enc, b_enc, b_dec = needed(path, found, "encoder.weight", "latent_bias", "pre_bias")
     name = "decoder.linear.weight" if "decoder.linear.weight" in found else "decoder.weight"
     (W_dec,) = needed(path, found, name)
+    found.check_all_taken(path, *_STATISTICS)
     tensors = {"encoder.weight": W_enc, "encoder.bias": b_enc, "b_dec": b_dec}
     tensors["W_dec"] = W_dec.contiguous() if name == "decoder.linear.weight" else transposed(W_dec)  # tied, or not
     rule, options = found.get("activation", "ReLU"), found.get("activation_state_dict")
@@ -59,9 +63,10 @@ def read(path: Path) -> Saved:
 
 def read_goodfire(path: Path) -> Saved:
     """An autoencoder of Goodfire's, with ReLU. Raises ValueError naming the file and the rule it breaks."""
-    found: dict[str, Any] = read_torch(path)
+    found = Contents(read_torch(path))
     names = [f"{side}_linear.{kind}" for side in ("encoder", "decoder") for kind in ("weight", "bias")]
     W_enc, b_enc, W_dec, b_dec = needed(path, found, *names)
+    found.check_all_taken(path)
     tensors = {"encoder.weight": W_enc, "encoder.bias": b_enc, "W_dec": transposed(W_dec), "b_dec": b_dec,
                "threshold": torch.zeros_like(b_enc)}  # fmt: skip
     return record(path, tensors, "jumprelu", centred=False, writes=hookpoint_goodfire(path))

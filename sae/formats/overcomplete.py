@@ -15,7 +15,7 @@ from torch import Tensor
 from sae.dictionary.spec import Saved
 from sae.formats.files import read_torch
 from sae.formats.format import Claim, Format
-from sae.formats.record import in_float32, needed, record
+from sae.formats.record import Contents, in_float32, needed, record
 from sae.storage.files import short
 
 DICTIONARY = "dictionary._weights"
@@ -39,7 +39,7 @@ def hookpoint(path: Path) -> str:
 
 def read(path: Path) -> Saved:
     """The dictionary in a file. Raises ValueError naming the file and the rule it breaks."""
-    found = read_torch(path)
+    found = Contents(read_torch(path))
     tensors = in_float32(_encoder(path, found) | {"W_dec": _rows(path, found)})
     tensors["b_dec"] = torch.zeros(tensors["W_dec"].shape[-1])
     selection, k = "jumprelu", None
@@ -49,6 +49,7 @@ def read(path: Path) -> Saved:
         tensors["threshold"] = torch.zeros(len(tensors["W_dec"]))
     else:
         selection = "topk"
+    found.check_all_taken(path, "encoder.tied_to.", f"{_NORM}.num_batches_tracked")
     return record(path, tensors, selection, k=k, centred=False, writes=hookpoint(path))
 
 

@@ -3,6 +3,7 @@
 b_dec can go into b_enc, lengths of decoder rows into the encoder, and a gate is a threshold: the function stays.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,35 @@ def record(
         raise ValueError(f"{path}: {error}") from None
     check_one_float_type(path, saved.tensors)
     return saved
+
+
+class Contents(dict[str, Any]):
+    """Contents of a file, by name, which note what a reader takes. A tensor that it passes over may be another rule."""
+
+    def __init__(self, found: Mapping[str, Any]) -> None:
+        super().__init__(found)
+        self._taken: set[str] = set()
+
+    def __getitem__(self, name: str) -> Any:
+        self._taken.add(name)
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The entry of this name, which is then taken."""
+        self._taken.add(name)
+        return super().get(name, default)
+
+    def check_all_taken(self, path: Path, *ignored: str) -> None:
+        """Raise ValueError for a tensor that nobody took. Names that begin with one of `ignored` say nothing."""
+        left = [
+            name for name, value in self.items()
+            if isinstance(value, Tensor) and name not in self._taken and not name.startswith(ignored)
+        ]  # fmt: skip
+        if left:
+            raise ValueError(
+                f"{path} must hold the tensors of one dictionary alone, but holds {short(sorted(left)[:4])} too, which "
+                "its kind does not have: it may compute something else; check its configuration, or take them out"
+            )
 
 
 def needed(path: Path, tensors: dict[str, Any], *names: str) -> list[Tensor]:

@@ -14,6 +14,7 @@ from sae.dictionary.spec import Saved
 from sae.formats.files import check_link, read_safetensors
 from sae.formats.format import About, Claim, Format, beside, in_folder, nearby, quietly
 from sae.formats.record import (
+    Contents,
     as_jumprelu,
     check_plain,
     gate_as_threshold,
@@ -67,7 +68,7 @@ def read(path: Path) -> Saved:
     cfg = read_json(cfg_path)
     about = _about(cfg)
     architecture, k = _architecture(cfg_path, about)
-    tensors: dict[str, Any] = dict(read_safetensors(weights))
+    tensors = Contents(read_safetensors(weights))
     _check_scale(weights, tensors)
     norm = _norm(cfg_path, about)
     transcode = "transcoder" in architecture
@@ -80,6 +81,7 @@ def read(path: Path) -> Saved:
         found = with_both_signs(found)
     if "skip" in architecture:
         (found["W_skip"],) = needed(weights, tensors, "W_skip")
+    tensors.check_all_taken(weights)
     given = about.get("apply_b_dec_to_input", not transcode)
     if type(given) is not bool:
         raise ValueError(f"{cfg_path}: apply_b_dec_to_input must be true or false, got {short(given)}")

@@ -3,11 +3,14 @@
 `python -m benchmarks.clients.check --keep` makes them, with the versions in made/versions.json.
 """
 
+import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sae import Sae
@@ -87,3 +90,26 @@ def test_what_is_written_again_in_a_librarys_own_format_is_the_file_bit_for_bit(
     torch.testing.assert_close(
         reconstructed(again, expected["x"]).detach(), expected["recon"], rtol=1e-5, atol=1e-5 * largest
     )
+
+
+@pytest.mark.parametrize("name", ["W_skip", "unheard_of"])
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: f"{folder.parent.name}-{folder.name}")
+def test_a_tensor_that_no_rule_of_its_kind_uses_is_refused(tmp_path: Path, folder: Path, name: str) -> None:
+    """It may be of another function, which nobody would notice."""
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    tensors = [path for path in copy.rglob("*") if path.suffix in (".safetensors", ".pt") and path.stem != "expected"]
+    with safe_open(tensors[0], "pt") if tensors[0].suffix == ".safetensors" else nullcontext() as opened:
+        metadata = opened.metadata() if opened is not None else None
+    held = load_file(tensors[0]) if opened is not None else read_torch(tensors[0])
+    if name in held:
+        pytest.skip("it has one")
+    more = {each: t.clone() if isinstance(t, Tensor) else t for each, t in held.items()}  # not mapped into memory
+    more |= {name: torch.zeros(3, 3)}
+    if opened is not None:
+        save_file(more, tensors[0], metadata)
+    else:
+        torch.save(more, tensors[0])
+    with pytest.raises(ValueError, match=name) as error:
+        Sae.load_many(copy)
+    assert "\n" not in str(error.value)
