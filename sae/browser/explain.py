@@ -99,10 +99,19 @@ class Explainer(NamedTuple):
         body = None if asked is None else json.dumps(asked).encode()
         request = urllib.request.Request(self.address + route, body, headers)
         with urllib.request.build_opener(_NoRedirects).open(request, timeout=TIMEOUT) as answer:
-            content: bytes = answer.read(_MAX_ANSWER + 1)
+            return _all_of(answer, time.monotonic() + TIMEOUT)
+
+
+def _all_of(answer: Any, until: float) -> bytes:
+    """The whole answer. Raises OSError if it is not there at that time, ValueError if it is too long."""
+    content = b""
+    while part := answer.read1(_MAX_ANSWER):
+        content += part
         if len(content) > _MAX_ANSWER:
             raise ValueError("the answer is too long")
-        return content
+        if time.monotonic() > until:
+            raise TimeoutError(f"no whole answer within {TIMEOUT:g} seconds")
+    return content
 
 
 def evidence(latent: Latent) -> str:

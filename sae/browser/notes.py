@@ -1,7 +1,10 @@
 """Notes, bookmarks and explanations of latents, in one JSON file beside the indexes of a run."""
 
+import fcntl
 import json
+import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -40,9 +43,22 @@ class Notes:
         self._all, self._version = found, version
 
     def _write(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         write_json(self._path, self._all)
         self._version = _version(self._path)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Inside `with`, no other thread or process changes the file, and what it holds is known."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        folder = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            with self._lock:
+                with suppress(OSError):  # some network disks have no locks
+                    fcntl.flock(folder, fcntl.LOCK_EX)
+                self._read()
+                yield
+        finally:
+            os.close(folder)
 
     def of(self, place: str) -> dict[str, dict[str, Any]]:
         """All that was written about the latents of a place, by their number."""
@@ -52,8 +68,7 @@ class Notes:
 
     def put(self, place: str, latent: int, changes: Any) -> dict[str, Any]:
         """Change what is written about a latent; empty values are taken away. Raises ValueError for no note."""
-        with self._lock:
-            self._read()
+        with self._alone():
             latents = self._all.setdefault(place, {})
             note = latents.get(str(latent), {}) | checked(changes)
             latents[str(latent)] = {name: value for name, value in note.items() if value}
@@ -63,8 +78,7 @@ class Notes:
     def put_many(self, place: str, explanations: Iterable[tuple[int, str]]) -> int:
         """Take over explanations; how many there were."""
         count = 0
-        with self._lock:
-            self._read()
+        with self._alone():
             latents = self._all.setdefault(place, {})
             for latent, text in explanations:
                 latents[str(latent)] = latents.get(str(latent), {}) | checked({"explanation": text})

@@ -40,19 +40,21 @@ def row_ids(row: Any) -> Int64[np.ndarray, " tokens"]:
     return ids
 
 
-def is_null(row: Any) -> bool:
-    """Whether a row has the column of token ids, and null in it."""
+def is_empty(row: Any) -> bool:
+    """Whether a row has the column of token ids, and null or no token in it."""
     name = next((each for each in IDS if each in row), None) if isinstance(row, Mapping) else None
-    return name is not None and row[name] is None
+    ids = None if name is None else row[name]
+    return name is not None and (ids is None or (hasattr(ids, "__len__") and len(ids) == 0))
 
 
-def without_null_rows(rows: "datasets.Dataset") -> "datasets.Dataset":
-    """The rows of a tokenised data set whose token ids are not null."""
+def without_empty_rows(rows: "datasets.Dataset") -> "datasets.Dataset":
+    """The rows of a tokenised data set that hold a token: neither null nor empty ones."""
     import pyarrow.compute as pc
 
     tables: Iterable[Any] = rows.select_columns([name := ids_column(rows.column_names)])
     tables = tables.with_format("arrow").iter(batch_size=10_000)  # type: ignore[attr-defined]
-    valid = np.concatenate([np.zeros(0, np.bool_), *(pc.is_valid(table[name]).to_numpy() for table in tables)])
+    lengths = (pc.list_value_length(table[name]).fill_null(0).to_numpy() for table in tables)
+    valid = np.concatenate([np.zeros(0, np.int64), *lengths]) > 0
     return rows if valid.all() else rows.select(np.flatnonzero(valid))
 
 

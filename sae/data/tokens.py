@@ -17,7 +17,7 @@ from torch import Tensor
 from sae.storage.files import short
 
 from .hold_out import Documents, Split, shared_length, sharing_text, split
-from .ids import as_ids, has_padding, ids_column, is_null, joined_without_padding, row_ids, without_null_rows
+from .ids import as_ids, has_padding, ids_column, is_empty, joined_without_padding, row_ids, without_empty_rows
 from .pack import FIRST, LAST, keeps_its_place, own_view
 from .position import count_in
 from .read import IDS, MASK
@@ -215,7 +215,7 @@ class SequenceStream:
 
 
 def _present(rows: Iterable[Any]) -> Iterator[Any]:
-    return (row for row in rows if not is_null(row))
+    return (row for row in rows if not is_empty(row))
 
 
 def as_sequences(dataset: Any) -> Sequences | SequenceStream:
@@ -224,8 +224,8 @@ def as_sequences(dataset: Any) -> Sequences | SequenceStream:
     Random access: a `Sequences` (MemmapTokens), a tensor or array (n, ctx_len), a tokenised `datasets.Dataset`, or what
     a tokenizer returns. Any object with len() and rows `{"input_ids": ...}` by number will do. A stream:
     `datasets.IterableDataset`, or any iterable of such rows. Where the `attention_mask` of a data set leaves tokens
-    out, its rows are joined without them. Rows that are null are passed over. Raises ValueError for anything else,
-    naming the columns that there are.
+    out, its rows are joined without them. Rows that are null or empty are passed over. Raises ValueError for anything
+    else, naming the columns that there are.
     """
     if isinstance(dataset, (SequenceStream, Sequences)):
         return dataset
@@ -242,7 +242,7 @@ def as_sequences(dataset: Any) -> Sequences | SequenceStream:
     if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__") and not isinstance(dataset, str):
         names = getattr(dataset, "column_names", None) or ()
         has_ids = len(dataset) and not set(IDS).isdisjoint(names)
-        dataset = without_null_rows(dataset) if has_ids and hasattr(dataset, "with_format") else dataset
+        dataset = without_empty_rows(dataset) if has_ids and hasattr(dataset, "with_format") else dataset
         padded = has_ids and MASK in names and has_padding(dataset)
         return RowSequences(joined_without_padding(dataset) if padded else dataset)
     if isinstance(dataset, Iterable) and not isinstance(dataset, str):

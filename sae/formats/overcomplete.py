@@ -20,7 +20,7 @@ from sae.storage.files import short
 
 DICTIONARY = "dictionary._weights"
 _LINEAR, _NORM = "encoder.final_block.0", "encoder.final_block.1"
-_RULE = re.compile(r"(?:^|[-_.])(?:(relu)|k_?(\d{1,6}))(?=[-_.])")
+_RULE = re.compile(r"(?:^|[-_.])(?:(relu)|k_?(\d{1,6}))(?=[-_.])", re.IGNORECASE)
 _TINY = 1e-8
 """What the library adds to a row's length before it divides by it."""
 _EPS = 1e-5
@@ -55,22 +55,22 @@ def read(path: Path) -> Saved:
 
 def k_in(path: Path) -> int | None:
     """k by the file's name; None for relu. Raises ValueError if it says neither."""
-    rule = _RULE.search(path.name)
-    if rule is None:
+    rules = list(_RULE.finditer(path.name))
+    if len(rules) != 1:
         raise ValueError(
-            f"{path}: its name must hold k<k>, as overcomplete-k32.pt, or relu: nothing in the file says which latents "
-            "stay (SAE, TopKSAE and BatchTopKSAE look alike); rename it"
+            f"{path}: its name must hold k<k>, as overcomplete-k32.pt, or relu, one of them and once: nothing in the "
+            "file says which latents stay (SAE, TopKSAE and BatchTopKSAE look alike); rename it"
         )
-    return None if rule[1] else int(rule[2])
+    return None if rules[0][1] else int(rules[0][2])
 
 
 def _rows(path: Path, found: dict[str, Any]) -> Tensor:
     """The dictionary as it runs."""
     weights, multiplier = needed(path, found, DICTIONARY, "dictionary.multiplier")
-    if weights.dim() != 2 or multiplier.numel() != 1:
+    if weights.dim() != 2 or multiplier.numel() != 1 or not bool(multiplier.float().exp().isfinite().all()):
         raise ValueError(
-            f"{path}: {DICTIONARY} must be a matrix, and dictionary.multiplier one number, got shapes "
-            f"{tuple(weights.shape)} and {tuple(multiplier.shape)}"
+            f"{path}: {DICTIONARY} must be a matrix, and dictionary.multiplier one number whose exponential is finite, "
+            f"got shape {tuple(weights.shape)} and {short(multiplier)}"
         )
     wide = weights.to(torch.promote_types(weights.dtype, torch.float32))
     return wide / (torch.linalg.vector_norm(wide, dim=1, keepdim=True) + _TINY) * multiplier.to(wide.dtype).exp()

@@ -1,6 +1,9 @@
 """Explanations from a service that speaks OpenAI's protocol, here one on a loopback port."""
 
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -10,7 +13,7 @@ from typing import Any
 import pytest
 from tiny_index import Made
 
-from sae.browser.explain import Explainer, ServiceError, evidence, explain, marked, unexplained
+from sae.browser.explain import Explainer, ServiceError, _all_of, evidence, explain, marked, unexplained
 from sae.browser.notes import Notes
 
 
@@ -115,6 +118,29 @@ def test_a_busy_service_is_asked_again_and_a_broken_one_is_one_line(made: Made, 
         assert not service.answers
     service.answers = [said("y" * 5000)]
     assert len(explainer.explain(latent)) == 400
+
+
+def test_an_answer_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Dripping:
+        def read1(self, size: int) -> bytes:
+            time.sleep(0.02)
+            return b"x"
+
+    begun = time.monotonic()
+    with pytest.raises(TimeoutError, match="no whole answer within 300 seconds"):
+        _all_of(Dripping(), begun + 0.2)
+    assert time.monotonic() - begun < 2
+
+
+def test_two_processes_write_notes_at_the_same_moment_and_none_is_lost(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from sae.browser.notes import Notes; notes = Notes(Path(sys.argv[1]))\n"
+        "for at in range(40): notes.put('place', 2 * at + int(sys.argv[2]), {'note': 'mine'})"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "browse/notes.json")]
+    running = [subprocess.Popen([*command, which]) for which in "01"]
+    assert [each.wait(60) for each in running] == [0, 0]
+    assert len(Notes(tmp_path / "browse/notes.json").of("place")) == 80
 
 
 def test_the_key_is_sent_and_written_nowhere(

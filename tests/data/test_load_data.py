@@ -355,9 +355,10 @@ def test_rows_that_are_null_are_passed_over(load, name, streaming):
 
 @pytest.mark.parametrize("place", [0, 1, 2])
 @pytest.mark.parametrize("name", ["input_ids", "tokens"])
-def test_null_rows_of_a_data_set_in_python_are_passed_over(name, place):
+@pytest.mark.parametrize("empty", [None, []])
+def test_empty_rows_of_a_data_set_in_python_are_passed_over(name, place, empty):
     rows = [[1, 2, 3, 4], [5, 6, 7, 8]]
-    data = Dataset.from_dict({name: [*rows[:place], None, *rows[place:], None]})
+    data = Dataset.from_dict({name: [*rows[:place], empty, *rows[place:], None]})
     assert as_sequences(data).take([0, 1]).tolist() == rows and len(as_sequences(data)) == 2
     for stream in (data.to_iterable_dataset(), iter(list(data))):
         assert [row.tolist() for row in as_sequences(stream).read(3)] == rows
