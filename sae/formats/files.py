@@ -15,9 +15,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from sae.storage.files import short
+from sae.storage.files import read_json, short
 
 _MAX_HEADER_BYTES = 2**20
+_SAELENS = "sae_weights.safetensors"
 _GLOBAL = re.compile(r"Unsupported global: GLOBAL (\S{1,100})")
 """What torch says of a name of code in a pickle."""
 _MAX_PICKLE_BYTES, _MAX_ENTRIES = 2**20, 10_000
@@ -43,8 +44,17 @@ def check_link(path: Path) -> None:
 def check_there(path: Path) -> None:
     """Raise ValueError unless there is such a file, in its folder."""
     if not path.is_file():
-        raise ValueError(f"{path} must hold the weights, but there is no such file; is the download complete?")
+        wanted = path.with_name(_SAELENS) if _is_of_saelens(path.with_name("cfg.json")) else path
+        raise ValueError(f"{wanted} must hold the weights, but there is no such file; is the download complete?")
     check_link(path)
+
+
+def _is_of_saelens(path: Path) -> bool:
+    """Whether a configuration without its weights is one of SAELens, which names it as EleutherAI does."""
+    try:
+        return path.is_file() and "architecture" in read_json(path)
+    except (OSError, ValueError):
+        return False
 
 
 # safetensors

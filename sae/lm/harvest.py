@@ -118,7 +118,13 @@ def _told(base: nn.Module, error: Exception) -> ValueError:
     if isinstance(error, HookpointError):
         return error
     text = f"{type(base).__name__} must run on token ids alone, and its forward ends in an error ({one_line(error)})"
-    if all(weight.dtype == torch.float32 for weight in base.parameters()):
+    reads = getattr(base, "main_input_name", "input_ids")
+    if reads not in ("input_ids", "decoder_input_ids"):
+        told = ValueError(
+            f"{type(base).__name__} must read tokens, but it reads {reads}: it is a model of sound, images or such; "
+            "give a model of text, or the part of it that reads text"
+        )
+    elif all(weight.dtype == torch.float32 for weight in base.parameters()):
         told = ValueError(f"{text}; a model that needs images, sound or more cannot be used")
     else:
         told = ValueError(f"{text}; try --dtype float32. A model that needs images, sound or more cannot be used")

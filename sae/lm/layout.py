@@ -100,8 +100,10 @@ def found_instead(value: Tensor | None, shape: Sequence[int] | None) -> str:
         return f"{text}; name another module, e.g. the block that holds it"
     batch, seq = shape
     if value.shape[0] == batch and value.shape[1] > seq:
+        each, rest = divmod(value.shape[1], seq)
+        streams = "" if rest else f"{each} vectors for each token cannot be told apart: name another module; "
         return (
-            f"{text}, {value.shape[1]} positions for {seq} tokens; if the model pads, a --ctx_len of "
+            f"{text}, {value.shape[1]} positions for {seq} tokens; {streams}if the model pads, a --ctx_len of "
             f"{value.shape[1]} fits it"
         )
     if value.shape[0] == batch and value.shape[1] < seq:

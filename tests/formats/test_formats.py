@@ -292,3 +292,18 @@ def test_training_continues_from_another_librarys_dictionary_as_the_same_functio
         STRANGERS[name].write(tmp_path / name)
         with pytest.raises(ValueError, match=f"must be one that is trained here, got one with {kind}"):
             Sae.load_from_disk(tmp_path / name).to_continue()
+
+
+def test_a_folder_of_saelens_without_its_weights_names_the_file_that_it_lacks(tmp_path: Path) -> None:
+    cfg = {
+        "architecture": "topk",
+        "k": 4,
+        "d_in": 8,
+        "d_sae": 16,
+        "metadata": {"hook_name": "blocks.0.hook_resid_post"},
+    }
+    (tmp_path / "cfg.json").write_text(json.dumps(cfg))
+    with pytest.raises(
+        ValueError, match=r"sae_weights\.safetensors must hold the weights, but there is no such file; is"
+    ):
+        Sae.load_many(tmp_path)

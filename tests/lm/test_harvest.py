@@ -11,10 +11,10 @@ from hooked_models import INSIDE, InPlace, num_hooks
 from tiny_models import FAMILIES, VOCAB_SIZE, tiny_model, tiny_tokens
 from tiny_types import tiny_config as any_config
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForCausalLM, T5Config
+from transformers import AutoModel, AutoModelForCausalLM, T5Config, WhisperConfig, WhisperModel
 
 from sae.lm import base_model, block_list, graft, harvest, locate, resolve_hookpoints, widths
-from sae.lm.layout import as_tokens
+from sae.lm.layout import as_tokens, found_instead
 
 
 # Besides the blocks: a wider layer inside, attention (which returns a tuple), inputs (by position and by keyword).
@@ -253,6 +253,25 @@ def test_a_forward_that_fails_where_weights_are_in_bf16_names_the_type_to_try(mo
         monkeypatch.setattr(model, "forward", fails)
         with pytest.raises(ValueError, match=advice):
             widths(model, ["layers.1"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_of_sound_is_told_from_one_of_text(dtype: torch.dtype) -> None:
+    sizes = {"d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48}
+    config = WhisperConfig(
+        **sizes, vocab_size=99, encoder_attention_heads=4, decoder_attention_heads=4, num_mel_bins=8,
+        max_source_positions=20, max_target_positions=40, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        decoder_start_token_id=1,
+    )  # fmt: skip
+    model = WhisperModel(config).to(dtype)
+    with pytest.raises(ValueError, match="WhisperModel must read tokens, but it reads input_features: it is"):
+        widths(model, ["encoder.layers.0"])
+
+
+def test_several_vectors_for_each_token_are_not_called_padding_alone() -> None:
+    told = found_instead(torch.zeros(2, 9, 32), (2, 3))
+    assert "9 positions for 3 tokens; 3 vectors for each token cannot be told apart: name another module; if" in told
+    assert "8 positions for 3 tokens; if the model pads" in found_instead(torch.zeros(2, 8, 32), (2, 3))
 
 
 @pytest.mark.parametrize(("model_type", "name"), [("xlnet", "layer.1"), ("fsmt", "encoder.layers.1")])
