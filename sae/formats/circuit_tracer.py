@@ -122,6 +122,11 @@ def _decoders(path: Path) -> Path:
 
 def _read_cross_layer(path: Path, reads: str, writes: str) -> Saved:
     """The layer of a cross-layer transcoder whose encoder is in `path`."""
+    if not (reads and writes):
+        raise ValueError(
+            f"{path.with_name(CONFIG)} must name {' and '.join(_ENDS)}, the places in a block that a cross-layer "
+            "transcoder reads and writes; add them"
+        )
     layer = _layer(path)
     found, decoders = Contents(read_safetensors(path)), Contents(read_safetensors(_decoders(path)))
     W_enc, b_enc, b_dec = needed(path, found, *(f"{name}_{layer}" for name in ("W_enc", "b_enc", "b_dec")))

@@ -42,6 +42,8 @@ def record(
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             raise ValueError(f"{path}: {name} must be a tensor, got {short(tensor)}")
+        if tensor.dim() == 1 and bool(tensor.isnan().any()):
+            raise ValueError(f"{path}: {name} must hold numbers, got NaN; is the file of a run that diverged?")
     W_enc, W_dec = tensors["encoder.weight"], tensors["W_dec"]
     if W_enc.dim() != 2 or W_dec.dim() != 2 or not 0 < W_enc.numel() < _MOST**2 or not W_dec.numel():
         raise ValueError(

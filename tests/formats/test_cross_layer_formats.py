@@ -127,6 +127,8 @@ def merges_of_merges() -> str:
     [
         (merges_of_merges(), "config.yaml must be YAML"),
         ("model_kind: " + ":".join(["59"] * 9999), "config.yaml: <int> is not supported"),
+        ("activation: gelu", "config.yaml: activation: 'gelu' is not supported"),
+        ("feature_input_hook: hook_mlp_in", "config.yaml must name feature_input_hook and feature_output_hook"),
     ],
 )
 def test_a_hostile_configuration_is_one_line(tmp_path: Path, config: str, told: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from strangers import STRANGERS, D, M, gemma_scope, json_file, qwen_scope
 from torch import Tensor
 
@@ -306,4 +307,13 @@ def test_a_folder_of_saelens_without_its_weights_names_the_file_that_it_lacks(tm
     with pytest.raises(
         ValueError, match=r"sae_weights\.safetensors must hold the weights, but there is no such file; is"
     ):
+        Sae.load_many(tmp_path)
+
+
+def test_what_is_no_number_in_others_files_is_refused(tmp_path: Path) -> None:
+    cfg = {"architecture": "jumprelu", "d_in": 4, "d_sae": 6, "metadata": {"hook_name": "blocks.0.hook_resid_post"}}
+    (tmp_path / "cfg.json").write_text(json.dumps(cfg))
+    tensors = {"W_enc": torch.randn(4, 6), "b_enc": torch.randn(6), "W_dec": torch.randn(6, 4), "b_dec": torch.zeros(4)}
+    save_file(tensors | {"threshold": torch.full((6,), float("nan"))}, tmp_path / "sae_weights.safetensors")
+    with pytest.raises(ValueError, match="threshold must hold numbers, got NaN; is the file of a run that diverged"):
         Sae.load_many(tmp_path)
