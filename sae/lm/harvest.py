@@ -121,8 +121,8 @@ def _told(base: nn.Module, error: Exception) -> ValueError:
     reads = getattr(base, "main_input_name", "input_ids")
     if reads not in ("input_ids", "decoder_input_ids"):
         told = ValueError(
-            f"{type(base).__name__} must read tokens, but it reads {reads}: it is a model of sound, images or such; "
-            "give a model of text, or the part of it that reads text"
+            f"{type(base).__name__} must run on token ids alone, but it reads {reads}; a model that needs images, "
+            "sound or more cannot be used; give a model of text, or the part of it that reads text"
         )
     elif all(weight.dtype == torch.float32 for weight in base.parameters()):
         told = ValueError(f"{text}; a model that needs images, sound or more cannot be used")

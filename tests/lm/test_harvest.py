@@ -264,7 +264,9 @@ def test_a_model_of_sound_is_told_from_one_of_text(dtype: torch.dtype) -> None:
         decoder_start_token_id=1,
     )  # fmt: skip
     model = WhisperModel(config).to(dtype)
-    with pytest.raises(ValueError, match="WhisperModel must read tokens, but it reads input_features: it is"):
+    with pytest.raises(
+        ValueError, match="WhisperModel must run on token ids alone, but it reads input_features; a model"
+    ):
         widths(model, ["encoder.layers.0"])
 
 
