@@ -117,8 +117,7 @@ def collect(
             done = _Pass(folder / "chunks", text, reads, _look(text, reads))
             with bar(total=text.num_tokens, what="reading") as progress:
                 sequences = done.run(workers, progress)
-        unembedding, why_none = _unembedding(model) if not why_no_logits else (None, why_no_logits)
-        index = _Making(folder, text.ctx_len, sequences, model, vocabulary, dict(about), unembedding, why_none)
+        index = _Making(folder, text.ctx_len, sequences, model, vocabulary, dict(about), why_no_logits)
         workers.from_main(partial(_write_index, index, done, bar))
 
 
@@ -222,8 +221,6 @@ class _Pass:
 
 
 def _sorted(parts: list[tuple[np.ndarray, ...]], num_latents: int) -> Events:
-    if not parts:
-        return sort_events(np.empty(0, np.int32), np.empty(0, np.uint32), np.empty(0, np.float16), num_latents)
     latents, positions, values = (np.concatenate(each) for each in zip(*parts, strict=True))
     return sort_events(latents, positions, values, num_latents)
 
@@ -248,8 +245,8 @@ class _Making(NamedTuple):
     model: nn.Module
     vocabulary: list[str]
     about: dict[str, Any]
-    unembedding: lm.Unembedding | None
     why_no_logits: str
+    """Why the model has no weights, if it has none."""
 
 
 def _write_index(index: _Making, done: _Pass, bar: Callable[..., Progress]) -> None:
@@ -263,6 +260,7 @@ def _write_index(index: _Making, done: _Pass, bar: Callable[..., Progress]) -> N
             written["tokens"].write(chunk.tokens)
             written["counted"].write(chunk.counted)
     tokens, is_counted = (np.concatenate([getattr(chunk, name) for chunk in whole]) for name in ("tokens", "counted"))
+    unembedding, why_no_logits = (None, index.why_no_logits) if index.why_no_logits else _unembedding(index.model)
     places = {}
     total = sum(int(chunk.found(at).events.counts.sum()) for chunk in whole for at in range(len(done.reads)))
     with bar(total=max(1, total), what="sorting", unit="events") as progress:
@@ -270,7 +268,7 @@ def _write_index(index: _Making, done: _Pass, bar: Callable[..., Progress]) -> N
             found = [chunk.found(at) for chunk in whole]
             massive = np.concatenate([part.massive for part in found])
             occurrences = np.bincount(tokens[(is_counted > 0) & (massive == 0)], minlength=len(index.vocabulary))
-            columns = decoder_columns(read.dictionary, index.unembedding)
+            columns = decoder_columns(read.dictionary, unembedding)
             merged = Merged([part.events for part in found])
             scale = done.looks[name].scale
             corpus = Corpus(tokens, index.ctx_len, occurrences)
@@ -280,7 +278,7 @@ def _write_index(index: _Making, done: _Pass, bar: Callable[..., Progress]) -> N
                 scale, lm.path_to_logits(index.model, read.hookpoint),
             )  # fmt: skip
     sha256 = write_vocabulary(folder, index.vocabulary)
-    header = Header(index.about, index.ctx_len, index.sequences, places, index.why_no_logits, sha256, sizes)
+    header = Header(index.about, index.ctx_len, index.sequences, places, why_no_logits, sha256, sizes)
     write_manifest(folder, header)
     del chunks, whole
     shutil.rmtree(folder / "chunks", ignore_errors=True)

@@ -29,6 +29,8 @@ class Skips:
         """`head` is what runs the model."""
         self._model, self._head, self._base = model, head, base_model(model)
         self._tried: dict[int, bool] = {}
+        self._before: dict[str, int] = {}
+        """The last block before each hookpoint that was asked for; every batch asks anew."""
         self._width: int | None = 0
         """Length of the tuple that a block puts out; 0 for a tensor."""
 
@@ -37,7 +39,7 @@ class Skips:
 
         A forward that changes the activations at these hookpoints alone is whole from there on.
         """
-        last = min((self._last_before(hookpoint) for hookpoint in hookpoints), default=-1)
+        last = min(map(self._last_before, hookpoints), default=-1)
         return self._names[last] if last >= 0 and self._can_begin(last) else ""
 
     @contextmanager
@@ -69,6 +71,11 @@ class Skips:
         return [self._base.get_submodule(f"{path}.{layer}") for layer in range(count)]
 
     def _last_before(self, hookpoint: str) -> int:
+        if hookpoint not in self._before:
+            self._before[hookpoint] = self._find_last_before(hookpoint)
+        return self._before[hookpoint]
+
+    def _find_last_before(self, hookpoint: str) -> int:
         module, side, call = locate(self._base, hookpoint)
         if call:
             return -1
