@@ -20,31 +20,20 @@ import sae.__main__
 from sae.browser import Index
 
 SERVER = """
-import faulthandler, os, sys, time, traceback
+import sys, time
 sys.path.insert(0, {support!r})
 import torch
 torch.set_num_threads(1)
 from pathlib import Path
 from browse_job import many_parts
-from several import fork
+from several import fork_for_each_line
 from tiny_index import make
 many_parts()
 make(Path({straight!r}))
 start = time.perf_counter()
 make(Path({again!r}))
 print(time.perf_counter() - start, flush=True)
-for _ in sys.stdin:
-    child = fork()
-    if child == 0:
-        faulthandler.dump_traceback_later(60, exit=True)
-        try:
-            make(Path({killed!r}))
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    print(child, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+fork_for_each_line(lambda: make(Path({killed!r})))
 """
 """Makes an index for each line it reads, in a process of its own that has imported everything already."""
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -416,6 +417,17 @@ def test_a_config_alone_tells_the_limit_that_it_names() -> None:
     assert context_limit(AutoConfig.for_model("bloom")) is None
 
 
+def assert_loads_as(whole: Any, folder: Path) -> None:
+    """A folder, opened with and without its head, is the model that wrote it."""
+    tokens, hookpoints = torch.randint(4, 90, (2, 7)), resolve_hookpoints(whole)
+    expected = harvest(whole, tokens, hookpoints)
+    for head in (False, True):
+        model = load_model(str(folder), device="cpu", dtype=torch.float32, head=head)
+        assert resolve_hookpoints(model) == hookpoints
+        found = harvest(model, tokens, hookpoints)
+        assert all(torch.equal(found[name], expected[name]) for name in hookpoints)
+
+
 @pytest.mark.parametrize(
     "model_type", ["pegasus", "marian", "plbart", "bart", "prophetnet", "fsmt", "lighton_ocr", "kosmos-2.5"]
 )
@@ -427,13 +439,7 @@ def test_a_whole_folder_loads_with_and_without_its_head_as_the_class_that_wrote_
     torch.manual_seed(0)
     whole = kind.from_config(config).eval()
     whole.save_pretrained(tmp_path)
-    tokens, hookpoints = torch.randint(4, 90, (2, 7)), resolve_hookpoints(whole)
-    expected = harvest(whole, tokens, hookpoints)
-    for head in (False, True):
-        model = load_model(str(tmp_path), device="cpu", dtype=torch.float32, head=head)
-        assert resolve_hookpoints(model) == hookpoints
-        found = harvest(model, tokens, hookpoints)
-        assert all(torch.equal(found[name], expected[name]) for name in hookpoints)
+    assert_loads_as(whole, tmp_path)
 
 
 @pytest.mark.parametrize("model_type", ["marian", "pegasus", "plbart", "blenderbot", "bart", "mbart", "opt"])
@@ -448,13 +454,7 @@ def test_a_decoder_that_was_saved_alone_is_that_with_and_without_weights_and_hea
     skeleton = load_skeleton(str(tmp_path))
     assert resolve_hookpoints(skeleton) == hookpoints and vocab_size(skeleton) == vocab_size(whole)
     assert context_limit(skeleton) == context_limit(whole)
-    tokens = torch.randint(4, 90, (2, 7))
-    expected = harvest(whole, tokens, hookpoints)
-    for head in (False, True):
-        model = load_model(str(tmp_path), device="cpu", dtype=torch.float32, head=head)
-        assert resolve_hookpoints(model) == hookpoints
-        found = harvest(model, tokens, hookpoints)
-        assert all(torch.equal(found[name], expected[name]) for name in hookpoints)
+    assert_loads_as(whole, tmp_path)
 
 
 @pytest.mark.parametrize("model_type", ["llama", "qwen3_5", "gpt2"])

@@ -29,28 +29,17 @@ from sae.runs import checkpoint
 from sae.training import learner
 
 SERVER = """
-import faulthandler, os, sys, traceback
+import sys
 import torch
 torch.set_num_threads(1)
 sys.path.insert(0, {support!r})
-from several import fork
+from several import fork_for_each_line
 from twelve_steps import make_trainer
 from whole_runs import stop_after
 make_trainer({straight!r}).fit()
 stop_after(make_trainer({begun!r}), 1)
 print("ready", flush=True)
-for _ in sys.stdin:
-    child = fork()
-    if child == 0:
-        faulthandler.dump_traceback_later(60, exit=True)
-        try:
-            make_trainer({save_dir!r}, resume=True, save_every=2).fit()
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    print(child, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+fork_for_each_line(lambda: make_trainer({save_dir!r}, resume=True, save_every=2).fit())
 """
 """Makes a run that is never stopped and one that has begun. Then starts a resumed run in a process of its own for each
 line it reads, without importing everything anew. What other tests leave in their process cannot matter."""

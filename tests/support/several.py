@@ -1,5 +1,6 @@
 """Start several processes of one run on this machine, forked from one that has imported everything already."""
 
+import faulthandler
 import json
 import os
 import signal
@@ -9,7 +10,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,6 +91,22 @@ def serve() -> None:
                     os.kill(late, signal.SIGKILL)
             time.sleep(0 if child else 0.01)
         print(json.dumps({"codes": codes, "seconds": seconds}), flush=True)
+
+
+def fork_for_each_line(work: Callable[[], object]) -> None:
+    """Do some work in a fork of this process for each line of stdin; prints the child's id, and later how it ended."""
+    for _ in sys.stdin:
+        child = fork()
+        if child == 0:
+            faulthandler.dump_traceback_later(60, exit=True)
+            try:
+                work()
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        print(child, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 
 
 def fork() -> int:
