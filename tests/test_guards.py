@@ -32,7 +32,7 @@ MAY_KNOW = {
     "parallel": {"dictionary"},
     # what composes them
     "evaluation": {"activations", "config", "data", "dictionary", "formats", "lm", "runs", "storage"},
-    "browser": {"activations", "config", "data", "dictionary", "lm", "runs", "storage"},
+    "browser": {"activations", "config", "data", "dictionary", "lm", "ops", "runs", "storage"},
     "report": {"config", "evaluation", "runs"},
     "training": {
         "activations", "config", "data", "dictionary", "evaluation", "lm", "ops", "parallel", "report", "runs",

@@ -28,7 +28,7 @@ from .chunks import Found, Merged, open_chunk, sort_events, write_chunk
 from .layout import Header, PlaceHeader, place_files, write_manifest, write_vocabulary, writers
 from .reading import Part, Text
 from .statistics import Corpus, Events, describe
-from .weights import decoder_columns, unit_rows
+from .weights import Logits, decoder_columns, unit_rows
 
 LOOK_TOKENS = 4096
 """Tokens, the first that count, that say which are massive and how large activations are."""
@@ -261,6 +261,7 @@ def _write_index(index: _Making, done: _Pass, bar: Callable[..., Progress]) -> N
             written["counted"].write(chunk.counted)
     tokens, is_counted = (np.concatenate([getattr(chunk, name) for chunk in whole]) for name in ("tokens", "counted"))
     unembedding, why_no_logits = (None, index.why_no_logits) if index.why_no_logits else _unembedding(index.model)
+    logits: dict[torch.device, Logits] = {}
     places = {}
     total = sum(int(chunk.found(at).events.counts.sum()) for chunk in whole for at in range(len(done.reads)))
     with bar(total=max(1, total), what="sorting", unit="events") as progress:
@@ -268,7 +269,9 @@ def _write_index(index: _Making, done: _Pass, bar: Callable[..., Progress]) -> N
             found = [chunk.found(at) for chunk in whole]
             massive = np.concatenate([part.massive for part in found])
             occurrences = np.bincount(tokens[(is_counted > 0) & (massive == 0)], minlength=len(index.vocabulary))
-            columns = decoder_columns(read.dictionary, unembedding)
+            device = read.dictionary.W_dec.device
+            logits[device] = logits.get(device) or Logits(unembedding, device)
+            columns = decoder_columns(read.dictionary, logits[device])
             merged = Merged([part.events for part in found])
             scale = done.looks[name].scale
             corpus = Corpus(tokens, index.ctx_len, occurrences)

@@ -10,11 +10,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sae import lm
+from sae.ops.extremes import Columns, Extremes
 
 from .layout import BINS, LOGITS, NONE
 
-_ENTRIES = 2**24
-"""Logits that exist at a time."""
+_ROWS = 2**12
+"""Latents that are looked at together."""
 
 
 def unit_rows(dictionary: Any) -> Iterator[np.ndarray]:
@@ -23,25 +24,38 @@ def unit_rows(dictionary: Any) -> Iterator[np.ndarray]:
         yield F.normalize(rows.float(), dim=1).cpu().to(torch.float16).numpy()
 
 
-def decoder_columns(dictionary: Any, unembedding: lm.Unembedding | None) -> Iterator[dict[str, np.ndarray]]:
-    """`alignment`, the cosine of a latent's encoder and decoder rows, and what W_dec does to the logits.
+class Logits:
+    """Effects of latents on the logits of a model."""
 
-    That is the LOGITS tokens that it moves up and down most, and a histogram of all.
+    def __init__(self, unembedding: lm.Unembedding | None, device: torch.device) -> None:
+        """Without an unembedding tokens are NONE."""
+        matrix = None if unembedding is None else unembedding.matrix(device)
+        self._columns = None if matrix is None else Columns(matrix, lm.compute_dtype(device))
 
-    A logit effect is that of an activation of 1, up to the final norm's factor 1 / ‖…‖, which depends on the token.
-    Without an unembedding, or with one of another width, tokens are NONE.
-    """
+    def of(self, decoder: Float[Tensor, "latents d"]) -> dict[str, np.ndarray]:
+        """The LOGITS tokens that rows of W_dec move up and down most, and a histogram of all.
+
+        Effects are those of an activation of 1, up to the final norm's factor 1 / ‖…‖, which depends on the token.
+        Tokens are NONE for a decoder of another width than the model's.
+        """
+        columns, known = _no_logits(len(decoder)), self._columns
+        if known is None or known.right.shape[1] != decoder.shape[1]:
+            return columns
+        found = Extremes(*(each.cpu() for each in known.extremes(decoder, LOGITS, BINS)))
+        number = found.top.shape[1]
+        for name, tokens, values in (("up", found.top_at, found.top), ("down", found.bottom_at, found.bottom)):
+            columns[f"{name}_tokens"][:, :number] = tokens.numpy()
+            columns[f"{name}_logits"][:, :number] = values.numpy()
+        columns["logit_range"] = torch.stack([found.bottom[:, 0], found.top[:, 0]], dim=1).numpy()
+        columns["logit_histogram"] = found.histogram.numpy().astype(np.uint32)
+        return columns
+
+
+def decoder_columns(dictionary: Any, logits: Logits) -> Iterator[dict[str, np.ndarray]]:
+    """`alignment`, the cosine of a latent's encoder and decoder rows, and what W_dec does to the logits."""
     W_dec, W_enc = dictionary.W_dec.detach(), dictionary.encoder.weight.detach()
-    fits = unembedding is not None and unembedding.W.shape[1] == W_dec.shape[1]
-    vocab = len(unembedding.W) if unembedding is not None and fits else 0
-    matrix = unembedding.matrix(W_dec.device) if unembedding is not None and fits else None
-    for start in range(0, len(W_dec), rows := max(1, min(2**12, _ENTRIES // max(1, vocab)))):
-        decoder, encoder = (W[start : start + rows].float() for W in (W_dec, W_enc))
-        columns = {"alignment": _cosines(decoder, encoder)}
-        if matrix is None:
-            yield columns | _no_logits(len(decoder))
-        else:
-            yield columns | _logits(decoder @ matrix.T)
+    for decoder, encoder in zip(W_dec.split(_ROWS), W_enc.split(_ROWS), strict=True):
+        yield {"alignment": _cosines(decoder.float(), encoder.float())} | logits.of(decoder.float())
 
 
 def _cosines(decoder: Tensor, encoder: Tensor) -> np.ndarray:
@@ -49,22 +63,6 @@ def _cosines(decoder: Tensor, encoder: Tensor) -> np.ndarray:
     if decoder.shape != encoder.shape:
         return np.full(len(decoder), np.nan, np.float32)
     return F.cosine_similarity(decoder, encoder, dim=1).cpu().numpy()
-
-
-def _logits(effects: Float[Tensor, "latents vocab"]) -> dict[str, np.ndarray]:
-    number = min(LOGITS, effects.shape[1])
-    columns = _no_logits(len(effects))
-    for name, largest in (("up", True), ("down", False)):
-        values, tokens = effects.topk(number, dim=1, largest=largest)
-        columns[f"{name}_tokens"][:, :number] = tokens.cpu().numpy()
-        columns[f"{name}_logits"][:, :number] = values.cpu().numpy()
-    ends = torch.stack(effects.aminmax(dim=1), dim=1)
-    if not ends.isfinite().all():
-        effects = effects.nan_to_num()
-        ends = torch.stack(effects.aminmax(dim=1), dim=1)
-    columns["logit_range"] = ends.cpu().numpy()
-    columns["logit_histogram"] = torch.stack([row.histc(BINS) for row in effects]).cpu().numpy().astype(np.uint32)
-    return columns
 
 
 def _no_logits(latents: int) -> dict[str, np.ndarray]:

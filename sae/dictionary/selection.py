@@ -30,8 +30,8 @@ def selection(cfg: SaeConfig, *, k: int | None = None, threshold: Tensor | None 
         return partial(groupmax, k=k)
     if cfg.selection == "batchtopk":
         assert threshold is not None
-        return partial(above, threshold=threshold, most=MOST * cfg.k)
-    return partial(ops.topk, k=k)
+        return ops.TopK(MOST * cfg.k, threshold)
+    return ops.TopK(k)
 
 
 def selection_of(spec: Spec, threshold: Tensor | None) -> Select:
@@ -45,14 +45,6 @@ def selection_of(spec: Spec, threshold: Tensor | None) -> Select:
 def width(cfg: SaeConfig, k: int, num_latents: int) -> int:
     """Latents that a token keeps at most."""
     return min(MOST * cfg.k, num_latents) if cfg.selection == "batchtopk" else k
-
-
-def above(
-    pre_acts: Float[Tensor, "tokens latents"], *, threshold: Float[Tensor, ""], most: int
-) -> tuple[Float[Tensor, "tokens most"], Int[Tensor, "tokens most"]]:
-    """The latents above `threshold` among the `most` largest of a token; the others are 0."""
-    values, indices = ops.topk(pre_acts, min(most, pre_acts.shape[1]))
-    return values * (values > threshold), indices
 
 
 def groupmax(

@@ -4,8 +4,8 @@ from sae.ops.bags import Bags, decode_bags, gather_dot_bags
 from sae.ops.decode import decode, gather_dot
 from sae.ops.encode import encode
 from sae.ops.segments import LatentSegments
-from sae.ops.topk import topk
+from sae.ops.topk import TopK, topk
 
 __all__ = [
-    "Bags", "LatentSegments", "decode", "decode_bags", "encode", "gather_dot", "gather_dot_bags", "topk",
+    "Bags", "LatentSegments", "TopK", "decode", "decode_bags", "encode", "gather_dot", "gather_dot_bags", "topk",
 ]  # fmt: skip

@@ -1,5 +1,6 @@
 """The operations of this folder in plain PyTorch: what they mean, and what their tests hold them against."""
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -35,3 +36,14 @@ def segment_sum(
     """out[j] = Σ over the (n, i) with indices[n, i] = j of weights[n, i] · rows[n]."""
     out = rows.new_zeros(num_latents, rows.shape[1])
     return out.index_add_(0, indices.flatten(), (weights.unsqueeze(-1) * rows.unsqueeze(1)).flatten(0, 1))
+
+
+def extremes(
+    left: Float[Tensor, "rows d"], right: Float[Tensor, "columns d"], number: int, bins: int
+) -> tuple[Tensor, ...]:
+    """The largest and the smallest entries of each row of left @ rightᵀ, where they are, and a histogram of the row."""
+    product = torch.nan_to_num(left @ right.T, nan=0.0, posinf=0.0, neginf=0.0)
+    top, bottom = product.topk(number, dim=1), product.topk(number, dim=1, largest=False)
+    counts = [row.histc(bins).long() if number else row.new_zeros(bins, dtype=torch.int64) for row in product]
+    stacked = torch.stack(counts) if counts else torch.zeros(0, bins, dtype=torch.int64, device=product.device)
+    return *top, *bottom, stacked

@@ -1,5 +1,7 @@
 """Exact top-k of non-negative values, from the maxima of groups of columns."""
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -58,3 +60,23 @@ def _group_size(columns: int, k: int) -> int:
         if columns % group == 0 and columns // group >= 4 * k:
             return group
     return 1
+
+
+@dataclass(frozen=True, eq=False)
+class TopK:
+    """Selection of the k largest of each token, as far as they are above a threshold () if there is one."""
+
+    k: int
+    threshold: Tensor | None = None
+
+    def __call__(
+        self, pre_acts: Float[Tensor, "tokens latents"]
+    ) -> tuple[Float[Tensor, "tokens k"], Int[Tensor, "tokens k"]]:
+        """Values, 0 where a latent does not fire, and indices; fewer than k of fewer latents."""
+        return self.of(*topk(pre_acts, min(self.k, pre_acts.shape[1])))
+
+    def of(
+        self, values: Float[Tensor, "tokens k"], indices: Int[Tensor, "tokens k"]
+    ) -> tuple[Float[Tensor, "tokens k"], Int[Tensor, "tokens k"]]:
+        """The selection of a token's k largest."""
+        return (values if self.threshold is None else values * (values > self.threshold)), indices

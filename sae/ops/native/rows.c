@@ -1,5 +1,5 @@
-/* The passes of `sae.ops.momentum`, `topk`, and a transformer's elementwise work, row by row. Matrices are (rows, d), one
-   row after the other. */
+/* The passes of `sae.ops.momentum`, `topk`, `extremes`, and a transformer's elementwise work, row by row. Matrices are
+   (rows, d), one row after the other. */
 
 #include <float.h>
 #include <math.h>
@@ -124,6 +124,32 @@ static int16_t kth_largest(const int16_t *values, long n, long k) {
     return (int16_t)(high << 8 | low);
 }
 
+/* Put a score among the `number` best so far, which are in descending order and at most `most`; returns how many there
+   are now. Of equal scores the one that came first stays first. */
+static long place(float score, long column, long number, long most, float *scores, int64_t *columns) {
+    if (number == most && score <= scores[most - 1]) return number;
+    long at = number < most ? number : most - 1;
+    for (; at > 0 && scores[at - 1] < score; at--) scores[at] = scores[at - 1], columns[at] = columns[at - 1];
+    scores[at] = score, columns[at] = column;
+    return number < most ? number + 1 : most;
+}
+
+/* The product of two rows; 0 where it is no number. */
+static float product_of(const float *restrict left, const float *restrict right, long n) {
+    float product = 0;
+    for (long i = 0; i < n; i++) product += left[i] * right[i];
+    return fabsf(product) <= FLT_MAX ? product : 0.0f;
+}
+
+/* Column j is in group j % num_groups. */
+static void group_maxima(const int16_t *restrict x, long d, long num_groups, int16_t *restrict maxima) {
+    memcpy(maxima, x, num_groups * sizeof(int16_t));
+    for (long start = num_groups; start < d; start += num_groups) {
+        const long count = d - start < num_groups ? d - start : num_groups;
+        for (long g = 0; g < count; g++) maxima[g] = x[start + g] > maxima[g] ? x[start + g] : maxima[g];
+    }
+}
+
 /* `topk` of bf16, of the rows from first to end. Column j is in group j % num_groups, of `slices` columns or one more:
    the k groups with the largest maxima hold the k largest values. */
 void topk(long first, long end, long d, const int16_t *matrix, long k, long slices, int16_t *values, int64_t *indices) {
@@ -132,11 +158,7 @@ void topk(long first, long end, long d, const int16_t *matrix, long k, long slic
     int64_t *at = malloc(d * sizeof(int64_t));
     for (long row = first; row < end; row++) {
         const int16_t *restrict x = matrix + row * d;
-        memcpy(maxima, x, num_groups * sizeof(int16_t));
-        for (long start = num_groups; start < d; start += num_groups) {
-            const long count = d - start < num_groups ? d - start : num_groups;
-            for (long g = 0; g < count; g++) maxima[g] = x[start + g] > maxima[g] ? x[start + g] : maxima[g];
-        }
+        group_maxima(x, d, num_groups, maxima);
         int16_t least = kth_largest(maxima, num_groups, k);
         if (least < 1) least = 1;
         long number = 0;
@@ -157,6 +179,174 @@ void topk(long first, long end, long d, const int16_t *matrix, long k, long slic
     }
     free(maxima);
     free(at);
+}
+
+/* `encode` with topk, of the tokens from first to end, whose products in bf16 are given. Entry j of `products` has an
+   error of at most errors[row] * lengths[j] + shift, and `rounding` of itself. What that could lift among the k largest
+   is computed anew: x @ W[j] + bias[j], rows of n. A token of which too much would be has 1 in `missed`. Of `scores`
+   and `at`, `most` fit. Groups are those of `topk`. */
+static int topk_anew(const int16_t *restrict products, long d, long k, long slices, const int16_t *restrict maxima,
+                     int16_t kth, float error, float shift, float rounding, const float *lengths, float longest,
+                     const float *x, const float *W, const float *bias, long n, long most, float *scores, int64_t *at,
+                     float *values, int64_t *indices) {
+    const long num_groups = d / slices;
+    const float last = from_bf16((uint16_t)kth), least = last - 2 * (error * longest + shift + rounding * last);
+    if (!(least > 0 && last <= FLT_MAX)) return 1;
+    const int16_t bits = (int16_t)(to_bf16(least) - 1);  /* rounded down: the order of positive floats */
+    long number = 0, taken = 0;
+    for (long g = 0; g < num_groups; g++)
+        if (maxima[g] >= bits)
+            for (long j = g; j < d; j += num_groups)
+                if (products[j] >= bits) {
+                    if (number == most) return 1;
+                    at[number++] = j;
+                }
+    /* The first of them are surely wanted: what they have keeps others from being computed. */
+    for (int certain = 1; certain >= 0; certain--)
+        for (long c = 0; c < number; c++) {
+            const long j = at[c];
+            if ((products[j] >= kth) != certain) continue;
+            const float score = from_bf16((uint16_t)products[j]);
+            const float highest = score + error * lengths[j] + shift + rounding * score;
+            if (taken == k && highest < scores[k - 1]) continue;
+            taken = place(product_of(x, W + j * n, n) + bias[j], j, taken, k, scores, indices);
+        }
+    for (long i = 0; i < k; i++) values[i] = scores[i] > 0 ? scores[i] : 0.0f;
+    return 0;
+}
+
+/* `topk_anew` of the tokens from first to end. */
+void encode_exactly(long first, long end, long d, const int16_t *products, long k, long slices, const float *errors,
+                    float shift, float rounding, const float *lengths, float longest, const float *x, const float *W,
+                    const float *bias, long n, float *values, int64_t *indices, uint8_t *missed) {
+    const long num_groups = d / slices, most = 16 * k + 64;
+    int16_t *maxima = malloc((num_groups + d) * sizeof(int16_t)), *found = maxima + num_groups;
+    float *scores = malloc(k * sizeof(float));
+    int64_t *at = malloc(most * sizeof(int64_t));
+    for (long row = first; row < end; row++) {
+        const int16_t *restrict own = products + row * d;
+        group_maxima(own, d, num_groups, maxima);
+        int16_t least = kth_largest(maxima, num_groups, k);
+        if (least < 1) least = 1;
+        long number = 0;
+        for (long g = 0; g < num_groups; g++)
+            if (maxima[g] >= least)
+                for (long j = g; j < d; j += num_groups)
+                    if (own[j] >= least) found[number++] = own[j];
+        int16_t largest = 0;
+        for (long g = 0; g < num_groups; g++) largest = maxima[g] > largest ? maxima[g] : largest;
+        const int16_t kth = number < k ? 0 : kth_largest(found, number, k);
+        missed[row] = kth < 1 || largest > 0x7f7f || /* infinite, or no number */
+                      topk_anew(own, d, k, slices, maxima, kth, errors[row], shift, rounding, lengths,
+                                           longest, x + row * n, W, bias, n, most, scores, at, values + row * k,
+                                           indices + row * k);
+    }
+    free(maxima);
+    free(scores);
+    free(at);
+}
+
+/* Columns whose largest entry is found together, and how many more than twice the wanted entries are scored anew. */
+enum { BLOCK = 64, CANDIDATES = 1024 };
+
+/* The `most` largest entries of sign * x, exactly. Entry j of x has an error of at most `error` * lengths[j], whose
+   largest is `longest`, and `rounding` of itself. It is scored anew, by the product of `left` with row j of `right`,
+   (d, n), if that could lift it among the largest. `maxima` are those of sign * x by blocks. `scores` and `columns` are
+   scratch. */
+static void extreme_entries(float sign, const float *restrict x, const float *restrict maxima, long d, float error,
+                            float rounding, const float *lengths, float longest, const float *left, const float *right,
+                            long n, long most, float *scores, int64_t *columns, float *to_scores, int64_t *to_columns) {
+    const long blocks = (d + BLOCK - 1) / BLOCK, kept = 2 * most + CANDIDATES;
+    long number = 0;
+    for (long b = 0; b < blocks; b++) number = place(maxima[b], b, number, most, scores, columns);
+    const float last = number < most ? -FLT_MAX : scores[most - 1];
+    const float least = number < most ? -FLT_MAX : last - 2 * (error * longest + rounding * fabsf(last));
+    number = 0;
+    for (long b = 0; b < blocks; b++) {
+        if (maxima[b] < least) continue;
+        const long end = (b + 1) * BLOCK < d ? (b + 1) * BLOCK : d;
+        for (long j = b * BLOCK; j < end; j++)
+            if (!(sign * x[j] < least)) number = place(sign * x[j], j, number, kept, scores, columns);
+    }
+    long taken = 0;
+    for (long c = 0; c < number; c++) {
+        const float highest = scores[c] + error * lengths[columns[c]] + rounding * fabsf(scores[c]);
+        if (taken == most && highest < to_scores[most - 1]) continue;
+        const float product = product_of(left, right + columns[c] * n, n);
+        taken = place(sign * product, columns[c], taken, most, to_scores, to_columns);
+    }
+    for (long i = 0; i < most; i++) to_scores[i] *= sign;
+}
+
+/* Counts of the entries of x in `bins` equal parts from low to high, inclusive; a row of one value is in the middle. */
+static void histogram(const float *restrict x, long d, float low, float high, long bins, int64_t *counts) {
+    int32_t bin[BLOCK], *restrict tables = calloc(4 * bins, sizeof(int32_t));
+    if (high <= low) low -= 1, high = low + 2;
+    const float width = bins / (high - low);
+    for (long start = 0; start < d; start += BLOCK) {
+        const long count = d - start < BLOCK ? d - start : BLOCK;
+        for (long i = 0; i < count; i++) {
+            int32_t at = (int32_t)((x[start + i] - low) * width);
+            at = at < 0 ? 0 : at;
+            bin[i] = at < bins ? at : bins - 1;
+        }
+        for (long i = 0; i < count; i++) tables[(i & 3) * bins + bin[i]]++;  /* no increment waits for the one before */
+    }
+    for (long b = 0; b < bins; b++) counts[b] = tables[b] + tables[bins + b] + tables[2 * bins + b] + tables[3 * bins + b];
+    free(tables);
+}
+
+/* A whole number in the order of finite floats, and back. */
+static inline int32_t to_ordered(float x) {
+    int32_t bits;
+    memcpy(&bits, &x, 4);
+    return bits ^ (bits >> 31 & 0x7fffffff);
+}
+
+static inline float from_ordered(int32_t bits) {
+    float x;
+    bits ^= bits >> 31 & 0x7fffffff;
+    memcpy(&x, &bits, 4);
+    return x;
+}
+
+/* Maxima of x and of -x by blocks. What is no number counts as 0. */
+static void by_blocks(float *restrict x, long d, float *restrict maxima, float *restrict minima) {
+    for (long j = 0; j < d; j++) x[j] = fabsf(x[j]) <= FLT_MAX ? x[j] : 0.0f;
+    for (long start = 0; start < d; start += BLOCK) {
+        const long end = start + BLOCK < d ? start + BLOCK : d;
+        int32_t largest = INT32_MIN, smallest = INT32_MAX;  /* whole numbers, whose extremes compilers vectorise */
+        for (long j = start; j < end; j++) {
+            const int32_t each = to_ordered(x[j]);
+            largest = each > largest ? each : largest;
+            smallest = each < smallest ? each : smallest;
+        }
+        maxima[start / BLOCK] = from_ordered(largest), minima[start / BLOCK] = -from_ordered(smallest);
+    }
+}
+
+/* `extremes` of the rows from first to end of `products`, (rows, d), which are left @ right^T with errors of at most
+   errors[row] * lengths[column], and `rounding` of themselves. */
+void extremes(long first, long end, long d, const void *products, long is_bf16, const float *errors, float rounding,
+              const float *lengths, float longest, const float *left, const float *right, long n, long most, long bins,
+              float *top, int64_t *top_at, float *bottom, int64_t *bottom_at, int64_t *counts) {
+    const long blocks = (d + BLOCK - 1) / BLOCK, scratch = 2 * most + CANDIDATES;
+    float *x = malloc((d + 2 * blocks + scratch) * sizeof(float)), *maxima = x + d, *minima = maxima + blocks;
+    float *scores = minima + blocks;
+    int64_t *columns = malloc(scratch * sizeof(int64_t));
+    for (long row = first; row < end; row++) {
+        read_row(products, row, d, x, is_bf16);
+        by_blocks(x, d, maxima, minima);
+        const float *own = left + row * n, error = errors[row];
+        const long at = row * most;
+        extreme_entries(1, x, maxima, d, error, rounding, lengths, longest, own, right, n, most, scores, columns,
+                        top + at, top_at + at);
+        extreme_entries(-1, x, minima, d, error, rounding, lengths, longest, own, right, n, most, scores, columns,
+                        bottom + at, bottom_at + at);
+        histogram(x, d, bottom[at], top[at], bins, counts + row * bins);
+    }
+    free(x);
+    free(columns);
 }
 
 /* RMSNorm of the rows from first to end: weight * bf16(x / rms(x)); with `widely` the product with the weight, or with

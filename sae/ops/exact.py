@@ -1,0 +1,54 @@
+"""The k largest latents of float32 activations: a product in bf16 leaves few in question, which are computed anew.
+
+Rounding two factors to bf16 changes a product x · w by at most (2u + u²) |x| |w|, u = 2⁻⁹ (Cauchy-Schwarz). So all
+latents that may be among the k largest are known, about twice as many; each is computed in float32. A token of which
+too many are in question is computed in float32 as a whole.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sae.ops.native import over_rows, usable
+from sae.ops.native.topk import slices_of
+from sae.ops.topk import topk
+
+MIN_LATENTS, MIN_TOKENS = 1024, 256
+"""Sizes from which it is the faster way."""
+_UNIT = 2.0**-9
+"""Largest relative error of rounding to bf16."""
+_MARGIN = 1.02
+"""For the order of sums, here and in the product."""
+
+
+def covers(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> bool:
+    """Whether this is the faster way: many float32 tokens and latents, on a CPU that multiplies bf16 in tiles (AMX)."""
+    enough = len(x) >= MIN_TOKENS and len(W_enc) >= MIN_LATENTS and slices_of(len(W_enc), k) > 1
+    return enough and torch.cpu._is_amx_tile_supported() and usable(x, W_enc, b_enc)
+
+
+def encode(
+    x: Float[Tensor, "tokens d_in"],
+    W_enc: Float[Tensor, "latents d_in"],
+    b_enc: Float[Tensor, "latents"],
+    k: int,
+    chunk: int,
+) -> tuple[Float[Tensor, "tokens k"], Int[Tensor, "tokens k"]]:
+    """topk(x @ W_encᵀ + b_enc), `chunk` tokens at a time, without gradients. Twin: `ops.encode`, which calls it."""
+    values, indices = torch.empty(len(x), k), torch.empty(len(x), k, dtype=torch.int64)
+    missed = torch.zeros(len(x), dtype=torch.uint8)
+    lengths = torch.linalg.vector_norm(W_enc, dim=1)
+    errors = torch.linalg.vector_norm(x, dim=1) * (_MARGIN * (2 * _UNIT + _UNIT**2))
+    shift = 2 * _UNIT * float(b_enc.abs().max())
+    factor, bias = W_enc.bfloat16().T, b_enc.bfloat16()
+    known = (shift, 2 * _UNIT, lengths, float(lengths.max()))
+    buffer = torch.empty(min(chunk, len(x)), len(W_enc), dtype=torch.bfloat16)
+    parts = (tensor.split(chunk) for tensor in (x, errors, values, indices, missed))
+    for rows, error, *out in zip(*parts, strict=True):
+        products = torch.addmm(bias, rows.bfloat16(), factor, out=buffer[: len(rows)])
+        factors = (rows, W_enc, b_enc, x.shape[1])
+        over_rows("encode_exactly", products, (k, slices_of(len(W_enc), k), error, *known, *factors, *out))
+    again = missed.nonzero().squeeze(1)
+    for part in again.split(chunk):
+        values[part], indices[part] = topk(torch.addmm(b_enc, x[part], W_enc.T), k)
+    return values, indices
