@@ -14,7 +14,7 @@ from sae.storage.files import write_atomically
 
 from .statistics import Events
 
-EVENTS_AT_ONCE = 2**21
+EVENTS_AT_ONCE = 2**19
 """Events of a place that are merged in memory together, unless a single latent has more."""
 LATENTS_AT_ONCE = 2**16
 _HEADER = 8

@@ -6,7 +6,9 @@ latent by latent, in memory that does not grow with the tokens.
 
 import math
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from itertools import islice
@@ -37,6 +39,8 @@ _CHUNK_BYTES = 2**25
 _BYTES_OF_EVENT = 16
 _PRE_ACTS = 2**25
 """Entries of the dense code that exist at a time."""
+_AT_ONCE = 4
+"""Ranges of latents that are described side by side, at most."""
 _FLOAT16 = (2.0**-24, 65504.0)
 
 
@@ -307,12 +311,32 @@ def _write_place(
         for part in columns:
             for name, values in part.items():
                 written[name].write(values)
-        for events in merged:
+        for events, described in _described(merged, massive, corpus, scale):
             written["positions"].write(events.positions)
             written["values"].write(events.values)
-            for name, values in describe(events, massive[events.positions] > 0, corpus, scale).items():
+            for name, values in described.items():
                 written[name].write(values)
             progress.advance(len(events.positions))
+
+
+def _described(
+    merged: Merged, massive: np.ndarray, corpus: Corpus, scale: float
+) -> Iterator[tuple[Events, dict[str, np.ndarray]]]:
+    """Events of some latents after the other, and their columns, which threads compute side by side."""
+    workers = min(_AT_ONCE, torch.get_num_threads())
+
+    def columns_of(events: Events) -> dict[str, np.ndarray]:
+        return describe(events, massive[events.positions] > 0, corpus, scale)
+
+    with ThreadPoolExecutor(workers, thread_name_prefix="describe") as pool:
+        running: deque[tuple[Events, Future[dict[str, np.ndarray]]]] = deque()
+        for events in merged:
+            running.append((events, pool.submit(columns_of, events)))
+            if len(running) > workers:
+                first, future = running.popleft()
+                yield first, future.result()
+        for first, future in running:
+            yield first, future.result()
 
 
 def _check_widths(reads: Mapping[str, Read], widths: Mapping[str, int]) -> None:

@@ -17,6 +17,8 @@ SAME = 8
 """Number of last tokens, up to the strongest, in which repeated passages agree."""
 _CANDIDATES = 3 * TOP
 """The strongest contexts that are looked at for repetitions."""
+_SCORE_BITS = 31
+"""Bits of a positive float32, whose order is that of whole numbers."""
 AT_LEAST = 3
 """Occurrences that a token needs to be among those on which a latent fires most strongly in the mean."""
 
@@ -200,10 +202,21 @@ def _fires_on(events: Events, corpus: Corpus, scale: float) -> dict[str, np.ndar
 
 
 def _largest(latents: np.ndarray, which: np.ndarray, scores: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """The FIRES_ON tokens of the largest positive scores of each latent, and these scores. `latents` are sorted."""
-    order = np.lexsort((-scores, latents))
-    order = order[scores[order] > 0]
-    counts = np.bincount(latents[order], minlength=number)
+    """The FIRES_ON tokens of the largest positive scores of each latent, and these scores. `latents` are sorted.
+
+    Scores that agree in their first 27 bits or more are in the order of the tokens.
+    """
+    there = np.flatnonzero(scores > 0)
+    latents, which, scores = latents[there], which[there], scores[there].astype(np.float32)
+    # One sort of whole numbers: latent, then score from large to small, then which one.
+    of_index, of_latent = len(there).bit_length(), number.bit_length()
+    of_score = min(_SCORE_BITS, 64 - of_index - of_latent)
+    down = (np.uint32(2**_SCORE_BITS - 1) - scores.view(np.uint32)) >> np.uint32(_SCORE_BITS - of_score)
+    keys = (latents.astype(np.uint64) << (of_score + of_index)) | (down.astype(np.uint64) << of_index)
+    keys |= np.arange(len(there), dtype=np.uint64)
+    keys.sort()
+    order = (keys & (2**of_index - 1)).astype(np.int64)
+    counts = np.bincount(latents, minlength=number)
     ranks, starts = _first(counts, FIRES_ON), np.cumsum(counts) - counts
     return _picked(which[order].astype(np.uint32), starts, ranks, NONE), _picked(scores[order], starts, ranks, 0)
 
