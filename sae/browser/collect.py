@@ -37,7 +37,7 @@ LOOK_TOKENS = 4096
 _CHUNK_BYTES = 2**25
 """Events that are held in memory before they are written, about."""
 _BYTES_OF_EVENT = 16
-_PRE_ACTS = 2**25
+_PRE_ACTS = 2**26
 """Entries of the dense code that exist at a time."""
 _AT_ONCE = 4
 """Ranges of latents that are described side by side, at most."""
@@ -163,7 +163,8 @@ def _scale(dictionary: Any, x: Float[Tensor, "tokens d"]) -> float:
 
 def _encoded(dictionary: Any, x: Float[Tensor, "tokens d"]) -> Iterator[tuple[Tensor, Tensor]]:
     """(acts, indices) of some tokens after the other, so that no large dense code exists."""
-    for part in x.split(max(64, _PRE_ACTS // dictionary.num_latents)):
+    most = max(64, _PRE_ACTS // dictionary.num_latents)
+    for part in x.tensor_split(-(-len(x) // most)) if len(x) else ():
         with torch.no_grad():
             code = dictionary.encode(part.to(dictionary.W_dec.device).float())
         yield code
