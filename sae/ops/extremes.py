@@ -16,7 +16,7 @@ _UNIT = 2.0**-9
 
 
 class Extremes(NamedTuple):
-    """What is known of each row."""
+    """Ends and histogram of each row."""
 
     top: Float[Tensor, "rows number"]
     """The largest entries, in descending order."""
