@@ -99,15 +99,22 @@ class LiveActivations:
         self.batch_index += 1
         return batch
 
+    def next_tokens(self) -> Int[Tensor, "batch seq"] | None:
+        """The token ids of the next batch, which is passed over without the language model; None at the end."""
+        tokens = next(self._batches, None)
+        self.batch_index += tokens is not None
+        return tokens
+
     def batch(self, tokens: Int[Tensor, "batch seq"], batch_index: int | None = None) -> Batch:
         """These tokens and their activations."""
         return Batch(tokens, self.kept(tokens), self.read(tokens, batch_index))
 
     def skip(self) -> int:
         """Pass over the next batch without the language model; how many of its tokens are not excluded."""
-        tokens = len(self.kept(next(self._batches)))
-        self.batch_index += 1
-        return tokens
+        tokens = self.next_tokens()
+        if tokens is None:
+            raise StopIteration
+        return len(self.kept(tokens))
 
     def read(self, tokens: Int[Tensor, "batch seq"], batch_index: int | None = None) -> Activations:
         """The activations of one batch of tokens, without the excluded ones, in the order of the tokens."""

@@ -9,11 +9,11 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from jaxtyping import Float, UInt32
 from torch import Tensor, nn
 
 from sae import lm
+from sae.activations.workers import ONE_WORKER, Workers
 from sae.dictionary.losses import EVERYTHING, Ordinary, spread
 from sae.dictionary.wiring import Wiring
 from sae.runs.log import Progress
@@ -59,36 +60,7 @@ class Read(NamedTuple):
         return Wiring.of(self.hookpoint, transcode=getattr(self.dictionary, "reads_input", False)).reads[0]
 
 
-@runtime_checkable
-class Workers(Protocol):
-    """Processes that make chunks in turn. `World` is one kind."""
-
-    rank: int
-    size: int
-
-    def together(self) -> AbstractContextManager[None]:
-        """A block that may fail on one rank only: then all leave it with an error."""
-
-    def from_main(self, make: Callable[[], Any]) -> Any:
-        """The result of `make`, which the main process alone calls, on all processes; they wait for it."""
-
-
 _HIDDEN = partial(Progress, hidden=True)
-
-
-class OneWorker:
-    """One process, which makes all chunks."""
-
-    rank, size = 0, 1
-
-    def together(self) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    def from_main(self, make: Callable[[], Any]) -> Any:
-        return make()
-
-
-ONE_WORKER = OneWorker()
 
 
 def collect(

@@ -12,7 +12,7 @@ from sae.activations.live import LiveStore
 from sae.activations.reading import plan_reading
 from sae.commands.load import check_model, load_language_model, load_text
 from sae.config import CacheConfig
-from sae.parallel.world import check_alone
+from sae.parallel.world import World
 from sae.runs.folder import derived_name
 from sae.runs.log import Progress, note
 from sae.storage.files import MANIFEST, absolute, check_writable
@@ -26,28 +26,32 @@ KEPT_OPTIONS = (
 
 
 def cache(cfg: CacheConfig) -> int:
-    """Write activations to the disk."""
-    check_alone("sae cache")
-    check_folder(cfg)
-    device = lm.check_device(cfg.device)
+    """Write activations to the disk; under torchrun all processes do it together."""
+    world = World.from_environment()
+    world.from_main(lambda: check_folder(cfg))
+    (device, *_) = world.local_devices(lm.check_device(cfg.device))
     skeleton, hookpoints = check_model(cfg)
-    reading = plan_reading(cfg, load_text(cfg, skeleton), skeleton, hookpoints, checked=cfg.ctx_len)
+    with world.one_first(note, "prepared the data"):
+        reading = plan_reading(cfg, load_text(cfg, skeleton), skeleton, hookpoints, checked=cfg.ctx_len)
     try:
-        folder = cache_activations(cfg, reading, load_language_model(cfg, device))
+        folder = cache_activations(cfg, reading, load_language_model(cfg, device), world)
     except KeyboardInterrupt as stop:
         stop.add_note("what was written stays; the same command continues")
         raise
-    print(f"activations {folder}")
+    if world.is_main:
+        print(f"activations {folder}")
+    world.close()
     return 0
 
 
-def cache_activations(cfg: CacheConfig, dataset: Any, model: nn.Module) -> Path:
+def cache_activations(cfg: CacheConfig, dataset: Any, model: nn.Module, world: World | None = None) -> Path:
     """Write the activations of a model on some data. What an earlier call left unfinished is continued.
 
     Args:
         cfg: Options of `sae cache`.
         dataset: What SaeTrainer takes, or a `Reading` of it.
         model: Model of transformers.
+        world: Processes that write side by side. None: those that torchrun has started, mostly one.
 
     Returns:
         Folder of the cache. Its size is announced first.
@@ -56,23 +60,28 @@ def cache_activations(cfg: CacheConfig, dataset: Any, model: nn.Module) -> Path:
         ValueError: Names the option, for what does not fit.
         OSError: In one line, for a full disk.
     """
+    world = world or World.from_environment()
     store = LiveStore(cfg, dataset, model)
-    check_folder(cfg)
+    world.from_main(lambda: check_folder(cfg))
     folder = folder_of(cfg)
     batches = store.tokens.num_batches
     assert batches is not None  # LiveStore refuses a stream without an end
     tokens, held_out = batches * cfg.batch_size * store.ctx_len, store.held_out * store.ctx_len
-    size = cache_size(store.widths, cfg.dtype, tokens=tokens, held_out_tokens=held_out, shuffled=cfg.shuffle)
-    check_space(folder, size)
-    note(announcement(folder, size, len(store.widths), cfg.dtype))
-    with Progress(total=tokens, what="caching") as progress:
+    size = cache_size(
+        store.widths, cfg.dtype, tokens=tokens, held_out_tokens=held_out, shuffled=cfg.shuffle, processes=world.size
+    )
+    world.from_main(lambda: check_space(folder, size))
+    if world.is_main:
+        note(announcement(folder, size, len(store.widths), cfg.dtype))
+    with Progress(total=tokens, what="caching", hidden=not world.is_main) as progress:
         write_cache(
             folder,
             _header(cfg, store, model, size.num_shards),
             store.source,
-            store.held_out_batches(),
+            store.tokens.held_out_batches(),
             on_batch=lambda done: progress.reach(done * cfg.batch_size * store.ctx_len),
             tell=note,
+            workers=world,
         )
     return folder
 

@@ -290,15 +290,6 @@ def test_a_cache_that_was_replaced_is_not_the_one_that_a_run_is_resumed_on(tmp_p
     trainer(tmp_path, ActivationCache(tmp_path / "moved"), run_name="run", resume=True).fit()
 
 
-def test_several_processes_do_not_write_one_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.chdir(tmp_path)
-    assert sae.__main__.main(["cache", "model", "data.txt"]) == 2
-    assert "WORLD_SIZE" in capsys.readouterr().err and not any(tmp_path.iterdir())
-
-
 @pytest.mark.slow
 def test_killed_at_random_moments_the_command_ends_with_the_same_files(tmp_path: Path) -> None:
     model, tokens = text(tmp_path)

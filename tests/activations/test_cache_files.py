@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sae.activations.cache import format as cache_format
+from sae.activations.cache import local as cache_local
 from sae.activations.cache import write as cache_write
 from sae.activations.cache.format import TRAIN, CacheHeader, decode_rows, encode_rows, row_bytes
 from sae.activations.cache.read import AHEAD, ActivationCache, CachedActivations, held_out_batches
@@ -52,8 +53,7 @@ def header(*, shuffled: bool = True, dtype: str = "float32", num_shards: int = 5
 def write(folder: Path, *, fail: Callable[[int], None] = lambda batches: None, **changes: Any) -> ActivationCache:
     exclude = {name: value for name, value in changes.items() if name.startswith("exclude")}
     batches, source = live(**exclude)
-    held_out = (source.batch(tokens) for tokens in batches.held_out_batches())
-    write_cache(folder, header(**changes), source, held_out, on_batch=fail)
+    write_cache(folder, header(**changes), source, batches.held_out_batches(), on_batch=fail)
     return ActivationCache(folder)
 
 
@@ -77,8 +77,7 @@ def all_files(folder: Path) -> dict[str, bytes]:
 
 def asking_for(sequences: int | None, folder: Path, **changes: Any) -> None:
     batches, source = live()
-    held_out = (source.batch(tokens) for tokens in batches.held_out_batches())
-    write_cache(folder, header(**changes)._replace(sequences=sequences), source, held_out)
+    write_cache(folder, header(**changes)._replace(sequences=sequences), source, batches.held_out_batches())
 
 
 @pytest.mark.parametrize("shuffled", [True, False])
@@ -295,16 +294,18 @@ def die_at(monkeypatch: pytest.MonkeyPatch, moment: int | None) -> list[int]:
 
         return call
 
-    monkeypatch.setattr(cache_write, "_append", guarded(cache_write._append, half_of_append))
-    monkeypatch.setattr(cache_write, "write_atomically", guarded(cache_write.write_atomically))
+    monkeypatch.setattr(cache_local, "_write_at", guarded(cache_local._write_at, half_of_write))
+    monkeypatch.setattr(cache_local, "write_atomically", guarded(cache_local.write_atomically))
     for name in ("unlink", "rename", "replace", "mkdir"):
         monkeypatch.setattr(Path, name, guarded(getattr(Path, name)))
     return moments
 
 
-def half_of_append(path: Path, rows: Tensor) -> None:
+def half_of_write(path: Path, rows: Tensor, start: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
+    path.touch()
+    with path.open("r+b") as file:
+        file.seek(start)
         file.write(rows.contiguous().numpy().tobytes()[:-3])
 
 
@@ -366,14 +367,14 @@ def test_a_manifest_with_fewer_held_out_activations_than_tokens_is_an_error(tmp_
 
 
 def test_a_full_disk_is_one_line_and_repeating_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    append, calls = cache_write._append, itertools.count()
+    write_at, calls = cache_local._write_at, itertools.count()
 
-    def full(path: Path, rows: Tensor) -> None:
+    def full(path: Path, rows: Tensor, start: int) -> None:
         if next(calls) == 30:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        append(path, rows)
+        write_at(path, rows, start)
 
-    monkeypatch.setattr(cache_write, "_append", full)
+    monkeypatch.setattr(cache_local, "_write_at", full)
     with pytest.raises(OSError, match="the disk is full .* make room and repeat the command: it continues"):
         write(tmp_path / "c")
     with pytest.raises(ValueError, match="holds an unfinished one; repeat its sae cache command"):

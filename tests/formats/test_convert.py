@@ -36,7 +36,7 @@ def cache_of(folder: Path, hookpoints: list[str], width: int) -> Path:
     live = LiveActivations(batches, lambda ids: {name: table[ids] + i for i, name in enumerate(hookpoints)})
     options = {"model": "m", "exclude_tokens": [], "exclude_positions": []}
     header = CacheHeader(options, dict.fromkeys(hookpoints, width), hookpoints, "float32", False, 0, 8, 30, 2)
-    write_cache(folder, header, live, (live.batch(part) for part in batches.held_out_batches()))
+    write_cache(folder, header, live, batches.held_out_batches())
     return folder
 
 

@@ -334,7 +334,7 @@ def test_any_manifest_of_a_cache(room: Path) -> None:
     header = CacheHeader(
         {"model": "m", "exclude_tokens": [], "exclude_positions": []}, {"a": 1}, ["a"], "float32", False, 0, 8, 30, 2
     )
-    write_cache(room / "c", header, live, (live.batch(part) for part in batches.held_out_batches()))
+    write_cache(room / "c", header, live, batches.held_out_batches())
     path = room / "c" / "manifest.json"
 
     def read() -> None:
@@ -363,7 +363,7 @@ def begun(room: Path) -> Callable[[Path, bool], None]:
     def write(folder: Path, on_batch: Callable[[int], None] = lambda index: None) -> None:
         live = LiveActivations(batches, lambda ids: {"a": ids.float().unsqueeze(-1)})
         live.load_state_dict(start)
-        write_cache(folder, header, live, (live.batch(part) for part in batches.held_out_batches()), on_batch=on_batch)
+        write_cache(folder, header, live, batches.held_out_batches(), on_batch=on_batch)
 
     return write
 
@@ -400,7 +400,7 @@ def test_any_list_of_what_the_second_pass_has_finished(
 ) -> None:
     folder = room / "c"
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr("sae.activations.cache.write.sha256_of", lambda path: kill(0))
+        patch.setattr("sae.activations.cache.local.sha256_of", lambda path: kill(0))
         begun(room / "begun")
     original = (room / "begun" / "finished.txt").read_bytes()
     assert b".rows" in original

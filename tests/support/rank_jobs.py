@@ -1,5 +1,7 @@
 """What tests let every rank of several do. `several.Launcher` runs these by name."""
 
+import errno
+import itertools
 import json
 import os
 import signal
@@ -19,6 +21,8 @@ import sae.lm
 import sae.report.training
 from sae import Sae, SaeConfig, SaeTrainer, TrainConfig, evaluate
 from sae.activations import shuffle
+from sae.activations.cache import write as cache_write
+from sae.activations.source import LiveActivations
 from sae.commands.cache import cache_activations
 from sae.config import CacheConfig
 from sae.data import ActivationCache
@@ -58,6 +62,40 @@ def write_cache(folder: Path, **changes: Any) -> str:
     """Activations of the model and tokens of `make_trainer`, in float32."""
     cfg = CacheConfig(batch_size=4, layers=[0, 2], dtype="float32", activations=str(folder), **changes)
     return str(cache_activations(cfg, tokens(), tiny_model("gpt_neox")))
+
+
+def write_caches(folder: str, caches: dict[str, dict[str, Any]], **end: Any) -> None:
+    """Write these caches, by name, with small shards and buffers; `end` is how a rank fails in the first of them.
+
+    `batch`: the batch of a rank's own that it fails at, `rank`, and `how`: killed, nan, full.
+    """
+    cache_write.SHARD_BYTES, cache_write.BUFFER_BYTES, cache_write.APPEND_BYTES = 2**13, 2**13, 1
+    if end and int(os.environ["RANK"]) == end["rank"]:
+        fail_at(**end)
+    for name, changes in caches.items():
+        write_cache(Path(folder, name), **changes)
+
+
+def cache_apart(folder: str) -> None:
+    """The processes leave out different tokens."""
+    write_cache(Path(folder, "c"), exclude_tokens=[int(os.environ["RANK"])])
+
+
+def fail_at(batch: int, how: str, rank: int) -> None:
+    """Let this rank fail when it runs the model on its so manieth batch."""
+    read, made = LiveActivations.read, itertools.count(1)
+
+    def failing(self: LiveActivations, *given: Any, **options: Any) -> Any:
+        found = read(self, *given, **options)
+        if next(made) != batch:
+            return found
+        if how == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if how == "full":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise FloatingPointError("layers.0: an activation is not finite")
+
+    LiveActivations.read = failing  # type: ignore[method-assign]
 
 
 @contextmanager
