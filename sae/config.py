@@ -525,8 +525,8 @@ class RunConfig(TrainConfig, TextConfig):
     """A training run from the command line: which model, which text, and how to train."""
 
     activations: str | None = None
-    """Train on the activations in this folder, which sae cache wrote, without the language model. The cache fixes
-    MODEL, DATASET and how they are read; leave these options out."""
+    """Train on the activations in this folder or behind this address, which sae cache wrote, without the language
+    model. The cache fixes MODEL, DATASET and how they are read; leave these options out."""
 
     def __post_init__(self) -> None:
         TrainConfig.__post_init__(self)
@@ -648,8 +648,8 @@ class BrowseConfig(EvalConfig):
     """Positions in the sequence, from 0, at which no latent is looked at. None: as in the run."""
 
     activations: str | None = None
-    """Index the activations in this folder, which sae cache wrote, instead of running the language model. The cache
-    fixes the data and how they are read."""
+    """Index the activations in this folder or behind this address, which sae cache wrote, instead of running the
+    language model. The cache fixes the data and how they are read."""
 
     out: str | None = None
     """Folder of the index and the notes. None: browse in the run's folder, or browse-NAME here."""
@@ -697,7 +697,7 @@ class CacheConfig(RunConfig):
     """Activations to write to the disk: of which model, at which hookpoints, on which data."""
 
     activations: str | None = None
-    """Folder to write. None: activations/ and the names of model and data."""
+    """Folder to write, or an address such as s3://bucket/folder. None: activations/ and the names of model and data."""
 
     dtype: Literal["bfloat16", "float16", "float32", "int8"] = "bfloat16"  # type: ignore[assignment]
     """Type of a stored number. int8 halves the size: one scale a token, the largest of its activations / 127."""
@@ -729,8 +729,8 @@ class ConvertConfig:
     """Convert only these hookpoints. None: all that the source has."""
 
     activations: str | None = None
-    """Folder that sae cache wrote. For a library that has no TopK, a threshold is fitted on its held-out tokens, so
-    that as many latents fire in the mean. L0 and FVU before and after are printed."""
+    """Folder or address that sae cache wrote. For a library that has no TopK, a threshold is fitted on its held-out
+    tokens, so that as many latents fire in the mean. L0 and FVU before and after are printed."""
 
     def __post_init__(self) -> None:
         for name in ("source", "target"):

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from sae.config import BrowseConfig
 from sae.runs.folder import RunRecord
 from sae.storage.files import MANIFEST, absolute, check_writable, newest_step
+from sae.storage.remote import place_of
 
 from .layout import VERSION
 
@@ -66,11 +67,19 @@ def plan_browse(cfg: BrowseConfig, checkpoint: Path) -> BrowsePlan:
         "recorded": {name: options.get(name) for name in _ASKED if name in options},
     }
     if cfg.activations is not None:
-        of["activations"] = digest(Path(cfg.activations, MANIFEST))
+        of["activations"] = _digest_of_cache(cfg.activations)
     key = hashlib.sha256(json.dumps(of, sort_keys=True, default=str).encode()).hexdigest()[:12]
     if not (base / key).exists():
         check_writable("out", base)
     return BrowsePlan(base, key, record)
+
+
+def _digest_of_cache(name: str) -> str:
+    """Name that tells a cache of activations from others."""
+    place = place_of(name)
+    if isinstance(place, Path):
+        return digest(place / MANIFEST)
+    return hashlib.sha256(place.read(MANIFEST, max_bytes=2**26)).hexdigest()
 
 
 def digest(path: Path) -> str:

@@ -23,6 +23,7 @@ from sae.evaluation.plan import EvalPlan, plan_evaluation
 from sae.parallel.world import World
 from sae.runs.folder import command, may_be_same, versions
 from sae.runs.log import Progress, note
+from sae.storage.remote import place_of
 
 MAX_TOKENS = 1_000_000
 """Tokens that are indexed if nobody says how many."""
@@ -122,7 +123,7 @@ def _as_cached(cfg: BrowseConfig) -> BrowseConfig:
     """
     if cfg.activations is None:
         return cfg
-    options = read_manifest(Path(cfg.activations)).header.options
+    options = read_manifest(place_of(cfg.activations)).header.options
     return replace(cfg, **adopted(cfg, {name: options[name] for name in options if name != "model" or not cfg.model}))
 
 

@@ -17,6 +17,7 @@ from sae.runs.folder import derived_name
 from sae.runs.log import Progress, note
 from sae.storage.files import MANIFEST, absolute, check_writable
 from sae.storage.lock import check_unlocked
+from sae.storage.remote import RemoteFolder, place_of
 
 KEPT_OPTIONS = (
     "model", "dataset", "split", "text_column", "streaming", "ctx_len", "exclude_tokens", "exclude_positions",
@@ -44,7 +45,7 @@ def cache(cfg: CacheConfig) -> int:
     return 0
 
 
-def cache_activations(cfg: CacheConfig, dataset: Any, model: nn.Module, world: World | None = None) -> Path:
+def cache_activations(cfg: CacheConfig, dataset: Any, model: nn.Module, world: World | None = None) -> Path | str:
     """Write the activations of a model on some data. What an earlier call left unfinished is continued.
 
     Args:
@@ -54,7 +55,7 @@ def cache_activations(cfg: CacheConfig, dataset: Any, model: nn.Module, world: W
         world: Processes that write side by side. None: those that torchrun has started, mostly one.
 
     Returns:
-        Folder of the cache. Its size is announced first.
+        Folder of the cache, or its address. Its size is announced first.
 
     Raises:
         ValueError: Names the option, for what does not fit.
@@ -70,7 +71,10 @@ def cache_activations(cfg: CacheConfig, dataset: Any, model: nn.Module, world: W
     size = cache_size(
         store.widths, cfg.dtype, tokens=tokens, held_out_tokens=held_out, shuffled=cfg.shuffle, processes=world.size
     )
-    world.from_main(lambda: check_space(folder, size))
+    if isinstance(folder, RemoteFolder):
+        size = size._replace(peak_bytes=2 * size.bytes)
+    else:
+        world.from_main(lambda: check_space(folder, size))
     if world.is_main:
         note(announcement(folder, size, len(store.widths), cfg.dtype))
     with Progress(total=tokens, what="caching", hidden=not world.is_main) as progress:
@@ -83,23 +87,27 @@ def cache_activations(cfg: CacheConfig, dataset: Any, model: nn.Module, world: W
             tell=note,
             workers=world,
         )
-    return folder
+    return folder if isinstance(folder, Path) else str(folder)
 
 
-def folder_of(cfg: CacheConfig) -> Path:
+def folder_of(cfg: CacheConfig) -> Path | RemoteFolder:
     """Where the cache is written."""
-    return Path(cfg.activations or f"activations/{derived_name(cfg)}")
+    return place_of(cfg.activations or f"activations/{derived_name(cfg)}")
 
 
 def check_folder(cfg: CacheConfig) -> None:
     """Raise ValueError if a cache cannot be written there, or another process does it. Leaves nothing."""
     folder = folder_of(cfg)
+    if isinstance(folder, RemoteFolder):
+        if not folder.has(MANIFEST):
+            folder.check_writable("activations")
+        return
     check_unlocked(folder)
     if not (folder / MANIFEST).exists():
         check_writable("activations", folder)
 
 
-def announcement(folder: Path, size: CacheSize, hookpoints: int, dtype: str) -> str:
+def announcement(folder: Path | RemoteFolder, size: CacheSize, hookpoints: int, dtype: str) -> str:
     """One line on what is about to be written."""
     return (
         f"caching up to {size.tokens:,} tokens at {hookpoints} hookpoint{'s'[: hookpoints > 1]} in {dtype}: "

@@ -25,15 +25,18 @@ def read_json(path: Path, *, max_bytes: int = 2**20) -> dict[str, Any]:
         raise ValueError(f"{path} must be a JSON file, but {found}")
     if (size := path.stat().st_size) > max_bytes:
         raise ValueError(f"{path} must be a small JSON file of at most {max_bytes} bytes, got {size}")
+    return json_object(path.read_bytes(), str(path))
+
+
+def json_object(content: bytes, name: str) -> dict[str, Any]:
+    """The JSON object in the contents of a file with this name, as `read_json` takes it."""
     try:
-        value = json.loads(
-            path.read_bytes(), parse_int=_integer, parse_constant=_refuse, object_pairs_hook=_with_each_key_once
-        )
+        value = json.loads(content, parse_int=_integer, parse_constant=_refuse, object_pairs_hook=_with_each_key_once)
     except (ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:80]
-        raise ValueError(f"{path} must be JSON, but it is not ({reason}); is it complete?") from None
+        raise ValueError(f"{name} must be JSON, but it is not ({reason}); is it complete?") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {type(value).__name__}")
+        raise ValueError(f"{name} must hold a JSON object, got {type(value).__name__}")
     return value
 
 
@@ -89,8 +92,11 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
 def absolute(name: str) -> str:
     """A name that leads to the same from anywhere, if it leads to something here; else as it is, as one on the hub.
 
-    It may be a file, a folder, a glob that fits some, or a folder with a configuration after a colon.
+    It may be a file, a folder, a glob that fits some, or a folder with a configuration after a colon. An address, such
+    as `s3://…`, stays as it is.
     """
+    if "://" in name:
+        return name
     path = os.path.expanduser(name)
     return os.path.abspath(path) if is_here(path) else name
 

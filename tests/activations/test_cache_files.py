@@ -12,42 +12,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_cache import BATCH, COUNT, HELD_OUT, SEQ, WIDTHS, all_files, harvest, header, live, rows_of
 from torch import Tensor
 
 from sae.activations.cache import format as cache_format
 from sae.activations.cache import local as cache_local
 from sae.activations.cache import write as cache_write
-from sae.activations.cache.format import TRAIN, CacheHeader, decode_rows, encode_rows, row_bytes
+from sae.activations.cache.format import TRAIN, decode_rows, encode_rows, row_bytes
 from sae.activations.cache.read import AHEAD, ActivationCache, CachedActivations, held_out_batches
 from sae.activations.cache.write import cache_size, check_space, write_cache
-from sae.activations.source import Activations, ActivationSource, LiveActivations
+from sae.activations.source import ActivationSource, LiveActivations
 from sae.data.tokens import TokenBatches
 from sae.storage import files as disk
-
-SEQ, COUNT, BATCH = 8, 45, 4
-WIDTHS = {"wide": 6, "narrow": 4}
-HELD_OUT = 5
 
 
 class Died(Exception):
     """What kill -9 is to a process."""
-
-
-def harvest(tokens: Tensor) -> Activations:
-    """Every token's activation says which token it is."""
-    return {name: tokens.unsqueeze(-1) * 0.5 + torch.arange(width) for name, width in WIDTHS.items()}
-
-
-def live(**exclude: Any) -> tuple[TokenBatches, LiveActivations]:
-    """45 sequences of 8 different tokens, 5 of them held out."""
-    tokens = torch.arange(COUNT * SEQ).view(COUNT, SEQ)
-    batches = TokenBatches(tokens, BATCH, seed=3, held_out=HELD_OUT)
-    return batches, LiveActivations(batches, harvest, **exclude)
-
-
-def header(*, shuffled: bool = True, dtype: str = "float32", num_shards: int = 5, **exclude: Any) -> CacheHeader:
-    options = {"exclude_tokens": [], "exclude_positions": []} | exclude
-    return CacheHeader(options, WIDTHS, [], dtype, shuffled, 3, SEQ, COUNT, num_shards)
 
 
 def write(folder: Path, *, fail: Callable[[int], None] = lambda batches: None, **changes: Any) -> ActivationCache:
@@ -65,14 +45,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache_write, "SHARD_BYTES", 64 * row_bytes(6, "float32"))
     monkeypatch.setattr(cache_write, "BUFFER_BYTES", 3 * BATCH * SEQ * 10 * 4)
     monkeypatch.setattr(cache_write, "APPEND_BYTES", 1)
-
-
-def rows_of(cache: ActivationCache, name: str = "wide") -> Tensor:
-    return cache.rows(TRAIN, name).read(0, cache.num_tokens)
-
-
-def all_files(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def asking_for(sequences: int | None, folder: Path, **changes: Any) -> None:
@@ -337,7 +309,7 @@ def test_the_next_shard_is_verified_while_one_is_read_and_none_twice(
     for shard, (start, stop) in enumerate(itertools.pairwise(bounds)):
         rows.read(start, stop - 1), rows.read(stop - 1, stop)
         following = f"train/wide/{shard + 1:05d}.rows"
-        assert shard == 4 or cache._verified[following].result()
+        assert shard == 4 or cache._files[following].result()
         assert hashed == [f"{number:05d}.rows" for number in range(min(5, shard + 2))]
 
 

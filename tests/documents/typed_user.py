@@ -38,7 +38,7 @@ def sources(model: PreTrainedModel) -> list[Any]:
     cfg = RunConfig(model="gpt2", dataset="texts.jsonl", streaming=True)
     tokenizer = sae.lm.load_tokenizer(cfg.model)
     found = load_data(cfg.dataset, tokenizer=tokenizer, ctx_len=cfg.ctx_len, vocab_size=sae.lm.vocab_size(model))
-    folder = assert_type(cache_activations(CacheConfig(activations="kept"), found, model), Path)
+    folder = assert_type(cache_activations(CacheConfig(activations="kept"), found, model), Path | str)
     tokens = MemmapTokens("tokens.bin", 512, vocab_size=50_257)
     assert_type(tokens.take([0, 1]), Tensor)
     return [as_sequences(torch.zeros(4, 8, dtype=torch.int64)), tokens, ActivationCache(folder, device="cuda")]

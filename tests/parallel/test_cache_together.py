@@ -57,6 +57,19 @@ def test_when_one_fails_all_end_and_any_number_continues_to_the_same_bytes(
     assert files(tmp_path / name) == alone[name]
 
 
+@pytest.mark.parametrize("name", ["shuffled", "in_order"])
+def test_behind_an_address_several_processes_write_the_bytes_of_one_in_a_folder_whoever_dies(
+    processes: Launcher, alone: dict[str, dict[str, bytes]], tmp_path: Path, name: str
+) -> None:
+    job: dict[str, Any] = {"folder": "shelf://caches", "caches": {name: CACHES[name]}}
+    shelf = {"environment": {"SHELF": str(tmp_path)}}
+    for rank, batch in ((1, 4), (0, 2)):
+        ended = processes.run("write_caches", 2, **shelf, **job, rank=rank, batch=batch, how="killed")
+        assert 0 not in ended.codes and ended.codes[rank] == -9
+    processes.succeed("write_caches", 3, **shelf, **job)
+    assert files(tmp_path / "caches" / name) == alone[name]
+
+
 def test_processes_that_would_cache_different_things_do_not_begin(processes: Launcher, tmp_path: Path) -> None:
     ended = processes.run("cache_apart", 2, folder=str(tmp_path))
     assert ended.codes == [1, 1] and not (tmp_path / "c" / "progress.json").exists()

@@ -13,7 +13,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import torch
+from fsspec.implementations.dirfs import DirFileSystem
+from fsspec.implementations.local import LocalFileSystem
 from tiny_models import VOCAB_SIZE, tiny_model
 
 import sae.__main__
@@ -58,7 +61,7 @@ def make_trainer(
     return SaeTrainer(cfg, iter(rows) if stream else tokens(sequences), model)
 
 
-def write_cache(folder: Path, **changes: Any) -> str:
+def write_cache(folder: Path | str, **changes: Any) -> str:
     """Activations of the model and tokens of `make_trainer`, in float32."""
     cfg = CacheConfig(batch_size=4, layers=[0, 2], dtype="float32", activations=str(folder), **changes)
     return str(cache_activations(cfg, tokens(), tiny_model("gpt_neox")))
@@ -73,7 +76,27 @@ def write_caches(folder: str, caches: dict[str, dict[str, Any]], **end: Any) -> 
     if end and int(os.environ["RANK"]) == end["rank"]:
         fail_at(**end)
     for name, changes in caches.items():
-        write_cache(Path(folder, name), **changes)
+        write_cache(f"{folder}/{name}", **changes)
+
+
+class Shelf(DirFileSystem):
+    """A store that several processes see: files below the folder SHELF. Nothing can be renamed or appended to."""
+
+    protocol = "shelf"
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(path=os.environ["SHELF"], fs=LocalFileSystem(auto_mkdir=True), **options)
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **options: Any) -> None:
+        """An object is there whole or not."""
+        partial = Path(os.environ["SHELF"], f".{os.getpid()}.partial")
+        partial.write_bytes(value)
+        target = Path(os.environ["SHELF"], path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial.replace(target)
+
+
+fsspec.register_implementation("shelf", Shelf, clobber=True)
 
 
 def cache_apart(folder: str) -> None:

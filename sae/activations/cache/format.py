@@ -20,7 +20,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from sae.storage.files import MANIFEST, is_inside, read_json
+from sae.storage.files import MANIFEST, is_inside, json_object
+from sae.storage.remote import RemoteFolder
 
 PROGRESS, FINISHED = "progress.json", "finished.txt"
 TRAIN, HELD_OUT = "train", "held_out"
@@ -102,13 +103,13 @@ def manifest_to_json(manifest: CacheManifest) -> str:
     return json.dumps(document, indent=1) + "\n"
 
 
-def read_manifest(folder: Path) -> CacheManifest:
+def read_manifest(folder: Path | RemoteFolder) -> CacheManifest:
     """The manifest of a complete cache. Raises ValueError, naming what is missing or damaged."""
-    path = folder / MANIFEST
-    if not path.is_file():
-        found = "an unfinished one; repeat its sae cache command" if (folder / PROGRESS).exists() else "none"
+    path = f"{folder}/{MANIFEST}"
+    if not _has(folder, MANIFEST):
+        found = "an unfinished one; repeat its sae cache command" if _has(folder, PROGRESS) else "none"
         raise ValueError(f"activations must name a cache that sae cache wrote, but {folder} holds {found}")
-    document = read_json(path, max_bytes=_MAX_MANIFEST_BYTES)
+    document = json_object(manifest_content(folder), path)
     try:
         given = CacheHeader._field_defaults | document
         header = CacheHeader(**{name: given[name] for name in CacheHeader._fields})
@@ -123,6 +124,21 @@ def read_manifest(folder: Path) -> CacheManifest:
     if not fits:
         raise ValueError(f"{path} is damaged; write the cache again")
     return manifest
+
+
+def manifest_content(folder: Path | RemoteFolder) -> bytes:
+    """The bytes of manifest.json. Raises ValueError if they are too many."""
+    if isinstance(folder, RemoteFolder):
+        return folder.read(MANIFEST, max_bytes=_MAX_MANIFEST_BYTES)
+    if (size := (folder / MANIFEST).stat().st_size) > _MAX_MANIFEST_BYTES:
+        raise ValueError(
+            f"{folder / MANIFEST} must be a small JSON file of at most {_MAX_MANIFEST_BYTES} bytes, got {size}"
+        )
+    return (folder / MANIFEST).read_bytes()
+
+
+def _has(folder: Path | RemoteFolder, name: str) -> bool:
+    return folder.has(name) if isinstance(folder, RemoteFolder) else (folder / name).is_file()
 
 
 def _count(number: Any) -> int:

@@ -50,6 +50,8 @@ class Group(NamedTuple):
     batches: list[ReadBatch]
     own: range
     """Which of them have rows here, by their places in the list."""
+    asked: int
+    """How many batches were shared out; at the end of the data there may be fewer."""
 
     @property
     def counts(self) -> Int64[np.ndarray, " batches"]:
@@ -96,4 +98,4 @@ def read_group(
         batches.append(batch)
         made = min(max(0, len(batches) - own.start), len(own))
         on_batch(done + min(made * workers.size, number))
-    return Group(section, done, batches, range(min(own.start, len(batches)), min(own.stop, len(batches))))
+    return Group(section, done, batches, range(min(own.start, len(batches)), min(own.stop, len(batches))), number)

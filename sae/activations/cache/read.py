@@ -1,5 +1,6 @@
 """Read a cache of activations: mapped into memory, a few batches ahead of who trains on them."""
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
@@ -21,6 +22,7 @@ from sae.activations.cache.format import (
     TRAIN,
     CacheHeader,
     decode_rows,
+    manifest_content,
     read_manifest,
     row_bytes,
     rows_path,
@@ -28,36 +30,44 @@ from sae.activations.cache.format import (
 from sae.activations.cache.order import row_of_token
 from sae.activations.source import Activations, Batch, counted
 from sae.data.position import count_in
-from sae.storage.files import MANIFEST, sha256_of, short
+from sae.data.retry import patiently
+from sae.storage.files import sha256_of, short
+from sae.storage.remote import Mapped, RemoteFolder, place_of
 
 AHEAD, READERS = 2, 8
 """Batches that are read ahead, and threads that read: hookpoints are read side by side."""
+
+
+Source = Path | Mapped
+"""A file: by its name, or mapped into memory and without one."""
 
 
 class ActivationCache:
     """A folder that `sae cache` wrote, opened. `SaeTrainer` takes it as its data, without a model.
 
     Sizes are checked when it is opened. The SHA-256 of a shard is checked while the one before it is read, which also
-    brings it into memory.
+    brings it into memory. From behind an address it is fetched meanwhile, to the disk for temporary files. Three shards
+    of a hookpoint at most are there at a time.
     """
 
     def __init__(self, folder: Path | str, *, device: torch.device | str = "cpu") -> None:
         """Open a cache.
 
         Args:
-            folder: Folder that `sae cache` wrote.
+            folder: Folder that `sae cache` wrote, or its address, such as `s3://bucket/folder`.
             device: Device of the activations that are handed out.
 
         Raises:
             ValueError: Names the first file that is missing or damaged.
+            OSError: In one line, for an address that cannot be reached.
         """
-        self.folder, self.device = Path(folder), torch.device(device)
+        self.folder, self.device = place_of(folder), torch.device(device)
         self._manifest = read_manifest(self.folder)
+        found = _sizes(self.folder, self._manifest.files)
         for name, (size, _) in self._manifest.files.items():
-            path = self.folder / name
-            if not path.is_file() or path.stat().st_size != size:
+            if found.get(name) != size:
                 raise self._damaged(name)
-        self._verified: dict[str, Future[bool]] = {}
+        self._files: dict[str, Future[Source | None]] = {}
         self._hashing = ThreadPoolExecutor(READERS, thread_name_prefix="sha256")
         self._lock = Lock()
 
@@ -69,7 +79,7 @@ class ActivationCache:
     @cached_property
     def fingerprint(self) -> str:
         """Fingerprint of this cache: its manifest has the SHA-256 of every file."""
-        return f"activations-{sha256_of(self.folder / MANIFEST)[:32]}"
+        return f"activations-{hashlib.sha256(manifest_content(self.folder)).hexdigest()[:32]}"
 
     @property
     def num_tokens(self) -> int:
@@ -126,8 +136,9 @@ class ActivationCache:
         return row_of_token(self.header, counts)
 
     def _numbers(self, name: str) -> Int64[np.ndarray, " numbers"]:
-        self._verify(name)
-        return np.fromfile(self.folder / name, np.int32).astype(np.int64)
+        whole = self._verified(name)
+        found = np.fromfile(whole, np.int32) if isinstance(whole, Path) else np.frombuffer(whole, np.int32)
+        return found.astype(np.int64)
 
     def rows(self, section: str, hookpoint: str) -> "CachedRows":
         """The activations of one hookpoint, by number."""
@@ -135,27 +146,53 @@ class ActivationCache:
 
     def map(self, name: str, row: int) -> UInt8[np.ndarray, "tokens row"]:
         """A file of rows, mapped. Raises ValueError if its contents are not those that were written."""
-        self._verify(name)
-        return np.memmap(self.folder / name, np.uint8, "c").reshape(-1, row)
+        whole = self._verified(name)
+        found = np.memmap(whole, np.uint8, "c") if isinstance(whole, Path) else np.frombuffer(whole, np.uint8)
+        return found.reshape(-1, row)
 
     def begin_to_verify(self, name: str) -> None:
         """Begin to read a file, which `map` will be asked for."""
         with self._lock:
-            if name not in self._verified:
-                self._verified[name] = self._hashing.submit(self._is_whole, name)
+            if name not in self._files:
+                self._files[name] = self._hashing.submit(self._whole, name)
 
-    def _is_whole(self, name: str) -> bool:
-        return name in self._manifest.files and sha256_of(self.folder / name) == self._manifest.files[name][1]
+    def forget(self, name: str) -> None:
+        """Let go of a file that was fetched and will not be mapped."""
+        if isinstance(self.folder, RemoteFolder):
+            with self._lock:
+                self._files.pop(name, None)
 
-    def _verify(self, name: str) -> None:
+    def _whole(self, name: str) -> "Source | None":
+        """The file, if it is what was written."""
+        if name not in self._manifest.files:
+            return None
+        if isinstance(self.folder, RemoteFolder):
+            folder = self.folder
+            content, sha256 = patiently(lambda: folder.fetch(name))
+            return content if sha256 == self._manifest.files[name][1] else None
+        return self.folder / name if sha256_of(self.folder / name) == self._manifest.files[name][1] else None
+
+    def _verified(self, name: str) -> "Source":
+        """The file, once it is known to be whole. What was fetched is here as long as somebody has it."""
         self.begin_to_verify(name)
-        if not self._verified[name].result():
+        with self._lock:
+            taken = self._files.pop(name, None) if isinstance(self.folder, RemoteFolder) else self._files[name]
+        found = (taken or self._hashing.submit(self._whole, name)).result()
+        if found is None:
             raise self._damaged(name)
+        return found
 
     def _damaged(self, name: str) -> ValueError:
         return ValueError(
-            f"{self.folder / name} is missing or damaged: it is not what the manifest says; write the cache again"
+            f"{self.folder}/{name} is missing or damaged: it is not what the manifest says; write the cache again"
         )
+
+
+def _sizes(folder: Path | RemoteFolder, names: Iterable[str]) -> dict[str, int]:
+    """{path: bytes} of those files that are there."""
+    if isinstance(folder, RemoteFolder):
+        return folder.sizes()
+    return {name: (folder / name).stat().st_size for name in names if (folder / name).is_file()}
 
 
 class CachedRows:
@@ -166,6 +203,8 @@ class CachedRows:
         self._starts = np.concatenate([[0], np.cumsum(shards)])
         self._row = row_bytes(cache.header.hookpoints[hookpoint], cache.header.dtype)
         self._open: dict[int, UInt8[np.ndarray, "tokens row"]] = {}
+        self._ahead: str | None = None
+        """Shard that is brought here before it is asked for."""
         self._lock = Lock()
 
     def read(self, start: int, stop: int) -> Tensor:
@@ -206,8 +245,11 @@ class CachedRows:
         if shard not in self._open:
             name, following = (rows_path(self._section, self._hookpoint, number) for number in (shard, shard + 1))
             self._open[shard] = self._cache.map(name, self._row)
+            if self._ahead not in (None, name, following):
+                self._cache.forget(str(self._ahead))
             if shard + 2 < len(self._starts):
                 self._cache.begin_to_verify(following)
+                self._ahead = following
         return self._open[shard]
 
 

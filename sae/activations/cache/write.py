@@ -32,12 +32,16 @@ from sae.activations.cache.format import (
     row_bytes,
 )
 from sae.activations.cache.groups import Group, Next, ReadBatch, read_group
-from sae.activations.cache.local import FolderFiles, tidy
+from sae.activations.cache.local import FolderFiles
+from sae.activations.cache.local import tidy as tidy_folder
 from sae.activations.cache.order import dealt
+from sae.activations.cache.remote import AddressFiles
+from sae.activations.cache.remote import tidy as tidy_address
 from sae.activations.source import LiveActivations
 from sae.activations.workers import ONE_WORKER, Workers
 from sae.storage.files import MANIFEST, absolute
 from sae.storage.lock import alone_in, holds_nothing
+from sae.storage.remote import RemoteFolder
 
 BUFFER_BYTES, APPEND_BYTES = 2**26, 2**16
 """Rows are collected up to the larger of 64 MiB and 64 KiB for each file that they are dealt to."""
@@ -84,7 +88,7 @@ def check_space(folder: Path, size: CacheSize) -> None:
 
 
 def write_cache(
-    folder: Path,
+    folder: Path | RemoteFolder,
     header: CacheHeader,
     source: LiveActivations,
     held_out: Iterable[Int[Tensor, "sequences ctx_len"]],
@@ -109,8 +113,12 @@ def write_cache(
             return _write(folder, header, source, held_out, on_batch, workers)
 
 
-def _opened(folder: Path, header: CacheHeader, stack: ExitStack, tell: Callable[[str], None]) -> CacheManifest | None:
+def _opened(
+    folder: Path | RemoteFolder, header: CacheHeader, stack: ExitStack, tell: Callable[[str], None]
+) -> CacheManifest | None:
     """The manifest, if the cache is complete; else the folder is there, and locked until the stack is left."""
+    if isinstance(folder, RemoteFolder):
+        return _opened_address(folder, header, tell)
     if (folder / MANIFEST).exists():
         return _complete(folder, header)
     if not (folder / PROGRESS).exists():
@@ -119,6 +127,15 @@ def _opened(folder: Path, header: CacheHeader, stack: ExitStack, tell: Callable[
     stack.enter_context(alone_in(folder, tell=tell))
     # another process may have just completed it
     return _complete(folder, header) if (folder / MANIFEST).exists() else None
+
+
+def _opened_address(folder: RemoteFolder, header: CacheHeader, tell: Callable[[str], None]) -> CacheManifest | None:
+    if folder.has(MANIFEST):
+        return _complete(folder, header)
+    if not folder.has(PROGRESS) and folder.sizes():
+        raise _not_new(folder)
+    tell(f"{folder} cannot be locked: see to it that no other command writes there")
+    return None
 
 
 def _check_agreed(header: CacheHeader, workers: Workers) -> None:
@@ -133,7 +150,7 @@ def _check_agreed(header: CacheHeader, workers: Workers) -> None:
             )
 
 
-def _complete(folder: Path, header: CacheHeader) -> CacheManifest:
+def _complete(folder: Path | RemoteFolder, header: CacheHeader) -> CacheManifest:
     """The manifest of a cache that is complete. Raises ValueError if another, or a larger one, is asked for."""
     manifest = read_manifest(folder)
     has, asked = _sequences(manifest), header.sequences
@@ -143,7 +160,10 @@ def _complete(folder: Path, header: CacheHeader) -> CacheManifest:
             "are asked for; choose another --activations, or give --max_tokens as it was then"
         )
     _check_same(folder, manifest.header._replace(sequences=asked)._asdict(), header)
-    tidy(folder)
+    if isinstance(folder, RemoteFolder):
+        tidy_address(folder)
+    else:
+        tidy_folder(folder)
     return manifest
 
 
@@ -160,14 +180,18 @@ def _sequences(manifest: CacheManifest) -> int | None:
 
 def _check_new(folder: Path) -> None:
     if folder.exists() and not (folder.is_dir() and holds_nothing(folder)):
-        raise ValueError(
-            f"activations must name a new folder or an unfinished cache, but {folder} holds something else; "
-            "choose another --activations, or move it away"
-        )
+        raise _not_new(folder)
+
+
+def _not_new(folder: Path | RemoteFolder) -> ValueError:
+    return ValueError(
+        f"activations must name a new folder or an unfinished cache, but {folder} holds something else; "
+        "choose another --activations, or move it away"
+    )
 
 
 @contextmanager
-def _full_disk_explained(folder: Path) -> Iterator[None]:
+def _full_disk_explained(folder: Path | RemoteFolder) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -179,14 +203,19 @@ def _full_disk_explained(folder: Path) -> Iterator[None]:
 
 
 def _write(
-    folder: Path,
+    folder: Path | RemoteFolder,
     header: CacheHeader,
     source: LiveActivations,
     held_out: Iterable[Int[Tensor, "sequences ctx_len"]],
     on_batch: Callable[[int], None],
     workers: Workers,
 ) -> CacheManifest:
-    writer = _Writer(FolderFiles(folder, header, workers), header, workers)
+    files: FolderFiles | AddressFiles
+    if isinstance(folder, RemoteFolder):
+        files = AddressFiles(folder, header, workers)
+    else:
+        files = FolderFiles(folder, header, workers)
+    writer = _Writer(files, header, workers)
     if not writer.finishing:
         _first_pass(writer, source, held_out, on_batch)
     return writer.finish()
@@ -226,7 +255,7 @@ def _write_held_out(
 class _Writer:
     """How far a cache is, and what is read for it; the same on all processes. `files` is where it is written."""
 
-    def __init__(self, files: FolderFiles, header: CacheHeader, workers: Workers) -> None:
+    def __init__(self, files: FolderFiles | AddressFiles, header: CacheHeader, workers: Workers) -> None:
         self.files, self._header, self._workers = files, header, workers
         self._widths = {name: row_bytes(d_in, header.dtype) for name, d_in in header.hookpoints.items()}
         self._state: dict[str, Any] = workers.from_main(self._begin_or_continue)
@@ -251,7 +280,7 @@ class _Writer:
         saved = self.files.progress()
         if saved is None:
             begun: dict[str, Any] = {"header": self._header._asdict(), "place": None, "finishing": False}
-            begun |= {"lengths": lengths, "sequences": 0, "batches": 0}
+            begun |= {"lengths": lengths, "sequences": 0, "batches": 0, **self.files.begun()}
             self.files.save_progress(begun)
             return begun
         with _understood(self.files.folder):
@@ -330,6 +359,7 @@ class _Writer:
         written = np.bincount(shards, minlength=len(own)).tolist()
         sequences = sum(len(batch.kept) for batch in group.batches)
         self._batch_tokens = max(1, self._batch_tokens or 0, len(shards) // len(group.batches))
+        self._state = self._state | self.files.written(group, self._state)
         self._state = self._state | {
             "lengths": lengths | {group.section: [a + b for a, b in zip(own, written, strict=True)]}
         }
@@ -352,7 +382,7 @@ class _Writer:
         return self.files.finish(self._state)
 
 
-def _check_same(folder: Path, found: dict[str, Any], header: CacheHeader) -> None:
+def _check_same(folder: Path | RemoteFolder, found: dict[str, Any], header: CacheHeader) -> None:
     given = json.loads(json.dumps(header._asdict()))
     before = CacheHeader._field_defaults | found
     paths = {name: before["options"].get(name) for name in ("model", "dataset")}  # older ones: as they were given
