@@ -56,6 +56,7 @@ OWNERS = {
     "datasets": {"data"},
     "huggingface_hub": {"lm", "data", "formats"},
     "safetensors": {"formats", "runs"},
+    "fsspec": {"data", "storage"},
     "wandb": {"runs"},
     "tqdm": {"runs"},
     "matplotlib": {"report"},
