@@ -3,8 +3,8 @@
 <cache>/dealt/<section>-<batch>   the rows of neighbouring batches that one process made, sorted by shard
 <cache>/done/<number>             SHA-256 of a shard that is complete
 
-A file of `dealt` has the tokens of each shard, and how many sequences and batches it is of. Then follow the tokens of
-each sequence that count, the sequences of each batch and the token ids, as in train/, and the rows of each hookpoint.
+A file of `dealt` begins with how many sequences and batches it is of, and how many tokens each shard gets. Then follow
+`kept`, `batches` and `tokens`, as in train/. Last are the rows of each hookpoint.
 The second pass gathers each shard from all of them. What `progress.json` does not name is left alone or replaced.
 """
 
