@@ -1,19 +1,23 @@
 """Whether other libraries read what is written here, and we what they write: `python -m benchmarks.clients.check`.
 
-Both compute the same, to 1e-5. `--keep` puts what they wrote among the tests' files.
+Both compute the same, to 1e-5. `--keep` puts what they wrote among the tests' files. `--discard` needs less disk: an
+environment is about 1.5 GB. OpenAI's library is not on PyPI: its row needs SAE_OPENAI_CHECKOUT, the folder of a clone.
 Each library runs its own code in an environment of its own, which `benchmarks.peers.environments` makes with pinned
 versions. Results with versions go to results.json beside this file. Not a part of the tests: it installs gigabytes.
 """
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -23,6 +27,7 @@ from benchmarks.peers import environments
 from sae import Sae, SaeConfig
 from sae.dictionary.cross_layer import members, reconstruct
 from sae.dictionary.spec import Saved, Spec
+from sae.formats import FORMATS
 from sae.formats.convert import write_set
 from sae.formats.find import find
 from sae.formats.format import About
@@ -40,7 +45,11 @@ KINDS = {
     "skip_transcoder": {"transcode": True, "skip_connection": True},
 }
 CLIENTS = {
-    "sae_lens": ("saelens", ("topk", "batchtopk", "jumprelu", "transcoder", "skip_transcoder")),
+    "sae_lens": (
+        "saelens",
+        ("topk", "batchtopk", "jumprelu", "transcoder", "skip_transcoder", "gemma-scope-2 jumprelu",
+         "gemma-scope-2 transcoder", "gemma-scope-2 skip_transcoder"),
+    ),
     "sparsify": ("eleuther", ("topk", "plain transcoder", "plain skip_transcoder")),
     "dictionary_learning": ("dictionary-learning", ("topk", "batchtopk", "matryoshka", "jumprelu")),
     "circuit_tracer": (
@@ -52,19 +61,25 @@ CLIENTS = {
     "delphi": ("eleuther", ("topk", "plain transcoder")),
     "sae_bench": ("saelens", ("topk", "jumprelu")),
 }  # fmt: skip
-"""Each library, the format that is written for it, and the kinds that it has."""
-MAKERS = ("sae_lens", "sparsify", "dictionary_learning", "circuit_tracer", "llamascopium", "overcomplete")
+"""Each library, the format that is written for it, and the kinds that it has, or another format's that it opens."""
+MAKERS = ("sae_lens", "sparsify", "dictionary_learning", "circuit_tracer", "llamascopium", "overcomplete", "openai")
 """Each library whose own files are read here."""
+OPENERS = ("sae_lens", "circuit_tracer", "delphi")
+"""Each library that opens others' published files, as we do."""
+LIBRARIES = tuple(dict.fromkeys([*CLIENTS, *MAKERS]))
+OPENAI = "SAE_OPENAI_CHECKOUT"
+"""Name of the variable with the folder of a clone of openai/sparse_autoencoder, which is not on PyPI."""
 
 
 def dictionary(kind: str) -> Saved:
     """A dictionary in general position. A transcoder has thresholds, but for one that is `plain`, which is TopK."""
-    sae = Sae(D, SaeConfig(num_latents=M, k=K, **KINDS[kind.removeprefix("plain ").removeprefix("replacement ")]))  # type: ignore[arg-type]
+    plain, kind = kind.startswith("plain "), kind.rpartition(" ")[2]
+    sae = Sae(D, SaeConfig(num_latents=M, k=K, **KINDS[kind]))  # type: ignore[arg-type]
     with torch.no_grad():
         for name, parameter in sae.named_parameters():
             parameter.add_(0.1 * torch.randn_like(parameter) if name != "W_dec" or sae.cfg.transcode else 0.0)
     saved = sae.saved()
-    if sae.cfg.transcode and not kind.startswith("plain") or kind == "jumprelu":
+    if sae.cfg.transcode and not plain or kind == "jumprelu":
         spec = replace(saved.spec, selection="jumprelu", centred=False)
         return Saved(spec, saved.tensors | {"threshold": 1 + torch.rand(M)})
     if sae.threshold is not None:
@@ -99,8 +114,9 @@ def dictionaries(library: str, kind: str) -> dict[str, Saved]:
 def run(library: str, script: str, *arguments: str, home: Path) -> None:
     """Run a script of this folder with the library's Python. Raises RuntimeError with its last words."""
     command = [str(environments.python_of(library)), str(HERE / f"{script}_{library}.py"), *arguments]
+    own = {"PYTHONPATH": os.environ[OPENAI]} if library == "openai" else {}
     done = subprocess.run(command, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1",
-                          "WANDB_MODE": "offline", "HOME": str(home), "OMP_NUM_THREADS": "1"})  # fmt: skip
+                          "WANDB_MODE": "offline", "HOME": str(home), "OMP_NUM_THREADS": "1", **own})  # fmt: skip
     if done.returncode:
         raise RuntimeError(f"{library} {' '.join(arguments)}: {' '.join(done.stderr.strip().splitlines()[-2:])}")
 
@@ -113,7 +129,9 @@ def check(library: str, kind: str, folder: Path) -> dict[str, float]:
     """
     found = dictionaries(library, kind)
     writers = {hookpoint: lambda each=saved: each for hookpoint, saved in found.items()}
-    write_set(folder / "written" / "set", writers, CLIENTS[library][0], About(model="gpt2"))
+    first = kind.partition(" ")[0]
+    written = first if first in FORMATS else CLIENTS[library][0]
+    write_set(folder / "written" / "set", writers, written, About(model="gpt2"))
     xs = {str(index): torch.randn(TOKENS, D) * 2 for index in range(len(found))}
     save_file(xs, folder / "x.safetensors")
     places = [str(stored.path) for stored in find(folder / "written" / "set").values()]
@@ -141,9 +159,12 @@ def _ours(found: dict[str, Saved], read: dict[str, Tensor], answer: dict[str, Te
     return {name: value for name, value in made.items() if name in answer}
 
 
-def check_made(library: str, folder: Path) -> dict[str, dict[str, float]]:
-    """The same, of what the library wrote itself and we read, by the names of its folders."""
-    run(library, "make", str(folder), home=folder.parent)
+def check_made(library: str, folder: Path, script: str = "make") -> dict[str, dict[str, float]]:
+    """The same, of what the library wrote itself and we read, by the names of its folders.
+
+    The script `others` writes files of others, which the library opens too.
+    """
+    run(library, script, str(folder), home=folder.parent)
     found = {}
     for made in sorted(path.parent for path in folder.glob("*/expected.safetensors")):
         expected = load_file(made / "expected.safetensors")
@@ -157,49 +178,73 @@ def check_made(library: str, folder: Path) -> dict[str, dict[str, float]]:
     return found
 
 
-def keep(library: str, folder: Path, versions: dict[str, str]) -> None:
-    """Put what the library wrote among the tests' files, with its version."""
-    shutil.rmtree(MADE / library, ignore_errors=True)
-    shutil.copytree(folder, MADE / library)
+def keep(library: str, folder: Path, versions: dict[str, str], name: str = "") -> None:
+    """Put what the library wrote among the tests' files, as `name`, with its version."""
+    target = MADE / (name or library)
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(folder, target)
     path = MADE / "versions.json"
     known = json.loads(path.read_text()) if path.exists() else {}
     path.write_text(json.dumps(dict(sorted((known | {library: versions}).items())), indent=1) + "\n")
 
 
-def main(libraries: list[str], *, keeps: bool) -> int:
-    """Check these libraries, or all; the exit status."""
-    torch.manual_seed(0)
-    path, failed = HERE / "results.json", 0
-    results = json.loads(path.read_text()) if path.exists() else {}
-    for library in libraries or dict.fromkeys([*CLIENTS, *MAKERS]):
-        package = environments.PEERS[library].package
-        versions = environments.versions(environments.python_of(library), (package, "torch", "transformers"))
-        entry = {"date": str(date.today()), "versions": versions}
-        with tempfile.TemporaryDirectory() as folder:
-            if library in MAKERS:
-                entry["read here"] = check_made(library, Path(folder) / "made")
+def versions_of(library: str) -> dict[str, str]:
+    """Versions of the library and of what it runs on; its environment is made."""
+    python = environments.python_of(library)
+    if library == "openai":
+        return {"openai/sparse_autoencoder": "commit 764586a"} | environments.versions(python, ("torch",))
+    return environments.versions(python, (environments.PEERS[library].package, "torch", "transformers"))
+
+
+def checked(library: str, *, keeps: bool) -> dict[str, Any]:
+    """What one library makes of files of ours, of its own and of others, with versions; its environment is made."""
+    entry: dict[str, Any] = {"date": str(date.today()), "versions": versions_of(library)}
+    versions = entry["versions"]
+    if library in environments.PEERS:
+        entry["seconds to install"] = environments.seconds_to_make(library)
+    for direction, script, libraries, name in (("read here", "make", MAKERS, library),
+                                               ("opened by both", "others", OPENERS, f"others_{library}")):  # fmt: skip
+        if library in libraries:
+            with tempfile.TemporaryDirectory() as folder:
+                entry[direction] = check_made(library, Path(folder) / "made", script)
                 if keeps:
-                    keep(library, Path(folder) / "made", versions)
-        if library in CLIENTS:
-            entry["kinds"] = {}
-            for kind in CLIENTS[library][1]:
-                with tempfile.TemporaryDirectory() as folder:
-                    entry["kinds"][kind] = check(library, kind, Path(folder))
-        for direction in ("read here", "kinds"):
-            for kind, found in entry.get(direction, {}).items():
+                    keep(library, Path(folder) / "made", versions, name)
+    if keeps and library == "sae_lens":
+        run(library, "catalogue", str(MADE / "catalogue.json"), home=MADE)
+    for kind in CLIENTS.get(library, ("", ()))[1]:
+        with tempfile.TemporaryDirectory() as folder:
+            entry.setdefault("kinds", {})[kind] = check(library, kind, Path(folder))
+    return entry
+
+
+def main(libraries: list[str], *, keeps: bool, discards: bool) -> int:
+    """Check these libraries, or all; the exit status."""
+    path, failed, start = HERE / "results.json", 0, time.monotonic()
+    results = json.loads(path.read_text()) if path.exists() else {}
+    for library in libraries or [library for library in LIBRARIES if library != "openai" or OPENAI in os.environ]:
+        torch.manual_seed(0)
+        try:
+            results[library] = checked(library, keeps=keeps)
+        except (RuntimeError, ValueError) as error:
+            failed += 1
+            print(f"{library}: FAILED: {error}", flush=True)
+            continue
+        for direction, arrow in (("read here", "<-"), ("opened by both", "=="), ("kinds", "->")):
+            for kind, found in results[library].get(direction, {}).items():
                 good = found["relative"] <= TOLERANCE
                 failed += not good
-                arrow = "->" if direction == "kinds" else "<-"
                 print(f"{arrow} {library:20} {kind:32} {found['relative']:.1e} {'' if good else 'FAILED'}", flush=True)
-        results[library] = entry
         path.write_text(json.dumps(results, indent=1) + "\n")
+        if discards:
+            environments.discard(library)
+    print(f"{time.monotonic() - start:.0f} s; {failed or 'none'} failed")
     return 1 if failed else 0
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    every = ", ".join(dict.fromkeys([*CLIENTS, *MAKERS]))
-    parser.add_argument("libraries", nargs="*", metavar="LIBRARY", help=f"of {every}; by default all")
+    parser.add_argument("libraries", nargs="*", metavar="LIBRARY", help=f"of {', '.join(LIBRARIES)}; by default all")
     parser.add_argument("--keep", action="store_true", help="put what the libraries wrote among the tests' files")
+    parser.add_argument("--discard", action="store_true", help="delete each environment when it is checked")
     options = parser.parse_args()
-    sys.exit(main(options.libraries, keeps=options.keep))
+    sys.exit(main(options.libraries, keeps=options.keep, discards=options.discard))

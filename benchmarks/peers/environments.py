@@ -1,4 +1,8 @@
-"""The peers' environments: one virtual environment each, made on first use under benchmarks/.peers/."""
+"""The peers' environments: one virtual environment each, made on first use under benchmarks/.peers/.
+
+`requirements/<library>.txt` pins every package of one, so that pip resolves nothing, and the next one made is the same.
+`python -m benchmarks.peers.lock` writes these lists.
+"""
 
 import hashlib
 import json
@@ -6,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -17,12 +22,12 @@ FOLDER = HERE / ".peers"
 
 @dataclass(frozen=True)
 class Peer:
-    """What pip installs for one peer, beside the torch that this library runs on."""
+    """What is asked for for one peer, beside the torch that this library runs on."""
 
     package: str
     requirements: tuple[str, ...]
     without_dependencies: tuple[str, ...] = ()
-    """Installed with --no-deps: packages whose declared dependencies would bring other things than the peer needs."""
+    """Packages whose declared dependencies would bring other things than the peer needs."""
     as_here: tuple[str, ...] = ()
     """Packages whose version is to be that of this environment: what runs the language model."""
 
@@ -38,11 +43,7 @@ PEERS = {
         without_dependencies=("dictionary-learning==0.1.0", "nnsight==0.3.7"),
     ),
     "circuit_tracer": Peer("circuit-tracer", ("circuit-tracer==0.5.0",)),
-    # Its evaluation `core` needs sae-lens; the rest that it declares is for its other evaluations.
-    "sae_bench": Peer(
-        "sae-bench", ("sae-lens==6.54.12", "scikit-learn", "tabulate", "collectibles", "beartype"),
-        without_dependencies=("sae-bench==0.6.0",),
-    ),
+    "sae_bench": Peer("sae-bench", ("sae-bench==0.6.0", "sae-lens==6.54.12")),
     # vllm and bitsandbytes, which it declares, run the models that explain latents; the latent cache needs neither.
     "delphi": Peer(
         "eai-delphi",
@@ -54,7 +55,7 @@ PEERS = {
     "llamascopium": Peer("llamascopium", ("llamascopium==2.0.0b34", "transformer-lens<4")),
     # The rest that it declares is for models of vision.
     "overcomplete": Peer(
-        "overcomplete", ("einops", "numpy", "scipy", "scikit-learn", "safetensors"),
+        "overcomplete", ("einops", "numpy", "pillow", "scipy", "scikit-learn", "safetensors"),
         without_dependencies=("overcomplete==0.3.0",),
     ),
 }  # fmt: skip
@@ -74,24 +75,43 @@ def python_of(library: str) -> Path:
     return _environment(library, PEERS[library])
 
 
+def pins(library: str) -> Path:
+    """The list of all packages of a peer's environment but torch, each with its version."""
+    return Path(__file__).parent / "requirements" / f"{library}.txt"
+
+
 def _environment(name: str, peer: Peer) -> Path:
     folder = FOLDER / name
     python = folder / "bin" / "python"
     torch, *here = (f"{name}=={metadata.version(name).split('+')[0]}" for name in ("torch", *peer.as_here))
-    stamp = hashlib.sha256(repr((peer, torch, here, sys.version_info[:2])).encode()).hexdigest()
+    every = pins(name).read_text(encoding="utf-8")
+    stamp = hashlib.sha256(repr((every, torch, here, sys.version_info[:2])).encode()).hexdigest()
     marker = folder / "made"
     if marker.exists() and marker.read_text() == stamp:
         return python
     print(f"making the environment of {peer.package} in {folder.relative_to(FOLDER.parent)} …", file=sys.stderr)
     shutil.rmtree(folder, ignore_errors=True)
+    start = time.monotonic()
     _run(sys.executable, "-m", "venv", str(folder))
-    pip = [str(python), "-m", "pip", "install", "--quiet"]
-    # torch is pinned in every command, so that no dependency can replace it (and bring gigabytes of CUDA libraries).
-    _run(*pip, torch, *here, *peer.requirements)
-    if peer.without_dependencies:
-        _run(*pip, "--no-deps", torch, *peer.without_dependencies)
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--no-compile"]
+    # torch alone brings what it needs: its libraries for a GPU differ between machines.
+    _run(*pip, "--constraint", str(pins(name)), torch)
+    _run(*pip, "--no-deps", "--requirement", str(pins(name)))
+    if here:
+        _run(*pip, "--no-deps", *here)
+    (folder / "seconds").write_text(f"{time.monotonic() - start:.0f}")
     marker.write_text(stamp)
     return python
+
+
+def seconds_to_make(library: str) -> int:
+    """How long it took to make a peer's environment, which is there."""
+    return int((FOLDER / library / "seconds").read_text())
+
+
+def discard(library: str) -> None:
+    """Delete a peer's environment."""
+    shutil.rmtree(FOLDER / library, ignore_errors=True)
 
 
 def _run(*command: str) -> None:

@@ -170,6 +170,17 @@ def test_a_peer_that_cannot_be_installed_is_a_row_with_the_reason_and_stops_nobo
     assert machine.versions(["sparsify"])["sparsify"] == {"not installed:": "no such package"}
 
 
+def test_every_package_of_a_peers_environment_has_a_version() -> None:
+    """So that pip resolves nothing, and the next environment is the same. torch comes from the one that runs."""
+    from benchmarks.peers.environments import PEERS, pins
+
+    for library, peer in PEERS.items():
+        listed = dict(line.split("==") for line in pins(library).read_text().splitlines())
+        assert peer.package in listed and not {"torch", "torchvision", "triton"} & set(listed), library
+        fixed = dict(each.split("==") for each in (*peer.requirements, *peer.without_dependencies) if "==" in each)
+        assert fixed.items() <= listed.items(), library
+
+
 def test_the_engine_takes_the_trainers_own_steps_and_nothing_else(monkeypatch, tmp_path):
     """What the step table times is what `SaeTrainer.fit` runs: every gradient and update is one of `train_step`."""
     import numpy as np
