@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -16,12 +17,14 @@ from sae.dictionary.wiring import Wiring
 from sae.evaluation.thresholds import with_fitted_threshold, with_fitted_thresholds
 from sae.formats.convert import says_topk, writable, write_set
 from sae.formats.describe import Description, describe
-from sae.formats.find import find
+from sae.formats.find import find, local
 from sae.formats.format import About, StoredDictionary
-from sae.formats.hub import find_anywhere
+from sae.formats.hub import Headers, find_anywhere, look
 from sae.runs.folder import RunRecord
 
 _MOST_TOKENS, _BATCH = 65_536, 8
+_REQUESTS = 8
+"""Requests at a time."""
 
 
 def convert(cfg: ConvertConfig) -> int:
@@ -141,8 +144,15 @@ def _activations(cache: ActivationCache, hookpoints: Sequence[str]) -> list[torc
 
 
 def info(cfg: InfoConfig) -> int:
-    """Print a line for each dictionary."""
-    _show([describe(name, stored) for name, stored in find_anywhere(cfg.source).items()])
+    """Print a line for each dictionary. On the hub it fetches configurations and headers alone."""
+    if (folder := local(cfg.source)) is not None:
+        _show([describe(name, stored) for name, stored in find(folder).items()])
+        return 0
+    found = look(cfg.source)
+    headers = Headers(found)
+    told = partial(describe, shapes_of=headers.shapes, size_of=headers.size)
+    with ThreadPoolExecutor(_REQUESTS) as pool:
+        _show(list(pool.map(told, found.dictionaries, found.dictionaries.values())))
     return 0
 
 

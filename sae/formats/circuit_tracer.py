@@ -7,7 +7,8 @@ decoders for this layer and each later one. Its JumpReLU has no ReLU, so thresho
 import re
 from collections.abc import Container
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import parse_qs, urlsplit
 
 import torch
 import yaml
@@ -18,10 +19,10 @@ from torch import Tensor
 import sae.formats.hooks as hooks
 from sae.dictionary.spec import Saved
 from sae.formats.cross_layer import apart, joined, of_later_layers
-from sae.formats.files import check_link, read_safetensors, shapes_in
+from sae.formats.files import check_link, shapes_in
 from sae.formats.format import About, Claim, Format, beside
-from sae.formats.record import Contents, as_jumprelu, check_plain, needed, record
-from sae.storage.files import short
+from sae.formats.record import Contents, as_jumprelu, check_plain, record
+from sae.storage.files import is_inside, short
 
 CONFIG = "config.yaml"
 _FILE = re.compile(r"(?:layer|W_enc)_(\d{1,4})\.safetensors")
@@ -29,6 +30,7 @@ _THRESHOLD = "activation_function.threshold"
 _MAX_BYTES = 2**18
 _RULES = ("relu", "jumprelu", "jump_relu", None)
 """What config.yaml may call the activation function; its files say the rest."""
+_HUB = "hf://"
 _ENDS = ("feature_input_hook", "feature_output_hook")
 
 
@@ -73,6 +75,29 @@ def _ends(path: Path, config: dict[str, Any]) -> tuple[str, str]:
     return names[0], names[1]
 
 
+class Elsewhere(NamedTuple):
+    """A file of another repository of the hub that a set names."""
+
+    repository: str
+    revision: str | None
+    file: str
+
+
+def elsewhere(config: Path) -> list[Elsewhere]:
+    """The files that a set of transcoders has in other repositories. Raises ValueError for a name that is none."""
+    named = _config(config).get("transcoders")
+    links = [link for link in named if isinstance(link, str)] if isinstance(named, list) else []
+    return [_elsewhere(config, link) for link in links if link.startswith(_HUB)]
+
+
+def _elsewhere(config: Path, link: str) -> Elsewhere:
+    parts = urlsplit(link)
+    name, _, file = parts.path.removeprefix("/").partition("/")
+    if not (parts.netloc and name and is_inside(file)):
+        raise ValueError(f"{config}: transcoders must be {_HUB}OWNER/NAME/FILE, got {short(link)}")
+    return Elsewhere(f"{parts.netloc}/{name}", parse_qs(parts.query).get("revision", [None])[0], file)
+
+
 def hookpoint(path: Path) -> str:
     """What the transcoder of a layer writes."""
     try:
@@ -97,21 +122,21 @@ def read(path: Path) -> Saved:
     reads, writes = _ends(path, config)
     if is_cross_layer:
         return _read_cross_layer(path, reads, writes)
-    found = Contents(read_safetensors(path))
-    W_enc, b_enc, W_dec, b_dec = needed(path, found, "W_enc", "b_enc", "W_dec", "b_dec")
-    threshold = _threshold(path, found, _THRESHOLD, b_enc)
+    found = Contents.of(path)
+    W_enc, b_enc, W_dec, b_dec = found.tensors("W_enc", "b_enc", "W_dec", "b_dec")
+    threshold = _threshold(found, _THRESHOLD, b_enc)
     tensors = {"encoder.weight": W_enc, "encoder.bias": b_enc, "W_dec": W_dec, "b_dec": b_dec, "threshold": threshold}
     if "W_skip" in found:
-        (tensors["W_skip"],) = needed(path, found, "W_skip")
-    found.check_all_taken(path)
+        (tensors["W_skip"],) = found.tensors("W_skip")
+    found.check_all_taken()
     return record(path, tensors, "jumprelu", centred=False, transcode=True, reads=reads, writes=writes)
 
 
-def _threshold(path: Path, found: dict[str, Any], name: str, b_enc: Tensor) -> Tensor:
+def _threshold(found: Contents, name: str, b_enc: Tensor) -> Tensor:
     """Thresholds of the latents: 0 for a plain ReLU, which has none in its file."""
-    threshold = needed(path, found, name)[0] if name in found else torch.zeros_like(b_enc)
+    threshold = found.tensors(name)[0] if name in found else torch.zeros_like(b_enc)
     if bool((threshold < 0).any()):
-        raise ValueError(f"{path}: thresholds must be 0 or more, as activations here are not negative, got less")
+        raise ValueError(f"{found.path}: thresholds must be 0 or more, as activations here are not negative, got less")
     return threshold
 
 
@@ -128,15 +153,15 @@ def _read_cross_layer(path: Path, reads: str, writes: str) -> Saved:
             "transcoder reads and writes; add them"
         )
     layer = _layer(path)
-    found, decoders = Contents(read_safetensors(path)), Contents(read_safetensors(_decoders(path)))
-    W_enc, b_enc, b_dec = needed(path, found, *(f"{name}_{layer}" for name in ("W_enc", "b_enc", "b_dec")))
-    (W_dec,) = needed(_decoders(path), decoders, f"W_dec_{layer}")
+    found, decoders = Contents.of(path), Contents.of(_decoders(path))
+    W_enc, b_enc, b_dec = found.tensors(*(f"{name}_{layer}" for name in ("W_enc", "b_enc", "b_dec")))
+    (W_dec,) = decoders.tensors(f"W_dec_{layer}")
     if W_dec.dim() != 3 or not W_dec.shape[1]:
         raise ValueError(f"{_decoders(path)}: W_dec_{layer} must be (latents, layers, d), got {tuple(W_dec.shape)}")
     tensors = {"encoder.weight": W_enc, "encoder.bias": b_enc, "W_dec": W_dec, "b_dec": b_dec,
-               "threshold": _threshold(path, found, f"threshold_{layer}", b_enc)}  # fmt: skip
-    found.check_all_taken(path)
-    decoders.check_all_taken(_decoders(path))
+               "threshold": _threshold(found, f"threshold_{layer}", b_enc)}  # fmt: skip
+    found.check_all_taken()
+    decoders.check_all_taken()
     return joined(path, tensors, reads=reads, writes=of_later_layers(writes, layer, W_dec.shape[1]))
 
 

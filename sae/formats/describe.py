@@ -1,6 +1,7 @@
 """Descriptions of dictionaries, by their configurations and the headers of their files."""
 
 import re
+from collections.abc import Callable
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,7 +40,18 @@ class Description(NamedTuple):
     """Size of all files."""
 
 
-def describe(name: str, stored: StoredDictionary) -> Description:
+def size_of(path: Path) -> int:
+    """Bytes of a file."""
+    return path.stat().st_size
+
+
+def describe(
+    name: str,
+    stored: StoredDictionary,
+    *,
+    shapes_of: Callable[[Path], dict[str, Shape]] = shapes_of,
+    size_of: Callable[[Path], int] = size_of,
+) -> Description:
     """The dictionary at a place. Raises ValueError naming the file and the rule it breaks; reads no weights."""
     paths = [stored.root / file for file in stored.files]
     every = [path for path in paths if path.suffix not in (".json", ".yaml")]
@@ -57,7 +69,7 @@ def describe(name: str, stored: StoredDictionary) -> Description:
         rule=_rule(stored, config, shapes),
         dtype=_TYPES.get(encoder.dtype, encoder.dtype),
         model=short(config["model_name"]).strip("'") if config.get("model_name") else "",
-        num_bytes=sum(path.stat().st_size for path in paths),
+        num_bytes=sum(map(size_of, paths)),
     )
 
 

@@ -17,7 +17,6 @@ from sae.formats.record import (
     as_jumprelu,
     check_plain,
     gate_as_threshold,
-    needed,
     record,
     transposed,
     with_centre,
@@ -57,29 +56,29 @@ def hookpoint(path: Path) -> str:
 def read(path: Path) -> Saved:
     """The dictionary in a folder. Raises ValueError naming the file and the rule it breaks."""
     weights = path / WEIGHTS
-    found = Contents(_unwrapped(weights, read_torch(weights)))
+    found = Contents(weights, _unwrapped(weights, read_torch(weights)))
     kind, options = _class_of(path, found), _options(path)
     k, place = options.get("k"), hookpoint(path)
     if isinstance(found.get("k"), Tensor) and found["k"].numel() == 1:
         k = int(found["k"])
     if kind == "GatedAutoEncoder":
-        W_enc, W_dec, b_dec, *gate = needed(
-            weights, found, "encoder.weight", "decoder.weight", "decoder_bias", "r_mag", "gate_bias", "mag_bias"
+        W_enc, W_dec, b_dec, *gate = found.tensors(
+            "encoder.weight", "decoder.weight", "decoder_bias", "r_mag", "gate_bias", "mag_bias"
         )
         if {tuple(t.shape) for t in gate} != {(len(W_enc) if W_enc.dim() == 2 else -1,)}:
             raise ValueError(f"{weights}: r_mag, gate_bias and mag_bias must have an entry for each latent")
         tensors = {"W_dec": transposed(W_dec), "b_dec": b_dec} | gate_as_threshold(W_enc, *gate)
-        found.check_all_taken(weights)
+        found.check_all_taken()
         return record(path, tensors, "jumprelu", centred=True, writes=place)
-    tensors = _tensors(weights, kind, found)
+    tensors = _tensors(kind, found)
     if kind == "AutoEncoderTopK":
-        found.check_all_taken(weights, "threshold")  # of the class that selects in a batch
+        found.check_all_taken("threshold")  # of the class that selects in a batch
         return record(path, tensors, "topk", k=k, centred=True, writes=place)
     centred = kind in ("BatchTopKSAE", "MatryoshkaBatchTopKSAE", "AutoEncoder")
     k = k if "BatchTopK" in kind else None
-    tensors["threshold"] = _threshold(weights, kind, found, tensors["encoder.bias"])
-    prefixes = _prefixes(weights, found) if kind == "MatryoshkaBatchTopKSAE" else []
-    found.check_all_taken(weights)
+    tensors["threshold"] = _threshold(kind, found, tensors["encoder.bias"])
+    prefixes = _prefixes(found) if kind == "MatryoshkaBatchTopKSAE" else []
+    found.check_all_taken()
     return record(path, tensors, "jumprelu", k=k, centred=centred, prefixes=prefixes, writes=place)
 
 
@@ -126,31 +125,31 @@ def _class_of(path: Path, found: dict[str, Any]) -> str:
     return alone
 
 
-def _tensors(path: Path, kind: str, found: dict[str, Any]) -> dict[str, Tensor]:
+def _tensors(kind: str, found: Contents) -> dict[str, Tensor]:
     """Encoder and decoder by our names."""
     if kind in ("MatryoshkaBatchTopKSAE", "JumpReluAutoEncoder"):
-        W_enc, b_enc, W_dec, b_dec = needed(path, found, "W_enc", "b_enc", "W_dec", "b_dec")
+        W_enc, b_enc, W_dec, b_dec = found.tensors("W_enc", "b_enc", "W_dec", "b_dec")
         return {"encoder.weight": transposed(W_enc), "encoder.bias": b_enc, "W_dec": W_dec, "b_dec": b_dec}
     name = {"AutoEncoder": "bias", "AutoEncoderNew": "decoder.bias"}.get(kind, "b_dec")
-    W_enc, b_enc, W_dec, b_dec = needed(path, found, "encoder.weight", "encoder.bias", "decoder.weight", name)
+    W_enc, b_enc, W_dec, b_dec = found.tensors("encoder.weight", "encoder.bias", "decoder.weight", name)
     return {"encoder.weight": W_enc, "encoder.bias": b_enc, "W_dec": transposed(W_dec), "b_dec": b_dec}
 
 
-def _threshold(path: Path, kind: str, found: dict[str, Any], b_enc: Tensor) -> Tensor:
+def _threshold(kind: str, found: Contents, b_enc: Tensor) -> Tensor:
     if kind.startswith("AutoEncoder"):
         return torch.zeros_like(b_enc)
-    (threshold,) = needed(path, found, "threshold")
+    (threshold,) = found.tensors("threshold")
     if kind == "JumpReluAutoEncoder":
         return threshold
     if threshold.numel() != 1:
-        raise ValueError(f"{path}: threshold must be one number, got shape {tuple(threshold.shape)}")
+        raise ValueError(f"{found.path}: threshold must be one number, got shape {tuple(threshold.shape)}")
     return threshold.to(b_enc.dtype).expand(b_enc.shape)
 
 
-def _prefixes(path: Path, found: dict[str, Any]) -> list[int]:
+def _prefixes(found: Contents) -> list[int]:
     sizes = found.get("group_sizes")
     if not isinstance(sizes, Tensor) or sizes.dim() != 1 or sizes.is_floating_point() or not 0 < len(sizes) <= 10_000:
-        raise ValueError(f"{path}: group_sizes must be whole numbers, got {short(sizes)}")
+        raise ValueError(f"{found.path}: group_sizes must be whole numbers, got {short(sizes)}")
     return [int(end) for end in sizes.cumsum(0)[:-1]]
 
 

@@ -3,6 +3,7 @@
 Every reader raises ValueError, in one line that names the file and the rule that it breaks.
 """
 
+import json
 import re
 import zipfile
 from collections.abc import Mapping
@@ -14,11 +15,11 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sae.storage.files import read_json, short
+from sae.storage.files import short
 
 _MAX_HEADER_BYTES = 2**20
-_SAELENS = "sae_weights.safetensors"
 _GLOBAL = re.compile(r"Unsupported global: GLOBAL (\S{1,100})")
 """What torch says of a name of code in a pickle."""
 _MAX_PICKLE_BYTES, _MAX_ENTRIES = 2**20, 10_000
@@ -44,17 +45,8 @@ def check_link(path: Path) -> None:
 def check_there(path: Path) -> None:
     """Raise ValueError unless there is such a file, in its folder."""
     if not path.is_file():
-        wanted = path.with_name(_SAELENS) if _is_of_saelens(path.with_name("cfg.json")) else path
-        raise ValueError(f"{wanted} must hold the weights, but there is no such file; is the download complete?")
+        raise ValueError(f"{path} must hold the weights, but there is no such file; is the download complete?")
     check_link(path)
-
-
-def _is_of_saelens(path: Path) -> bool:
-    """Whether a configuration without its weights is one of SAELens, which names it as EleutherAI does."""
-    try:
-        return path.is_file() and "architecture" in read_json(path)
-    except (OSError, ValueError):
-        return False
 
 
 # safetensors
@@ -127,7 +119,7 @@ def read_torch(path: Path) -> dict[str, Any]:
     Only tensors and plain values are taken, and a tensor may not be larger than the file.
     """
     check_there(path)
-    _check_archive(path, "a file of torch.save", largest=path.stat().st_size, small="data.pkl")
+    _check_archive(path, "a file of torch.save", path, largest=path.stat().st_size, small="data.pkl")
     try:
         value = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # a hostile pickle can raise anything
@@ -161,7 +153,7 @@ def _check_sizes(path: Path, value: Mapping[Any, Any]) -> None:
 def read_npz(path: Path) -> dict[str, Tensor]:
     """The arrays of numbers in a NumPy archive. Nothing in it is unpickled."""
     check_there(path)
-    _check_archive(path, "a NumPy archive", largest=_MAX_DEFLATED * path.stat().st_size, small="")
+    _check_archive(path, "a NumPy archive", path, largest=_MAX_DEFLATED * path.stat().st_size, small="")
     try:
         with zipfile.ZipFile(path) as archive:
             names = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
@@ -183,13 +175,13 @@ def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Tensor:
     return torch.from_numpy(array.reshape(shape, order="F" if fortran else "C"))
 
 
-def _check_archive(path: Path, what: str, *, largest: int, small: str) -> None:
+def _check_archive(path: Path, what: str, file: Any, *, largest: int, small: str) -> None:
     """Raise ValueError unless the file is a zip archive whose entries do not claim more than `largest` bytes.
 
     The entry of the name `small` is to be small. What torch maps must lie in the file uncompressed.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
     except Exception as error:
         raise _damaged(path, what, error) from None
@@ -213,8 +205,44 @@ def shapes_of(path: Path) -> dict[str, Shape]:
     if path.suffix == ".safetensors":
         return shapes_in(path)
     if path.suffix == ".npz":
-        return _shapes_npz(path)
-    found = read_torch(path)
+        check_there(path)
+        return _shapes_npz(path, path)
+    return _shapes_torch(read_torch(path))
+
+
+def shapes_far(path: Path, file: Any, size: int) -> dict[str, Shape]:
+    """The same of an open file of `size` bytes that lies elsewhere, of which only the ends and headers are read."""
+    if path.suffix == ".safetensors":
+        return _shapes_safetensors(path, file, size)
+    if path.suffix == ".npz":
+        return _shapes_npz(path, file)
+    _check_archive(path, "a file of torch.save", file, largest=size, small="data.pkl")
+    file.seek(0)
+    try:
+        with FakeTensorMode():  # which makes no storages
+            found = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # as in read_torch
+        raise _damaged(path, "a file of torch.save that holds tensors and no code", error) from None
+    return _shapes_torch(found if isinstance(found, dict) else {})
+
+
+def _shapes_safetensors(path: Path, file: Any, size: int) -> dict[str, Shape]:
+    num_bytes = int.from_bytes(file.read(8), "little")
+    if num_bytes > min(_MAX_HEADER_BYTES, size - 8):
+        raise ValueError(f"{path} must be a safetensors file, but it is damaged (a header of {num_bytes} bytes)")
+    try:
+        header = json.loads(file.read(num_bytes))
+        named = {name: each for name, each in header.items() if name != "__metadata__"}
+        shapes = {name: Shape(tuple(map(int, each["shape"])), str(each["dtype"])) for name, each in named.items()}
+        ends = [int(each["data_offsets"][1]) for each in named.values()]
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+        raise _damaged(path, "a safetensors file", error) from None
+    if max(ends, default=0) != size - 8 - num_bytes:
+        raise ValueError(f"{path} must be a safetensors file, but it is damaged ({size} bytes); was it cut off?")
+    return shapes
+
+
+def _shapes_torch(found: Mapping[Any, Any]) -> dict[str, Shape]:
     inner = next((found[name] for name in ("ae", "sae") if isinstance(found.get(name), dict)), found)
     return {
         str(name): Shape(tuple(t.shape), str(t.dtype).removeprefix("torch."))
@@ -223,10 +251,9 @@ def shapes_of(path: Path) -> dict[str, Shape]:
     }
 
 
-def _shapes_npz(path: Path) -> dict[str, Shape]:
-    check_there(path)
+def _shapes_npz(path: Path, file: Any) -> dict[str, Shape]:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(file) as archive:
             return {entry.filename.removesuffix(".npy"): _shape(archive, entry) for entry in archive.infolist()}
     except Exception as error:
         raise _damaged(path, "a NumPy archive of numbers", error) from None

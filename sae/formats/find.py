@@ -2,7 +2,7 @@
 
 import fnmatch
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from sae.formats import FORMATS
@@ -28,14 +28,25 @@ def stored_in(folder: Path, names: Sequence[str]) -> list[StoredDictionary]:
             claim = each.claim(PurePosixPath(name), known)
             if claim is None:
                 continue
-            here = StoredDictionary(each, folder / claim.relative, claim.files, claim.relative)
+            here = _by_content(StoredDictionary(each, folder / claim.relative, claim.files, claim.relative), known)
             other = found.setdefault(claim.relative, here)
-            if other.format is not each:
+            if other.format is not here.format:
                 raise ValueError(
                     f"{folder / claim.relative} must hold one format, but has {other.format.files} of "
                     f"{other.format.library} and {each.files} of {each.library}; move one of them away"
                 )
     return list(found.values())
+
+
+def _by_content(stored: StoredDictionary, known: Container[str]) -> StoredDictionary:
+    """The dictionary as another format's, if none of its weights are there and its configuration is that one's."""
+    if not stored.path.is_dir() or any(file in known for file in stored.files if not file.endswith(".json")):
+        return stored
+    for each in FORMATS.values():
+        if each.knows is not None and (claim := each.knows(stored.path)) is not None:
+            files = tuple((PurePosixPath(stored.relative) / file).as_posix() for file in claim.files)
+            return StoredDictionary(each, stored.path, files, stored.relative)
+    return stored
 
 
 def stored_at(path: Path) -> StoredDictionary:

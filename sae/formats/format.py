@@ -50,6 +50,8 @@ class Format(NamedTuple):
     """Folder of the dictionary of a hookpoint, below the target."""
     finish: Callable[[Path, list[str], About], None] | None = None
     """Complete a set of dictionaries, given their hookpoints."""
+    knows: Callable[[Path], Claim | None] | None = None
+    """The dictionary in a folder without its weights, by what its configuration says."""
 
 
 class StoredDictionary(NamedTuple):

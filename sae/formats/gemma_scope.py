@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 import sae.formats.hooks as hooks
 from sae.dictionary.spec import Saved
 from sae.formats.cross_layer import joined, of_later_layers
-from sae.formats.files import read_npz, read_safetensors
+from sae.formats.files import read_npz
 from sae.formats.format import About, Claim, Format, beside, in_folder, nearby, quietly
-from sae.formats.record import Contents, as_jumprelu, check_plain, needed, record, transposed, with_centre
+from sae.formats.record import Contents, as_jumprelu, check_plain, record, transposed, with_centre
 
 NPZ, WEIGHTS, CONFIG = "params.npz", "params.safetensors", "config.json"
 _LAYER = re.compile(r"layer_(\d{1,4})")
@@ -67,9 +67,9 @@ def hookpoint(path: Path) -> str:
 def read_first(path: Path) -> Saved:
     """A dictionary of Gemma Scope. Raises ValueError naming the file and the rule it breaks."""
     file = path / NPZ
-    found = Contents({re.sub("^w_", "W_", name): array for name, array in read_npz(file).items()})
-    W_enc, b_enc, W_dec, b_dec, threshold = needed(file, found, "W_enc", "b_enc", "W_dec", "b_dec", "threshold")
-    found.check_all_taken(file)
+    found = Contents(file, {re.sub("^w_", "W_", name): array for name, array in read_npz(file).items()})
+    W_enc, b_enc, W_dec, b_dec, threshold = found.tensors("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
+    found.check_all_taken()
     if "embedding" in path.absolute().parts and W_enc.dim() == 2:  # trained on embeddings times sqrt(d)
         W_enc, W_dec = W_enc / len(W_enc) ** 0.5, W_dec * len(W_enc) ** 0.5
     tensors = {"encoder.weight": transposed(W_enc), "encoder.bias": b_enc, "W_dec": W_dec, "b_dec": b_dec,
@@ -88,15 +88,15 @@ def read_second(path: Path) -> Saved:
         return _read_cross_layer(path, int(layer[1]))
     file = path / WEIGHTS
     config = next((quietly(found) for found in nearby(path, CONFIG)), {})
-    found = Contents(read_safetensors(file))
-    W_enc, b_enc, W_dec, b_dec, threshold = needed(file, found, "w_enc", "b_enc", "w_dec", "b_dec", "threshold")
+    found = Contents.of(file)
+    W_enc, b_enc, W_dec, b_dec, threshold = found.tensors("w_enc", "b_enc", "w_dec", "b_dec", "threshold")
     if W_dec.dim() == 3:
         raise ValueError(f"{file} must hold one dictionary, but w_dec writes {len(W_dec)} layers: a cross-layer one")
     tensors = {"encoder.weight": transposed(W_enc), "encoder.bias": b_enc, "W_dec": W_dec, "b_dec": b_dec,
                "threshold": threshold}  # fmt: skip
     if "affine_skip_connection" in found:
-        tensors["W_skip"] = transposed(needed(file, found, "affine_skip_connection")[0])
-    found.check_all_taken(file)
+        tensors["W_skip"] = transposed(found.tensors("affine_skip_connection")[0])
+    found.check_all_taken()
     transcode = bool(config.get("hf_hook_point_out")) or _is_transcoder(path) or "W_skip" in tensors
     reads = hooks.to_module(config.get("hf_hook_point_in"), config.get("model_name"))
     return record(
@@ -113,17 +113,19 @@ def unused_width(path: Path, dims: Sequence[int]) -> int:
 
 def _read_cross_layer(file: Path, layer: int) -> Saved:
     """A layer of a cross-layer transcoder. Its file has decoders of all layers; those before its own are not used."""
-    found = Contents(read_safetensors(file))
+    found = Contents.of(file)
     if "W_enc" in found:
-        raise ValueError(f"{file} is one of circuit-tracer's, but there is no config.yaml beside it; fetch that too")
-    W_enc, b_enc, W_dec, b_dec, threshold = needed(file, found, "w_enc", "b_enc", "w_dec", "b_dec", "threshold")
+        raise ValueError(
+            f"{file} is one of circuit-tracer's, but no config.yaml beside it says what it reads and writes; add it"
+        )
+    W_enc, b_enc, W_dec, b_dec, threshold = found.tensors("w_enc", "b_enc", "w_dec", "b_dec", "threshold")
     if W_dec.dim() != 3 or W_dec.shape[1] <= layer:
         raise ValueError(f"{file}: w_dec must be (latents, layers, d) with layer {layer}, got {tuple(W_dec.shape)}")
     tensors = {"encoder.weight": transposed(W_enc), "encoder.bias": b_enc, "W_dec": W_dec[:, layer:], "b_dec": b_dec,
                "threshold": threshold}  # fmt: skip
     if "affine_skip_connection" in found:
-        tensors["W_skip"] = transposed(needed(file, found, "affine_skip_connection")[0])
-    found.check_all_taken(file)
+        tensors["W_skip"] = transposed(found.tensors("affine_skip_connection")[0])
+    found.check_all_taken()
     writes = of_later_layers(hookpoint(file), layer, W_dec.shape[1] - layer)
     return joined(file, tensors, reads=f"layers.{layer}.pre_feedforward_layernorm", writes=writes)
 

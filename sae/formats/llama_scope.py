@@ -16,14 +16,13 @@ from torch import Tensor
 
 import sae.formats.hooks as hooks
 from sae.dictionary.spec import Saved
-from sae.formats.files import check_link, read_safetensors, read_torch
+from sae.formats.files import check_link
 from sae.formats.format import About, Claim, Format, beside, in_folder, nearby, quietly
 from sae.formats.record import (
     Contents,
     as_jumprelu,
     check_plain,
     in_float32,
-    needed,
     record,
     transposed,
     with_centre,
@@ -79,9 +78,9 @@ def read_old(path: Path) -> Saved:
     config_path, file = path / HYPERPARAMS, path / FINAL
     check_link(config_path)
     config = read_json(config_path)
-    found = Contents(read_safetensors(file))
-    W_enc, b_enc, W_dec, b_dec = needed(file, found, "encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias")
-    found.check_all_taken(file)
+    found = Contents.of(file)
+    W_enc, b_enc, W_dec, b_dec = found.tensors("encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias")
+    found.check_all_taken()
     tensors = {"encoder.weight": W_enc, "encoder.bias": b_enc, "W_dec": transposed(W_dec), "b_dec": b_dec}
     if W_enc.dim() == 2:
         norms = config.get(_NORM)
@@ -114,16 +113,16 @@ def read_new(path: Path) -> Saved:
     check_link(config_path)
     config = read_json(config_path)
     rule = _rule(config_path, config)
-    found = Contents(read_safetensors(file) if file.suffix == ".safetensors" else read_torch(file))
+    found = Contents.of(file)
     if isinstance(found.get("sae"), dict):
-        found = Contents(found["sae"])
-    tensors = _tensors(file, found)
+        found = Contents(file, found["sae"])
+    tensors = _tensors(found)
     if rule == "jumprelu":
         name = next((name for name in _LOG if name in found), _LOG[0])
-        tensors["threshold"] = needed(file, found, name)[0].exp()
+        tensors["threshold"] = found.tensors(name)[0].exp()
     elif rule == "relu":
         tensors["threshold"] = torch.zeros_like(tensors["encoder.bias"])
-    found.check_all_taken(file, f"{_NORM}.")
+    found.check_all_taken(f"{_NORM}.")
     shape = tensors["encoder.weight"].shape
     if config.get("sparsity_include_decoder_norm", True) is True and len(shape) == 2:
         tensors = with_norms_folded(tensors)
@@ -149,17 +148,17 @@ def _rule(path: Path, config: dict[str, Any]) -> str:
     return str(rule)
 
 
-def _tensors(file: Path, found: dict[str, Any]) -> dict[str, Tensor]:
+def _tensors(found: Contents) -> dict[str, Tensor]:
     if "encoder.weight" in found:  # Llama Scope R1
-        W_enc, b_enc, W_dec = needed(file, found, "encoder.weight", "encoder.bias", "decoder.weight")
+        W_enc, b_enc, W_dec = found.tensors("encoder.weight", "encoder.bias", "decoder.weight")
         tensors = {"encoder.weight": W_enc, "encoder.bias": b_enc, "W_dec": transposed(W_dec)}
     else:
-        W_enc, b_enc, W_dec = needed(file, found, "W_E", "b_E", "W_D")
+        W_enc, b_enc, W_dec = found.tensors("W_E", "b_E", "W_D")
         tensors = {"encoder.weight": transposed(W_enc), "encoder.bias": b_enc, "W_dec": W_dec}
     name = next((name for name in ("b_D", "decoder.bias") if name in found), "")
     if tensors["W_dec"].dim() != 2:
-        raise ValueError(f"{file}: the decoder must be a matrix, got shape {tuple(tensors['W_dec'].shape)}")
-    b_dec = needed(file, found, name)[0] if name else tensors["W_dec"].new_zeros(tensors["W_dec"].shape[1])
+        raise ValueError(f"{found.path}: the decoder must be a matrix, got shape {tuple(tensors['W_dec'].shape)}")
+    b_dec = found.tensors(name)[0] if name else tensors["W_dec"].new_zeros(tensors["W_dec"].shape[1])
     return tensors | {"b_dec": b_dec}
 
 

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from sae.dictionary.spec import Saved
-from sae.formats.files import read_torch
 from sae.formats.format import Claim, Format
-from sae.formats.record import Contents, needed, record, transposed
+from sae.formats.record import Contents, record, transposed
 from sae.storage.files import short
 
 _LAYER = re.compile(r"(\d{1,4})\.pt")
+_GOODFIRE = re.compile(r".+-SAE-l\d{1,4}\.pt|.+\.pth")
 _SITES = {"resid_post_attn": ".ln_2.input", "resid_delta_attn": ".attn", "resid_delta_mlp": ".mlp",
           "mlp_post_act": ".mlp.act", "resid_post_mlp": ""}  # fmt: skip
 
@@ -28,7 +28,7 @@ def _claim(file: PurePosixPath, names: Container[str]) -> Claim | None:
 
 
 def _claim_goodfire(file: PurePosixPath, names: Container[str]) -> Claim | None:
-    return Claim(file.as_posix(), (file.as_posix(),)) if file.suffix == ".pth" else None
+    return Claim(file.as_posix(), (file.as_posix(),)) if _GOODFIRE.fullmatch(file.name) else None
 
 
 def hookpoint(path: Path) -> str:
@@ -40,11 +40,11 @@ def hookpoint(path: Path) -> str:
 
 def read(path: Path) -> Saved:
     """An autoencoder of OpenAI's. Raises ValueError naming the file and the rule it breaks."""
-    found = Contents(read_torch(path))
-    W_enc, b_enc, b_dec = needed(path, found, "encoder.weight", "latent_bias", "pre_bias")
+    found = Contents.of(path)
+    W_enc, b_enc, b_dec = found.tensors("encoder.weight", "latent_bias", "pre_bias")
     name = "decoder.linear.weight" if "decoder.linear.weight" in found else "decoder.weight"
-    (W_dec,) = needed(path, found, name)
-    found.check_all_taken(path, *_STATISTICS)
+    (W_dec,) = found.tensors(name)
+    found.check_all_taken(*_STATISTICS)
     tensors = {"encoder.weight": W_enc, "encoder.bias": b_enc, "b_dec": b_dec}
     tensors["W_dec"] = W_dec.contiguous() if name == "decoder.linear.weight" else transposed(W_dec)  # tied, or not
     rule, options = found.get("activation", "ReLU"), found.get("activation_state_dict")
@@ -62,11 +62,15 @@ def read(path: Path) -> Saved:
 
 
 def read_goodfire(path: Path) -> Saved:
-    """An autoencoder of Goodfire's, with ReLU. Raises ValueError naming the file and the rule it breaks."""
-    found = Contents(read_torch(path))
-    names = [f"{side}_linear.{kind}" for side in ("encoder", "decoder") for kind in ("weight", "bias")]
-    W_enc, b_enc, W_dec, b_dec = needed(path, found, *names)
-    found.check_all_taken(path)
+    """An autoencoder of Goodfire's, with ReLU. Raises ValueError naming the file and the rule it breaks.
+
+    Who followed them left `_linear` out of the names.
+    """
+    found = Contents.of(path)
+    ending = "" if "encoder.weight" in found else "_linear"
+    names = [f"{side}{ending}.{kind}" for side in ("encoder", "decoder") for kind in ("weight", "bias")]
+    W_enc, b_enc, W_dec, b_dec = found.tensors(*names)
+    found.check_all_taken()
     tensors = {"encoder.weight": W_enc, "encoder.bias": b_enc, "W_dec": transposed(W_dec), "b_dec": b_dec,
                "threshold": torch.zeros_like(b_enc)}  # fmt: skip
     return record(path, tensors, "jumprelu", centred=False, writes=hookpoint_goodfire(path))
@@ -79,4 +83,7 @@ def hookpoint_goodfire(path: Path) -> str:
 
 
 OPENAI = Format("openai", "OpenAI's sparse_autoencoder", "autoencoders/<layer>.pt", (), _claim, hookpoint, read)
-GOODFIRE = Format("goodfire", "Goodfire", "<name>.pth", (), _claim_goodfire, hookpoint_goodfire, read_goodfire)
+GOODFIRE = Format(
+    "goodfire", "Goodfire", "<name>-SAE-l<layer>.pt or <name>.pth", (), _claim_goodfire, hookpoint_goodfire,
+    read_goodfire,
+)  # fmt: skip

@@ -7,15 +7,13 @@ linear at inference, and goes into it. Source: overcomplete 0.3.0, `overcomplete
 import re
 from collections.abc import Container
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from sae.dictionary.spec import Saved
-from sae.formats.files import read_torch
 from sae.formats.format import Claim, Format
-from sae.formats.record import Contents, in_float32, needed, record
+from sae.formats.record import Contents, in_float32, record
 from sae.storage.files import short
 
 DICTIONARY = "dictionary._weights"
@@ -39,17 +37,17 @@ def hookpoint(path: Path) -> str:
 
 def read(path: Path) -> Saved:
     """The dictionary in a file. Raises ValueError naming the file and the rule it breaks."""
-    found = Contents(read_torch(path))
-    tensors = in_float32(_encoder(path, found) | {"W_dec": _rows(path, found)})
+    found = Contents.of(path)
+    tensors = in_float32(_encoder(found) | {"W_dec": _rows(found)})
     tensors["b_dec"] = torch.zeros(tensors["W_dec"].shape[-1])
     selection, k = "jumprelu", None
     if "thresholds" in found:
-        tensors["threshold"] = in_float32({"": needed(path, found, "thresholds")[0]})[""].exp()
+        tensors["threshold"] = in_float32({"": found.tensors("thresholds")[0]})[""].exp()
     elif (k := k_in(path)) is None:
         tensors["threshold"] = torch.zeros(len(tensors["W_dec"]))
     else:
         selection = "topk"
-    found.check_all_taken(path, "encoder.tied_to.", f"{_NORM}.num_batches_tracked")
+    found.check_all_taken("encoder.tied_to.", f"{_NORM}.num_batches_tracked")
     return record(path, tensors, selection, k=k, centred=False, writes=hookpoint(path))
 
 
@@ -64,35 +62,35 @@ def k_in(path: Path) -> int | None:
     return None if rules[0][1] else int(rules[0][2])
 
 
-def _rows(path: Path, found: dict[str, Any]) -> Tensor:
+def _rows(found: Contents) -> Tensor:
     """The dictionary as it runs."""
-    weights, multiplier = needed(path, found, DICTIONARY, "dictionary.multiplier")
+    weights, multiplier = found.tensors(DICTIONARY, "dictionary.multiplier")
     if weights.dim() != 2 or multiplier.numel() != 1 or not bool(multiplier.float().exp().isfinite().all()):
         raise ValueError(
-            f"{path}: {DICTIONARY} must be a matrix, and dictionary.multiplier one number whose exponential is finite, "
-            f"got shape {tuple(weights.shape)} and {short(multiplier)}"
+            f"{found.path}: {DICTIONARY} must be a matrix, and dictionary.multiplier one number whose exponential is "
+            f"finite, got shape {tuple(weights.shape)} and {short(multiplier)}"
         )
     wide = weights.to(torch.promote_types(weights.dtype, torch.float32))
     return wide / (torch.linalg.vector_norm(wide, dim=1, keepdim=True) + _TINY) * multiplier.to(wide.dtype).exp()
 
 
-def _encoder(path: Path, found: dict[str, Any]) -> dict[str, Tensor]:
+def _encoder(found: Contents) -> dict[str, Tensor]:
     """Weight and bias of the encoder, its batch norm in them. One that is tied is the dictionary."""
     if blocks := sorted(name for name in found if name.startswith("encoder.") and not _is_known(name)):
-        raise ValueError(f"{path}: the encoder must be one linear layer, but the file holds {short(blocks[:4])}")
+        raise ValueError(f"{found.path}: the encoder must be one linear layer, but the file holds {short(blocks[:4])}")
     if f"{_LINEAR}.weight" not in found:
-        weight = needed(path, found, "encoder.weight")[0] if "encoder.weight" in found else _rows(path, found)
-        bias = needed(path, found, "encoder.bias")[0] if "encoder.bias" in found else weight.new_zeros(len(weight))
+        weight = found.tensors("encoder.weight")[0] if "encoder.weight" in found else _rows(found)
+        bias = found.tensors("encoder.bias")[0] if "encoder.bias" in found else weight.new_zeros(len(weight))
         return {"encoder.weight": weight, "encoder.bias": bias}
-    weight, bias = needed(path, found, f"{_LINEAR}.weight", f"{_LINEAR}.bias")
+    weight, bias = found.tensors(f"{_LINEAR}.weight", f"{_LINEAR}.bias")
     if f"{_NORM}.weight" not in found:
         return {"encoder.weight": weight, "encoder.bias": bias}
     if f"{_NORM}.running_var" not in found:
-        raise ValueError(f"{path}: a layer norm of pre-activations is not supported, as it looks at all latents")
-    norm = needed(path, found, *(f"{_NORM}.{name}" for name in ("weight", "bias", "running_mean", "running_var")))
+        raise ValueError(f"{found.path}: a layer norm of pre-activations is not supported, as it looks at all latents")
+    norm = found.tensors(*(f"{_NORM}.{name}" for name in ("weight", "bias", "running_mean", "running_var")))
     shapes = {tuple(t.shape) for t in (bias, *norm)}
     if len(shapes) > 1 or weight.dim() != 2 or shapes != {(len(weight),)}:
-        raise ValueError(f"{path}: the batch norm must have an entry for each latent, got shapes {short(shapes)}")
+        raise ValueError(f"{found.path}: the batch norm must have an entry for each latent, got shapes {short(shapes)}")
     gain, shift, mean, variance = (t.double() for t in norm)
     factor = gain / (variance + _EPS).sqrt()
     folded = weight.double() * factor[:, None], (bias.double() - mean) * factor + shift

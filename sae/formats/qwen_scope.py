@@ -5,9 +5,8 @@ from collections.abc import Container
 from pathlib import Path, PurePosixPath
 
 from sae.dictionary.spec import Saved
-from sae.formats.files import read_torch
 from sae.formats.format import Claim, Format
-from sae.formats.record import Contents, needed, record, transposed
+from sae.formats.record import Contents, record, transposed
 
 _FILE = re.compile(r"layer_?(\d{1,4})\.sae\.pt")
 _K = re.compile(r"L0[_-](\d{1,6})(?!\d)")
@@ -31,9 +30,9 @@ def k_of(path: Path) -> int | None:
 
 def read(path: Path) -> Saved:
     """The dictionary in a file. Raises ValueError naming the file and the rule it breaks."""
-    found = Contents(read_torch(path))
-    W_enc, b_enc, W_dec, b_dec = needed(path, found, "W_enc", "b_enc", "W_dec", "b_dec")
-    found.check_all_taken(path)
+    found = Contents.of(path)
+    W_enc, b_enc, W_dec, b_dec = found.tensors("W_enc", "b_enc", "W_dec", "b_dec")
+    found.check_all_taken()
     if (k := k_of(path)) is None:
         raise ValueError(
             f"{path} must lie in a folder whose name ends with L0_<k>, as the repository's does: nothing else says k; "

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sae.config import SaeConfig
 from sae.dictionary.spec import Saved, Spec
-from sae.formats.files import check_one_float_type
+from sae.formats.files import check_one_float_type, read_npz, read_safetensors, read_torch
 from sae.storage.files import short
 
 _UNIT = 1e-5
@@ -77,9 +77,17 @@ def record(
 class Contents(dict[str, Any]):
     """Contents of a file, by name, which note what a reader takes. A tensor that it passes over may be another rule."""
 
-    def __init__(self, found: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, found: Mapping[str, Any]) -> None:
         super().__init__(found)
+        self.path = path
         self._taken: set[str] = set()
+
+    @classmethod
+    def of(cls, path: Path) -> "Contents":
+        """All that is in a file of safetensors, torch or NumPy. Raises ValueError naming it and the rule it breaks."""
+        if path.suffix == ".npz":
+            return cls(path, read_npz(path))
+        return cls(path, read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path))
 
     def __getitem__(self, name: str) -> Any:
         self._taken.add(name)
@@ -90,7 +98,17 @@ class Contents(dict[str, Any]):
         self._taken.add(name)
         return super().get(name, default)
 
-    def check_all_taken(self, path: Path, *ignored: str) -> None:
+    def tensors(self, *names: str) -> list[Tensor]:
+        """The tensors of these names, which are then taken. Raises ValueError if one is missing."""
+        for name in names:
+            if not isinstance(self.get(name), Tensor):
+                raise ValueError(f"{self.path} must hold the tensor {name}, but holds {short(sorted(self)[:8])}")
+            dtype = self[name].dtype
+            if not dtype.is_floating_point or dtype.itemsize < 2:
+                raise ValueError(f"{self.path}: {name} must have a floating-point type of 16 bits or more, got {dtype}")
+        return [self[name] for name in names]
+
+    def check_all_taken(self, *ignored: str) -> None:
         """Raise ValueError for a tensor that nobody took. Names that begin with one of `ignored` say nothing."""
         left = [
             name for name, value in self.items()
@@ -98,20 +116,9 @@ class Contents(dict[str, Any]):
         ]  # fmt: skip
         if left:
             raise ValueError(
-                f"{path} must hold the tensors of one dictionary alone, but holds {short(sorted(left)[:4])} too, which "
-                "its kind does not have: it may compute something else; check its configuration, or take them out"
+                f"{self.path} must hold the tensors of one dictionary alone, but holds {short(sorted(left)[:4])} too, "
+                "which its kind does not have: it may compute something else; check its configuration, or take them out"
             )
-
-
-def needed(path: Path, tensors: dict[str, Any], *names: str) -> list[Tensor]:
-    """The tensors of these names. Raises ValueError if one is missing."""
-    for name in names:
-        if not isinstance(tensors.get(name), Tensor):
-            raise ValueError(f"{path} must hold the tensor {name}, but holds {short(sorted(tensors)[:8])}")
-        dtype = tensors[name].dtype
-        if not dtype.is_floating_point or dtype.itemsize < 2:
-            raise ValueError(f"{path}: {name} must have a floating-point type of 16 bits or more, got {dtype}")
-    return [tensors[name] for name in names]
 
 
 def transposed(tensor: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import sae.formats.hooks as hooks
 from sae.dictionary.spec import Saved
-from sae.formats.files import check_link, read_safetensors
+from sae.formats.files import check_link
 from sae.formats.format import About, Claim, Format, beside, in_folder, nearby, quietly
 from sae.formats.record import (
     Contents,
@@ -19,7 +19,6 @@ from sae.formats.record import (
     check_plain,
     gate_as_threshold,
     has_unit_rows,
-    needed,
     record,
     transposed,
     with_both_signs,
@@ -41,6 +40,11 @@ _DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.float16: "f
 def _claim(file: PurePosixPath, names: Container[str]) -> Claim | None:
     is_ours = file.name == WEIGHTS and (beside(file, CFG) in names or beside(file, "config.json") not in names)
     return in_folder(file, CFG, WEIGHTS) if is_ours else None
+
+
+def _knows(folder: Path) -> Claim | None:
+    """Its cfg.json has the name of EleutherAI's, which has no architecture."""
+    return Claim(".", (CFG, WEIGHTS)) if "architecture" in quietly(folder / CFG) else None
 
 
 def hookpoint(path: Path) -> str:
@@ -68,20 +72,20 @@ def read(path: Path) -> Saved:
     cfg = read_json(cfg_path)
     about = _about(cfg)
     architecture, k = _architecture(cfg_path, about)
-    tensors = Contents(read_safetensors(weights))
-    _check_scale(weights, tensors)
+    tensors = Contents.of(weights)
+    _check_scale(tensors)
     norm = _norm(cfg_path, about)
     transcode = "transcoder" in architecture
-    W_enc, W_dec, b_dec = needed(weights, tensors, "W_enc", "W_dec", "b_dec")
+    W_enc, W_dec, b_dec = tensors.tensors("W_enc", "W_dec", "b_dec")
     found = {"encoder.weight": transposed(W_enc), "W_dec": W_dec, "b_dec": b_dec}
-    found |= _encoder(weights, architecture, tensors, found["encoder.weight"])
+    found |= _encoder(architecture, tensors, found["encoder.weight"])
     if about.get("rescale_acts_by_decoder_norm") is True and k is not None:
         found = with_norms_folded(found)
     if architecture == "abstopk":
         found = with_both_signs(found)
     if "skip" in architecture:
-        (found["W_skip"],) = needed(weights, tensors, "W_skip")
-    tensors.check_all_taken(weights)
+        (found["W_skip"],) = tensors.tensors("W_skip")
+    tensors.check_all_taken()
     given = about.get("apply_b_dec_to_input", not transcode)
     if type(given) is not bool:
         raise ValueError(f"{cfg_path}: apply_b_dec_to_input must be true or false, got {short(given)}")
@@ -123,30 +127,30 @@ def _norm(path: Path, about: dict[str, Any]) -> str:
     if given not in ("none", "layer_norm"):
         raise ValueError(
             f"{path}: normalize_activations must be none, layer_norm or expected_average_only_in, got {short(given)}; "
-            "fold it with SAELens first"
+            "no dictionary here scales tokens by their lengths, or mixes their entries"
         )
     return str(given)
 
 
-def _check_scale(path: Path, tensors: dict[str, Any]) -> None:
+def _check_scale(tensors: Contents) -> None:
     scale = tensors.pop("scaling_factor", None)
     if scale is not None and not bool((scale.float() == 1).all()):
-        raise ValueError(f"{path}: scaling_factor must be 1 everywhere, got others; fold it with SAELens first")
+        raise ValueError(f"{tensors.path}: scaling_factor must be 1 everywhere, got others; fold it with SAELens first")
 
 
-def _encoder(path: Path, architecture: str, tensors: dict[str, Any], W_enc: Tensor) -> dict[str, Tensor]:
+def _encoder(architecture: str, tensors: Contents, W_enc: Tensor) -> dict[str, Tensor]:
     """Bias and threshold of the encoder, and its weight where a gate scales it."""
     if architecture == "gated":
-        r_mag, b_gate, b_mag = needed(path, tensors, "r_mag", "b_gate", "b_mag")
+        r_mag, b_gate, b_mag = tensors.tensors("r_mag", "b_gate", "b_mag")
         shapes = {tuple(t.shape) for t in (r_mag, b_gate, b_mag)}
         if shapes != {(len(W_enc),)}:
-            raise ValueError(f"{path}: r_mag, b_gate and b_mag must have shape ({len(W_enc)},), got {short(shapes)}")
+            raise ValueError(f"{tensors.path}: r_mag, b_gate and b_mag must be ({len(W_enc)},), got {short(shapes)}")
         return gate_as_threshold(W_enc, r_mag, b_gate, b_mag)
-    (b_enc,) = needed(path, tensors, "b_enc")
+    (b_enc,) = tensors.tensors("b_enc")
     if architecture in ("topk", "abstopk"):
         return {"encoder.bias": b_enc}
     if "jumprelu" in architecture:
-        return {"encoder.bias": b_enc, "threshold": needed(path, tensors, "threshold")[0]}
+        return {"encoder.bias": b_enc, "threshold": tensors.tensors("threshold")[0]}
     return {"encoder.bias": b_enc, "threshold": torch.zeros_like(b_enc)}
 
 
@@ -214,4 +218,4 @@ def _metadata(saved: Saved, about: About) -> dict[str, Any]:
     return found
 
 
-SAELENS = Format("saelens", "SAELens", f"{CFG} with {WEIGHTS}", (CFG,), _claim, hookpoint, read, write)
+SAELENS = Format("saelens", "SAELens", f"{CFG} with {WEIGHTS}", (CFG,), _claim, hookpoint, read, write, knows=_knows)

@@ -218,7 +218,7 @@ def test_qwen_scope_without_its_repositorys_name_says_what_is_missing(tmp_path: 
 BAD = {
     "saelens k": ("saelens topk", "cfg.json", {"k": "many"}, "k must be int, got 'many'"),
     "saelens architecture": ("saelens topk", "cfg.json", {"architecture": "temporal"}, "architecture must be one of"),
-    "saelens norm": ("saelens topk", "cfg.json", {"normalize_activations": "constant_norm_rescale"}, "fold it with"),
+    "saelens norm": ("saelens topk", "cfg.json", {"normalize_activations": "constant_norm_rescale"}, "by their length"),
     "saelens d_dec": ("saelens topk", "cfg.json", {"apply_b_dec_to_input": "yes"}, "must be true or false"),
     "saelens transcoder as an autoencoder": ("saelens transcoder", "cfg.json", {"architecture": "standard"},
                                              "an autoencoder must write what it reads, got widths 8 and 6"),

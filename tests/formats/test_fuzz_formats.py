@@ -4,6 +4,7 @@
 format sharing them, and of the run's own choice; without it there are 11,000 of all formats together.
 """
 
+import io
 import os
 import random
 import resource
@@ -17,6 +18,7 @@ import pytest
 from strangers import STRANGERS, D, Stranger
 
 from sae import Sae
+from sae.formats.files import shapes_far
 from sae.formats.find import find
 
 FILES_OF_A_FORMAT = int(os.environ.get("SAE_FUZZ_FILES", "0"))
@@ -111,3 +113,18 @@ def break_files(tmp_path: Path, name: str, count: int, seed: str) -> None:
 
 def read(folder: Path, stranger: Stranger) -> Sae:
     return Sae.load_from_disk(folder / stranger.file)
+
+
+@pytest.mark.parametrize("name", ["Qwen Scope", "Gemma Scope", "Gemma Scope 2"])
+def test_a_broken_header_of_a_file_far_away_is_one_line_or_shapes(tmp_path: Path, name: str) -> None:
+    STRANGERS[name].write(tmp_path / "x")
+    path = next(path for path in (tmp_path / "x").rglob("*") if path.suffix in (".npz", ".pt", ".safetensors"))
+    original, chance = path.read_bytes(), random.Random(0)
+    with little_memory():
+        for each in [*ODD, *(broken(original, chance) for _ in range(FILES_OF_A_FORMAT or 300))]:
+            try:
+                found = shapes_far(path, io.BytesIO(each), len(each))
+            except ValueError as error:
+                assert path.name in str(error) and "\n" not in str(error)
+            else:
+                assert all(isinstance(dim, int) for shape in found.values() for dim in shape.dims)

@@ -1,15 +1,22 @@
 """A hub repository of many dictionaries: only what is named is fetched, over the real client's protocol."""
 
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import fake_hub
+import numpy as np
 import pytest
-from strangers import STRANGERS
+import torch
+from safetensors.torch import save_file
+from strangers import STRANGERS, gemma_scope
+
+from sae.formats.files import shapes_far
 
 CODE = """
 import json, sys
@@ -47,9 +54,25 @@ def of_models(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
             return handler._send(401, error="RepoNotFound")
         get(handler)
 
-    monkeypatch.setattr(fake_hub._Handler, "do_GET", serve)
-    monkeypatch.setattr(fake_hub._Handler, "do_HEAD", serve)
+    for verb in ("do_GET", "do_HEAD", "do_POST"):
+        monkeypatch.setattr(fake_hub._Handler, verb, serve)
     yield allowed
+
+
+@pytest.fixture
+def asked(of_models: list[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Paths of all requests to the fake hub, `<range> <path>` where a part is asked for."""
+    found: list[str] = []
+    get = fake_hub._Handler.do_GET
+
+    def count(handler: fake_hub._Handler) -> None:
+        part = handler.headers.get("Range")
+        found.append(f"{part} {handler.path}" if part else handler.path)
+        get(handler)
+
+    for verb in ("do_GET", "do_HEAD", "do_POST"):
+        monkeypatch.setattr(fake_hub._Handler, verb, count)
+    return found
 
 
 def run(code: str, endpoint: str, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -59,17 +82,8 @@ def run(code: str, endpoint: str, home: Path, **environment: str) -> subprocess.
 
 
 def test_one_layer_of_26_is_loaded_without_a_request_for_the_weights_of_the_others(
-    tmp_path: Path, of_models: list[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, asked: list[str]
 ) -> None:
-    asked: list[str] = []
-    get = fake_hub._Handler.do_GET
-
-    def count(handler: fake_hub._Handler) -> None:
-        asked.append(handler.path)
-        get(handler)
-
-    monkeypatch.setattr(fake_hub._Handler, "do_GET", count)
-    monkeypatch.setattr(fake_hub._Handler, "do_HEAD", count)
     files = repository(tmp_path / "repo", tuple(range(26)))
     STRANGERS["circuit-tracer CLT"].write(tmp_path / "repo" / "clt")
     files |= {f"clt/{path.name}": path.read_bytes() for path in (tmp_path / "repo" / "clt").iterdir()}
@@ -80,6 +94,97 @@ def test_one_layer_of_26_is_loaded_without_a_request_for_the_weights_of_the_othe
     weights = [path for path in asked if path.endswith("sae_weights.safetensors")]
     assert weights and all("/layer_3/" in path for path in weights) and len(weights) <= 2
     assert len(asked) <= 2 * 26 + 20  # the configurations, which say which layer is where, each asked for and fetched
+
+
+def test_a_dictionary_that_is_named_by_its_path_needs_no_configuration_of_another(
+    tmp_path: Path, asked: list[str]
+) -> None:
+    """A repository may have a thousand of them."""
+    files = repository(tmp_path / "repo", tuple(range(26)))
+    code = """
+from sae import Sae
+print(*Sae.load_many("owner/repo", ["layer_3", "layer_11"]))
+print(Sae.load_from_hub("owner/repo", "layer_3").num_latents)
+"""
+    with fake_hub.fake_hub({"owner/repo": {"main": files}}, "owner/gated") as endpoint:
+        done = run(code, endpoint, tmp_path / "home")
+    assert done.stdout.split() == ["layer_3", "layer_11", "24"], done.stderr[-800:]
+    assert {path.split("/")[-2] for path in asked if "/layer_" in path} == {"layer_3", "layer_11"}
+
+
+def large(root: Path) -> Files:
+    """A dictionary of 4 MB in each kind of file."""
+    n, d = 2_000, 256
+    (root / "layer_0/width_2k").mkdir(parents=True)
+    (root / "layer_1_width_2k").mkdir()
+    rows, columns = torch.randn(n, d), torch.randn(d, n)
+    biases = {"b_enc": torch.randn(n), "b_dec": torch.randn(d), "threshold": torch.rand(n)}
+    named = {"W_enc": columns, "W_dec": rows, **biases}
+    np.savez(root / "layer_0/width_2k/params.npz", **{name: tensor.numpy() for name, tensor in named.items()})
+    save_file({"w_enc": columns, "w_dec": rows, **biases}, root / "layer_1_width_2k/params.safetensors")
+    torch.save({"W_enc": rows, "W_dec": columns, **{name: biases[name] for name in ("b_enc", "b_dec")}},
+               root / "layer2.sae.pt")  # fmt: skip
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_what_a_repository_holds_is_told_by_headers_alone(tmp_path: Path, asked: list[str]) -> None:
+    files = large(tmp_path / "repo")
+    code = "from sae.__main__ import main; raise SystemExit(main(['info', 'owner/repo-L0_50']))"
+    with fake_hub.fake_hub({"owner/repo-L0_50": {"main": files}}, "owner/gated") as endpoint:
+        done = run(code, endpoint, tmp_path / "home")
+    told = [line.split() for line in done.stdout.splitlines()[1:]]
+    assert [line[:4] for line in told] == [
+        ["layers.0", "gemma-scope", "256", "2,000"],
+        ["layers.1", "gemma-scope-2", "256", "2,000"],
+        ["layers.2", "qwen-scope", "256", "2,000"],
+    ], done.stderr[-800:]
+    assert ["topk,", "k", "50", "float32", "4.1"] == told[2][4:]
+    whole = [path for path in asked if path.endswith((".npz", ".safetensors", ".pt")) and "bytes=" not in path]
+    parts = [re.findall(r"bytes=(\d+)-(\d+) ", path) for path in asked]
+    fetched = sum(int(end) - int(start) + 1 for part in parts for start, end in part)
+    assert not whole and 0 < fetched < 0.2 * sum(map(len, files.values()))
+    assert not [path for path in (tmp_path / "home").rglob("*") if path.suffix in (".npz", ".safetensors", ".pt")]
+
+
+def test_the_header_of_a_cut_or_damaged_file_far_away_is_refused_in_one_line(tmp_path: Path) -> None:
+    for name, content in large(tmp_path / "repo").items():
+        whole = shapes_far(Path(name), io.BytesIO(content), len(content))
+        assert (2_000, 256) in {shape.dims for shape in whole.values()}
+        for damaged in (content[: len(content) // 2], content[:5], b"", b"\xff" * 1000, content[:-1]):
+            with pytest.raises(ValueError, match=f"{name} must be .* damaged") as error:
+                shapes_far(Path(name), io.BytesIO(damaged), len(damaged))
+            assert "\n" not in str(error.value)
+
+
+def test_a_set_whose_files_lie_in_another_repository_is_found_there(tmp_path: Path, asked: list[str]) -> None:
+    """circuit-tracer's set of Gemma Scope's transcoders is such a list."""
+    root = tmp_path / "gemma-scope-2b-pt-transcoders"
+    names = [f"layer_{layer}/width_16k/average_l0_{20 + layer}/params.npz" for layer in range(3)]
+    for name in [*names, "layer_1/width_16k/average_l0_99/params.npz"]:
+        gemma_scope((root / name).parent)
+    theirs = {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*.npz")}
+    links = "".join(f"- hf://google/gemma-scope-2b-pt-transcoders/{name}?revision=v1\n" for name in names)
+    config = f"model_name: google/gemma-2-2b\nmodel_kind: transcoder_set\ntranscoders:\n{links}"
+    code = """
+from sae import Sae
+print(*Sae.load_many("owner/set"))
+print(Sae.load_from_hub("owner/set", "layers.2.post_feedforward_layernorm").spec.reads)
+"""
+    repos = {"owner/set": {"main": {"config.yaml": config.encode(), "features/index.json.gz": b""}},
+             "google/gemma-scope-2b-pt-transcoders": {"main": {}, "v1": theirs}}  # fmt: skip
+    with fake_hub.fake_hub(repos, "owner/gated") as endpoint:
+        one = run(code.replace("print(*", "#"), endpoint, tmp_path / "home")
+        assert one.stdout.split() == ["('layers.2.pre_feedforward_layernorm',)"], one.stderr[-800:]
+        assert {path.split("/")[-2] for path in asked if path.endswith("params.npz")} == {"average_l0_22"}
+        part = run(code.replace("print(*", "#"), "http://127.0.0.1:9", tmp_path / "home", HF_HUB_OFFLINE="1")
+        assert part.stdout == one.stdout, part.stderr[-800:]  # which needs no file but those that are there
+        every = run(code, endpoint, tmp_path / "home")
+    offline = run(code, "http://127.0.0.1:9", tmp_path / "home", HF_HUB_OFFLINE="1")
+    for done in (every, offline):
+        assert done.returncode == 0, done.stderr[-800:]
+        assert done.stdout.splitlines()[0].split() == [
+            f"layers.{layer}.post_feedforward_layernorm" for layer in range(3)
+        ]
 
 
 def test_a_revision_with_a_token_into_a_cache_of_ones_own_which_is_read_offline(
