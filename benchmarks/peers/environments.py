@@ -55,7 +55,7 @@ PEERS = {
     "llamascopium": Peer("llamascopium", ("llamascopium==2.0.0b34", "transformer-lens<4")),
     # The rest that it declares is for models of vision.
     "overcomplete": Peer(
-        "overcomplete", ("einops", "numpy", "pillow", "scipy", "scikit-learn", "safetensors"),
+        "overcomplete", ("einops", "matplotlib", "numpy", "pillow", "safetensors", "scikit-learn", "scipy", "tqdm"),
         without_dependencies=("overcomplete==0.3.0",),
     ),
 }  # fmt: skip
