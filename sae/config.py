@@ -460,6 +460,13 @@ class SourceConfig:
     revision: str | None = None
     """Branch, tag or commit of the model on the hub."""
 
+    model_b: str | None = None
+    """Second language model, or another checkpoint of the first, for a crosscoder of both: a hub id, a local folder, or
+    a .gguf file. It reads the same tokens. Its hookpoints are called b:…, those of MODEL a:…."""
+
+    revision_b: str | None = None
+    """Branch, tag or commit of model_b on the hub."""
+
     hf_token: str | None = field(default=None, repr=False)
     """Token for gated models and data on the hub. Never written anywhere. Also read from HF_TOKEN."""
 
@@ -492,6 +499,11 @@ class SourceConfig:
             )
         if self.data_preprocessing_num_proc is not None:
             _check_positive(self, "data_preprocessing_num_proc")
+        if self.revision_b is not None and self.model_b is None:
+            raise ValueError(
+                f"revision_b must come with model_b, got {self.revision_b} alone; add --model_b, which may be MODEL "
+                "again"
+            )
 
     @property
     def lm_dtype(self) -> str | None:
@@ -532,10 +544,20 @@ class RunConfig(TrainConfig, TextConfig):
         TrainConfig.__post_init__(self)
         TextConfig.__post_init__(self)
         from_cache = self.activations is not None and not isinstance(self, CacheConfig)
+        if self.model_b is not None and not isinstance(self, CacheConfig):
+            self._check_crosscoders()
         if self.streaming and self.max_tokens is None and not from_cache:
             raise ValueError(
                 "--streaming has no end that is known beforehand, and the learning rate decays over the "
                 "whole run; give --max_tokens"
+            )
+
+    def _check_crosscoders(self) -> None:
+        """Raise ValueError for dictionaries of two models that are no crosscoders of them."""
+        if not all(sae.crosscode for sae in several(self.sae)):
+            raise ValueError(
+                f"model_b must come with crosscode, whose dictionary reads both models, got {self.model_b} without; "
+                "add --crosscode, or train on each model by itself"
             )
 
 
@@ -549,6 +571,10 @@ class EvalConfig(SourceConfig):
     dataset: str = ""
     """Text or tokens: a hub id, a folder, local files or globs, or a .bin file of tokens. Left out: the run's held-out
     tokens."""
+
+    model_b: str | None = None
+    """Second language model, of a crosscoder of two: a hub id, a local folder, or a .gguf file. None: the one of the
+    run."""
 
     checkpoint: str = ""
     """Folder of a run, of one of its steps or of one autoencoder, or hub id."""

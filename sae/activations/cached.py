@@ -68,7 +68,8 @@ def adopted(cfg: Any, options: Mapping[str, Any], typed: Collection[str] = ()) -
 
     What has its default was not given, unless it was `typed`.
     """
-    taken = {name: value for name, value in options.items() if hasattr(cfg, name)}
+    of_one_model = {"model_b": None, "revision_b": None}  # as are older caches, which do not say it
+    taken = {name: value for name, value in (of_one_model | dict(options)).items() if hasattr(cfg, name)}
     defaults = {each.name: each for each in fields(cfg)}
     for name, value in taken.items():
         given = getattr(cfg, name)
@@ -121,7 +122,10 @@ def cached_hookpoints(
         chosen = [name for name in names if any(lm.fits(name, one) for one in hookpoints)]
     else:
         wanted = layers or (range(0, len(blocks), layer_stride) if layer_stride > 1 else ())
-        meant = [blocks[layer] if layer < len(blocks) else f"layer {layer}" for layer in wanted]
+        lists = [
+            [name for name in blocks if lm.side_of(name) == side] for side in dict.fromkeys(map(lm.side_of, names))
+        ]
+        meant = [each[layer] if layer < len(each) else f"layer {layer}" for each in lists for layer in wanted]
         missing = [name for name in meant if name not in names]
         chosen = [name for name in names if name in meant or not meant]
     if missing:

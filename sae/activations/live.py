@@ -86,8 +86,8 @@ class LiveStore:
         return map(self.source.batch, self.tokens.held_out_batches())
 
     def fingerprints(self) -> dict[str, str]:
-        """Fingerprints of the weights of the `model` and of the `held_out` sequences."""
-        return {"model": lm.fingerprint(self.model), "held_out": self.tokens.fingerprint()}
+        """Fingerprints of the weights of the `model`, of `model_b` if there is one, and of the `held_out` sequences."""
+        return {**lm.fingerprints(self.model), "held_out": self.tokens.fingerprint()}
 
     @property
     def held_out_by(self) -> str:

@@ -1,6 +1,7 @@
 """What a run reads: activations to train on and held-out ones. The trainer cannot tell one store from another."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -49,7 +50,7 @@ class ActivationStore(Extent, Protocol):
         """The held-out tokens and their activations."""
 
     def fingerprints(self) -> dict[str, str]:
-        """Fingerprints of the weights of the `model`, of the `held_out` sequences, and of a cache."""
+        """Fingerprints of the weights of the `model` (and `model_b`), of the `held_out` sequences, and of a cache."""
 
     def about_held_out(self) -> list[str]:
         """Sentences on how many held-out tokens stand in the training text too."""
@@ -61,4 +62,7 @@ def model_name(dataset: Any, model: nn.Module | None) -> str:
         return dataset.model_name
     if isinstance(dataset, ActivationCache):
         return str(dataset.header.options["model"])
-    return "" if model is None else str(getattr(lm.unwrapped(model).config, "_name_or_path", ""))
+    if model is None:
+        return ""
+    names = [str(getattr(one.config, "_name_or_path", "")) for one in lm.models_in(model).values()]
+    return names[0] if len(names) == 1 else "-".join(Path(name).name or "model" for name in names)

@@ -56,7 +56,7 @@ def make_index(cfg: BrowseConfig, plan: BrowsePlan) -> bool:
         text = CachedText(cache, cfg.max_tokens or MAX_TOKENS, cfg.batch_size, spelled=spelled)
         model, why_no_logits = _for_logits(cfg, what, skeleton, device, cache)
     weights = cache.header.fingerprints.get("model", "") if cache else lm.fingerprint(model)
-    for sentence in other_models(what, weights) if world.is_main else ():
+    for sentence in other_models(what, {"model": weights}) if world.is_main else ():
         note(sentence)
     collect(
         plan.folder, text, reads, lm.token_texts(_tokenizer(cfg, what), lm.vocab_size(skeleton)), model=model,

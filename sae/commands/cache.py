@@ -21,7 +21,7 @@ from sae.storage.remote import RemoteFolder, place_of
 
 KEPT_OPTIONS = (
     "model", "dataset", "split", "text_column", "streaming", "ctx_len", "exclude_tokens", "exclude_positions",
-    "revision", "load_in_8bit", "attn_implementation",
+    "revision", "load_in_8bit", "attn_implementation", "model_b", "revision_b",
 )  # fmt: skip
 """Options that decide which activations there are; runs that train on a cache take them over."""
 
@@ -121,7 +121,8 @@ def _header(cfg: CacheConfig, store: LiveStore, model: nn.Module, num_shards: in
     except ValueError:  # some architectures have no list of blocks
         blocks = []
     options = {name: getattr(cfg, name) for name in KEPT_OPTIONS}
-    options |= {"model": absolute(cfg.model), "dataset": absolute(cfg.dataset), "ctx_len": store.ctx_len}
+    paths = {name: absolute(value) for name in ("model", "model_b", "dataset") if (value := options[name]) is not None}
+    options |= paths | {"ctx_len": store.ctx_len}
     by_document = {"held_out_by": store.held_out_by} if store.held_out_by == "documents" else {}
     return CacheHeader(
         options=options | by_document,

@@ -66,7 +66,7 @@ def about_run(stored: StoredDictionary) -> About:
     record = RunRecord.of(stored.path)
     options = record.options if record is not None else {}
     ctx_len = record.derived.get("ctx_len") if record is not None else None
-    known = {name: str(options[name]) for name in ("model", "dataset") if isinstance(options.get(name), str)}
+    known = {name: str(options[name]) for name in ("model", "dataset", "model_b") if isinstance(options.get(name), str)}
     return About(**known, ctx_len=ctx_len if type(ctx_len) is int else 0)
 
 

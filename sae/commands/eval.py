@@ -4,7 +4,7 @@ from functools import partial
 
 from sae import lm
 from sae.activations.source import check_excluded
-from sae.commands.load import load_language_model, load_text
+from sae.commands.load import load_language_model, load_skeleton, load_text
 from sae.config import EvalConfig, TextConfig
 from sae.data.labelled import probing_tasks
 from sae.dictionary.autoencoder import Sae
@@ -29,7 +29,7 @@ def run_eval(cfg: EvalConfig) -> int:
     access = {"revision": cfg.revision, "token": cfg.hf_token}
     (device, *_) = world.local_devices(lm.check_device(cfg.device))
     plan = plan_evaluation(cfg, context_limit=lambda model: lm.context_limit(lm.load_skeleton(model, **access)))
-    skeleton = lm.load_skeleton(plan.text.model, revision=plan.text.revision, token=cfg.hf_token)
+    skeleton = load_skeleton(plan.text)
     lm.check_ctx_len(plan.text.ctx_len, skeleton)
     check_excluded(
         cfg.exclude_tokens or [],
@@ -52,7 +52,8 @@ def run_eval(cfg: EvalConfig) -> int:
         return 0
     for sentence in sentences:
         note(sentence)
-    about = {"command": " ".join(command()), "model": plan.text.model, "data": plan.text.dataset}
+    about = {"command": " ".join(command()), "model": plan.text.model}
+    about |= ({"model_b": plan.text.model_b} if plan.text.model_b else {}) | {"data": plan.text.dataset}
     about |= {"tokens": " ".join(sentences), "versions": ", ".join(f"{k} {v}" for k, v in versions().items())}
     report_evaluation(evaluation, plan.out, about)
     return 0

@@ -18,6 +18,7 @@ from sae.runs.folder import RunRecord
 from sae.storage.files import read_json
 
 _TOLD = (
+    "revision_b",
     "recipe",
     "max_tokens",
     "ctx_len",

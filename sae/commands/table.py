@@ -17,7 +17,7 @@ from sae.config import (
 
 TRAIN_GROUPS = {
     "data": (
-        "model", "dataset", "activations", "split", "text_column", "streaming", "ctx_len", "max_tokens",
+        "model", "dataset", "model_b", "activations", "split", "text_column", "streaming", "ctx_len", "max_tokens",
         "exclude_tokens", "exclude_positions", "data_preprocessing_num_proc",
     ),
     "autoencoder": (
@@ -35,33 +35,35 @@ TRAIN_GROUPS = {
     ),
     "machine": (
         "device", "device_map", "dtype", "load_in_8bit", "attn_implementation", "compile_lm", "encode_in_8bit",
-        "distribute_layers", "shard_latents", "revision", "hf_token",
+        "distribute_layers", "shard_latents", "revision", "revision_b", "hf_token",
     ),
 }  # fmt: skip
 """Headings of --help, and under which each option stands."""
 
 EVAL_GROUPS = {
-    "what": ("checkpoint", "model", "dataset", "compare", "hookpoints"),
+    "what": ("checkpoint", "model", "dataset", "model_b", "compare", "hookpoints"),
     "latents": ("baselines", "probes", "probe_texts", "stability"),
     "data": (
         "split", "text_column", "streaming", "ctx_len", "max_tokens", "exclude_tokens", "exclude_positions",
         "data_preprocessing_num_proc",
     ),
     "output": ("out",),
-    "machine": ("batch_size", "device", "dtype", "load_in_8bit", "attn_implementation", "revision", "hf_token"),
+    "machine": (
+        "batch_size", "device", "dtype", "load_in_8bit", "attn_implementation", "revision", "revision_b", "hf_token",
+    ),
 }  # fmt: skip
 
 BROWSE_GROUPS = {
     "what": ("checkpoint", "model", "dataset", "hookpoints"),
     "data": ("activations", *EVAL_GROUPS["data"]),
     "page": ("port", "browser", "out", "export", "explain", "explainer", "latents"),
-    "machine": EVAL_GROUPS["machine"],
+    "machine": tuple(name for name in EVAL_GROUPS["machine"] if name != "revision_b"),
 }
 
 CACHE_GROUPS = {
-    "data": TRAIN_GROUPS["data"][:2] + TRAIN_GROUPS["data"][3:] + ("batch_size", "seed"),
+    "data": TRAIN_GROUPS["data"][:3] + TRAIN_GROUPS["data"][4:] + ("batch_size", "seed"),
     "cache": ("hookpoints", "layers", "layer_stride", "activations", "dtype", "shuffle"),
-    "machine": ("device", "load_in_8bit", "attn_implementation", "compile_lm", "revision", "hf_token"),
+    "machine": ("device", "load_in_8bit", "attn_implementation", "compile_lm", "revision", "revision_b", "hf_token"),
 }
 
 SELFTEST_GROUPS = {

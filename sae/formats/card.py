@@ -39,10 +39,13 @@ def card(
         *dict.fromkeys(_plain(d.rule) for d in found.values()),
     ]
     head: dict[str, Any] = {"library_name": "sae", "tags": tags, "license": license}
-    head |= {"base_model": about.model} if _HUB_ID.fullmatch(about.model) else {}
+    models = [name for name in (about.model, about.model_b) if name]
+    bases = [name for name in models if _HUB_ID.fullmatch(name)]
+    head |= {"base_model": bases[0] if len(bases) == 1 else bases} if bases else {}
     head |= {"datasets": [about.dataset]} if _HUB_ID.fullmatch(about.dataset) else {}
     lines = ["---", *(f"{key}: {json.dumps(value)}" for key, value in head.items()), "---", "", f"# {name}", ""]
-    lines += [f"{len(found)} dictionaries of the activations of {_code(about.model or 'a language model')}.", ""]
+    of = " and ".join(map(_code, models or ["a language model"]))
+    lines += [f"{len(found)} dictionaries of the activations of {of}.", ""]
     lines += _table(
         ["hookpoint", "width", "latents", "rule", "type"],
         [[_code(h), f"{d.d_in:,}", f"{d.num_latents:,}", d.rule, d.dtype] for h, d in found.items()],

@@ -18,6 +18,8 @@ class About(NamedTuple):
     model: str = ""
     dataset: str = ""
     ctx_len: int = 0
+    model_b: str = ""
+    """The second model, of a crosscoder of two."""
 
 
 class Claim(NamedTuple):

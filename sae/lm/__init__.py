@@ -5,7 +5,7 @@ from .context import check_ctx_len, context_limit
 from .graft import Latents, graft
 from .harvest import cannot_compute, harvest, widths
 from .hookpoints import base_model, block_list, block_names, canonical, canonical_ends, fits, locate, resolve_hookpoints
-from .identity import fingerprint
+from .identity import fingerprint, fingerprints
 from .load import (
     check_device,
     compute_dtype,
@@ -16,15 +16,18 @@ from .load import (
     vocab_size,
 )
 from .logits import Head, Hidden, NoHeadError, find_head, full_logits, num_positions_per_chunk
+from .pair import MODELS, ModelPair, models_in, side_of
 from .skip import Skips
 from .unembedding import Unembedding, find_unembedding, path_to_logits
-from .vocabulary import token_texts
+from .vocabulary import check_same_tokens, token_texts
 from .wrappers import unwrapped
 
 __all__ = [
+    "MODELS",
     "Head",
     "Hidden",
     "Latents",
+    "ModelPair",
     "NoHeadError",
     "Skips",
     "Unembedding",
@@ -36,12 +39,14 @@ __all__ = [
     "canonical_ends",
     "check_ctx_len",
     "check_device",
+    "check_same_tokens",
     "compile_blocks",
     "compute_dtype",
     "context_limit",
     "find_head",
     "find_unembedding",
     "fingerprint",
+    "fingerprints",
     "fits",
     "full_logits",
     "graft",
@@ -51,9 +56,11 @@ __all__ = [
     "load_skeleton",
     "load_tokenizer",
     "locate",
+    "models_in",
     "num_positions_per_chunk",
     "path_to_logits",
     "resolve_hookpoints",
+    "side_of",
     "token_texts",
     "unwrapped",
     "vocab_size",

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from .hookpoints import base_model, block_list, locate
+from .pair import apart, of_side
 from .wrappers import COMPILED_BY_US
 
 
@@ -19,6 +20,14 @@ def compile_blocks(
     Hooks on a block stay outside of what is compiled. Those on a module within one would be compiled away, so a block
     that has one of the `hookpoints` inside is left as it is. Raises ValueError for a model without a list of blocks.
     """
+    compiled = 0
+    for side, one, own in apart(model, hookpoints):
+        with of_side(side):
+            compiled += _compile_blocks(one, own, backend)
+    return compiled
+
+
+def _compile_blocks(model: nn.Module, hookpoints: Sequence[str], backend: str | Callable[..., Any]) -> int:
     base = base_model(model)
     try:
         path, _ = block_list(base)

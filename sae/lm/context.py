@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from .hookpoints import base_model, block_list, embedding_path
+from .pair import models_in, of_side
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -33,7 +34,13 @@ def context_limit(model: nn.Module | PreTrainedConfig) -> int | None:
 
 
 def check_ctx_len(ctx_len: int, model: nn.Module | PreTrainedConfig) -> None:
-    """Raises ValueError if the model cannot read `ctx_len` tokens at once."""
+    """Raises ValueError if the model, or one of a pair, cannot read `ctx_len` tokens at once."""
+    for side, one in models_in(model).items() if isinstance(model, nn.Module) else [("", model)]:
+        with of_side(side):
+            _check_ctx_len(ctx_len, one)
+
+
+def _check_ctx_len(ctx_len: int, model: nn.Module | PreTrainedConfig) -> None:
     limit = context_limit(model)
     if ctx_len < 1:
         raise ValueError(f"--ctx_len must be at least 1 token, got {ctx_len}; use --ctx_len {min(limit or 2048, 2048)}")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .harvest import Runs, check_one_stream, first_tensor, layouts, positions_first, vectors
 from .hookpoints import ARROW, base_model, locate
 from .layout import Layout, like, received
+from .pair import models_in
 from .wrappers import check_hooks_are_alone, eagerly, unwrapped
 
 
@@ -107,6 +108,8 @@ def graft(
             runs, for an activation or a reconstruction of a wrong shape.
     """
     check_hooks_are_alone(model)
+    if len(models_in(model)) > 1:
+        raise ValueError("the model that is grafted must be one, got a pair; graft its .a or its .b")
     base = base_model(model)
     turned = positions_first(base, dict.fromkeys(end for each in saes.items() for end in _ends(*each) if end))
     known = layouts(base)

@@ -17,6 +17,7 @@ from .fused import fused
 from .hookpoints import base_model, block_list, locate
 from .layout import Layout, as_tokens, found_instead, received, tensors_in
 from .load import vocab_size
+from .pair import apart, of_side
 from .shown import layouts_shown
 from .wrappers import eagerly
 
@@ -36,7 +37,7 @@ def harvest(
     model's own hidden states tell how.
 
     Args:
-        model: Model of transformers.
+        model: Model of transformers, or a pair of them.
         tokens: Token ids (batch, seq).
         hookpoints: Names of hookpoints.
 
@@ -47,9 +48,20 @@ def harvest(
         ValueError: For a hookpoint that the model lacks, that its forward does not pass, or whose value cannot be read
             as one vector for each token.
     """
+    found: dict[str, Tensor] = {}
+    for side, one, own in apart(model, hookpoints):
+        with of_side(side):
+            found |= {side + name: acts for name, acts in _harvest(one, tokens, own).items()}
+    return {hookpoint: found[hookpoint] for hookpoint in hookpoints}
+
+
+def _harvest(
+    model: nn.Module, tokens: Int[Tensor, "batch seq"], hookpoints: Sequence[str]
+) -> dict[str, Float[Tensor, "batch seq _"]]:
+    """The activations of a single model."""
     base = base_model(model)
     if tokens.shape[0] == tokens.shape[1] > 1 and positions_first(base, hookpoints):  # told apart by unequal axes
-        parts = [harvest(model, part, hookpoints) for part in (tokens[:-1], tokens[-1:])]
+        parts = [_harvest(model, part, hookpoints) for part in (tokens[:-1], tokens[-1:])]
         return {name: torch.cat([part[name] for part in parts]) for name in hookpoints}
     try:
         capture = _run(base, tokens, hookpoints)
@@ -78,7 +90,7 @@ def widths(model: nn.Module, hookpoints: Sequence[str], ctx_len: int | None = No
     It needs the weights: a forward of transformers does not run on the meta device.
 
     Args:
-        model: Model of transformers.
+        model: Model of transformers, or a pair of them.
         hookpoints: Names of hookpoints.
         ctx_len: Length of the sequences to come. A model that pads shorter ones is asked at that length, and one whose
             positions end about there is tried at it.
@@ -89,6 +101,15 @@ def widths(model: nn.Module, hookpoints: Sequence[str], ctx_len: int | None = No
     Raises:
         ValueError: As `harvest`, and for a length that the model cannot read.
     """
+    found: dict[str, int] = {}
+    for side, one, own in apart(model, hookpoints):
+        with of_side(side):
+            found |= {side + name: width for name, width in _widths(one, own, ctx_len).items()}
+    return {hookpoint: found[hookpoint] for hookpoint in hookpoints}
+
+
+def _widths(model: nn.Module, hookpoints: Sequence[str], ctx_len: int | None) -> dict[str, int]:
+    """The widths in a single model."""
     base = base_model(model)
     for hookpoint in hookpoints:
         locate(base, hookpoint)
@@ -171,7 +192,7 @@ def _tokens(base: nn.Module, shape: tuple[int, int]) -> Tensor:
 def _probe(model: nn.Module, hookpoints: Sequence[str], shape: tuple[int, int]) -> dict[str, int]:
     base = base_model(model)
     with as_before(base):
-        found = harvest(model, _tokens(base, shape), hookpoints)
+        found = _harvest(model, _tokens(base, shape), hookpoints)
     return {hookpoint: value.shape[-1] for hookpoint, value in found.items()}
 
 

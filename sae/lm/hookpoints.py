@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from .pair import MODELS, model_at, models_in, of_side, side_of
 from .repeats import run_once_in_turn, runs_of_blocks
 from .wrappers import unwrapped
 
@@ -101,8 +102,10 @@ def resolve_hookpoints(
 ) -> list[str]:
     """The hookpoints that a user's choice stands for, in the model's order, each once.
 
+    Of two models a choice stands for places in both, unless it begins with `a:` or `b:`.
+
     Args:
-        model: Model of transformers, with weights or without.
+        model: Model of transformers, with weights or without, or a pair of them.
         hookpoints: Names or globs, in which `*`, `?` and `[0-5]` match within one dotted part: `layers.*.mlp`.
         layers: Numbers of blocks, from 0.
         layer_stride: Take every n-th block, from block 0.
@@ -114,6 +117,21 @@ def resolve_hookpoints(
         ValueError: If a choice names nothing in this model, or if two ways to choose are mixed.
     """
     _check_choice(hookpoints, layers, layer_stride)
+    found: list[str] = []
+    for side, one in models_in(model).items():
+        own = [name.removeprefix(side) for name in hookpoints if not side or side_of(name) in ("", side)]
+        if hookpoints and not own:
+            raise ValueError(
+                f"--hookpoints must name a place in both models, and {' '.join(hookpoints)} names none of {side}; "
+                f"leave out {' and '.join(MODELS)} for places in both, or add one with {side}"
+            )
+        with of_side(side):
+            found += [side + name for name in _resolved(one, own, layers, layer_stride)]
+    return found
+
+
+def _resolved(model: nn.Module, hookpoints: Sequence[str], layers: Sequence[int], layer_stride: int) -> list[str]:
+    """What a choice stands for in a single model."""
     base = base_model(model)
     if hookpoints:
         return _match_all(base, hookpoints)
@@ -134,6 +152,10 @@ def block_names(model: nn.Module) -> list[str]:
     They are the entries of the `block_list`, or the runs of blocks that run several times. Raises ValueError if there
     is neither.
     """
+    return [side + name for side, one in models_in(model).items() for name in _block_names(one)]
+
+
+def _block_names(model: nn.Module) -> list[str]:
     base = base_model(model)
     text = _text_path(base)
     try:
@@ -167,7 +189,7 @@ def locate(model: nn.Module, hookpoint: str) -> HookSite:
     """The module that a hookpoint names, which side of it, and which of its runs.
 
     Args:
-        model: Model of transformers.
+        model: Model of transformers, or a pair of them.
         hookpoint: Name of a hookpoint.
 
     Returns:
@@ -176,6 +198,7 @@ def locate(model: nn.Module, hookpoint: str) -> HookSite:
     Raises:
         ValueError: If there is no such module.
     """
+    model, hookpoint = model_at(model, hookpoint)
     base = base_model(model)
     if (hidden_state := _HIDDEN_STATE.fullmatch(hookpoint)) and _submodule(base, hookpoint) is None:
         hookpoint = f"{_number(block_names(model), int(hidden_state[1]))}.input"
@@ -250,8 +273,11 @@ def _match(paths: Sequence[str], pattern: str) -> list[tuple[str, str, int]]:
 
 
 def fits(path: str, pattern: str) -> bool:
-    """Whether a glob covers a path, dotted part by dotted part."""
-    parts, globs = path.split("."), pattern.split(".")
+    """Whether a glob covers a path, dotted part by dotted part; in both of two models, unless it names one."""
+    side = side_of(path)
+    if side_of(pattern) not in ("", side):
+        return False
+    parts, globs = path.removeprefix(side).split("."), pattern.removeprefix(side).split(".")
     return len(parts) == len(globs) and all(map(fnmatchcase, parts, globs))
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .hookpoints import base_model, block_names, locate
+from .pair import by_option, models_in
 
 _SAMPLES = 64
 """Numbers that are read of each parameter, evenly over it: a model of 400 tensors takes some milliseconds."""
@@ -28,6 +29,11 @@ def fingerprint(model: nn.Module) -> str:
         digest.update(f"{parameter.numel()};".encode() + _sample(parameter))
     kind = "8bit" if in_8bit else "weights" if len(set(blocks)) == len(blocks) else "repeated"
     return f"{kind}-{digest.hexdigest()[:32]}"
+
+
+def fingerprints(model: nn.Module) -> dict[str, str]:
+    """The fingerprint of the `model`; of a pair, that of `model_b` too."""
+    return by_option([fingerprint(one) for one in models_in(model).values()])
 
 
 def _blocks(model: nn.Module) -> list[nn.Module]:

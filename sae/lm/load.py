@@ -20,7 +20,7 @@ from torch import nn
 from .adapter import adapter_in, check_peft, merge
 from .explain import Access, model_errors_explained
 from .hookpoints import base_model, part_that_reads
-from .wrappers import unwrapped
+from .pair import models_in
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -319,17 +319,21 @@ def vocab_size(model: nn.Module | PreTrainedConfig) -> int:
     """Number of token ids of a model.
 
     Args:
-        model: Model of transformers, or its config.
+        model: Model of transformers, a pair of them, or its config.
 
     Returns:
-        Rows of its embedding, or what the config says. Without a vocabulary (CANINE), the code points of Unicode.
+        Rows of its embedding, of a pair's smaller one, or what the config says. Without a vocabulary (CANINE), the
+        code points of Unicode.
 
     Raises:
         ValueError: For anything but a model of transformers.
     """
     if not isinstance(model, nn.Module):
         return getattr(model.get_text_config(), "vocab_size", sys.maxunicode + 1)
-    model = unwrapped(model)
+    return min(map(_vocab_size, models_in(model).values()))
+
+
+def _vocab_size(model: nn.Module) -> int:
     try:
         embeddings: Any = model.get_input_embeddings()  # type: ignore[operator]
         return int(embeddings.weight.shape[0])

@@ -33,9 +33,9 @@ Cfg = TypeVar("Cfg", bound=TrainConfig)
 _SECRET = "hf_token"
 _HELD_OUT = "held_out_sequences"
 _FINGERPRINTS = "fingerprints"
-_SOURCES = {"model": "model", "held_out": "dataset", "activations": "activations"}
+_SOURCES = {"model": "model", "model_b": "model_b", "held_out": "dataset", "activations": "activations"}
 """The option that names each fingerprint's subject."""
-_PATHS = ("model", "dataset", "finetune", "activations")
+_PATHS = ("model", "model_b", "dataset", "finetune", "activations")
 """Options that may name a file or a folder."""
 _STEP = re.compile(r"step_\d+")
 _SIZES_OF_A_STEP = ("batches_per_step", "steps_per_batch")
@@ -47,7 +47,7 @@ _FREE_TO_CHANGE = (
 _MAY_CHANGE = (
     "model", "dataset", "revision", "device", "attn_implementation", "compile_lm", "load_in_8bit", "dtype", "finetune",
     "max_tokens", "lr", "lr_warmup_steps", "auxk_alpha", "dead_feature_threshold", "micro_acc_steps", "exclude_tokens",
-    "exclude_positions", "activations",
+    "exclude_positions", "activations", "model_b", "revision_b",
 )  # fmt: skip
 """Options that --resume_changed may name: the saved state does not depend on them. docs/reliability.md has their
 effects."""
@@ -432,7 +432,7 @@ _DERIVED: dict[str, tuple[str, Callable[[Any], bool]]] = {
 }
 _TYPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(("model", "dataset", "split", "text_column", "save_dir"), _TEXT),
-    **dict.fromkeys(("revision", "finetune", "activations", "run_name"), _TEXT_OR_NONE),
+    **dict.fromkeys(("revision", "model_b", "revision_b", "finetune", "activations", "run_name"), _TEXT_OR_NONE),
     "streaming": ("true or false", lambda value: isinstance(value, bool)),
     "ctx_len": _LENGTH,
     **dict.fromkeys(("exclude_tokens", "exclude_positions"), _COUNTS),
@@ -454,7 +454,7 @@ def derived_name(cfg: TrainConfig, model_name: str = "") -> str:
     """A name for what is made of this model and data, fit for a folder."""
     parts = [Path(model_name).name or "model"]
     if isinstance(cfg, RunConfig):
-        parts = [_short(cfg.model), _short(cfg.dataset)]
+        parts = [_short(name) for name in (cfg.model, cfg.model_b, cfg.dataset) if name is not None]
     return "-".join("".join(c if c.isalnum() or c in "._-" else "_" for c in part) for part in parts)
 
 

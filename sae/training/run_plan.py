@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from itertools import product
 from typing import Any, NamedTuple, TypeVar
 
+from sae import lm
 from sae.activations.live import LiveStore
 from sae.activations.reading import count_steps
 from sae.activations.shuffle import batches_of_first_block, batches_per_block
@@ -303,6 +304,11 @@ def _plans_of(combination: Combination, label: str, hookpoints: list[str]) -> li
     """Plans of a combination: one at each hookpoint, or one for all."""
     if combination.cfg.crosscode:
         return [SaePlan(CROSSCODER, *combination, label, tuple(hookpoints))]
+    if of_two := next((name for name in hookpoints if lm.side_of(name)), None):
+        raise ValueError(
+            f"crosscode must be on for two models, whose places one dictionary reads, got it off with {of_two}; add "
+            "--crosscode, or give one model"
+        )
     later = range(len(hookpoints)) if combination.cfg.cross_layer else ()
     if later and (pair := next((name for name in hookpoints if ARROW in name), None)):
         raise ValueError(

@@ -41,7 +41,8 @@ SMALL = ["--expansion_factor", "4", "--k", "4", "--batch_size", "4", "--ctx_len"
 FIXED = ["--no_log_to_wandb", "--save_dir", "runs"]
 
 OPTIONS = {
-    "model", "dataset", "activations", "split", "text_column", "streaming", "ctx_len", "max_tokens", "exclude_tokens",
+    "model", "dataset", "model_b", "activations", "split", "text_column", "streaming", "ctx_len", "max_tokens",
+    "exclude_tokens",
     "exclude_positions", "data_preprocessing_num_proc",
     "hookpoints", "layers", "layer_stride", "expansion_factor", "num_latents", "k", "selection", "prefixes",
     "budgets", "crosscode", "transcode", "cross_layer", "tie_decoders", "skip_connection",
@@ -51,7 +52,7 @@ OPTIONS = {
     "save_dir", "run_name", "resume", "resume_changed", "save_every", "keep_last", "save_best",
     "eval_every", "log_every", "log_to_wandb",
     "device", "device_map", "dtype", "load_in_8bit", "attn_implementation", "compile_lm", "encode_in_8bit",
-    "distribute_layers", "shard_latents", "revision", "hf_token",
+    "distribute_layers", "shard_latents", "revision", "revision_b", "hf_token",
 }  # fmt: skip
 """All there are. A new one needs a reason: what can be derived is derived."""
 

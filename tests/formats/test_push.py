@@ -197,6 +197,17 @@ def test_a_card_shows_what_loads_these_dictionaries(tmp_path: Path, kind: dict[s
     assert ("coders(layers)" in snippets[0]) == cfg.cross_layer and '"me/dicts"' in snippets[0]
 
 
+def test_a_card_names_both_models_of_a_crosscoder_of_two(tmp_path: Path) -> None:
+    cfg = SaeConfig(num_latents=64, k=4, crosscode=True)
+    Sae(32, cfg, spec=Spec(cfg, 32, 32, 64, writes=("a:x", "b:x"), widths=(16, 16))).save_to_disk(tmp_path / "it")
+    found = {name: describe(name, place) for name, place in find(tmp_path).items()}
+    about = About(model="org/base", model_b="org/chat")
+    text = card("me/dicts", found, about, ["eleuther"], run={}, measured={}, license="mit")
+    assert "of `org/base` and `org/chat`." in text and 'base_model: ["org/base", "org/chat"]' in text
+    text = card("me/dicts", found, about._replace(model="/models/here"), [], run={}, measured={}, license="mit")
+    assert 'base_model: "org/chat"' in text
+
+
 def _pushed(kind: str) -> dict[str, Sae]:
     """Dictionaries of a model of three blocks that are 32 wide, by name: several labels where a sweep trained them."""
     if kind != "cross-layer":

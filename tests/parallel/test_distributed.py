@@ -54,6 +54,7 @@ TWO_RANKS: dict[str, dict[str, Any]] = {
     "sharded": {"shard_latents": 2, "hookpoints": WIDTHS, "dead_feature_threshold": 64},
     "sharded_few_dead": {"shard_latents": 2, "layers": [1], "dead_feature_threshold": 128, "max_tokens": 512},
     "crosscoder": {"crosscode": True, "layers": [0, 2], "micro_acc_steps": 3},
+    "two_models": {"crosscode": True, "two_models": True, "layers": [0, 2], "max_tokens": 512},
     "cross_layer": {"cross_layer": True, "hookpoints": ["layers.*.mlp"], "micro_acc_steps": 3, "max_tokens": 512},
     "cross_layer_tied": {"cross_layer": True, "tie_decoders": True, "hookpoints": ["layers.*.mlp"], "max_tokens": 512},
     "cross_layer_distributed": {

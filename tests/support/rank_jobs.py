@@ -31,6 +31,7 @@ from sae.config import CacheConfig
 from sae.data import ActivationCache
 from sae.data import tokens as data_tokens
 from sae.dictionary import losses
+from sae.lm import ModelPair
 from sae.parallel import world as distributed
 from sae.parallel.world import World
 from sae.runs import checkpoint
@@ -46,7 +47,13 @@ def tokens(count: int = 104) -> torch.Tensor:
 
 
 def make_trainer(
-    save_dir: str | Path, *, sequences: int = 104, stream: bool = False, cache: str | None = None, **changes: Any
+    save_dir: str | Path,
+    *,
+    sequences: int = 104,
+    stream: bool = False,
+    cache: str | None = None,
+    two_models: bool = False,
+    **changes: Any,
 ) -> SaeTrainer:
     """A trainer in float32, so that rounding is small; the same weights and tokens on every rank."""
     sae.lm.compute_dtype = lambda device: torch.float32
@@ -57,7 +64,8 @@ def make_trainer(
     if cache is not None:
         return SaeTrainer(cfg, ActivationCache(cache))
     rows = [{"input_ids": row.tolist()} for row in tokens(sequences)]
-    model = tiny_model("gpt_neox", causal_lm=cfg.loss_fn != "fvu")
+    model: Any = tiny_model("gpt_neox", causal_lm=cfg.loss_fn != "fvu")
+    model = ModelPair(model, tiny_model("gpt_neox", seed=1)) if two_models else model
     return SaeTrainer(cfg, iter(rows) if stream else tokens(sequences), model)
 
 
