@@ -31,7 +31,9 @@ MAY_KNOW = {
     "runs": {"config", "dictionary", "formats", "storage"},
     "parallel": {"dictionary"},
     # what composes them
-    "evaluation": {"activations", "config", "data", "dictionary", "formats", "lm", "runs", "storage"},
+    "evaluation": {  # ops: latent scaling gathers as a step does
+        "activations", "config", "data", "dictionary", "formats", "lm", "ops", "runs", "storage",
+    },
     "browser": {"activations", "config", "data", "dictionary", "lm", "ops", "runs", "storage"},
     "report": {"config", "evaluation", "runs"},
     "training": {

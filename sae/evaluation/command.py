@@ -1,7 +1,7 @@
 """The work of `sae eval` on its plan, and sentences about the tokens that it measured."""
 
 import math
-from collections.abc import Sized
+from collections.abc import Mapping, Sized
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -64,7 +64,7 @@ def measure_plan(
     """Measure, and sentences for the user about which tokens these were."""
     source = as_sequences(dataset)
     dictionaries = _in_one_spelling(model, dictionaries)
-    changed, models = _has_changed(plan, source), other_models(plan, lm.fingerprint(model))
+    changed, models = _has_changed(plan, source), other_models(plan, lm.fingerprints(model))
     others = [name for name, record in plan.records.items() if record and not _holds_out_the_same(record, source)]
     plan = plan._replace(record=None if changed else plan.record, records=plan.records | dict.fromkeys(others))
     share = -(-plan.max_tokens // (source.ctx_len * ranks.size))
@@ -141,14 +141,18 @@ def _holds_out_the_same(record: RunRecord, source: Sequences | SequenceStream) -
     )
 
 
-def other_models(plan: EvalPlan, weights: str) -> list[str]:
-    """A sentence if the model of the fingerprint `weights` is not the one that the checkpoints were trained on."""
-    others = [
-        name
-        for name, record in plan.records.items()
-        if record and not may_be_same(fingerprints_in(record.derived).get("model", ""), weights)
-    ]
-    return [f"{plan.text.model} has other weights than the model of {', '.join(others)}."] * bool(others)
+def other_models(plan: EvalPlan, weights: Mapping[str, str]) -> list[str]:
+    """A sentence for each model, of these fingerprints, that is not the one that the checkpoints were trained on."""
+    sentences = []
+    for option, now in weights.items():
+        others = [
+            name
+            for name, record in plan.records.items()
+            if record and not may_be_same(fingerprints_in(record.derived).get(option, ""), now)
+        ]
+        told = f"{getattr(plan.text, option)} has other weights than the {option} of {', '.join(others)}."
+        sentences += [told] * bool(others)
+    return sentences
 
 
 def _which_tokens(plan: EvalPlan, evaluation: Evaluation) -> list[str]:

@@ -15,7 +15,8 @@ from sae.activations.source import CountedTokens, check_excluded, counted
 from sae.data.tokens import SampledSequences
 from sae.dictionary.autoencoder import Sae
 from sae.dictionary.losses import EVERYTHING, Ordinary, Spread, spread
-from sae.evaluation.measure import ALL, Measured, Reference, means, measure, nothing
+from sae.evaluation.differences import Difference, two_models
+from sae.evaluation.measure import ALL, Measurable, Measured, Reference, means, measure, nothing
 from sae.evaluation.metrics import Quality, as_json, qualities
 from sae.evaluation.moments import merge, on_cpu, tensors_of
 from sae.evaluation.probes import Probed
@@ -57,6 +58,8 @@ class Evaluation(Mapping[Any, Quality]):
     """Results of k-sparse probes, if they were asked for."""
     relative_norms: Mapping[str, Mapping[str, list[int]]] = field(default_factory=dict)
     """Crosscoders' latents, by label and hookpoint, in bins of `relative_norms.relative_norms` from 0 to 1."""
+    differences: Mapping[str, Mapping[str, Difference]] = field(default_factory=dict)
+    """What crosscoders of two models say of these, by label and dictionary."""
 
     def __getitem__(self, key: Any) -> Quality:
         """The quality at a hookpoint ("all": all at once), or at (label, hookpoint) when several were measured.
@@ -106,6 +109,10 @@ class Evaluation(Mapping[Any, Quality]):
             results[label][hookpoint] = quality._asdict()
         data = {"tokens": self.tokens, "sequences": self.sequences, "ctx_len": self.ctx_len}
         norms: dict[str, Any] = {"relative_norms": self.relative_norms} if self.relative_norms else {}
+        differences = {
+            label: {name: each.to_json() for name, each in of_one.items()} for label, of_one in self.differences.items()
+        }
+        norms |= {"differences": differences} if differences else {}
         norms |= {"probes": self.probes.to_json()} if self.probes is not None else {}
         document: dict[str, Any] = as_json({"data": data, "variance": self.variance, "results": results, **norms})
         return document
@@ -189,18 +196,18 @@ def evaluate_many(
         for row, at in rows(found).items()
     }
     with ranks.together():
-        head, why_no_head = _find_head(model, share.ctx_len)
-    skips = None if head is None else lm.Skips(model, head)
-    measured = Measured({}, {}, {})
+        models, why_no_head = _with_heads(model, share.ctx_len)
+    heads = [each.head for each in models if each.head is not None]
+    measured = Measured({}, {}, {}, {})
     with ranks.together(), bar(what="measuring", total=share.tokens) as progress:
         share = Share(counting(), ranks, progress.reach)
         for batch in share:
-            of_batch = measure(model, batch, dictionaries, references, head=head, skips=skips, on_part=share.part_done)
+            of_batch = measure(models, batch, dictionaries, references, on_part=share.part_done)
             measured = measured.add(of_batch)
     of_rows = {row: widths[at] for row, at in rows(found).items()}
-    total = nothing(dictionaries, of_rows, share.ctx_len, has_head=head is not None).add(measured.on_cpu())
+    total = nothing(dictionaries, of_rows, share.ctx_len, has_head=bool(heads)).add(measured.on_cpu())
     ranks.add_up(total.tensors())()
-    causal = head is not None and head.is_causal
+    causal = bool(heads) and all(head.is_causal for head in heads)
     return Evaluation(
         qualities=qualities(
             total,
@@ -212,10 +219,11 @@ def evaluate_many(
         tokens=tokens,
         sequences=share.sequences,
         ctx_len=share.ctx_len,
-        has_head=head is not None,
+        has_head=bool(heads),
         causal=causal,
         why_no_head=why_no_head,
         relative_norms=_relative_norms(found, total),
+        differences=_differences(dictionaries, total),
     )
 
 
@@ -255,12 +263,23 @@ def _rules(model: nn.Module, hookpoints: list[str], batches: Iterable[CountedTok
     return {hookpoint: spread(x, x).rule if len(x) else EVERYTHING for hookpoint, x in some.items()}
 
 
-def _find_head(model: nn.Module, ctx_len: int) -> tuple[lm.Head | None, str]:
-    """The model's head for sequences of this length; or None, and the reason."""
+def _differences(dictionaries: Dictionaries, total: Measured) -> dict[str, dict[str, Difference]]:
+    """What crosscoders of two models say of their difference, by label and dictionary."""
+    found: dict[str, dict[str, Difference]] = {}
+    for (label, name), sae in two_models(dictionaries).items():
+        fired = total.reconstructions[label, sae.spec.writes[0]].fired
+        found.setdefault(label, {})[name] = Difference.of(sae, total.differences[label, name], fired)
+    return found
+
+
+def _with_heads(model: nn.Module, ctx_len: int) -> tuple[list[Measurable], str]:
+    """The models, with heads for sequences of this length; or all without, and the reason."""
+    models = lm.models_in(model)
     try:
-        return lm.find_head(model, ctx_len), ""
+        heads = {side: lm.find_head(one, ctx_len) for side, one in models.items()}
     except lm.NoHeadError as error:
-        return None, str(error)
+        return [Measurable(one, side=side) for side, one in models.items()], str(error)
+    return [Measurable(one, heads[side], lm.Skips(one, heads[side]), side) for side, one in models.items()], ""
 
 
 def _over_ranks(zeros: dict[str, Spread], own: Mapping[str, Spread], ranks: Ranks) -> dict[str, Spread]:

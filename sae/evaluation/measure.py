@@ -1,8 +1,8 @@
 """One pass over the data: every autoencoder's reconstructions, and the model's predictions with them grafted in."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from itertools import count
 from typing import Any, NamedTuple, TypeVar
 
@@ -15,6 +15,8 @@ from sae.activations.source import CountedTokens, check_finite
 from sae.dictionary.cross_layer import coders
 from sae.dictionary.losses import Ordinary, Spread, VarianceSums, at_least_float32
 from sae.dictionary.partial import partial_errors
+from sae.dictionary.wiring import side_by_side
+from sae.evaluation.differences import DifferenceSums, differences_of, two_models
 from sae.evaluation.moments import Sums, merge, on_cpu, tensors_of
 from sae.evaluation.predictions import Predictions, compare_predictions
 from sae.evaluation.sums import PREDICTION, ActivationSums, PredictionSums, ReconstructionSums
@@ -25,15 +27,18 @@ from sae.evaluation.targets import (
     Targets,
     coded_layers,
     harvested,
+    of_side,
     reads_later,
     rows,
+    sides,
     targets,
 )
 
 Key = TypeVar("Key")
 
 ALL = "all"
-"""Name in the place of a hookpoint: all of a checkpoint's autoencoders grafted at once."""
+"""Name in the place of a hookpoint: all of a checkpoint's autoencoders grafted at once. Of two models each has its
+own: `a:all` and `b:all`."""
 
 
 class Reference(NamedTuple):
@@ -52,6 +57,22 @@ class Reference(NamedTuple):
         return Reference(self.mean.to(device), self.ordinary_mean.to(device), rule)
 
 
+class Measurable(NamedTuple):
+    """A language model whose activations are read, and whose predictions with reconstructions in place are measured."""
+
+    model: nn.Module
+    head: lm.Head | None = None
+    """What makes its logits; without it nothing is grafted, and its forward is cut short."""
+    skips: lm.Skips | None = None
+    """A graft's forward begins behind what is known of the clean one; the numbers are the same."""
+    side: str = ""
+    """What the names of its hookpoints begin with, where it is one of two."""
+
+    def own(self, hookpoints: Iterable[str]) -> list[str]:
+        """Those of the hookpoints that are in it, each once, by their names there."""
+        return list(dict.fromkeys(name.removeprefix(self.side) for name in hookpoints if lm.side_of(name) == self.side))
+
+
 class Measured(NamedTuple):
     """The sums of a pass. `merge` of two adds those of other sequences, on other ranks too."""
 
@@ -61,6 +82,8 @@ class Measured(NamedTuple):
     """Sums by label and hookpoint."""
     predictions: dict[tuple[str, str], PredictionSums]
     """Sums by label and hookpoint or `ALL`; empty for a model without a head."""
+    differences: dict[tuple[str, str], DifferenceSums] = {}
+    """Sums by label and dictionary, of crosscoders of two models."""
 
     def add(self, other: "Measured") -> "Measured":
         """The sums over both sets of sequences."""
@@ -68,13 +91,12 @@ class Measured(NamedTuple):
             _merge_each(self.activations, other.activations),
             _merge_each(self.reconstructions, other.reconstructions),
             _merge_each(self.predictions, other.predictions),
+            _merge_each(self.differences, other.differences),
         )
 
     def on_cpu(self) -> "Measured":
         """The same sums on the CPU."""
-        return Measured(
-            _each_on_cpu(self.activations), _each_on_cpu(self.reconstructions), _each_on_cpu(self.predictions)
-        )
+        return Measured(*(_each_on_cpu(part) for part in self))
 
     def tensors(self) -> list[Tensor]:
         """All tensors, in the order of the keys: adding each over the ranks merges the ranks."""
@@ -93,11 +115,15 @@ def nothing(dictionaries: Dictionaries, widths: Mapping[str, int], ctx_len: int,
     """The sums over no sequence, with all keys that `measure` fills at hookpoints, in a fixed order, on the CPU"""
     found = targets(dictionaries)
     alone = [(label, hookpoint) for hookpoint in widths for label, of_one in found.items() if hookpoint in of_one]
-    at_once = [(label, ALL) for group in _same_hookpoints(found) for label in group]
+    of_models = {side: of_side(found, side) for side in sides(found)}
+    at_once = [
+        (label, side + ALL) for side, own in of_models.items() for group in _same_hookpoints(own) for label in group
+    ]
     return Measured(
         {hookpoint: ActivationSums.zeros(d_in) for hookpoint, d_in in widths.items()},
         {(label, at): _no_reconstructions(found[label][at], ctx_len) for label, at in alone},
         {key: PredictionSums.zeros(ctx_len) for key in alone + at_once if has_head},
+        {key: DifferenceSums.zeros(sae.num_latents) for key, sae in two_models(dictionaries).items()},
     )
 
 
@@ -105,9 +131,8 @@ def _no_reconstructions(target: Target, ctx_len: int) -> ReconstructionSums:
     return ReconstructionSums.zeros(target.sae.num_latents, ctx_len, parts=len(target.parts))
 
 
-def count_runs(dictionaries: Dictionaries, *, has_head: bool) -> int:
-    """Runs of the model that `measure` makes of a batch: clean, and each graft with its two ablations."""
-    found = targets(dictionaries)
+def count_runs(found: Targets, *, has_head: bool) -> int:
+    """Runs of a model that `measure` makes of a batch: clean, and each graft there with its two ablations."""
     labels = Counter(hookpoint for of_one in found.values() for hookpoint in of_one)
     groups = [*labels.values(), *map(len, _same_hookpoints(found))]
     return 1 + has_head * sum(2 + grafts for grafts in groups)
@@ -133,20 +158,18 @@ def means(
 
 @torch.no_grad()
 def measure(
-    model: nn.Module,
+    models: Sequence[Measurable],
     batch: CountedTokens,
     dictionaries: Dictionaries,
     references: Mapping[str, Reference],
     *,
-    head: lm.Head | None,
-    skips: lm.Skips | None = None,
     on_part: Callable[[float], None] = lambda part: None,
 ) -> Measured:
     """The sums of one batch. `references` are by hookpoint of `dictionaries`, or A->B.
 
-    `head` makes the model's logits; without it nothing is grafted, and the forward is cut short. With `skips` a graft's
-    forward begins behind what is known of the clean one; the numbers are the same. Tokens that do not count keep their
-    activations, and appear in no sum. `on_part` gets the share of the work that is done, by the runs of the model.
+    Of two models both read the tokens, and each predicts with the reconstructions of its own hookpoints in place.
+    Tokens that do not count keep their activations, and appear in no sum. `on_part` gets the share of the work that is
+    done, by the runs of the models.
 
     A code may be made of activations that come after those that it replaces, as a crosscoder's. It is then made of the
     clean activations, also where all are replaced.
@@ -154,24 +177,18 @@ def measure(
     tokens, kept = batch
     found = targets(dictionaries)
     at = rows(found)
-    known_before = _behind(found, skips)
     passed = harvested(found, (at[row] for row in references))
-    seen, clean = _clean_run(model, head, tokens, list(dict.fromkeys([*passed, *filter(None, known_before.values())])))
-
-    def begin(rows: Iterable[str]) -> AbstractContextManager[None]:
-        behind = known_before.get(frozenset(rows), "")
-        return skips.begin(behind, seen[behind]) if skips is not None and behind else nullcontext()
-
-    references = {row: each.to(seen[at[row]].device) for row, each in references.items()}
-    mean = {hookpoint: each.mean for hookpoint, each in references.items()}
-    runs, number = count_runs(dictionaries, has_head=head is not None), count(1)
+    own = {model.side: of_side(found, model.side) for model in models}
+    runs, number = sum(count_runs(own[each.side], has_head=each.head is not None) for each in models), count(1)
 
     def ran() -> None:
         on_part(next(number) / runs)
 
-    ran()
+    seen, grafting = _clean_runs(models, own, tokens, passed, ran)
+    references = {row: each.to(seen[at[row]].device) for row, each in references.items()}
+    mean = {hookpoint: each.mean for hookpoint, each in references.items()}
     where = kept.to(next(iter(seen.values())).device)
-    measured = Measured({}, {}, {})
+    measured = Measured({}, {}, {}, {})
     coded: dict[int, Coded] = {}
     known: dict[tuple[str, str], Tensor] = {}
     for hookpoint in references:
@@ -185,31 +202,93 @@ def measure(
                 measured.reconstructions[label, hookpoint] = sums
                 if reads_later(target, list(seen)):
                     known[label, hookpoint] = recons[label]
-        if head is not None and clean is not None:
+        if (graft := grafting.get(lm.side_of(at[hookpoint]))) is not None:
             # One hookpoint alone: its input is the clean activation, whose reconstruction is known.
             grafts = {label: {hookpoint: _constant(recon)} for label, recon in recons.items()}
-            with begin([hookpoint]):
-                predicted = _predict(model, head, tokens, where, clean, grafts, {hookpoint: mean[hookpoint]}, ran)
+            predicted = graft.predictions(grafts, {hookpoint: mean[hookpoint]}, where)
             measured.predictions.update({(label, hookpoint): sums for label, sums in predicted.items()})
-    if head is not None and clean is not None:
-        for group in _same_hookpoints(found):
-            hookpoints = next(iter(group.values()))
-            at_once = {hookpoint: mean[hookpoint] for hookpoint in hookpoints}
+    for side, graft in grafting.items():
+        for group in _same_hookpoints(own[side]):
+            at_once = {hookpoint: mean[hookpoint] for hookpoint in next(iter(group.values()))}
             grafts = {label: _all_of(label, of_one, known) for label, of_one in group.items()}
-            with begin(hookpoints):
-                predicted = _predict(model, head, tokens, where, clean, grafts, at_once, ran)
-            measured.predictions.update({(label, ALL): sums for label, sums in predicted.items()})
+            predicted = graft.predictions(grafts, at_once, where)
+            measured.predictions.update({(label, side + ALL): sums for label, sums in predicted.items()})
+    measured.differences.update(_differences(dictionaries, found, coded, seen, references, where))
     return measured
 
 
-def _behind(found: Targets, skips: lm.Skips | None) -> dict[frozenset[str], str]:
+def _differences(
+    dictionaries: Dictionaries,
+    found: Targets,
+    coded: Mapping[int, Coded],
+    seen: Mapping[str, Tensor],
+    references: Mapping[str, Reference],
+    where: Bool[Tensor, "batch seq"],
+) -> dict[tuple[str, str], DifferenceSums]:
+    """The sums of the crosscoders of two models, over the tokens `where` that are ordinary at all hookpoints."""
+    sums = {}
+    for (label, name), sae in two_models(dictionaries).items():
+        code, ordinary = coded[id(sae)], where
+        for hookpoint in sae.spec.writes:
+            ordinary = ordinary & (references[hookpoint].rule.counts(seen[hookpoint]) > 0)
+        x = side_by_side({at: seen[at].to(sae.device) for at in sae.spec.writes}, sae.spec.writes)
+        sums[label, name] = differences_of(sae, code.acts, code.indices, x, code.recon, ordinary.to(sae.device))
+    return sums
+
+
+class _Grafting(NamedTuple):
+    """Grafts into a model on one batch, beside its clean run."""
+
+    of: Measurable
+    tokens: Int[Tensor, "batch seq"]
+    clean: lm.Hidden
+    behind: Mapping[frozenset[str], str]
+    """The block behind which the forwards can begin that change some rows."""
+    seen: Mapping[str, Tensor]
+    """The clean activations, by the names in the model."""
+    ran: Callable[[], None]
+
+    def predictions(
+        self, grafts: Mapping[str, Mapping[str, Any]], mean: Mapping[str, Tensor], where: Bool[Tensor, "batch seq"]
+    ) -> dict[str, PredictionSums]:
+        """Predictions with each of `grafts`, by label, beside those with zeros or `mean` at the same rows."""
+        behind, skips = self.behind.get(frozenset(mean), ""), self.of.skips
+        begin = nullcontext() if skips is None or not behind else skips.begin(behind, self.seen[behind])
+        with begin:
+            return _predict(self.of, self.tokens, where, self.clean, grafts, mean, self.ran)
+
+
+def _clean_runs(
+    models: Sequence[Measurable],
+    own: Mapping[str, Targets],
+    tokens: Int[Tensor, "batch seq"],
+    passed: Sequence[str],
+    ran: Callable[[], None],
+) -> tuple[dict[str, Tensor], dict[str, _Grafting]]:
+    """The activations at the hookpoints `passed`, and what grafts into each model with a head begin with.
+
+    `own` are the targets in each model.
+    """
+    seen: dict[str, Tensor] = {}
+    grafting: dict[str, _Grafting] = {}
+    for model in models:
+        behind = _behind(own[model.side], model)
+        of_model, clean = _clean_run(model, tokens, [*model.own(passed), *filter(None, behind.values())])
+        seen |= {model.side + name: acts for name, acts in of_model.items()}
+        if clean is not None:
+            grafting[model.side] = _Grafting(model, tokens, clean, behind, of_model, ran)
+        ran()
+    return seen, grafting
+
+
+def _behind(found: Targets, model: Measurable) -> dict[frozenset[str], str]:
     """The block behind which the forwards can begin that change some rows, by these rows; "" where none can."""
-    if skips is None:
+    if (skips := model.skips) is None:
         return {}
     ends: dict[str, set[str]] = {}
     for of_one in found.values():
         for row, target in of_one.items():
-            ends.setdefault(row, set()).update([target.writes, *target.reads])
+            ends.setdefault(row, set()).update(model.own([target.writes, *target.reads]))
     changed = [{row} for row in ends] + [set(next(iter(group.values()))) for group in _same_hookpoints(found)]
     return {frozenset(rows): skips.behind(end for row in rows for end in ends[row]) for rows in changed}
 
@@ -232,15 +311,16 @@ def _all_of(label: str, of_one: Mapping[str, Target], known: Mapping[tuple[str, 
     live: dict[str, Any] = {hookpoint: target.sae for hookpoint, target in of_one.items()}
     for layers in groups.values():
         live |= coders({layer.name: layer.sae for layer in layers})
-    return live | {row: _constant(recon) for (of, row), recon in known.items() if of == label}
+    return live | {row: _constant(recon) for (of, row), recon in known.items() if of == label and row in of_one}
 
 
 def _clean_run(
-    model: nn.Module, head: lm.Head | None, tokens: Tensor, hookpoints: list[str]
+    model: Measurable, tokens: Tensor, hookpoints: Iterable[str]
 ) -> tuple[dict[str, Tensor], lm.Hidden | None]:
     """The activations, in the order of the forward, and the hidden states; None, and cut short, without a head."""
-    if head is None:
-        return lm.harvest(model, tokens, hookpoints), None
+    names = list(dict.fromkeys(hookpoints))
+    if model.head is None:
+        return lm.harvest(model.model, tokens, names), None
     seen: dict[str, Tensor] = {}
 
     def recorder(hookpoint: str) -> Callable[[Tensor], Tensor]:
@@ -250,8 +330,8 @@ def _clean_run(
 
         return record
 
-    with lm.graft(model, {hookpoint: recorder(hookpoint) for hookpoint in hookpoints}):
-        clean = head.run(tokens)
+    with lm.graft(model.model, {hookpoint: recorder(hookpoint) for hookpoint in names}):
+        clean = model.head.run(tokens)
     return seen, clean
 
 
@@ -271,8 +351,7 @@ def reconstruct(
 
 
 def _predict(
-    model: nn.Module,
-    head: lm.Head,
+    model: Measurable,
     tokens: Int[Tensor, "batch seq"],
     where: Bool[Tensor, "batch seq"],
     clean: lm.Hidden,
@@ -281,6 +360,7 @@ def _predict(
     ran: Callable[[], None],
 ) -> dict[str, PredictionSums]:
     """Predictions with each of `grafts`, beside the clean ones and those with zeros or means at the same hookpoints."""
+    assert model.head is not None
     runs: dict[tuple[str, str], Mapping[str, Any]] = {
         ("ablation", "zero"): dict.fromkeys(mean, torch.zeros_like),
         ("ablation", "mean"): {hookpoint: _constant(value) for hookpoint, value in mean.items()},
@@ -288,10 +368,11 @@ def _predict(
     runs |= {("graft", label): graft for label, graft in grafts.items()}
     outputs = {}
     for key, replacements in runs.items():
-        with lm.graft(model, replacements, mask=where):
-            outputs[key] = head.run(tokens)
+        here = {name.removeprefix(model.side): new for name, new in replacements.items()}
+        with lm.graft(model.model, here, mask=where):
+            outputs[key] = model.head.run(tokens)
         ran()
-    found, clean_ce = compare_predictions(head, tokens, clean, outputs, lm.vocab_size(model))
+    found, clean_ce = compare_predictions(model.head, tokens, clean, outputs, lm.vocab_size(model.model))
     zero, by_mean = found["ablation", "zero"], found["ablation", "mean"]
     sums = {}
     for label in grafts:

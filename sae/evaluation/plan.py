@@ -154,7 +154,19 @@ def _text(cfg: EvalConfig, record: RunRecord | None, context_limit: Any) -> Text
     shared = {name: getattr(cfg, name) for name in _OF_THE_MACHINE}
     if cfg.revision is None and _may_be(model, "model", record):
         shared["revision"] = recorded.get("revision")
+    shared |= _second(cfg, record)
     return TextConfig(model=model, dataset=dataset, **shared, **values)
+
+
+def _second(cfg: EvalConfig, record: RunRecord | None) -> dict[str, Any]:
+    """The second model, of a crosscoder of two: the one that was given, else the one of the run."""
+    recorded = record.options if record is not None else {}
+    model_b = _given_or(cfg.model_b, recorded.get("model_b"))
+    is_the_runs = model_b is not None and _may_be(model_b, "model_b", record)
+    return {
+        "model_b": model_b,
+        "revision_b": _given_or(cfg.revision_b, recorded.get("revision_b") if is_the_runs else None),
+    }
 
 
 def _is_the_runs_data(text: TextConfig, record: RunRecord) -> bool:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sae import lm
 from sae.dictionary.autoencoder import Sae
 from sae.dictionary.cross_layer import Member, Together, members
 from sae.dictionary.losses import at_least_float32
@@ -124,6 +125,19 @@ def places_of(dictionaries: Dictionaries) -> list[str]:
     """The hookpoints that dictionaries write and read, each once."""
     found = targets(dictionaries)
     return harvested(found, rows(found).values())
+
+
+def sides(found: Targets) -> list[str]:
+    """The models in which something is written, by what their hookpoints' names begin with; "" for a single one."""
+    return list(dict.fromkeys(lm.side_of(at) for at in rows(found).values()))
+
+
+def of_side(found: Targets, side: str) -> dict[str, dict[str, Target]]:
+    """The targets in one of the models."""
+    return {
+        label: {row: target for row, target in of_one.items() if lm.side_of(target.writes) == side}
+        for label, of_one in found.items()
+    }
 
 
 def rows(found: Targets) -> dict[str, str]:

@@ -15,7 +15,7 @@ from sae.evaluation.evaluate import Evaluation
 from sae.evaluation.metrics import Quality
 from sae.evaluation.probes import Probed
 from sae.evaluation.relative_norms import BINS
-from sae.report import probes
+from sae.report import differences, probes
 from sae.report.html import document, facts, picture, plain, table
 from sae.report.pictures import draw_all
 from sae.report.terminal import show
@@ -49,6 +49,8 @@ def report_evaluation(evaluation: Evaluation, out: Path, about: Mapping[str, Any
     after the table, if the folder cannot be written.
     """
     _print_table(evaluation)
+    if evaluation.differences:
+        _print_differences(evaluation)
     if evaluation.probes is not None:
         _print_probes(evaluation.probes, evaluation.short_labels)
     sys.stdout.flush()
@@ -137,6 +139,21 @@ def _print_probes(probed: Probed, short_labels: Mapping[str, str]) -> None:
     show(table, names=2)
 
 
+def _print_differences(evaluation: Evaluation) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=differences.TITLE, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("checkpoint", overflow="fold")
+    table.add_column("latents", overflow="fold")
+    for heading in differences.HEADINGS:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for label, kind, *cells in differences.rows(evaluation.differences, evaluation.short_labels):
+        table.add_row(Text(plain(label or "it")), Text(kind), *cells)
+    show(table, names=2)
+
+
 # The page
 
 
@@ -156,6 +173,7 @@ def page(evaluation: Evaluation, about: Mapping[str, Any], pictures: Mapping[str
         f"<p>{html.escape(title(evaluation))}</p>",
         table(["checkpoint", "hookpoint", *shown], quality_rows, names=2),
         *_relative_norms(evaluation),
+        *differences.parts(evaluation.differences, labels),
         *probes.parts(evaluation.probes),
         "<h2>Where the variance sits</h2>",
         "<p>The share of it in the 1 % of the tokens, and of the dimensions, that have most. Where that is most of it, "

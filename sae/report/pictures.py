@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sae.evaluation.evaluate import Evaluation
-from sae.evaluation.measure import ALL
 from sae.evaluation.metrics import BINS_PER_DECADE, DECADES, Quality
 from sae.report.colors import line_color
 from sae.report.frontier import frontier
@@ -82,7 +81,7 @@ def draw_by_layer(evaluation: Evaluation, figure: Figure) -> None:
 
 def draw_by_position(evaluation: Evaluation, figure: Figure) -> None:
     """One panel per metric, one line per autoencoder, over the positions in the sequence."""
-    keys = [key for key in evaluation.qualities if key[1] != ALL]
+    keys = [key for key in evaluation.qualities if key[1] in evaluation.variance]
     positions = list(evaluation.qualities[keys[0]].by_position)
     panels = {
         metric: heading
@@ -103,7 +102,7 @@ def draw_by_position(evaluation: Evaluation, figure: Figure) -> None:
 def draw_densities(evaluation: Evaluation, figure: Figure) -> None:
     """One line per autoencoder: how many latents fire how often."""
     axes = figure.subplots()
-    keys = [key for key in evaluation.qualities if key[1] != ALL]
+    keys = [key for key in evaluation.qualities if key[1] in evaluation.variance]
     edges = [-DECADES + index / BINS_PER_DECADE for index in range(DECADES * BINS_PER_DECADE + 1)]
     for index, key in enumerate(keys):
         axes.stairs(

@@ -17,7 +17,7 @@ import sae
 from sae import Sae, graft, lm
 from sae.dictionary.losses import EVERYTHING, Ordinary
 from sae.evaluation.evaluate import Evaluation, evaluate, evaluate_many
-from sae.evaluation.measure import ALL, Measured, Reference, means, measure
+from sae.evaluation.measure import ALL, Measurable, Measured, Reference, means, measure
 from sae.evaluation.metrics import RARE, density_histogram, qualities
 from sae.evaluation.moments import Moments, tensors_of
 from sae.evaluation.sums import ActivationSums, position_bin, position_names
@@ -186,7 +186,7 @@ def measured(
     total = Measured({}, {}, {})
     for tokens in batches:
         batch = tokens, torch.ones_like(tokens, dtype=torch.bool)
-        total = total.add(measure(model, batch, {"a": saes}, references, head=lm.find_head(model)))
+        total = total.add(measure([Measurable(model, lm.find_head(model))], batch, {"a": saes}, references))
     return total
 
 
