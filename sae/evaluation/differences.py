@@ -2,6 +2,9 @@
 
 A latent with a short decoder row in one model need not be absent there. Its row may have shrunk, or other latents may
 stand for it. Latent scaling measures both. Source: Minder et al. 2025, arXiv:2504.02922, sec. 3.
+
+Here b_dec is no part of a reconstruction that latents are looked for in. It starts at the mean of the activations,
+which is long, and would seem to hold a little of every latent.
 """
 
 from collections.abc import Mapping
@@ -64,7 +67,7 @@ class DifferenceSums(NamedTuple):
     error: Float[Tensor, "direction model latents"]
     """Σ f ⟨d, ε⟩: d the latent's decoder row in model a or b, ε the error of the reconstruction in a or b."""
     reconstruction: Float[Tensor, "direction model latents"]
-    """Σ f ⟨d, x̂⟩, with the reconstruction x̂ in the place of its error."""
+    """Σ f ⟨d, x̂⟩, with the reconstruction x̂, without b_dec, in the place of its error."""
 
     @classmethod
     def zeros(cls, latents: int) -> "DifferenceSums":
@@ -96,10 +99,11 @@ def differences_of(
         return sums
     made = sae.scaled(at_least_float32(recon[where]))
     left = sae.scaled(at_least_float32(x[where])) - made
+    code = made - sae.b_dec
     for direction, own in enumerate(dims):
         rows = at_least_float32(sae.W_dec[:, own]).contiguous()
         for model, there in enumerate(dims):
-            for total, y in ((sums.error, left), (sums.reconstruction, made)):
+            for total, y in ((sums.error, left), (sums.reconstruction, code)):
                 dots = ops.gather_dot(y[:, there].to(rows.dtype).contiguous(), latents, rows)
                 total[direction, model].index_add_(0, latents.flatten(), (f * dots.double()).flatten())
     return sums
@@ -116,9 +120,9 @@ class Difference:
     fired: Int[Tensor, "latents"]
     """Tokens on which it fired."""
     beta_error: Float[Tensor, "direction model latents"]
-    """β of β f d ≈ ε + f d_model by least squares, with d the row in a or b, and ε the error in a or b."""
+    """β of β f d ≈ ε + f d_model by least squares. d is the row in a or b, ε the error in a or b."""
     beta_reconstruction: Float[Tensor, "direction model latents"]
-    """β of β f d ≈ x̂ by least squares, with x̂ the reconstruction in a or b."""
+    """β of β f d ≈ x̂ by least squares. x̂ is the reconstruction in a or b, without b_dec."""
 
     @classmethod
     def of(cls, sae: Sae, sums: DifferenceSums, fired: Int[Tensor, "latents"]) -> "Difference":

@@ -69,7 +69,7 @@ class Measurable(NamedTuple):
     """What the names of its hookpoints begin with, where it is one of two."""
 
     def own(self, hookpoints: Iterable[str]) -> list[str]:
-        """Those of the hookpoints that are in it, each once, by their names there."""
+        """Hookpoints among these that are in it, each once, by their names there."""
         return list(dict.fromkeys(name.removeprefix(self.side) for name in hookpoints if lm.side_of(name) == self.side))
 
 

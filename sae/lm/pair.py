@@ -72,7 +72,7 @@ def apart(model: nn.Module, hookpoints: Sequence[str]) -> Iterator[tuple[str, nn
 
 
 def by_option(of_each: Sequence[str]) -> dict[str, str]:
-    """What is known of each model, by the option that names it: `model`, and of a pair `model_b` too."""
+    """Values of each model by the option that names it: `model`, and of a pair `model_b` too."""
     return dict(zip(("model", MODEL_B), of_each, strict=False))
 
 

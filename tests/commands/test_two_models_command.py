@@ -82,7 +82,7 @@ def test_a_run_of_two_models_is_trained_measured_described_and_not_browsed(run: 
     assert "elsewhere/other has other weights than the model_b of runs/model-other-text." in told
 
     status, out, _ = run("info", "runs/model-other-text")
-    assert status == 0 and "crosscoder topk" in out
+    assert status == 0 and "crosscode topk, k 4" in out
     status, _, errors = run("convert", "runs/model-other-text", "target")
     assert status == 2 and "no crosscoders" in errors[0]
     status, _, errors = run("browse", "runs/model-other-text", "--no_browser", "--device", "cpu")

@@ -222,7 +222,8 @@ def test_latent_scales_are_those_of_plain_least_squares() -> None:
         for i, direction in enumerate(dims):
             for j, there in enumerate(dims):
                 own = f[:, latent : latent + 1] * rows[latent, there]
-                expected = beta(latent, direction, left[:, there] + own), beta(latent, direction, made[:, there])
+                by_latents = (made - sae.b_dec.detach())[:, there]
+                expected = beta(latent, direction, left[:, there] + own), beta(latent, direction, by_latents)
                 got = found.beta_error[i, j, latent].item(), found.beta_reconstruction[i, j, latent].item()
                 assert got == pytest.approx(expected, rel=1e-3, abs=1e-3)
     never = (f == 0).all(0)
