@@ -68,7 +68,7 @@ def adopted(cfg: Any, options: Mapping[str, Any], typed: Collection[str] = ()) -
 
     What has its default was not given, unless it was `typed`.
     """
-    of_one_model = {"model_b": None, "revision_b": None}  # as are older caches, which do not say it
+    of_one_model = {"model_b": None, "revision_b": None}  # unless it says otherwise
     taken = {name: value for name, value in (of_one_model | dict(options)).items() if hasattr(cfg, name)}
     defaults = {each.name: each for each in fields(cfg)}
     for name, value in taken.items():

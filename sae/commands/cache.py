@@ -21,9 +21,11 @@ from sae.storage.remote import RemoteFolder, place_of
 
 KEPT_OPTIONS = (
     "model", "dataset", "split", "text_column", "streaming", "ctx_len", "exclude_tokens", "exclude_positions",
-    "revision", "load_in_8bit", "attn_implementation", "model_b", "revision_b",
+    "revision", "load_in_8bit", "attn_implementation",
 )  # fmt: skip
 """Options that decide which activations there are; runs that train on a cache take them over."""
+SECOND = ("model_b", "revision_b")
+"""Options of a second model. A cache of one model does not say them, as caches of earlier versions do not."""
 
 
 def cache(cfg: CacheConfig) -> int:
@@ -121,7 +123,8 @@ def _header(cfg: CacheConfig, store: LiveStore, model: nn.Module, num_shards: in
     except ValueError:  # some architectures have no list of blocks
         blocks = []
     options = {name: getattr(cfg, name) for name in KEPT_OPTIONS}
-    paths = {name: absolute(value) for name in ("model", "model_b", "dataset") if (value := options[name]) is not None}
+    options |= {name: value for name in SECOND if (value := getattr(cfg, name)) is not None}
+    paths = {name: absolute(options[name]) for name in ("model", "model_b", "dataset") if name in options}
     options |= paths | {"ctx_len": store.ctx_len}
     by_document = {"held_out_by": store.held_out_by} if store.held_out_by == "documents" else {}
     return CacheHeader(
