@@ -31,7 +31,7 @@ MAY_KNOW = {
     "runs": {"config", "dictionary", "formats", "storage"},
     "parallel": {"dictionary"},
     # what composes them
-    "evaluation": {  # ops: latent scaling gathers as a step does
+    "evaluation": {
         "activations", "config", "data", "dictionary", "formats", "lm", "ops", "runs", "storage",
     },
     "browser": {"activations", "config", "data", "dictionary", "lm", "ops", "runs", "storage"},

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae import lm
+from sae.ops.native.logits import LogitRows, covers
 
 Name = TypeVar("Name")
 
@@ -33,7 +34,7 @@ def compare_predictions(
 ) -> tuple[dict[Name, Predictions], Float[Tensor, "batch seq"]]:
     """Predictions of `others`, the results of `head.run` by name, beside those of `clean`; and the clean cross-entropy.
 
-    Logits are float32. At most two chunks of logits are in memory: the clean run's and one other.
+    Sums are float32 or more. At most two chunks of logits are in memory: the clean run's and one other.
     """
     tokens = tokens.to(clean.states.device)
     targets = torch.cat([tokens[:, 1:], tokens[:, :1]], 1)  # the last has none: it is set to 0 below
@@ -42,11 +43,12 @@ def compare_predictions(
     clean_ce = []
     for start in range(0, tokens.shape[1], chunk):
         part = slice(start, start + chunk)
-        reference = CleanPredictions.of(head.logits(tokens, clean, part))
-        clean_ce.append(_cross_entropy(reference.logs, targets[:, part]))
+        logits = head.logits(tokens, clean, part)
+        reference = (CompiledPredictions if covers(logits) else CleanPredictions).of(logits)
+        clean_ce.append(reference.cross_entropy(targets[:, part]))
         for name, output in others.items():
-            parts[name].append(_compare(reference, head.logits(tokens, output, part), targets[:, part]))
-        del reference
+            parts[name].append(reference.compare(head.logits(tokens, output, part), targets[:, part]))
+        del reference, logits
     joined = {name: _joined(each) for name, each in parts.items()}
     ce = torch.cat(clean_ce, 1)
     ce[:, -1] = 0
@@ -68,23 +70,45 @@ class CleanPredictions(NamedTuple):
         logs = logits.float().log_softmax(-1)
         return cls(logs, logs.exp(), largest(logs))
 
+    def cross_entropy(self, targets: Int[Tensor, "*positions"]) -> Float[Tensor, "*positions"]:
+        """Nats, of the token that follows."""
+        return _cross_entropy(self.logs, targets)
+
+    def compare(self, logits: Float[Tensor, "batch part vocab"], targets: Int[Tensor, "batch part"]) -> Predictions:
+        """Other predictions beside these; a few tokens at a time, which on a CPU stay in its cache."""
+        vocab = logits.shape[-1]
+        rows = max(1, _IN_CACHE * torch.get_num_threads() // vocab) if logits.is_cpu else max(1, targets.numel())
+        of_tokens = (self.logs.flatten(0, 1), self.probabilities.flatten(0, 1), self.likeliest.flatten())
+        tensors = (*of_tokens, logits.flatten(0, 1), targets.flatten())
+        parts = [_compare_tokens(*some) for some in zip(*(tensor.split(rows) for tensor in tensors), strict=True)]
+        return Predictions(*(torch.cat(part).view_as(targets) for part in zip(*parts, strict=True)))
+
+
+class CompiledPredictions(NamedTuple):
+    """`CleanPredictions` in C, which reads logits once and keeps no probabilities."""
+
+    rows: LogitRows
+
+    @classmethod
+    def of(cls, logits: Float[Tensor, "*positions vocab"]) -> "CompiledPredictions":
+        """Predictions from these logits."""
+        return cls(LogitRows.of(logits.flatten(0, -2)))
+
+    def cross_entropy(self, targets: Int[Tensor, "*positions"]) -> Float[Tensor, "*positions"]:
+        """Nats, of the token that follows."""
+        return self.rows.cross_entropy(targets.flatten()).view_as(targets)
+
+    def compare(self, logits: Float[Tensor, "batch part vocab"], targets: Int[Tensor, "batch part"]) -> Predictions:
+        """Other predictions beside these."""
+        kl, others = self.rows.divergence(logits.flatten(0, 1))
+        agree, ce = self.rows.largest == others.largest, others.cross_entropy(targets.flatten())
+        return Predictions(*(each.view_as(targets) for each in (kl, agree, ce)))
+
 
 def _joined(parts: list[Predictions]) -> Predictions:
     kl, agree, ce = (torch.cat(each, 1) for each in zip(*parts, strict=True))
     ce[:, -1] = 0
     return Predictions(kl, agree, ce)
-
-
-def _compare(
-    reference: CleanPredictions, logits: Float[Tensor, "batch part vocab"], targets: Int[Tensor, "batch part"]
-) -> Predictions:
-    """A few tokens at a time, which on a CPU stay in its cache."""
-    vocab = logits.shape[-1]
-    rows = max(1, _IN_CACHE * torch.get_num_threads() // vocab) if logits.is_cpu else max(1, targets.numel())
-    of_tokens = (reference.logs.flatten(0, 1), reference.probabilities.flatten(0, 1), reference.likeliest.flatten())
-    tensors = (*of_tokens, logits.flatten(0, 1), targets.flatten())
-    parts = [_compare_tokens(*some) for some in zip(*(tensor.split(rows) for tensor in tensors), strict=True)]
-    return Predictions(*(torch.cat(part).view_as(targets) for part in zip(*parts, strict=True)))
 
 
 def _compare_tokens(logs: Tensor, p: Tensor, likeliest: Tensor, logits: Tensor, targets: Tensor) -> Predictions:

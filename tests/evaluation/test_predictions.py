@@ -10,8 +10,20 @@ from torch import nn
 from sae import lm
 from sae.evaluation import predictions
 from sae.evaluation.predictions import compare_predictions, largest
+from sae.ops import native
 
 
+@pytest.fixture(params=["compiled", "plain"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "plain":
+        monkeypatch.setattr(native, "library", lambda: None)
+        monkeypatch.setattr("sae.ops.native.logits.library", lambda: None)
+    elif native.library() is None:
+        pytest.skip("this machine has no C compiler")
+    return str(request.param)
+
+
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("impossible", [False, True])
 @pytest.mark.parametrize("vocab", [7, 300])
 @pytest.mark.parametrize("in_cache", [1, 1000, 2**18])
@@ -37,6 +49,30 @@ def test_kl_agreement_and_cross_entropy_are_the_formulas(
         expected = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
         torch.testing.assert_close(mine[:, :-1].flatten(), expected)
         assert not mine[:, -1].any()
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_same_logits_diverge_by_nothing_and_what_is_no_number_stays_so(dtype: torch.dtype) -> None:
+    clean, tokens = (5 * torch.randn(2, 6, 1000)).to(dtype), torch.randint(1000, (2, 6))
+    other = clean.clone()
+    other[1, 2, 7], other[1, 4, 9] = math.nan, -math.inf
+    head = lm.Head(nn.Identity(), None)
+    found, _ = compare_predictions(head, tokens, lm.Hidden(clean), {"it": lm.Hidden(other)}, 1000)
+    kl = found["it"].kl
+    assert not kl[0].any() and found["it"].agree[0].all()
+    assert kl[1, 2].isnan() and kl[1, 4] == math.inf and not kl[1, [0, 1, 3, 5]].any()
+    again, _ = compare_predictions(head, tokens, lm.Hidden(other), {"it": lm.Hidden(clean)}, 1000)
+    assert again["it"].kl[1, 2].isnan() and again["it"].kl[1, 4].isfinite()
+
+
+@pytest.mark.usefixtures("way")
+def test_logits_in_bf16_are_compared_as_their_float32() -> None:
+    clean, other = ((4 * torch.randn(3, 5, 777)).bfloat16() for _ in range(2))
+    tokens, head = torch.randint(777, (3, 5)), lm.Head(nn.Identity(), None)
+    half, ce = compare_predictions(head, tokens, lm.Hidden(clean), {"it": lm.Hidden(other)}, 777)
+    full, its = compare_predictions(head, tokens, lm.Hidden(clean.float()), {"it": lm.Hidden(other.float())}, 777)
+    torch.testing.assert_close((half["it"], ce), (full["it"], its), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

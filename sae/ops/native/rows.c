@@ -1,5 +1,5 @@
-/* The passes of `sae.ops.momentum`, `topk`, `extremes`, and a transformer's elementwise work, row by row. Matrices are
-   (rows, d), one row after the other. */
+/* The passes of `sae.ops.momentum`, `topk`, `extremes`, of logits and of a transformer's elementwise work, row by row.
+   Matrices are (rows, d), one row after the other. */
 
 #include <float.h>
 #include <math.h>
@@ -251,6 +251,20 @@ void encode_exactly(long first, long end, long d, const int16_t *products, long 
     free(at);
 }
 
+/* A whole number in the order of finite floats, and back. */
+static inline int32_t to_ordered(float x) {
+    int32_t bits;
+    memcpy(&bits, &x, 4);
+    return bits ^ (bits >> 31 & 0x7fffffff);
+}
+
+static inline float from_ordered(int32_t bits) {
+    float x;
+    bits ^= bits >> 31 & 0x7fffffff;
+    memcpy(&x, &bits, 4);
+    return x;
+}
+
 /* Columns whose largest entry is found together, and how many more than twice the wanted entries are scored anew. */
 enum { BLOCK = 64, CANDIDATES = 1024 };
 
@@ -299,20 +313,6 @@ static void histogram(const float *restrict x, long d, float low, float high, lo
     }
     for (long b = 0; b < bins; b++) counts[b] = tables[b] + tables[bins + b] + tables[2 * bins + b] + tables[3 * bins + b];
     free(tables);
-}
-
-/* A whole number in the order of finite floats, and back. */
-static inline int32_t to_ordered(float x) {
-    int32_t bits;
-    memcpy(&bits, &x, 4);
-    return bits ^ (bits >> 31 & 0x7fffffff);
-}
-
-static inline float from_ordered(int32_t bits) {
-    float x;
-    bits ^= bits >> 31 & 0x7fffffff;
-    memcpy(&x, &bits, 4);
-    return x;
 }
 
 /* Maxima of x and of -x by blocks. What is no number counts as 0. */
@@ -440,4 +440,72 @@ void rotate(long first, long end, long d, const uint16_t *x, long width, const u
             rotate_head(half, x + row * d + head * width, cosines + at, sines + at, out, out + half);
         }
     }
+}
+
+/* Column of the largest entry, the first of several. */
+static long first_largest(const float *restrict x, long d) {
+    int32_t most = INT32_MIN;
+    long in_block = 0;
+    for (long start = 0; start < d; start += BLOCK) {
+        const long end = start + BLOCK < d ? start + BLOCK : d;
+        int32_t here = INT32_MIN;
+        for (long j = start; j < end; j++) {
+            const int32_t each = to_ordered(x[j]);
+            here = each > here ? each : here;
+        }
+        if (here > most) most = here, in_block = start;
+    }
+    long at = in_block;
+    while (at < d - 1 && to_ordered(x[at]) != most) at++;
+    return at;
+}
+
+/* log of the sum of e^x, and the column of the largest entry. */
+static float log_total(const float *restrict x, long d, int64_t *at) {
+    *at = first_largest(x, d);
+    const float most = x[*at];
+    double total = 0;
+    for (long start = 0; start < d; start += BLOCK) {
+        const long end = start + BLOCK < d ? start + BLOCK : d;
+        float sum = 0;
+        for (long j = start; j < end; j++) sum += exponential(x[j] - most);
+        total += sum;
+    }
+    return most + (float)log(total);
+}
+
+/* `LogitRows` of the rows from first to end. */
+void log_totals(long first, long end, long d, const void *logits, long is_bf16, float *totals, int64_t *largest) {
+    float *x = malloc(d * sizeof(float));
+    for (long row = first; row < end; row++) {
+        read_row(logits, row, d, x, is_bf16);
+        totals[row] = log_total(x, d, largest + row);
+    }
+    free(x);
+}
+
+/* KL(p || q) of the rows from first to end, log p = x - totals and log q = y - log_total(y). A probability
+   below the least float32, e^-87, adds nothing. */
+void divergences(long first, long end, long d, const void *logits, long is_bf16, const float *totals,
+                 const void *changed, long changed_is_bf16, float *divergence, float *changed_totals,
+                 int64_t *largest) {
+    float *restrict x = malloc(2 * d * sizeof(float)), *restrict y = x + d;
+    for (long row = first; row < end; row++) {
+        read_row(logits, row, d, x, is_bf16);
+        read_row(changed, row, d, y, changed_is_bf16);
+        const float of_x = totals[row], of_y = log_total(y, d, largest + row);
+        double total = 0;
+        for (long start = 0; start < d; start += BLOCK) {
+            const long stop = start + BLOCK < d ? start + BLOCK : d;
+            float sum = 0;
+            for (long j = start; j < stop; j++) {
+                const float term = exponential(x[j] - of_x) * (x[j] - y[j]);
+                sum += x[j] - of_x < -87.0f ? 0.0f : term;
+            }
+            total += sum;
+        }
+        divergence[row] = (float)(total + ((double)of_y - of_x));
+        changed_totals[row] = of_y;
+    }
+    free(x);
 }
