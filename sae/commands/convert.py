@@ -16,7 +16,7 @@ from sae.dictionary.spec import Saved
 from sae.dictionary.wiring import Wiring
 from sae.evaluation.thresholds import with_fitted_threshold, with_fitted_thresholds
 from sae.formats.convert import says_topk, writable, write_set
-from sae.formats.describe import Description, describe
+from sae.formats.describe import Description, describe, model_of
 from sae.formats.find import find, local
 from sae.formats.format import About, StoredDictionary
 from sae.formats.hub import Headers, find_anywhere, look
@@ -62,9 +62,9 @@ def _make_folder(folder: Path) -> None:
 
 
 def about_run(stored: StoredDictionary) -> About:
-    """What the run's record says of model and data."""
+    """What the run's record says of model and data, or the configuration of a dictionary that is of no run here."""
     record = RunRecord.of(stored.path)
-    options = record.options if record is not None else {}
+    options = record.options if record is not None else {"model": model_of(stored)}
     ctx_len = record.derived.get("ctx_len") if record is not None else None
     known = {name: str(options[name]) for name in ("model", "dataset", "model_b") if isinstance(options.get(name), str)}
     return About(**known, ctx_len=ctx_len if type(ctx_len) is int else 0)

@@ -48,7 +48,7 @@ class _WithoutMerges(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no ty
         """Leave `<<` as a key, for which there is no constructor."""
 
 
-def _config(path: Path) -> dict[str, Any]:
+def settings(path: Path) -> dict[str, Any]:
     """The set's config.yaml. Raises ValueError, in one line, for any other file."""
     check_link(path)
     if not path.is_file() or path.stat().st_size > _MAX_BYTES:
@@ -85,7 +85,7 @@ class Elsewhere(NamedTuple):
 
 def elsewhere(config: Path) -> list[Elsewhere]:
     """The files that a set of transcoders has in other repositories. Raises ValueError for a name that is none."""
-    named = _config(config).get("transcoders")
+    named = settings(config).get("transcoders")
     links = [link for link in named if isinstance(link, str)] if isinstance(named, list) else []
     return [_elsewhere(config, link) for link in links if link.startswith(_HUB)]
 
@@ -101,7 +101,7 @@ def _elsewhere(config: Path, link: str) -> Elsewhere:
 def hookpoint(path: Path) -> str:
     """What the transcoder of a layer writes."""
     try:
-        return _ends(path, _config(path.with_name(CONFIG)))[1]
+        return _ends(path, settings(path.with_name(CONFIG)))[1]
     except ValueError:
         return ""
 
@@ -109,7 +109,7 @@ def hookpoint(path: Path) -> str:
 def read(path: Path) -> Saved:
     """The transcoder of a layer. Raises ValueError naming the file and the rule it breaks."""
     config_path = path.with_name(CONFIG)
-    config = _config(config_path)
+    config = settings(config_path)
     is_cross_layer = path.name.startswith("W_enc")
     kind = "cross_layer_transcoder" if is_cross_layer else "transcoder_set"
     rule = config.get("activation", "jumprelu")

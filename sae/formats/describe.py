@@ -6,6 +6,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sae.formats.circuit_tracer import settings
 from sae.formats.files import Shape, shapes_of
 from sae.formats.format import StoredDictionary
 from sae.formats.gemma_scope import unused_width
@@ -18,6 +19,7 @@ _ENCODERS = ("encoder.weight", "W_enc", "w_enc", "W_E", "encoder_linear.weight",
              "encoder.final_block.0.weight", DICTIONARY)  # fmt: skip
 _DECODERS = (DICTIONARY, "W_dec", "w_dec", "W_D", "decoder.weight", "decoder_linear.weight",
              "decoder.linear.weight")  # fmt: skip
+_MODELS = ("model_name", "lm_name", "model")
 _RULES = ("activation", "architecture", "dict_class", "act_fn")
 _LAYER = re.compile(r"_\d+$")
 """What ends the names of tensors of a layer of circuit-tracer's cross-layer transcoders."""
@@ -68,9 +70,21 @@ def describe(
         d_out=prod(decoder.dims) // max(latents, 1) - unused_width(stored.path, decoder.dims),
         rule=_rule(stored, config, shapes),
         dtype=_TYPES.get(encoder.dtype, encoder.dtype),
-        model=short(config["model_name"]).strip("'") if config.get("model_name") else "",
+        model=short(model_of(stored)).strip("'"),
         num_bytes=sum(map(size_of, paths)),
     )
+
+
+def model_of(stored: StoredDictionary) -> str:
+    """The model that a configuration names; empty if none does. Raises ValueError for a damaged one."""
+    for path in (stored.root / file for file in stored.files):
+        if path.suffix not in (".json", ".yaml") or not path.is_file():
+            continue
+        config = _flat(settings(path) if path.suffix == ".yaml" else read_json(path))
+        named = [config[name] for name in _MODELS if isinstance(config.get(name), str)]
+        if named:
+            return str(named[0])
+    return ""
 
 
 def _first(path: Path, shapes: dict[str, Shape], names: tuple[str, ...]) -> Shape:

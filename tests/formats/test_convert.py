@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from oracle import make_sae
+from safetensors.torch import load_file
 from strangers import STRANGERS, D, M
 
 from sae import Sae, SaeConfig
@@ -94,6 +95,20 @@ def test_a_topk_cross_layer_transcoder_gets_a_threshold_for_each_layer_and_says_
     assert list(saes) == list(names) and {sae.spec.selection for sae in saes.values()} == {"jumprelu"}
     x = torch.randn(2048, WIDTH) + 2  # as the third place of the cache is
     assert abs(float((saes[names[0]].encode(x).top_acts > 0).sum(-1).float().mean()) - 5) < 1
+
+
+@pytest.mark.parametrize("kind", ["cross_layer-relu", "set-skip"])
+def test_what_circuit_tracer_wrote_is_converted_to_itself_by_the_names_of_its_own_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    source = Path(__file__).parent / "made/circuit_tracer" / kind
+    assert main(["info", str(source)]) == 0
+    assert all(line.endswith("gpt2") for line in capsys.readouterr().out.splitlines()[1:])
+    assert main(["convert", str(source), str(tmp_path / "out"), "--to", "circuit-tracer"]) == 0
+    for path in source.glob("[lW]*.safetensors"):
+        before, after = load_file(path), load_file(tmp_path / "out" / path.name)
+        assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert "feature_input_hook: " in (tmp_path / "out/config.yaml").read_text()
 
 
 def test_the_fitted_threshold_leaves_k_latents_in_the_mean_and_reports_what_it_changed() -> None:

@@ -1,6 +1,7 @@
 """Every library's files compute what it publishes, and what is written and read again is the same."""
 
 import json
+import os
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -242,10 +243,20 @@ def test_what_cannot_be_said_here_is_refused_in_one_line(tmp_path: Path, name: s
     assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
 
 
-def test_a_file_that_holds_code_is_refused_and_the_code_not_run(tmp_path: Path) -> None:
+CALLS: dict[str, Any] = {
+    "of a module that torch blocks": os.system,
+    "of a library": Path.touch,
+    "of Python": eval,
+    "of torch": torch.compile,
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_file_that_holds_code_is_refused_and_the_code_not_run(tmp_path: Path, call: str) -> None:
     class Code:
         def __reduce__(self) -> Any:
-            return Path.touch, (tmp_path / "ran",)
+            argument = tmp_path / "ran"
+            return CALLS[call], (argument if call == "of a library" else f"touch {argument}",)
 
     folder = tmp_path / "x"
     STRANGERS["TopK"].write(folder)
