@@ -49,7 +49,7 @@ def _checkpoint(cfg: BrowseConfig) -> Path:
         return path
     from sae.formats.hub import local_copy
 
-    return local_copy(cfg.checkpoint)
+    return local_copy(cfg.checkpoint, cfg.hookpoints)
 
 
 def open_index(plan: BrowsePlan) -> Index | None:

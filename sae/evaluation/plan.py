@@ -122,11 +122,10 @@ def _find(
 
 
 def _locate(name: str, hookpoints: Sequence[str]) -> tuple[Path, dict[str, StoredDictionary]]:
-    """Folder and autoencoders of that name; of a hub repository only those that are named, if all are without globs."""
+    """Folder and autoencoders of that name; of a hub repository only those that are named."""
     if (folder := local(name)) is not None:
         return folder, find(folder)
-    named = bool(hookpoints) and not any(_is_pattern(hookpoint) for hookpoint in hookpoints)
-    dictionaries = fetch(name, hookpoints if named else None)
+    dictionaries = fetch(name, hookpoints or None)
     return next(iter(dictionaries.values())).root, dictionaries
 
 

@@ -21,7 +21,7 @@ from sae.storage.files import short
 
 _MAX_HEADER_BYTES = 2**20
 _GLOBAL = re.compile(r"(?:[Uu]nsupported (?:global: )?GLOBAL|unrecognized function) (\S{1,100})")
-"""What torch says of a name of code in a pickle: one that it does not know, one of a module that it blocks, a call."""
+"""What torch says of a name of code in a pickle: unknown, of a module that it blocks, or called."""
 _MAX_PICKLE_BYTES, _MAX_ENTRIES = 2**20, 10_000
 _MAX_DEFLATED = 16
 """Factor by which a compressed NumPy archive may claim to be larger than its file."""

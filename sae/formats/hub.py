@@ -1,6 +1,8 @@
 """Dictionaries on the hub: what a repository holds, by its small files, and the files of those that are wanted."""
 
+import re
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -12,6 +14,7 @@ from sae.formats.find import local as here
 from sae.formats.format import StoredDictionary
 from sae.storage.files import is_inside
 
+_GLOB = re.compile(r"[*?\[]")
 _MOST_CONFIGS = 2_000
 _BLOCK = 2**17
 """Bytes that are fetched of a file at once for its header."""
@@ -55,9 +58,9 @@ def find_anywhere(
     return find(folder, hookpoints, pattern) if folder else fetch(str(name), hookpoints, pattern, access=access)
 
 
-def local_copy(name: str | Path) -> Path:
-    """The local folder `name`, else the local copy of the hub repository with all its dictionaries."""
-    return here(name) or next(iter(fetch(str(name), None).values())).root
+def local_copy(name: str | Path, hookpoints: Iterable[str] = ()) -> Path:
+    """The local folder `name`, else the local copy of the hub repository with these dictionaries, or all."""
+    return here(name) or next(iter(fetch(str(name), [*hookpoints] or None).values())).root
 
 
 class Found(NamedTuple):
@@ -76,12 +79,17 @@ def fetch(
     access: Access = ANYBODY,
     only_one: bool = False,
 ) -> dict[str, StoredDictionary]:
-    """The dictionaries of the hub repository `name` that are named (None: all), fetched; see `find`.
+    """The dictionaries of the hub repository `name` that are named, or match a glob (None: all), fetched; see `find`.
 
     Raises ValueError in one line if the hub cannot be reached, the repository does not exist, or it lacks one. So it
     does if it has several, and `only_one` is wanted.
     """
-    chosen, homes = look(name, hookpoints, pattern, access=access)
+    wanted = None if hookpoints is None else list(hookpoints)
+    globs = any(_GLOB.search(each) for each in wanted or [])
+    chosen, homes = look(name, None if globs else wanted, pattern, access=access)
+    if globs:
+        every, chosen = chosen, {key: stored for key, stored in chosen.items() if _matches(key, wanted or [])}
+        chosen = chosen or chosen_of(name, every, wanted, None)  # which says what there is
     if only_one and len(chosen) > 1:
         raise ValueError(f"hookpoint must be given for {name}, which holds {', '.join(list(chosen)[:20])}")
     for folder, (repository, exact) in homes.items():
@@ -89,6 +97,10 @@ def fetch(
         if files:
             _snapshot(repository, exact, sorted(files))
     return chosen
+
+
+def _matches(name: str, patterns: list[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def look(

@@ -112,6 +112,28 @@ print(Sae.load_from_hub("owner/repo", "layer_3").num_latents)
     assert {path.split("/")[-2] for path in asked if "/layer_" in path} == {"layer_3", "layer_11"}
 
 
+def test_of_a_glob_only_what_matches_is_fetched_and_one_that_matches_nothing_says_what_there_is(
+    tmp_path: Path, asked: list[str]
+) -> None:
+    files = repository(tmp_path / "repo", tuple(range(12)))
+    code = """
+from sae.formats.hub import fetch, local_copy
+print(*fetch("owner/repo", ["h.1?", "h.3"]))
+print(len(list(local_copy("owner/repo", ["h.3"]).glob("*/sae_weights.safetensors"))))
+try:
+    fetch("owner/repo", ["h.7?"])
+except ValueError as error:
+    print(error)
+"""
+    with fake_hub.fake_hub({"owner/repo": {"main": files}}, "owner/gated") as endpoint:
+        done = run(code, endpoint, tmp_path / "home")
+    named, count, refused = done.stdout.splitlines()
+    assert named == "h.3 h.10 h.11" and count == "3", done.stderr[-800:]
+    assert "must hold ['h.7?'], but holds ['h.0', 'h.1'" in refused
+    weights = {path.split("/")[-2] for path in asked if path.endswith("sae_weights.safetensors")}
+    assert weights == {"layer_3", "layer_10", "layer_11"}
+
+
 def large(root: Path) -> Files:
     """A dictionary of 4 MB in each kind of file."""
     n, d = 2_000, 256
