@@ -1,6 +1,7 @@
 """Who may know whom: the map of /docs, kept true by walking the imports of every file."""
 
 import ast
+import os
 import re
 import tomllib
 from collections.abc import Iterator
@@ -353,8 +354,11 @@ def test_no_test_file_imports_another() -> None:
 
 def pages_in(room: str) -> list[Path]:
     """The pages and programs of a room, but not those of peers' environments, which lie in a hidden folder of one."""
-    every = (ROOT / room).rglob("*.[mp][dy]")
-    return [page for page in every if not any(part.startswith(".") for part in page.relative_to(ROOT).parts)]
+    found: list[Path] = []
+    for parent, folders, files in os.walk(ROOT / room):
+        folders[:] = [folder for folder in folders if not folder.startswith(".")]  # one may be made at the moment
+        found += [Path(parent) / file for file in files if file.endswith((".md", ".py"))]
+    return found
 
 
 def named_tests() -> Iterator[tuple[str, str, str]]:
