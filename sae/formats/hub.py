@@ -120,6 +120,12 @@ def look(
     for repository, revision, theirs in _of_others(folder, found):
         at = access._replace(revision=revision)
         files, exact = _files(repository, at)
+        missing = sorted(set().union(*theirs.values()) - {*files})
+        if missing and not exact.cached_only:  # the cache may well have a part
+            raise ValueError(
+                f"{name} names files of {repository}, which must have {missing[0]}, but has not ({len(missing)} of "
+                f"{sum(map(len, theirs.values()))} are missing); has it changed since? its layers would not be whole"
+            )
         other, more = _looked(repository, at, exact, [file for file in files if PurePosixPath(file).parent in theirs])
         homes[other] = (repository, exact)
         found += [stored for stored in more if theirs[PurePosixPath(stored.files[-1]).parent] & {*stored.files}]

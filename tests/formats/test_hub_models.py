@@ -192,12 +192,16 @@ from sae import Sae
 print(*Sae.load_many("owner/set"))
 print(Sae.load_from_hub("owner/set", "layers.2.post_feedforward_layernorm").spec.reads)
 """
-    repos = {"owner/set": {"main": {"config.yaml": config.encode(), "features/index.json.gz": b""}},
+    listed = {"config.yaml": config.encode(), "features/index.json.gz": b""}
+    gap = {"config.yaml": config.replace("average_l0_21", "average_l0_77").encode()}
+    repos = {"owner/set": {"main": listed}, "owner/gap": {"main": gap},
              "google/gemma-scope-2b-pt-transcoders": {"main": {}, "v1": theirs}}  # fmt: skip
     with fake_hub.fake_hub(repos, "owner/gated") as endpoint:
         one = run(code.replace("print(*", "#"), endpoint, tmp_path / "home")
         assert one.stdout.split() == ["('layers.2.pre_feedforward_layernorm',)"], one.stderr[-800:]
         assert {path.split("/")[-2] for path in asked if path.endswith("params.npz")} == {"average_l0_22"}
+        lacking = run(code.replace("owner/set", "owner/gap"), endpoint, tmp_path / "home")
+        assert "which must have layer_1/width_16k/average_l0_77/params.npz, but has not (1 of 3" in lacking.stderr
         part = run(code.replace("print(*", "#"), "http://127.0.0.1:9", tmp_path / "home", HF_HUB_OFFLINE="1")
         assert part.stdout == one.stdout, part.stderr[-800:]  # which needs no file but those that are there
         every = run(code, endpoint, tmp_path / "home")
