@@ -8,6 +8,7 @@ import re
 import zipfile
 from collections.abc import Mapping
 from math import prod
+from operator import index
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -233,8 +234,8 @@ def _shapes_safetensors(path: Path, file: Any, size: int) -> dict[str, Shape]:
     try:
         header = json.loads(file.read(num_bytes))
         named = {name: each for name, each in header.items() if name != "__metadata__"}
-        shapes = {name: Shape(tuple(map(int, each["shape"])), str(each["dtype"])) for name, each in named.items()}
-        ends = [int(each["data_offsets"][1]) for each in named.values()]
+        shapes = {name: Shape(tuple(map(index, each["shape"])), str(each["dtype"])) for name, each in named.items()}
+        ends = [index(each["data_offsets"][1]) for each in named.values()]
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
         raise _damaged(path, "a safetensors file", error) from None
     if max(ends, default=0) != size - 8 - num_bytes:
