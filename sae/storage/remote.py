@@ -65,9 +65,10 @@ class RemoteFolder:
 
     def has(self, name: str) -> bool:
         """Whether there is such a file."""
-        with self._explained(name):
+        with suppress(FileNotFoundError), self._explained(name):  # fsspec's own `isfile` says no to any error
             self._files.invalidate_cache()
-            return bool(self._files.isfile(self._path(name)))
+            return bool(self._files.info(self._path(name))["type"] == "file")
+        return False
 
     def read(self, name: str, *, max_bytes: int) -> bytes:
         """A small file. Raises ValueError if it is larger than `max_bytes`."""

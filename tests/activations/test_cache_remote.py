@@ -225,7 +225,7 @@ def test_errors_of_a_store_are_one_line_without_what_is_secret(monkeypatch: pyte
         def fail(self: Any, path: str, *, told: str = told, **options: Any) -> bytes:
             raise RuntimeError(told)
 
-        monkeypatch.setattr(MemoryFileSystem, "isfile", fail)
+        monkeypatch.setattr(MemoryFileSystem, "info", fail)
         with pytest.raises(OSError, match="^memory://c/manifest.json cannot be reached .RuntimeError: ") as error:
             folder.has("manifest.json")
         assert "hush" not in str(error.value) and "\n" not in str(error.value) and error.value.__cause__ is None
