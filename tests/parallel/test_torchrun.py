@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import several
 from same_result import assert_same_result
@@ -78,6 +79,30 @@ def test_one_wrong_option_is_one_line(inputs: list[str], tmp_path: Path) -> None
     lines = [line for line in said.splitlines() if line.startswith("sae: error:")]
     assert wrong.returncode != 0 and len(lines) == 1, said
     assert "rank 0: shard_latents must divide the number of processes, 2, got 3" in lines[0]
+
+
+def test_a_cache_whose_processes_are_all_killed_is_continued_by_the_same_command_to_the_same_bytes(
+    inputs: list[str], tmp_path: Path
+) -> None:
+    options = ["--ctx_len", "16", "--batch_size", "4", "--layers", "0", "2", "--activations"]
+    done = subprocess.run([sys.executable, str(JOB), "cache", *inputs, *options, str(tmp_path / "alone")], check=False)
+    assert done.returncode == 0
+    command = ["--standalone", "--nproc_per_node", "2", str(JOB), "cache", *inputs, *options, str(tmp_path / "c")]
+    started = torchrun(*command)
+    while not (tmp_path / "c" / "progress.json").exists() and started.poll() is None:
+        time.sleep(0.01)
+    for process in [*psutil.Process(started.pid).children(recursive=True), psutil.Process(started.pid)]:
+        process.kill()
+    started.communicate(timeout=60)
+    assert not (tmp_path / "c" / "manifest.json").exists()
+    again = torchrun(*command)
+    said = again.communicate(timeout=180)[0]
+    assert again.returncode == 0, said
+    found, expected = (
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        for folder in (tmp_path / "c", tmp_path / "alone")
+    )
+    assert found == expected and len(found) == 10
 
 
 @pytest.fixture
