@@ -23,6 +23,9 @@ from sae.activations.cache import write as cache_write
 from sae.activations.cache.format import TRAIN, row_bytes
 from sae.activations.cache.read import ActivationCache, CachedActivations
 from sae.activations.cache.write import write_cache
+from sae.browser.plan import plan_browse
+from sae.commands.browse_index import make_index
+from sae.config import BrowseConfig
 from sae.storage.remote import RemoteFolder, place_of
 
 EXCLUDE = {"exclude_positions": [0, 3], "exclude_tokens": list(range(40, 60))}
@@ -140,6 +143,14 @@ def test_the_commands_train_and_index_from_an_address_as_from_a_folder(
     assert here == there and len(here) >= 2
     recorded = {json.loads(path.read_text())["options"]["activations"] for path in Path("runs").glob("*/config.json")}
     assert recorded == {str(tmp_path / "here"), "memory://there"}
+    indexes = []
+    for place in ("here", "memory://there"):
+        plan = plan_browse(
+            cfg := BrowseConfig(checkpoint="runs/here", activations=place, out=place[-5:]), Path("runs/here")
+        )
+        assert make_index(cfg, plan)
+        indexes.append({name: content for name, content in all_files(plan.folder).items() if name != "manifest.json"})
+    assert indexes[0] == indexes[1] and len(indexes[0]) > 20
 
 
 def fetched() -> int:
