@@ -23,7 +23,7 @@ _MARGIN = 1.02
 
 def covers(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> bool:
     """Whether this is the faster way: many float32 tokens and latents, on a CPU that multiplies bf16 in tiles (AMX)."""
-    enough = len(x) >= MIN_TOKENS and len(W_enc) >= MIN_LATENTS and slices_of(len(W_enc), k) > 1
+    enough = k > 0 and len(x) >= MIN_TOKENS and len(W_enc) >= MIN_LATENTS and slices_of(len(W_enc), k) > 1
     return enough and torch.cpu._is_amx_tile_supported() and usable(x, W_enc, b_enc)
 
 

@@ -97,6 +97,7 @@ def test_a_threshold_leaves_the_latents_above_it() -> None:
 def test_small_or_other_products_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     x, W, b = drawn()
     assert not exact.covers(x.bfloat16(), W.bfloat16(), b.bfloat16(), K)
+    assert not exact.covers(x, W, b, 0)
     assert not exact.covers(x, W, b, 400) and compiled.slices_of(700, 400) <= 1
     monkeypatch.setattr(exact, "MIN_TOKENS", 51)
     assert not exact.covers(x, W, b, K)
