@@ -1,7 +1,7 @@
 """What a crosscoder of two models says of their difference: whose latents are, and whether that is so.
 
 A latent with a short decoder row in one model need not be absent there. Its row may have shrunk, or other latents may
-stand for it. Latent scaling measures both. Source: Minder et al. 2025, arXiv:2504.02922, sec. 3.
+stand for it. Latent scaling measures both. Source: Minder et al. 2025, arXiv:2504.02922.
 
 Here b_dec is no part of a reconstruction that latents are looked for in. It starts at the mean of the activations,
 which is long, and would seem to hold a little of every latent.
@@ -23,7 +23,7 @@ from sae.dictionary.losses import at_least_float32
 ONLY, SHARED = (0.1, 0.9), (0.4, 0.6)
 """Relative norms of latents of one model alone (at most, at least), and of both (between): Lindsey et al. 2024."""
 LEAST_ERROR, LEAST_RECONSTRUCTION = 0.2, 0.5
-"""Ratios ν^ε and ν^r from which a latent of one model is in the other too: Minder et al. 2025."""
+"""Ratios ν^ε and ν^r from which a latent of one model counts as one of the other too."""
 BINS = 10
 LISTED = 1000
 """Latents of one model that eval.json names, at most, those of the most tokens."""
