@@ -17,8 +17,10 @@ MIN_LATENTS, MIN_TOKENS = 1024, 256
 """Sizes from which it is the faster way."""
 _UNIT = 2.0**-9
 """Largest relative error of rounding to bf16."""
-_MARGIN = 1.02
-"""For the order of sums, here and in the product."""
+_ERROR = 1.02 * (2 * _UNIT + _UNIT**2)
+"""Largest error of a product in bf16, in units of |x| |w|, with some room for the order of sums."""
+_SMALL = 1e-16
+"""|x| |w| below which squares and products leave the range of float32: such tokens are computed in it as a whole."""
 
 
 def covers(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> bool:
@@ -38,7 +40,8 @@ def encode(
     values, indices = torch.empty(len(x), k), torch.empty(len(x), k, dtype=torch.int64)
     missed = torch.zeros(len(x), dtype=torch.uint8)
     lengths = torch.linalg.vector_norm(W_enc, dim=1)
-    errors = torch.linalg.vector_norm(x, dim=1) * (_MARGIN * (2 * _UNIT + _UNIT**2))
+    errors = torch.linalg.vector_norm(x, dim=1)
+    errors = torch.where(errors * lengths.max().clamp(max=1) < _SMALL, torch.inf, errors * _ERROR)
     shift = 2 * _UNIT * float(b_enc.abs().max())
     factor, bias = W_enc.bfloat16().T, b_enc.bfloat16()
     known = (shift, 2 * _UNIT, lengths, float(lengths.max()))

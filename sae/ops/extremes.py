@@ -40,10 +40,10 @@ class Columns:
         self._longest = float(self._lengths.max()) if len(right) else 0.0
 
     def extremes(self, left: Float[Tensor, "rows d"], number: int, bins: int) -> Extremes:
-        """The `number` largest and smallest entries of each row of left @ rightᵀ, exactly, and a histogram of it.
+        """The `number` largest and smallest entries of each row of left @ rightᵀ, and a histogram of it.
 
-        What is no finite number counts as 0. In bf16, an entry within its rounding error of the edge of two bins may be
-        counted in either. Twin: `naive.extremes`.
+        What is no finite number counts as 0. With bf16 the ends are those of float32, unless more than a thousand
+        entries lie within a rounding error of them; the histogram is of the rounded product. Twin: `naive.extremes`.
         """
         columns = len(self.right)
         parts = left.split(max(1, (_ENTRIES if self._compiled else _ENTRIES // 4) // max(1, columns)))

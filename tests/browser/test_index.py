@@ -341,6 +341,9 @@ class OneOfThree:
     def from_main(self, make: Callable[[], Any]) -> Any:
         return make() if self.rank == 0 else None
 
+    def gather(self, value: Any) -> list[Any]:
+        raise NotImplementedError  # an index asks for nothing of the others
+
 
 def test_an_index_of_three_processes_is_that_of_one(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

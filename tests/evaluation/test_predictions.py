@@ -67,6 +67,20 @@ def test_the_same_logits_diverge_by_nothing_and_what_is_no_number_stays_so(dtype
 
 
 @pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("vocab", [2, 50, 5000])
+@pytest.mark.parametrize(("offset", "shift"), [(0, 0), (-100, 50), (0, 1000), (1000, 50), (1000, 1000), (10_000, 0)])
+def test_what_all_logits_have_in_common_changes_nothing(offset: float, shift: float, vocab: int) -> None:
+    clean = torch.randn(1, 20, vocab) * 3 + offset
+    other, tokens = clean + 0.05 * torch.randn(1, 20, vocab) + shift, torch.randint(vocab, (1, 20))
+    head = lm.Head(nn.Identity(), None)
+    found, ce = compare_predictions(head, tokens, lm.Hidden(clean), {"it": lm.Hidden(other)}, vocab)
+    logs, others = clean.double().log_softmax(-1), other.double().log_softmax(-1)
+    torch.testing.assert_close(found["it"].kl.double(), (logs.exp() * (logs - others)).sum(-1), atol=1e-5, rtol=1e-4)
+    expected = -logs[:, :-1].gather(-1, tokens[:, 1:, None]).squeeze(-1)
+    torch.testing.assert_close(ce[:, :-1].double(), expected, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("way")
 def test_logits_in_bf16_are_compared_as_their_float32() -> None:
     clean, other = ((4 * torch.randn(3, 5, 777)).bfloat16() for _ in range(2))
     tokens, head = torch.randint(777, (3, 5)), lm.Head(nn.Identity(), None)

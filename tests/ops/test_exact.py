@@ -61,6 +61,16 @@ def test_tokens_with_few_or_no_active_latents_are_whole() -> None:
         assert all(len(set(row)) == K for row in indices.tolist())
 
 
+@pytest.mark.parametrize("factor", [1e-15, 1e-24, 1e-28, 1e-38])
+@pytest.mark.parametrize("of_weights", [False, True])
+def test_the_smallest_activations_have_the_latents_of_float64(factor: float, of_weights: bool) -> None:
+    x, W, b = drawn()
+    x, W = (x, W * factor) if of_weights else (x * factor, W)
+    values, _ = encode(x, W, b * 0, TopK(K))
+    true = exactly(x, W, b * 0)
+    torch.testing.assert_close(values.double().sort(1, descending=True)[0], true, rtol=1e-4, atol=1e-40)
+
+
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_what_is_no_number_stays_so(bad: float) -> None:
     x, W, b = drawn()

@@ -19,7 +19,7 @@ class LogitRows(NamedTuple):
 
     logits: Float[Tensor, "tokens vocab"]
     totals: Float[Tensor, "tokens"]
-    """log Σ exp of each row."""
+    """log Σ exp of each row, of its differences to its largest entry."""
     largest: Int[Tensor, "tokens"]
     """Column of the largest entry, the first of several."""
 
@@ -33,7 +33,8 @@ class LogitRows(NamedTuple):
 
     def cross_entropy(self, targets: Int[Tensor, "tokens"]) -> Float[Tensor, "tokens"]:
         """−log of a target's probability, nats."""
-        return self.totals - self.logits.gather(1, targets.unsqueeze(1)).squeeze(1).float()
+        largest, wanted = (self.logits.gather(1, at.unsqueeze(1)).squeeze(1).float() for at in (self.largest, targets))
+        return largest - wanted + self.totals
 
     def divergence(self, changed: Float[Tensor, "tokens vocab"]) -> tuple[Float[Tensor, "tokens"], "LogitRows"]:
         """KL of these predictions to others, KL(this ‖ changed), nats, and the others' rows.
@@ -44,5 +45,5 @@ class LogitRows(NamedTuple):
         rows = LogitRows(changed, torch.empty(len(changed)), torch.empty(len(changed), dtype=torch.int64))
         kl = torch.empty(len(changed))
         types = [int(each.dtype == torch.bfloat16) for each in (self.logits, changed)]
-        over_rows("divergences", self.logits, (types[0], self.totals, changed, types[1], kl, *rows[1:]))
+        over_rows("divergences", self.logits, (types[0], *self[1:], changed, types[1], kl, *rows[1:]))
         return kl, rows

@@ -460,21 +460,26 @@ static long first_largest(const float *restrict x, long d) {
     return at;
 }
 
-/* log of the sum of e^x, and the column of the largest entry. */
-static float log_total(const float *restrict x, long d, int64_t *at) {
+/* x - `most`, in a loop of its own: what compilers may reorder would else be taken from x together, and rounded. */
+static void subtract(float *restrict x, long d, float most) {
+    for (long j = 0; j < d; j++) x[j] -= most;
+}
+
+/* x becomes x - m, m its largest entry. The log of the sum of e^x then, and the column of m. */
+static float log_total(float *restrict x, long d, int64_t *at) {
     *at = first_largest(x, d);
-    const float most = x[*at];
+    subtract(x, d, x[*at]);
     double total = 0;
     for (long start = 0; start < d; start += BLOCK) {
         const long end = start + BLOCK < d ? start + BLOCK : d;
         float sum = 0;
-        for (long j = start; j < end; j++) sum += exponential(x[j] - most);
+        for (long j = start; j < end; j++) sum += exponential(x[j]);
         total += sum;
     }
-    return most + (float)log(total);
+    return (float)log(total);
 }
 
-/* `LogitRows` of the rows from first to end. */
+/* `log_total` of the rows from first to end. */
 void log_totals(long first, long end, long d, const void *logits, long is_bf16, float *totals, int64_t *largest) {
     float *x = malloc(d * sizeof(float));
     for (long row = first; row < end; row++) {
@@ -484,27 +489,29 @@ void log_totals(long first, long end, long d, const void *logits, long is_bf16, 
     free(x);
 }
 
-/* KL(p || q) of the rows from first to end, log p = x - totals and log q = y - log_total(y). A probability
-   below the least float32, e^-87, adds nothing. */
+/* KL(p || q) of the rows from first to end, log p = x - x[largest] - totals and log q likewise of y. Each is taken apart
+   from what x or y have in common, so that nothing large cancels. A probability below the least float32, e^-87, adds
+   nothing. */
 void divergences(long first, long end, long d, const void *logits, long is_bf16, const float *totals,
-                 const void *changed, long changed_is_bf16, float *divergence, float *changed_totals,
-                 int64_t *largest) {
+                 const int64_t *largest, const void *changed, long changed_is_bf16, float *divergence,
+                 float *changed_totals, int64_t *changed_largest) {
     float *restrict x = malloc(2 * d * sizeof(float)), *restrict y = x + d;
     for (long row = first; row < end; row++) {
         read_row(logits, row, d, x, is_bf16);
         read_row(changed, row, d, y, changed_is_bf16);
-        const float of_x = totals[row], of_y = log_total(y, d, largest + row);
+        subtract(x, d, x[largest[row]]);
+        const float of_x = totals[row], of_y = log_total(y, d, changed_largest + row);
         double total = 0;
         for (long start = 0; start < d; start += BLOCK) {
             const long stop = start + BLOCK < d ? start + BLOCK : d;
             float sum = 0;
             for (long j = start; j < stop; j++) {
-                const float term = exponential(x[j] - of_x) * (x[j] - y[j]);
-                sum += x[j] - of_x < -87.0f ? 0.0f : term;
+                const float p = x[j] - of_x, q = y[j] - of_y;
+                sum += p < -87.0f ? 0.0f : exponential(p) * (p - q);
             }
             total += sum;
         }
-        divergence[row] = (float)(total + ((double)of_y - of_x));
+        divergence[row] = (float)total;
         changed_totals[row] = of_y;
     }
     free(x);
