@@ -63,6 +63,11 @@ def _check_tokens(cfg: SourceConfig, second: SourceConfig, pair: lm.ModelPair) -
         return
     for sentence in lm.check_same_tokens(*tokenizers):
         note(sentence)
+    if sizes[1] < min(sizes[0], needed := 1 + max(tokenizers[0].get_vocab().values(), default=0)):
+        raise ValueError(
+            f"model_b must have an embedding of the {needed:,} tokens of MODEL's tokenizer, got one of {sizes[1]:,}; "
+            "give two models with one vocabulary"
+        )
 
 
 def load_text(cfg: TextConfig, skeleton: Any) -> Any:

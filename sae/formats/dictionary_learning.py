@@ -11,7 +11,7 @@ from torch import Tensor
 import sae.formats.hooks as hooks
 from sae.dictionary.spec import Saved
 from sae.formats.files import read_torch
-from sae.formats.format import About, Claim, Format, in_folder, nearby, quietly
+from sae.formats.format import About, Claim, Format, beside, in_folder, nearby, quietly
 from sae.formats.record import (
     Contents,
     as_jumprelu,
@@ -33,7 +33,9 @@ _SCALED = ("bias", "b_dec", "b_enc", "encoder.bias", "decoder.bias", "decoder_bi
 
 
 def _claim(file: PurePosixPath, names: Container[str]) -> Claim | None:
-    return in_folder(file, WEIGHTS, CONFIG) if file.name == WEIGHTS else None
+    if file.name != WEIGHTS:
+        return None
+    return in_folder(file, *(name for name in (WEIGHTS, CONFIG) if name == WEIGHTS or beside(file, CONFIG) in names))
 
 
 def _options(path: Path) -> dict[str, Any]:

@@ -46,7 +46,11 @@ def write(folder: Path, saved: Saved) -> None:
     """
     spec, tensors = saved
     if spec.layer_norm or not spec.centred and not spec.cfg.transcode:
-        raise ValueError("EleutherAI's format has autoencoders that subtract b_dec, without a layer norm")
+        got = "with a layer norm" if spec.layer_norm else "that does not subtract it"
+        raise ValueError(
+            f"an autoencoder in EleutherAI's format must subtract b_dec and have no layer norm, got one {got}; "
+            "sae convert --to saelens writes it"
+        )
     kind = next((name for name in _SEVERAL if getattr(spec.cfg, name)), "")
     widths = spec.every_width
     if kind and not widths:

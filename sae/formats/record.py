@@ -66,12 +66,22 @@ def record(
             writes=(writes,) if writes else (), reads=(reads,) if reads else (),
         )  # fmt: skip
         cfg.check_k(num_latents)
-        saved = Saved(spec, {name: tensor.contiguous() for name, tensor in tensors.items()})
+        saved = Saved(spec, _apart(tensors))
         spec.check(saved.tensors)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     check_one_float_type(path, saved.tensors)
     return saved
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, each with memory of its own: safetensors refuses to write tied ones."""
+    seen, apart = set[int](), {}
+    for name, tensor in tensors.items():
+        own = tensor.contiguous()
+        apart[name] = own.clone() if (start := own.untyped_storage().data_ptr()) in seen else own
+        seen.add(start)
+    return apart
 
 
 class Contents(dict[str, Any]):

@@ -1,5 +1,6 @@
 """A cache behind an address: written, continued and read as one in a folder, with what is fetched bounded."""
 
+import contextlib
 import gc
 import itertools
 import json
@@ -155,8 +156,10 @@ def test_the_commands_train_and_index_from_an_address_as_from_a_folder(
 
 def fetched() -> int:
     """Files without a name that this process has open or mapped; one that is just being mapped is open twice."""
-    links = (Path("/proc/self/fd", number) for number in os.listdir("/proc/self/fd"))
-    names = {os.readlink(link) for link in links if link.is_symlink()}
+    names = set()
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            names.add(os.readlink(f"/proc/self/fd/{number}"))
     return sum("(deleted)" in name for name in names)
 
 

@@ -122,6 +122,7 @@ def test_a_cache_of_two_models_knows_both_and_a_run_on_it_is_measured_in_both(ru
         (["--revision_b", "main"], "revision_b must come with model_b"),
         (["--model_b", "short"], "model_b: --ctx_len must be at most the model's limit=8"),
         (["--model_b", "bare"], "tokenizers that cannot be compared"),
+        (["--model_b", "small"], "model_b must have an embedding of the"),
     ],
     ids=str,
 )
@@ -131,6 +132,10 @@ def test_two_models_that_do_not_fit_are_one_line_before_any_work(run: Run, words
     short.n_positions = 8
     AutoModelForCausalLM.from_config(short).save_pretrained("short")
     tiny_tokenizer().save_pretrained("short")
+    small = tiny_model("gpt_neox", causal_lm=True)
+    small.resize_token_embeddings(100)
+    small.save_pretrained("small")
+    tiny_tokenizer().save_pretrained("small")
     bare = tiny_model("gpt2", causal_lm=True)
     bare.resize_token_embeddings(300)
     bare.save_pretrained("bare")

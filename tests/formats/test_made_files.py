@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sae import Sae
+from sae.__main__ import main
 from sae.dictionary.cross_layer import members, reconstruct
 from sae.formats.convert import write_set
 from sae.formats.files import read_torch
@@ -164,3 +165,26 @@ def test_a_tensor_that_no_rule_of_its_kind_uses_is_refused(tmp_path: Path, folde
     with pytest.raises(ValueError, match=name) as error:
         Sae.load_many(copy)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: f"{folder.parent.name}-{folder.name}")
+def test_what_a_library_wrote_is_ours_or_refused_in_one_line(tmp_path: Path, folder: Path) -> None:
+    """Tied weights too, of which safetensors writes no two."""
+    try:
+        write_set(tmp_path / "ours", {key: stored.read for key, stored in find(folder).items()}, "eleuther", About())
+    except ValueError as error:
+        assert "\n" not in str(error) and len(str(error)) > 30
+        return
+    expected = load_file(folder / "expected.safetensors")
+    largest = float(expected["recon"].abs().max())
+    torch.testing.assert_close(
+        reconstructed(tmp_path / "ours", expected["x"]).detach(), expected["recon"], rtol=1e-5, atol=1e-5 * largest
+    )
+
+
+def test_weights_of_dictionary_learning_need_no_configuration(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copyfile(next(MADE.glob("dictionary_learning/batchtopk/**/ae.pt")), tmp_path / "ae.pt")
+    assert main(["info", str(tmp_path)]) == 0
+    assert "dictionary-learning" in capsys.readouterr().out
