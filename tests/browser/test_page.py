@@ -117,6 +117,22 @@ def test_a_latent_is_opened_paged_by_key_and_left_by_back(person: Person) -> Non
     raise AssertionError("/ must lead to the search")
 
 
+def test_a_page_that_is_overtaken_while_it_loads_has_no_say_in_what_keys_do(person: Person) -> None:
+    latent = rows(person)[0]
+
+    def late(route: Any) -> None:
+        person.tab.wait_for_timeout(300)  # the notes of the first list come after the second list is drawn
+        route.continue_()
+
+    person.tab.evaluate(f"location.hash = '#/0/{latent}'")
+    person.sees(f"Latent {latent}")
+    person.tab.route("**/notes", late, times=1)
+    person.tab.evaluate("location.hash = '#/0'; setTimeout(() => { location.hash = '#/0/'; }, 20)")
+    person.tab.wait_for_timeout(800)
+    person.tab.keyboard.press("/")
+    assert person.tab.evaluate("document.activeElement.type") == "search"
+
+
 def test_a_permalink_shows_contexts_with_their_activations(person: Person, made: Made) -> None:
     latent = made.index["layers.2"][5]
     person.tab.goto(person.tab.url.split("#")[0] + "#/1/5")

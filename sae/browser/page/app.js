@@ -35,17 +35,20 @@ async function draw() {
   const isLatent = state.what !== "" && state.what !== "try";
   state.latent = isLatent ? Number(state.what) : undefined;
   if (isLatent) state.last = state.latent;
-  state.step = state.bookmark = state.focusSearch = undefined;
+  // What keys do on a page comes with it: a page that is overtaken by the next one while it loads has no say.
+  const keys = {};
+  state.keys = {};
   const before = state.order_of === state.place ? state.order : undefined;
   state.order = before; state.order_of = state.place;
   document.title = isLatent ? `${state.latent} · ${state.index.places[state.place].name}` : state.index.places[state.place].name;
   let page;
   try {
-    page = await (isLatent ? latentPage : state.what === "try" ? tryPage : listPage)(state);
+    page = await (isLatent ? latentPage : state.what === "try" ? tryPage : listPage)(state, keys);
   } catch (error) {
     page = h("div", { class: "panel error", role: "alert" }, h("p", {}, error.message), h("p", {}, h("a", { href: `#/${state.place}` }, "To the list")));
   }
   if (mine !== turn) return;
+  state.keys = keys;
   main.replaceChildren(page);
   if (isLatent) scrollTo(0, 0);
 }
@@ -53,10 +56,10 @@ async function draw() {
 addEventListener("hashchange", draw);
 addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName)) return;
-  if (["j", "ArrowRight"].includes(event.key)) state.step?.(1);
-  else if (["k", "ArrowLeft"].includes(event.key)) state.step?.(-1);
-  else if (event.key === "b") state.bookmark?.();
-  else if (event.key === "/" && state.focusSearch) { event.preventDefault(); state.focusSearch(); }
+  if (["j", "ArrowRight"].includes(event.key)) state.keys?.step?.(1);
+  else if (["k", "ArrowLeft"].includes(event.key)) state.keys?.step?.(-1);
+  else if (event.key === "b") state.keys?.bookmark?.();
+  else if (event.key === "/" && state.keys?.focusSearch) { event.preventDefault(); state.keys.focusSearch(); }
   else if (event.key === "Escape" && state.latent !== undefined) state.go(`#/${state.place}`);
 });
 

@@ -23,7 +23,7 @@ export function passage(vocabulary, ids, acts, largest, { peak = -1, onclick, ti
 
 export const legend = (largest, label = "activation", kind = "") => h("div", { class: "legend " + kind }, label, h("span", {}, "0"), h("i", {}), h("span", { class: "num" }, number(largest)));
 
-export async function latentPage(state) {
+export async function latentPage(state, keys) {
   const { index, place, latent, go } = state;
   const name = index.places[place].name;
   const [about, vocabulary, notes] = await Promise.all([data.latent(place, latent), data.vocabulary(), data.notes(place)]);
@@ -36,7 +36,7 @@ export async function latentPage(state) {
     star.setAttribute("aria-pressed", String(note.bookmarked)); star.textContent = note.bookmarked ? "★ Bookmarked" : "☆ Bookmark";
     await keep({ bookmarked: note.bookmarked });
   } }, note.bookmarked ? "★ Bookmarked" : "☆ Bookmark");
-  state.bookmark = () => star.click();
+  keys.bookmark = () => star.click();
   const copy = h("button", { onclick: async () => {
     try { await navigator.clipboard.writeText(location.href); copy.textContent = "Copied"; } catch (error) { prompt("The link to this latent", location.href); }
     setTimeout(() => { copy.textContent = "Copy link"; }, 1200);
@@ -47,7 +47,7 @@ export async function latentPage(state) {
     const next = at >= 0 ? order[at + by] : latent + by;
     if (next !== undefined && next >= 0 && next < total) go(`#/${place}/${next}`);
   };
-  state.step = step;
+  keys.step = step;
 
   const head = h("div", { class: "panel" },
     h("div", { class: "row" }, h("a", { href: `#/${place}`, class: "small" }, "← " + name), h("span", { class: "grow" }),

@@ -10,7 +10,7 @@ const COLUMNS = [
 ];
 const remembered = new Map();
 
-export async function listPage(state) {
+export async function listPage(state, keys) {
   const { index, place, go } = state;
   const [columns, vocabulary, notes] = await Promise.all([data.columns(index, place), data.vocabulary(), data.notes(place)]);
   const number_of = index.places[place].latents;
@@ -101,7 +101,7 @@ export async function listPage(state) {
 
   function update() {
     shown = matches();
-    state.order = shown;
+    if (state.place === place) state.order = shown;
     body.style.cssText = `position:relative;height:${shown.length * ROW}px`;
     count.textContent = `${grouped(shown.length)} of ${grouped(number_of)} latents`;
     head.replaceChildren(...COLUMNS.map(([name, label, side]) => h("button", {
@@ -123,6 +123,6 @@ export async function listPage(state) {
     h("div", { class: "panel" }, h("div", { class: "row" }, search, kind, flag, count), table));
   queueMicrotask(() => { update(); table.scrollTop = view.scroll; paint(); });
   new ResizeObserver(() => paint()).observe(table);
-  state.focusSearch = () => search.focus();
+  keys.focusSearch = () => search.focus();
   return page;
 }
