@@ -43,7 +43,7 @@ class Columns:
         """The `number` largest and smallest entries of each row of left @ rightᵀ, and a histogram of it.
 
         What is no finite number counts as 0. With bf16 the ends are those of float32, unless more than a thousand
-        entries lie within a rounding error of them; the histogram is of the rounded product. Twin: `naive.extremes`.
+        entries lie within a rounding error of them. The histogram is of the rounded product. Twin: `naive.extremes`.
         """
         columns = len(self.right)
         parts = left.split(max(1, (_ENTRIES if self._compiled else _ENTRIES // 4) // max(1, columns)))
