@@ -15,9 +15,9 @@ from sae.ops.topk import topk
 
 MIN_LATENTS, MIN_TOKENS = 1024, 256
 """Sizes from which it is the faster way."""
-_UNIT = 2.0**-9
+UNIT = 2.0**-9
 """Largest relative error of rounding to bf16."""
-_ERROR = 1.02 * (2 * _UNIT + _UNIT**2)
+ERROR = 1.02 * (2 * UNIT + UNIT**2)
 """Largest error of a product in bf16, in units of |x| |w|, with some room for the order of sums."""
 _SMALL = 1e-16
 """|x| |w| below which squares and products leave the range of float32: such tokens are computed in it as a whole."""
@@ -41,10 +41,10 @@ def encode(
     missed = torch.zeros(len(x), dtype=torch.uint8)
     lengths = torch.linalg.vector_norm(W_enc, dim=1)
     errors = torch.linalg.vector_norm(x, dim=1)
-    errors = torch.where(errors * lengths.max().clamp(max=1) < _SMALL, torch.inf, errors * _ERROR)
-    shift = 2 * _UNIT * float(b_enc.abs().max())
+    errors = torch.where(errors * lengths.max().clamp(max=1) < _SMALL, torch.inf, errors * ERROR)
+    shift = 2 * UNIT * float(b_enc.abs().max())
     factor, bias = W_enc.bfloat16().T, b_enc.bfloat16()
-    known = (shift, 2 * _UNIT, lengths, float(lengths.max()))
+    known = (shift, 2 * UNIT, lengths, float(lengths.max()))
     buffer = torch.empty(min(chunk, len(x)), len(W_enc), dtype=torch.bfloat16)
     parts = (tensor.split(chunk) for tensor in (x, errors, values, indices, missed))
     for rows, error, *out in zip(*parts, strict=True):

@@ -7,12 +7,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 import sae.ops.naive as naive
+from sae.ops.exact import ERROR, UNIT
 from sae.ops.native import over_rows, usable
 
 _ENTRIES = 2**26
 """Entries of the product that exist at a time. In bf16 1024 rows of 50,000 take 35 ms, 341 of them 22 ms."""
-_UNIT = 2.0**-9
-"""Largest relative error of rounding to bf16."""
 
 
 class Extremes(NamedTuple):
@@ -54,9 +53,8 @@ class Columns:
     def _compiled_extremes(self, left: Tensor, right: Tensor, number: int, bins: int) -> tuple[Tensor, ...]:
         products = left.to(self._factor.dtype) @ self._factor.T
         is_bf16 = self._factor.dtype == torch.bfloat16
-        # Both factors of each term are rounded, and the terms' sizes add up to |l| |r| at most (Cauchy-Schwarz).
-        errors = torch.linalg.vector_norm(left, dim=1) * (2 * _UNIT + _UNIT**2 if is_bf16 else 2.0**-20)
-        rounding = 2 * _UNIT if is_bf16 else 0.0
+        errors = torch.linalg.vector_norm(left, dim=1) * (ERROR if is_bf16 else 2.0**-20)
+        rounding = 2 * UNIT if is_bf16 else 0.0
         top, bottom = (torch.empty(len(left), number) for _ in range(2))
         top_at, bottom_at = (torch.empty(len(left), number, dtype=torch.int64) for _ in range(2))
         out = (top, top_at, bottom, bottom_at, torch.empty(len(left), bins, dtype=torch.int64))

@@ -155,6 +155,25 @@ static void group_maxima(const int16_t *restrict x, long d, long num_groups, int
     }
 }
 
+/* The entries from `least` on, and their columns; returns how many. Both have room for d. */
+static long entries_from(int16_t least, const int16_t *restrict x, long d, long num_groups, const int16_t *maxima,
+                         int16_t *restrict found, int64_t *restrict at) {
+    long number = 0;
+    for (long g = 0; g < num_groups; g++)
+        if (maxima[g] >= least)
+            for (long j = g; j < d; j += num_groups)
+                if (x[j] >= least) found[number] = x[j], at[number++] = j;
+    return number;
+}
+
+/* Positive entries with the k largest among them, as far as there are so many, and their columns; returns how many. */
+static long contenders(const int16_t *restrict x, long d, long k, long num_groups, int16_t *maxima, int16_t *found,
+                       int64_t *at) {
+    group_maxima(x, d, num_groups, maxima);
+    const int16_t least = kth_largest(maxima, num_groups, k);
+    return entries_from(least < 1 ? 1 : least, x, d, num_groups, maxima, found, at);
+}
+
 /* `topk` of bf16, of the rows from first to end. Column j is in group j % num_groups, of `slices` columns or one more:
    the k groups with the largest maxima hold the k largest values. */
 void topk(long first, long end, long d, const int16_t *matrix, long k, long slices, int16_t *values, int64_t *indices) {
@@ -163,14 +182,7 @@ void topk(long first, long end, long d, const int16_t *matrix, long k, long slic
     int64_t *at = malloc(d * sizeof(int64_t));
     for (long row = first; row < end; row++) {
         const int16_t *restrict x = matrix + row * d;
-        group_maxima(x, d, num_groups, maxima);
-        int16_t least = kth_largest(maxima, num_groups, k);
-        if (least < 1) least = 1;
-        long number = 0;
-        for (long g = 0; g < num_groups; g++)
-            if (maxima[g] >= least)
-                for (long j = g; j < d; j += num_groups)
-                    if (x[j] >= least) found[number] = x[j], at[number++] = j;
+        const long number = contenders(x, d, k, num_groups, maxima, found, at);
         int16_t *restrict top = values + row * k;
         int64_t *restrict where = indices + row * k;
         const int16_t last = number > k ? kth_largest(found, number, k) : 0;
@@ -188,24 +200,18 @@ void topk(long first, long end, long d, const int16_t *matrix, long k, long slic
 
 /* `encode` with topk, of the tokens from first to end, whose products in bf16 are given. Entry j of `products` has an
    error of at most errors[row] * lengths[j] + shift, and `rounding` of itself. What that could lift among the k largest
-   is computed anew: x @ W[j] + bias[j], rows of n. A token of which too much would be has 1 in `missed`. Of `scores`
-   and `at`, `most` fit. Groups are those of `topk`. */
-static int topk_anew(const int16_t *restrict products, long d, long k, long slices, const int16_t *restrict maxima,
+   is computed anew: x @ W[j] + bias[j], rows of n. Returns 1 for a token of which too much would be. `scores`, `found`
+   and `at` are scratch. Groups are those of `topk`. */
+static int topk_anew(const int16_t *restrict products, long d, long k, long num_groups, const int16_t *maxima,
                      int16_t kth, float error, float shift, float rounding, const float *lengths, float longest,
-                     const float *x, const float *W, const float *bias, long n, long most, float *scores, int64_t *at,
-                     float *values, int64_t *indices) {
-    const long num_groups = d / slices;
+                     const float *x, const float *W, const float *bias, long n, float *scores, int16_t *found,
+                     int64_t *at, float *values, int64_t *indices) {
     const float last = from_bf16((uint16_t)kth), least = last - 2 * (error * longest + shift + rounding * last);
     if (!(least > 0 && last <= FLT_MAX)) return 1;
     const int16_t bits = (int16_t)(to_bf16(least) - 1);  /* rounded down: the order of positive floats */
-    long number = 0, taken = 0;
-    for (long g = 0; g < num_groups; g++)
-        if (maxima[g] >= bits)
-            for (long j = g; j < d; j += num_groups)
-                if (products[j] >= bits) {
-                    if (number == most) return 1;
-                    at[number++] = j;
-                }
+    const long number = entries_from(bits, products, d, num_groups, maxima, found, at);
+    if (number > 16 * k + 64) return 1;
+    long taken = 0;
     /* The first of them are surely wanted: what they have keeps others from being computed. */
     for (int certain = 1; certain >= 0; certain--)
         for (long c = 0; c < number; c++) {
@@ -220,31 +226,23 @@ static int topk_anew(const int16_t *restrict products, long d, long k, long slic
     return 0;
 }
 
-/* `topk_anew` of the tokens from first to end. */
+/* `topk_anew` of the tokens from first to end; 1 in `missed` for those that it leaves. */
 void encode_exactly(long first, long end, long d, const int16_t *products, long k, long slices, const float *errors,
                     float shift, float rounding, const float *lengths, float longest, const float *x, const float *W,
                     const float *bias, long n, float *values, int64_t *indices, uint8_t *missed) {
-    const long num_groups = d / slices, most = 16 * k + 64;
+    const long num_groups = d / slices;
     int16_t *maxima = malloc((num_groups + d) * sizeof(int16_t)), *found = maxima + num_groups;
     float *scores = malloc(k * sizeof(float));
-    int64_t *at = malloc(most * sizeof(int64_t));
+    int64_t *at = malloc(d * sizeof(int64_t));
     for (long row = first; row < end; row++) {
         const int16_t *restrict own = products + row * d;
-        group_maxima(own, d, num_groups, maxima);
-        int16_t least = kth_largest(maxima, num_groups, k);
-        if (least < 1) least = 1;
-        long number = 0;
-        for (long g = 0; g < num_groups; g++)
-            if (maxima[g] >= least)
-                for (long j = g; j < d; j += num_groups)
-                    if (own[j] >= least) found[number++] = own[j];
+        const long number = contenders(own, d, k, num_groups, maxima, found, at);
         int16_t largest = 0;
         for (long g = 0; g < num_groups; g++) largest = maxima[g] > largest ? maxima[g] : largest;
         const int16_t kth = number < k ? 0 : kth_largest(found, number, k);
         missed[row] = kth < 1 || largest > 0x7f7f || /* infinite, or no number */
-                      topk_anew(own, d, k, slices, maxima, kth, errors[row], shift, rounding, lengths,
-                                           longest, x + row * n, W, bias, n, most, scores, at, values + row * k,
-                                           indices + row * k);
+                      topk_anew(own, d, k, num_groups, maxima, kth, errors[row], shift, rounding, lengths, longest,
+                                x + row * n, W, bias, n, scores, found, at, values + row * k, indices + row * k);
     }
     free(maxima);
     free(scores);
