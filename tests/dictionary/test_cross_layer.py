@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from tiny_models import tiny_model, tiny_tokens
 from tiny_trainer import Make, maker
 from torch import Tensor
+from whole_runs import save_after
 
 from sae import Sae, SaeConfig, SaeTrainer, evaluate, graft
 from sae.commands.cache import cache_activations
@@ -340,12 +341,7 @@ def test_it_resumes_to_the_bit_and_a_cache_trains_as_the_model_does(
 
     options: dict[str, Any] = {"sae": SaeConfig(num_latents=96, k=6, cross_layer=True, **shape), "save_every": 4}
     whole = make(run_name="whole", **options).fit()
-    half = make(run_name="stopped", **options)
-    half.initialise()
-    for _ in range(7):
-        half.train_step()
-    half.folder.claim(half.cfg, half.describe())
-    half.save()
+    save_after(make(run_name="stopped", **options), 7)
     assert weights(whole) == weights(make(run_name="stopped", resume=True, **options).fit())
 
     written = {"hookpoints": ["layers.*.mlp", "layers.*.mlp.input"], "dtype": "float32", "shuffle": False}

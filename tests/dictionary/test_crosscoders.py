@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from tiny_models import tiny_model, tiny_tokens
 from tiny_trainer import Make, maker
 from torch import Tensor, nn
+from whole_runs import save_after
 
 from sae import Sae, SaeConfig, evaluate, graft
 from sae.commands.cache import cache_activations
@@ -148,12 +149,7 @@ def test_hookpoints_of_several_widths_and_the_number_of_latents_of_the_widest(ma
 
 def test_crosscoders_resume_to_the_bit_and_a_cache_trains_as_the_model_does(make: Make, tmp_path: Path) -> None:
     whole = make(run_name="whole", save_every=4, log_every=3).fit()
-    half = make(run_name="stopped", save_every=4, log_every=3)
-    half.initialise()
-    for _ in range(7):
-        half.train_step()
-    half.folder.claim(half.cfg, half.describe())
-    half.save()
+    save_after(make(run_name="stopped", save_every=4, log_every=3), 7)
     resumed = make(run_name="stopped", save_every=4, log_every=3, resume=True).fit()
     assert weights(whole) == weights(resumed)
     last, again = (read_records(folder.parent / "metrics.jsonl")[-1] for folder in (whole, resumed))

@@ -10,6 +10,7 @@ import torch
 from tiny_models import tiny_model, tiny_tokens
 from tiny_trainer import Make, maker
 from torch import Tensor
+from whole_runs import save_after
 
 from sae import Sae, SaeConfig, evaluate, graft
 from sae.commands.cache import cache_activations
@@ -65,12 +66,7 @@ def test_transcoders_resume_to_the_bit_and_a_cache_trains_as_the_model_does(make
         return [path.read_bytes() for path in sorted(folder.rglob("sae.safetensors"))]
 
     whole = make(run_name="whole", save_every=4).fit()
-    half = make(run_name="stopped", save_every=4)
-    half.initialise()
-    for _ in range(7):
-        half.train_step()
-    half.folder.claim(half.cfg, half.describe())
-    half.save()
+    save_after(make(run_name="stopped", save_every=4), 7)
     resumed = make(run_name="stopped", save_every=4, resume=True).fit()
     assert weights(whole) == weights(resumed)
 
@@ -192,12 +188,7 @@ def test_a_transcoder_between_any_two_hookpoints_is_trained_kept_and_resumed(mak
     x, y = harvest(tiny_model("gpt_neox"), tiny_tokens(6, 7), ["layers.0", "layers.2"]).values()
     assert loaded[AB](x, y).fvu < 0.9
 
-    half = make(hookpoints=hookpoints, run_name="stopped", save_every=4)
-    half.initialise()
-    for _ in range(7):
-        half.train_step()
-    half.folder.claim(half.cfg, half.describe())
-    half.save()
+    save_after(make(hookpoints=hookpoints, run_name="stopped", save_every=4), 7)
     resumed = make(hookpoints=hookpoints, run_name="stopped", save_every=4, resume=True).fit()
     assert weights_of(folder) == weights_of(resumed)
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from tiny_models import tiny_model, tiny_tokens
 from tiny_trainer import Make, maker
 from torch import Tensor
+from whole_runs import save_after
 
 from sae import Sae, SaeConfig, evaluate, graft
 from sae.commands.cache import cache_activations
@@ -127,12 +128,7 @@ def test_models_of_other_widths_and_all_that_crosscoders_can_do(make: Make, chan
 
 def test_two_models_resume_to_the_bit_and_a_cache_trains_as_they_do(make: Make, tmp_path: Path) -> None:
     whole = make(run_name="whole", save_every=4).fit()
-    half = make(run_name="stopped", save_every=4)
-    half.initialise()
-    for _ in range(7):
-        half.train_step()
-    half.folder.claim(half.cfg, half.describe())
-    half.save()
+    save_after(make(run_name="stopped", save_every=4), 7)
     assert weights(whole) == weights(make(run_name="stopped", save_every=4, resume=True).fit())
 
     options: dict[str, Any] = {"dtype": "float32", "shuffle": False, "activations": str(tmp_path / "cache")}

@@ -50,3 +50,12 @@ def stop_after(trainer: SaeTrainer, step: int) -> None:
 
     trainer.train_step = counted  # type: ignore[method-assign]
     trainer.fit()
+
+
+def save_after(trainer: SaeTrainer, steps: int) -> None:
+    """Train some steps and leave a checkpoint, as a run that ended between two of its own."""
+    trainer.initialise()
+    for _ in range(steps):
+        trainer.train_step()
+    trainer.folder.claim(trainer.cfg, trainer.describe())
+    trainer.save()
