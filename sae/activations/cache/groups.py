@@ -1,6 +1,6 @@
 """Batches that reach the disk together: each process runs the language model on its share, and all know all tokens."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -84,6 +84,17 @@ class Group(NamedTuple):
 def share(total: int, rank: int, size: int) -> range:
     """The share of one of `size` processes in so many batches: neighbours, and as many as the others', or one more."""
     return range(total * rank // size, total * (rank + 1) // size)
+
+
+def shards_with_rows(lengths: dict[str, list[int]], hookpoints: Iterable[str]) -> list[tuple[str, str, int, int]]:
+    """(section, hookpoint, shard, tokens) of all files of rows that are not empty; `lengths` are tokens by section."""
+    return [
+        (section, hookpoint, shard, tokens)
+        for section, of_section in lengths.items()
+        for hookpoint in hookpoints
+        for shard, tokens in enumerate(of_section)
+        if tokens
+    ]
 
 
 def read_group(

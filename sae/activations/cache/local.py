@@ -29,7 +29,7 @@ from sae.activations.cache.format import (
     rows_path,
 )
 from sae.activations.cache.format import CacheManifest as Manifest
-from sae.activations.cache.groups import Group
+from sae.activations.cache.groups import Group, shards_with_rows
 from sae.activations.cache.order import permuted
 from sae.activations.workers import Workers
 from sae.storage.files import MANIFEST, read_json, sha256_of, write_atomically
@@ -135,13 +135,7 @@ class FolderFiles:
     def _complete_own(self, lengths: dict[str, list[int]]) -> dict[str, str]:
         """{path: SHA-256} of this process's shards, in their final order."""
         finished, hashes = _read_finished(self.folder), dict[str, str]()
-        places = [
-            (section, hookpoint, shard, tokens)
-            for section, of_section in lengths.items()
-            for hookpoint in self._widths
-            for shard, tokens in enumerate(of_section)
-            if tokens
-        ]
+        places = shards_with_rows(lengths, self._widths)
         for place in places[self._workers.rank :: self._workers.size]:
             name = rows_path(*place[:3])
             if name in finished:

@@ -30,7 +30,7 @@ from sae.activations.cache.format import (
     row_bytes,
     rows_path,
 )
-from sae.activations.cache.groups import Group, share
+from sae.activations.cache.groups import Group, shards_with_rows, share
 from sae.activations.cache.order import permuted
 from sae.activations.workers import Workers
 from sae.data.retry import patiently
@@ -147,13 +147,7 @@ class AddressFiles:
 
     def _complete_own(self, parts: dict[str, list[_Part]], lengths: dict[str, list[int]]) -> dict[str, tuple[int, str]]:
         """{path: (bytes, SHA-256)} of this process's shards, written in their final order."""
-        places = [
-            (section, hookpoint, shard)
-            for section, of_section in lengths.items()
-            for hookpoint in self._widths
-            for shard, tokens in enumerate(of_section)
-            if tokens
-        ]
+        places = [place[:3] for place in shards_with_rows(lengths, self._widths)]
         done = self.folder.sizes(DONE)
         own = list(enumerate(places))[self._workers.rank :: self._workers.size]
         return {rows_path(*place): self._complete(number, *place, parts[place[0]], done) for number, place in own}
