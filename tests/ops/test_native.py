@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 import sae
 from sae.ops import LatentSegments, momentum, native
-from sae.ops.native import topk
+from sae.ops.native import topk, transformer
 from sae.ops.segments import Segments
 
 SIZES = [(1, 48), (37, 48), (5, 7), (0, 48), (4, 300), (257, 16)]
@@ -117,7 +118,18 @@ def test_topk_keeps_nan_and_infinity() -> None:
     assert 63 in indices[1] and values[1].max() == float("inf")
 
 
-def test_any_number_of_threads_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+def without_team(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """The code as of a compiler that has no OpenMP, or not PyTorch's."""
+    apart = native._built(os.environ.get("CC", "cc"), folder, [])
+    monkeypatch.setattr(native, "library", lambda: apart)
+    monkeypatch.setattr(native, "has_team", lambda: bool(apart.has_team()))
+
+
+@pytest.mark.parametrize("team", [True, False])
+def test_any_number_of_threads_gives_the_same_bits(team: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not team:
+        without_team(monkeypatch, tmp_path)
+        assert not native.has_team()
     monkeypatch.setattr(native, "_LEAST_ELEMENTS", 0)
     m, gradient, found = torch.rand(37, 48), torch.rand(37, 48), []
     for threads in (1, 3):
@@ -127,6 +139,30 @@ def test_any_number_of_threads_gives_the_same_bits(monkeypatch: pytest.MonkeyPat
         momentum.descend_(mine, step, torch.tensor(0.1), skip=NO)
         found.append((mine, v, step))
     assert all(torch.equal(one, three) for one, three in zip(*found, strict=True))
+
+
+def test_the_threads_are_those_of_pytorch() -> None:
+    """Else its team and another fight for the cores: on Linux, with GNU's OpenMP, as its packages on PyPI."""
+    if native._openmp() is None:
+        pytest.skip("PyTorch has no OpenMP of GNU here")
+    assert native.has_team()
+    assert native._openmp() is not None  # no second one was loaded
+
+
+@pytest.mark.parametrize("matrix", ["topk", "gated"])
+def test_threads_of_python_may_call_at_the_same_time(matrix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    given = [torch.randn(512, 256).bfloat16() for _ in range(4)]
+
+    def call(x: Tensor) -> Tensor:
+        if matrix == "topk":
+            return topk.topk(x, 4)[0]
+        return transformer.gated(x, x, is_gelu=False, out=torch.empty_like(x))
+
+    expected = [call(x) for x in given]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(20):
+            assert all(torch.equal(a, b) for a, b in zip(pool.map(call, given), expected, strict=True))
 
 
 def test_what_is_not_finite_stays_so_in_bf16() -> None:

@@ -3,6 +3,9 @@
 A pass holds a row in the first-level cache: what PyTorch does in some twenty operations, each through memory, reads and
 writes it once. Every function has the meaning of its plain twin, up to the order of sums. A row is the work of one
 thread, so results are bitwise equal for any number of threads. Without a compiler the twins run.
+
+The threads are PyTorch's own team of OpenMP, which stays awake between its products. Others would fight it for cores.
+They are others all the same where the compiler cannot use PyTorch's OpenMP, as Apple's.
 """
 
 import ctypes
@@ -21,6 +24,7 @@ from torch import Tensor
 
 # Sums may be reordered, as vectors need; what is not finite stays so, and denormal numbers are as elsewhere.
 _FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math")
+_TEAM = "-fopenmp"
 _SOURCE = Path(__file__).with_name("rows.c")
 _SECONDS = 60
 """How long a compiler may take; it needs a third of one."""
@@ -52,12 +56,46 @@ def library() -> ctypes.CDLL | None:
         return None
     try:
         with tempfile.TemporaryDirectory(prefix="sae-") as folder:
-            built = Path(folder) / "rows.so"
-            command = [compiler, *_FLAGS, "-shared", "-fPIC", "-o", str(built), str(_SOURCE), "-lm"]
-            subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=_SECONDS)
-            return ctypes.CDLL(str(built))
+            return _with_team(compiler, Path(folder)) or _built(compiler, Path(folder), [])
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _with_team(compiler: str, folder: Path) -> ctypes.CDLL | None:
+    """The code that runs in PyTorch's team; None where it cannot be had."""
+    openmp = _openmp()
+    try:
+        return None if openmp is None else _built(compiler, folder, [_TEAM], [openmp, "-Wl,--no-undefined"])
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _built(compiler: str, folder: Path, flags: list[str], libraries: Sequence[str] = ()) -> ctypes.CDLL:
+    # Linked apart: with its flag a compiler would add an OpenMP of its own, and its threads.
+    compiled, linked = str(folder / "rows.o"), str(folder / f"rows{len(flags)}.so")
+    for command in (
+        [compiler, *_FLAGS, *flags, "-fPIC", "-c", "-o", compiled, str(_SOURCE)],
+        [compiler, "-shared", "-o", linked, compiled, *libraries, "-lm"],
+    ):
+        subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=_SECONDS)
+    return ctypes.CDLL(linked)
+
+
+def _openmp() -> str | None:
+    """The file of the OpenMP that PyTorch has loaded, if it is GNU's and the only one."""
+    try:
+        mapped = Path("/proc/self/maps").read_text()
+    except OSError:
+        return None
+    files = {line.split(maxsplit=5)[-1] for line in mapped.splitlines() if "/libgomp" in line}
+    return files.pop() if len(files) == 1 else None
+
+
+@cache
+def has_team() -> bool:
+    """Whether the compiled code runs in PyTorch's threads."""
+    built = library()
+    return built is not None and bool(built.has_team())
 
 
 def advice() -> str | None:
@@ -82,10 +120,13 @@ def over_rows(name: str, matrix: Tensor, arguments: Sequence[Tensor | float | No
     """Call the C function `name` for all rows of a matrix, its first argument, by as many threads as PyTorch has."""
     function, (rows, d) = getattr(library(), name), matrix.shape
     values = [_value(argument) for argument in (matrix, *arguments)]
-    threads = torch.get_num_threads()
-    parts = 1 if threads == 1 or rows * d < _LEAST_ELEMENTS else min(rows, _PARTS * threads)
+    threads = 1 if rows * d < _LEAST_ELEMENTS else torch.get_num_threads()
+    parts = 1 if threads == 1 or has_team() else min(rows, _PARTS * threads)
     bounds = [rows * part // parts for part in range(parts + 1)]
-    calls = [(ctypes.c_long(a), ctypes.c_long(b), ctypes.c_long(d)) for a, b in zip(bounds, bounds[1:], strict=False)]
+    calls = [
+        tuple(map(ctypes.c_long, (begin, end, d, threads if parts == 1 else 1)))
+        for begin, end in zip(bounds, bounds[1:], strict=False)
+    ]
     if parts == 1:
         function(*calls[0], *values)
     else:

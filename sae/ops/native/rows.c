@@ -7,6 +7,17 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Rows that a thread takes at a time. Without OpenMP the pragmas below say nothing, and the caller's threads share. */
+enum { ROWS = 16 };
+
+int has_team(void) {
+#ifdef _OPENMP
+    return 1;
+#else
+    return 0;
+#endif
+}
+
 /* To the nearest, ties to even; NaN stays NaN. */
 static inline uint16_t to_bf16(float x) {
     uint32_t bits;
@@ -55,58 +66,67 @@ static void gather(long begin, long end, long d, const int64_t *tokens, const fl
 
 /* `momentum_` of the rows from first to end. The gradient is dense, or with `bounds` the sum of a segment of rows that
    are `stride` apart. */
-void momentum(long first, long end, long d, float *exp_avg, float *exp_avg_sq, const float *gradient,
-              const int64_t *bounds, const int64_t *tokens, const float *weights, const float *rows,
-              long stride, const float *along, const float *matrix, const float *rates, float weight1, float weight2,
-              float epsilon, void *out, long is_bf16, float *energies) {
-    float *restrict g = malloc(d * sizeof(float));
-    for (long row = first; row < end; row++) {
-        if (bounds)
-            gather(bounds[row], bounds[row + 1], d, tokens, weights, rows, stride, g);
-        else
-            memcpy(g, gradient + row * d, d * sizeof(float));
-        if (along) {
-            const float part = along[row], *restrict unit = matrix + row * d;
-            for (long i = 0; i < d; i++) g[i] -= part * unit[i];
+void momentum(long first, long end, long d, long threads, float *exp_avg, float *exp_avg_sq, const float *gradient,
+              const int64_t *bounds, const int64_t *tokens, const float *weights, const float *rows, long stride,
+              const float *along, const float *matrix, const float *rates, float weight1, float weight2, float epsilon,
+              void *out, long is_bf16, float *energies) {
+#pragma omp parallel num_threads(threads)
+    {
+        float *restrict g = malloc(d * sizeof(float));
+#pragma omp for schedule(dynamic, ROWS)
+        for (long row = first; row < end; row++) {
+            if (bounds)
+                gather(bounds[row], bounds[row + 1], d, tokens, weights, rows, stride, g);
+            else
+                memcpy(g, gradient + row * d, d * sizeof(float));
+            if (along) {
+                const float part = along[row], *restrict unit = matrix + row * d;
+                for (long i = 0; i < d; i++) g[i] -= part * unit[i];
+            }
+            float *restrict m = exp_avg + row * d, square = 0, energy = 0;
+            for (long i = 0; i < d; i++) {
+                m[i] += weight1 * (g[i] - m[i]);
+                square += g[i] * g[i];
+                energy += m[i] * m[i];
+            }
+            exp_avg_sq[row] += weight2 * (square / d - exp_avg_sq[row]);
+            const float scale = (rates ? rates[row] : 1.0f) / sqrtf(sqrtf(exp_avg_sq[row]) + epsilon);
+            energies[row] = energy * scale * scale;
+            write_row(out, row, d, m, scale, is_bf16);
         }
-        float *restrict m = exp_avg + row * d, square = 0, energy = 0;
-        for (long i = 0; i < d; i++) {
-            m[i] += weight1 * (g[i] - m[i]);
-            square += g[i] * g[i];
-            energy += m[i] * m[i];
-        }
-        exp_avg_sq[row] += weight2 * (square / d - exp_avg_sq[row]);
-        const float scale = (rates ? rates[row] : 1.0f) / sqrtf(sqrtf(exp_avg_sq[row]) + epsilon);
-        energies[row] = energy * scale * scale;
-        write_row(out, row, d, m, scale, is_bf16);
+        free(g);
     }
-    free(g);
 }
 
 /* `descend_` of the rows from first to end, which are first multiplied by `factors`. Those of `follower` take
    `its_length` of the same step. */
-void descend(long first, long end, long d, float *parameter, const void *step, long step_is_bf16, float length,
-             const float *factors, long unit_rows, void *copy, long copy_is_bf16, float *follower, float its_length) {
-    float *restrict s = malloc(d * sizeof(float));
-    for (long row = first; row < end; row++) {
-        read_row(step, row, d, s, step_is_bf16);
-        if (follower) {
-            float *restrict w = follower + row * d;
-            for (long i = 0; i < d; i++) w[i] -= its_length * s[i];
+void descend(long first, long end, long d, long threads, float *parameter, const void *step, long step_is_bf16,
+             float length, const float *factors, long unit_rows, void *copy, long copy_is_bf16, float *follower,
+             float its_length) {
+#pragma omp parallel num_threads(threads)
+    {
+        float *restrict s = malloc(d * sizeof(float));
+#pragma omp for schedule(dynamic, ROWS)
+        for (long row = first; row < end; row++) {
+            read_row(step, row, d, s, step_is_bf16);
+            if (follower) {
+                float *restrict w = follower + row * d;
+                for (long i = 0; i < d; i++) w[i] -= its_length * s[i];
+            }
+            const float factor = factors ? factors[row] : 1.0f;
+            float *restrict w = parameter + row * d, square = 0;
+            for (long i = 0; i < d; i++) {
+                w[i] = factor * w[i] - length * s[i];
+                square += w[i] * w[i];
+            }
+            if (unit_rows) {
+                const float norm = fmaxf(sqrtf(square), FLT_MIN);
+                for (long i = 0; i < d; i++) w[i] /= norm;
+            }
+            if (copy) write_row(copy, row, d, w, 1.0f, copy_is_bf16);
         }
-        const float factor = factors ? factors[row] : 1.0f;
-        float *restrict w = parameter + row * d, square = 0;
-        for (long i = 0; i < d; i++) {
-            w[i] = factor * w[i] - length * s[i];
-            square += w[i] * w[i];
-        }
-        if (unit_rows) {
-            const float norm = fmaxf(sqrtf(square), FLT_MIN);
-            for (long i = 0; i < d; i++) w[i] /= norm;
-        }
-        if (copy) write_row(copy, row, d, w, 1.0f, copy_is_bf16);
+        free(s);
     }
-    free(s);
 }
 
 /* The k-th largest of n values, or 0 if fewer than k are positive. Values are read as bits of bf16, whose order is that
@@ -176,26 +196,31 @@ static long contenders(const int16_t *restrict x, long d, long k, long num_group
 
 /* `topk` of bf16, of the rows from first to end. Column j is in group j % num_groups, of `slices` columns or one more:
    the k groups with the largest maxima hold the k largest values. */
-void topk(long first, long end, long d, const int16_t *matrix, long k, long slices, int16_t *values, int64_t *indices) {
-    const long num_groups = d / slices;
-    int16_t *restrict maxima = malloc((num_groups + d) * sizeof(int16_t)), *found = maxima + num_groups;
-    int64_t *at = malloc(d * sizeof(int64_t));
-    for (long row = first; row < end; row++) {
-        const int16_t *restrict x = matrix + row * d;
-        const long number = contenders(x, d, k, num_groups, maxima, found, at);
-        int16_t *restrict top = values + row * k;
-        int64_t *restrict where = indices + row * k;
-        const int16_t last = number > k ? kth_largest(found, number, k) : 0;
-        long taken = 0;
-        for (long i = 0; i < number; i++)
-            if (found[i] > last) top[taken] = found[i], where[taken++] = at[i];
-        for (long i = 0; i < number && taken < k; i++)
-            if (found[i] == last) top[taken] = last, where[taken++] = at[i];
-        for (long j = 0; j < d && taken < k; j++)
-            if (x[j] < 1) top[taken] = 0, where[taken++] = j;
+void topk(long first, long end, long d, long threads, const int16_t *matrix, long k, long slices, int16_t *values,
+          int64_t *indices) {
+#pragma omp parallel num_threads(threads)
+    {
+        const long num_groups = d / slices;
+        int16_t *restrict maxima = malloc((num_groups + d) * sizeof(int16_t)), *found = maxima + num_groups;
+        int64_t *at = malloc(d * sizeof(int64_t));
+#pragma omp for schedule(dynamic, ROWS)
+        for (long row = first; row < end; row++) {
+            const int16_t *restrict x = matrix + row * d;
+            const long number = contenders(x, d, k, num_groups, maxima, found, at);
+            int16_t *restrict top = values + row * k;
+            int64_t *restrict where = indices + row * k;
+            const int16_t last = number > k ? kth_largest(found, number, k) : 0;
+            long taken = 0;
+            for (long i = 0; i < number; i++)
+                if (found[i] > last) top[taken] = found[i], where[taken++] = at[i];
+            for (long i = 0; i < number && taken < k; i++)
+                if (found[i] == last) top[taken] = last, where[taken++] = at[i];
+            for (long j = 0; j < d && taken < k; j++)
+                if (x[j] < 1) top[taken] = 0, where[taken++] = j;
+        }
+        free(maxima);
+        free(at);
     }
-    free(maxima);
-    free(at);
 }
 
 /* `encode` with topk, of the tokens from first to end, whose products in bf16 are given. Entry j of `products` has an
@@ -227,26 +252,31 @@ static int topk_anew(const int16_t *restrict products, long d, long k, long num_
 }
 
 /* `topk_anew` of the tokens from first to end; 1 in `missed` for those that it leaves. */
-void encode_exactly(long first, long end, long d, const int16_t *products, long k, long slices, const float *errors,
-                    float shift, float rounding, const float *lengths, float longest, const float *x, const float *W,
-                    const float *bias, long n, float *values, int64_t *indices, uint8_t *missed) {
-    const long num_groups = d / slices;
-    int16_t *maxima = malloc((num_groups + d) * sizeof(int16_t)), *found = maxima + num_groups;
-    float *scores = malloc(k * sizeof(float));
-    int64_t *at = malloc(d * sizeof(int64_t));
-    for (long row = first; row < end; row++) {
-        const int16_t *restrict own = products + row * d;
-        const long number = contenders(own, d, k, num_groups, maxima, found, at);
-        int16_t largest = 0;
-        for (long g = 0; g < num_groups; g++) largest = maxima[g] > largest ? maxima[g] : largest;
-        const int16_t kth = number < k ? 0 : kth_largest(found, number, k);
-        missed[row] = kth < 1 || largest > 0x7f7f || /* infinite, or no number */
-                      topk_anew(own, d, k, num_groups, maxima, kth, errors[row], shift, rounding, lengths, longest,
-                                x + row * n, W, bias, n, scores, found, at, values + row * k, indices + row * k);
+void encode_exactly(long first, long end, long d, long threads, const int16_t *products, long k, long slices,
+                    const float *errors, float shift, float rounding, const float *lengths, float longest,
+                    const float *x, const float *W, const float *bias, long n, float *values, int64_t *indices,
+                    uint8_t *missed) {
+#pragma omp parallel num_threads(threads)
+    {
+        const long num_groups = d / slices;
+        int16_t *maxima = malloc((num_groups + d) * sizeof(int16_t)), *found = maxima + num_groups;
+        float *scores = malloc(k * sizeof(float));
+        int64_t *at = malloc(d * sizeof(int64_t));
+#pragma omp for schedule(dynamic, ROWS)
+        for (long row = first; row < end; row++) {
+            const int16_t *restrict own = products + row * d;
+            const long number = contenders(own, d, k, num_groups, maxima, found, at);
+            int16_t largest = 0;
+            for (long g = 0; g < num_groups; g++) largest = maxima[g] > largest ? maxima[g] : largest;
+            const int16_t kth = number < k ? 0 : kth_largest(found, number, k);
+            missed[row] = kth < 1 || largest > 0x7f7f || /* infinite, or no number */
+                          topk_anew(own, d, k, num_groups, maxima, kth, errors[row], shift, rounding, lengths, longest,
+                                    x + row * n, W, bias, n, scores, found, at, values + row * k, indices + row * k);
+        }
+        free(maxima);
+        free(scores);
+        free(at);
     }
-    free(maxima);
-    free(scores);
-    free(at);
 }
 
 /* A whole number in the order of finite floats, and back. */
@@ -330,49 +360,57 @@ static void by_blocks(float *restrict x, long d, float *restrict maxima, float *
 
 /* `extremes` of the rows from first to end of `products`, (rows, d), which are left @ right^T with errors of at most
    errors[row] * lengths[column], and `rounding` of themselves. */
-void extremes(long first, long end, long d, const void *products, long is_bf16, const float *errors, float rounding,
-              const float *lengths, float longest, const float *left, const float *right, long n, long most, long bins,
-              float *top, int64_t *top_at, float *bottom, int64_t *bottom_at, int64_t *counts) {
-    const long blocks = (d + BLOCK - 1) / BLOCK, scratch = 2 * most + CANDIDATES;
-    float *x = malloc((d + 2 * blocks + scratch) * sizeof(float)), *maxima = x + d, *minima = maxima + blocks;
-    float *scores = minima + blocks;
-    int64_t *columns = malloc(scratch * sizeof(int64_t));
-    for (long row = first; row < end; row++) {
-        read_row(products, row, d, x, is_bf16);
-        by_blocks(x, d, maxima, minima);
-        const float *own = left + row * n, error = errors[row];
-        const long at = row * most;
-        extreme_entries(1, x, maxima, d, error, rounding, lengths, longest, own, right, n, most, scores, columns,
-                        top + at, top_at + at);
-        extreme_entries(-1, x, minima, d, error, rounding, lengths, longest, own, right, n, most, scores, columns,
-                        bottom + at, bottom_at + at);
-        histogram(x, d, bottom[at], top[at], bins, counts + row * bins);
+void extremes(long first, long end, long d, long threads, const void *products, long is_bf16, const float *errors,
+              float rounding, const float *lengths, float longest, const float *left, const float *right, long n,
+              long most, long bins, float *top, int64_t *top_at, float *bottom, int64_t *bottom_at, int64_t *counts) {
+#pragma omp parallel num_threads(threads)
+    {
+        const long blocks = (d + BLOCK - 1) / BLOCK, scratch = 2 * most + CANDIDATES;
+        float *x = malloc((d + 2 * blocks + scratch) * sizeof(float)), *maxima = x + d, *minima = maxima + blocks;
+        float *scores = minima + blocks;
+        int64_t *columns = malloc(scratch * sizeof(int64_t));
+#pragma omp for schedule(dynamic, ROWS)
+        for (long row = first; row < end; row++) {
+            read_row(products, row, d, x, is_bf16);
+            by_blocks(x, d, maxima, minima);
+            const float *own = left + row * n, error = errors[row];
+            const long at = row * most;
+            extreme_entries(1, x, maxima, d, error, rounding, lengths, longest, own, right, n, most, scores, columns,
+                            top + at, top_at + at);
+            extreme_entries(-1, x, minima, d, error, rounding, lengths, longest, own, right, n, most, scores, columns,
+                            bottom + at, bottom_at + at);
+            histogram(x, d, bottom[at], top[at], bins, counts + row * bins);
+        }
+        free(x);
+        free(columns);
     }
-    free(x);
-    free(columns);
 }
 
 /* RMSNorm of the rows from first to end: weight * bf16(x / rms(x)); with `widely` the product with the weight, or with
    1 + weight, is of float32 and rounded once. */
-void rms_norm(long first, long end, long d, const uint16_t *x, const uint16_t *weight, long widely, long plus_one,
-              float epsilon, uint16_t *to) {
-    float *restrict scale = malloc(2 * d * sizeof(float)), *restrict wide = scale + d;
-    for (long i = 0; i < d; i++) scale[i] = from_bf16(weight[i]) + (plus_one ? 1.0f : 0.0f);
-    for (long row = first; row < end; row++) {
-        const uint16_t *restrict in = x + row * d;
-        uint16_t *restrict out = to + row * d;
-        float square = 0;
-        for (long i = 0; i < d; i++) {
-            wide[i] = from_bf16(in[i]);
-            square += wide[i] * wide[i];
+void rms_norm(long first, long end, long d, long threads, const uint16_t *x, const uint16_t *weight, long widely,
+              long plus_one, float epsilon, uint16_t *to) {
+#pragma omp parallel num_threads(threads)
+    {
+        float *restrict scale = malloc(2 * d * sizeof(float)), *restrict wide = scale + d;
+        for (long i = 0; i < d; i++) scale[i] = from_bf16(weight[i]) + (plus_one ? 1.0f : 0.0f);
+#pragma omp for schedule(dynamic, ROWS)
+        for (long row = first; row < end; row++) {
+            const uint16_t *restrict in = x + row * d;
+            uint16_t *restrict out = to + row * d;
+            float square = 0;
+            for (long i = 0; i < d; i++) {
+                wide[i] = from_bf16(in[i]);
+                square += wide[i] * wide[i];
+            }
+            const float factor = 1.0f / sqrtf(square / d + epsilon);
+            if (widely)
+                for (long i = 0; i < d; i++) out[i] = to_bf16(wide[i] * factor * scale[i]);
+            else
+                for (long i = 0; i < d; i++) out[i] = to_bf16(from_bf16(to_bf16(wide[i] * factor)) * scale[i]);
         }
-        const float factor = 1.0f / sqrtf(square / d + epsilon);
-        if (widely)
-            for (long i = 0; i < d; i++) out[i] = to_bf16(wide[i] * factor * scale[i]);
-        else
-            for (long i = 0; i < d; i++) out[i] = to_bf16(from_bf16(to_bf16(wide[i] * factor)) * scale[i]);
+        free(scale);
     }
-    free(scale);
 }
 
 /* e^x to about six digits, in operations that have vectors. */
@@ -403,15 +441,20 @@ static void activate(long d, const uint16_t *restrict from, int is_gelu, float *
 }
 
 /* Gated activation of the rows from first to end: act(gate) * up, act SiLU, or with `is_gelu` the tanh form of GELU. */
-void gated(long first, long end, long d, const uint16_t *gate, const uint16_t *up, long is_gelu, uint16_t *to) {
-    float *restrict active = malloc(d * sizeof(float));
-    for (long row = first; row < end; row++) {
-        activate(d, gate + row * d, is_gelu, active);
-        const uint16_t *restrict u = up + row * d;
-        for (long i = 0; i < d; i++) active[i] *= from_bf16(u[i]);
-        write_row(to, row, d, active, 1.0f, 1);
+void gated(long first, long end, long d, long threads, const uint16_t *gate, const uint16_t *up, long is_gelu,
+           uint16_t *to) {
+#pragma omp parallel num_threads(threads)
+    {
+        float *restrict active = malloc(d * sizeof(float));
+#pragma omp for schedule(dynamic, ROWS)
+        for (long row = first; row < end; row++) {
+            activate(d, gate + row * d, is_gelu, active);
+            const uint16_t *restrict u = up + row * d;
+            for (long i = 0; i < d; i++) active[i] *= from_bf16(u[i]);
+            write_row(to, row, d, active, 1.0f, 1);
+        }
+        free(active);
     }
-    free(active);
 }
 
 /* Rotary position embedding of one head: x * cos + (-x2, x1) * sin, each term rounded, x1 and x2 its halves. */
@@ -428,14 +471,18 @@ static void rotate_head(long half, const uint16_t *restrict x, const uint16_t *r
 }
 
 /* Of the rows from first to end, each of d / width heads. Row r has the angles of row r % angles. */
-void rotate(long first, long end, long d, const uint16_t *x, long width, const uint16_t *cosines, const uint16_t *sines,
-            long angles, uint16_t *to) {
-    const long half = width / 2, heads = d / width;
-    for (long row = first; row < end; row++) {
-        const long at = row % angles * width;
-        for (long head = 0; head < heads; head++) {
-            uint16_t *out = to + row * d + head * width;
-            rotate_head(half, x + row * d + head * width, cosines + at, sines + at, out, out + half);
+void rotate(long first, long end, long d, long threads, const uint16_t *x, long width, const uint16_t *cosines,
+            const uint16_t *sines, long angles, uint16_t *to) {
+#pragma omp parallel num_threads(threads)
+    {
+        const long half = width / 2, heads = d / width;
+#pragma omp for schedule(dynamic, ROWS)
+        for (long row = first; row < end; row++) {
+            const long at = row % angles * width;
+            for (long head = 0; head < heads; head++) {
+                uint16_t *out = to + row * d + head * width;
+                rotate_head(half, x + row * d + head * width, cosines + at, sines + at, out, out + half);
+            }
         }
     }
 }
@@ -478,39 +525,48 @@ static float log_total(float *restrict x, long d, int64_t *at) {
 }
 
 /* `log_total` of the rows from first to end. */
-void log_totals(long first, long end, long d, const void *logits, long is_bf16, float *totals, int64_t *largest) {
-    float *x = malloc(d * sizeof(float));
-    for (long row = first; row < end; row++) {
-        read_row(logits, row, d, x, is_bf16);
-        totals[row] = log_total(x, d, largest + row);
+void log_totals(long first, long end, long d, long threads, const void *logits, long is_bf16, float *totals,
+                int64_t *largest) {
+#pragma omp parallel num_threads(threads)
+    {
+        float *x = malloc(d * sizeof(float));
+#pragma omp for schedule(dynamic, ROWS)
+        for (long row = first; row < end; row++) {
+            read_row(logits, row, d, x, is_bf16);
+            totals[row] = log_total(x, d, largest + row);
+        }
+        free(x);
     }
-    free(x);
 }
 
 /* KL(p || q) of the rows from first to end, log p = x - x[largest] - totals and log q likewise of y. Each is taken apart
    from what x or y have in common, so that nothing large cancels. A probability below the least float32, e^-87, adds
    nothing. */
-void divergences(long first, long end, long d, const void *logits, long is_bf16, const float *totals,
+void divergences(long first, long end, long d, long threads, const void *logits, long is_bf16, const float *totals,
                  const int64_t *largest, const void *changed, long changed_is_bf16, float *divergence,
                  float *changed_totals, int64_t *changed_largest) {
-    float *restrict x = malloc(2 * d * sizeof(float)), *restrict y = x + d;
-    for (long row = first; row < end; row++) {
-        read_row(logits, row, d, x, is_bf16);
-        read_row(changed, row, d, y, changed_is_bf16);
-        subtract(x, d, x[largest[row]]);
-        const float of_x = totals[row], of_y = log_total(y, d, changed_largest + row);
-        double total = 0;
-        for (long start = 0; start < d; start += BLOCK) {
-            const long stop = start + BLOCK < d ? start + BLOCK : d;
-            float sum = 0;
-            for (long j = start; j < stop; j++) {
-                const float p = x[j] - of_x, q = y[j] - of_y;
-                sum += p < -87.0f ? 0.0f : exponential(p) * (p - q);
+#pragma omp parallel num_threads(threads)
+    {
+        float *restrict x = malloc(2 * d * sizeof(float)), *restrict y = x + d;
+#pragma omp for schedule(dynamic, ROWS)
+        for (long row = first; row < end; row++) {
+            read_row(logits, row, d, x, is_bf16);
+            read_row(changed, row, d, y, changed_is_bf16);
+            subtract(x, d, x[largest[row]]);
+            const float of_x = totals[row], of_y = log_total(y, d, changed_largest + row);
+            double total = 0;
+            for (long start = 0; start < d; start += BLOCK) {
+                const long stop = start + BLOCK < d ? start + BLOCK : d;
+                float sum = 0;
+                for (long j = start; j < stop; j++) {
+                    const float p = x[j] - of_x, q = y[j] - of_y;
+                    sum += p < -87.0f ? 0.0f : exponential(p) * (p - q);
+                }
+                total += sum;
             }
-            total += sum;
+            divergence[row] = (float)total;
+            changed_totals[row] = of_y;
         }
-        divergence[row] = (float)total;
-        changed_totals[row] = of_y;
+        free(x);
     }
-    free(x);
 }
