@@ -42,8 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _choose_waiting() -> None:
     """Say how threads wait for work, which is read once, when PyTorch is imported; unless the user has said it.
 
-    Spinning for a tenth of a millisecond trains 1.11 times as fast on two idle cores (SmolLM2, 4608 latents), and at
-    0.75 of the speed on two busy ones.
+    Spinning for a tenth of a millisecond trains 1.11 times as fast on two idle cores (SmolLM2, 4608 latents). On two
+    busy ones it trains at 0.75 of the speed.
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         name, value = ("OMP_WAIT_POLICY", "PASSIVE") if _others_run() else ("GOMP_SPINCOUNT", "30000")
