@@ -54,8 +54,11 @@ class GivenStore:
     model_name, data_seed, held_out, held_out_by = "given activations", 0, 1, "sequences"
     dtype = torch.float32
 
-    def __init__(self, rows: Tensor, tokens: int, num_batches: int, device: torch.device) -> None:
-        self._rows, self.device = rows, device
+    def __init__(
+        self, rows: Tensor, tokens: int, num_batches: int, device: torch.device, held_out: Tensor | None = None
+    ) -> None:
+        """`held_out` are rows that nobody trains on; None: the first of `rows`."""
+        self._held_out, self.device = rows[:SHOWN] if held_out is None else held_out, device
         self.ctx_len, self.num_batches, self.num_sequences = tokens, num_batches, num_batches + 1
         self.chosen, self.widths = [HOOKPOINT], {HOOKPOINT: rows.shape[1]}
         self.read_with: dict[str, Any] = {}
@@ -71,9 +74,10 @@ class GivenStore:
         return []
 
     def held_out_batches(self) -> Iterator[Batch]:
-        """The first rows, which the trainer looks at before it begins; the benchmark evaluates by itself."""
-        shown = self._rows[:SHOWN].to(self.device, torch.float32)
-        yield Batch(torch.zeros(1, len(shown), dtype=torch.int64), torch.arange(len(shown)), {HOOKPOINT: shown})
+        """Rows that the trainer looks at before it begins, and calibrates on; the benchmark evaluates by itself."""
+        for rows in self._held_out.split(SHOWN):
+            shown = rows.to(self.device, torch.float32)
+            yield Batch(torch.zeros(1, len(shown), dtype=torch.int64), torch.arange(len(shown)), {HOOKPOINT: shown})
 
     def fingerprints(self) -> dict[str, str]:
         """Nothing: such a run is never continued."""

@@ -76,6 +76,10 @@ class Worker:
         """Reconstruct these rows of the job's activations into a .npy file, (tokens, d_in) float32."""
         self._ask("write", first=first, end=end, path=str(path))
 
+    def save(self, folder: Path) -> None:
+        """End the run: write the dictionary into a folder, and from now on measure it as it selects at inference."""
+        self._ask("save", path=str(folder))
+
     def _ask(self, do: str, **arguments: Any) -> dict[str, Any]:
         assert self._process.stdin is not None and self._process.stdout is not None
         try:

@@ -89,6 +89,24 @@ QUALITY_CONTESTANTS = (
     Contestant("dictionary_learning", "default"),
 )
 
+PREFIXES = (512, 2048)
+"""Ends of the inner groups of everybody's Matryoshka dictionaries."""
+_MATRYOSHKA = (("kind", "matryoshka"), ("prefixes", PREFIXES))
+FAMILY_CONTESTANTS = (
+    Contestant("sae", "topk"),
+    Contestant("sae", "batchtopk", (("selection", "batchtopk"),)),
+    Contestant("sae", "matryoshka", (("prefixes", PREFIXES),)),
+    Contestant("sae", "matryoshka batchtopk", (("selection", "batchtopk"), ("prefixes", PREFIXES))),
+    Contestant("sparsify", "topk", (("optimizer", "adam"),)),
+    Contestant("sae_lens", "topk"),
+    Contestant("dictionary_learning", "topk"),
+    Contestant("sae_lens", "batchtopk", (("kind", "batchtopk"),)),
+    Contestant("dictionary_learning", "batchtopk", (("kind", "batchtopk"),)),
+    Contestant("sae_lens", "matryoshka batchtopk", _MATRYOSHKA),
+    Contestant("dictionary_learning", "matryoshka batchtopk", _MATRYOSHKA),
+)
+"""Members of the k-sparse family that a peer has too, ours first. The peers' Matryoshka ones select in a batch."""
+
 
 @dataclass(frozen=True)
 class Cell:

@@ -51,6 +51,17 @@ class Job:
     seed: int = 0
     device: str = "cpu"
     threads: int = 1
+    hookpoint: str = ""
+    """The module whose output the activations are, for what is saved."""
+    calibrate_on: int = 0
+    """Of the activations, the first rows, on which a trainer that calibrates its threshold at the end does so."""
+    fast_products: bool = False
+    """Whether PyTorch may compute products of float32 in bf16, as ours are: a setting of the process."""
+
+    @property
+    def block(self) -> int:
+        """The number in the hookpoint's name."""
+        return int(self.hookpoint.rpartition(".")[2])
 
     @property
     def is_timed(self) -> bool:
@@ -94,6 +105,8 @@ class Batches:
         """x -> x̂ with the weights of now; the engine sets it."""
         self.fired: Callable[[Tensor], Tensor] | None = None
         """x -> which latents fire, (tokens, num_latents) bool; the engine sets it."""
+        self.save: Callable[[Path], None] | None = None
+        """Write the dictionary into a folder as the library does; what is measured afterwards is what was written."""
         self._job, self._channel = job, channel
         self._data = None if job.activations is None else read_rows(job.activations, job.d_in)[job.first_row :]
         self._load, self._index = measure.OtherLoad(), 0
@@ -158,6 +171,11 @@ class Batches:
             self._channel.send(self._measured(self._rows(command)))
         elif command["do"] == "write":
             np.save(command["path"], self._reconstructed(self._rows(command)))
+            self._channel.send({})
+        elif command["do"] == "save":
+            assert self.save is not None
+            torch.set_float32_matmul_precision("highest")
+            self.save(Path(command["path"]))
             self._channel.send({})
         elif command["do"] == "evaluate":
             self._channel.send({"fvu": self._held_out_fvu()})
@@ -235,6 +253,8 @@ def main() -> None:
     _die_first()
     torch.set_num_threads(job.threads)
     torch.manual_seed(job.seed)
+    if job.fast_products:
+        torch.set_float32_matmul_precision("medium")
     engine = import_module(f"benchmarks.peers.{job.library}")
     train = engine.train if job.activations is not None else engine.train_on_model
     try:

@@ -2,12 +2,13 @@
 
 import os
 import tempfile
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from benchmarks.harness.given import HOOKPOINT, GivenStore
-from benchmarks.harness.worker import Batches, Job
+from benchmarks.harness.worker import Batches, Job, read_rows
 from sae import lm
 from sae.config import SaeConfig, TrainConfig
 from sae.dictionary.autoencoder import Sae
@@ -34,6 +35,7 @@ def train(job: Job, batches: Batches) -> None:
         sae = trainer.saes[HOOKPOINT]
         batches.reconstruct = lambda x: sae(x).recon
         batches.fired = lambda x: _fired(sae, x)
+        batches.save = lambda folder: _save(trainer, folder)
         for _ in batches:
             for _ in range(trainer.steps_per_batch):
                 _step(trainer)
@@ -45,7 +47,12 @@ def given_trainer(job: Job, rows: torch.Tensor, folder: str) -> SaeTrainer:
     if job.options.get("float32"):
         lm.compute_dtype = lambda device: torch.float32  # type: ignore[assignment]  # no option of the library
     cfg = TrainConfig(
-        sae=SaeConfig(num_latents=job.num_latents, k=job.k),
+        sae=SaeConfig(
+            num_latents=job.num_latents,
+            k=job.k,
+            selection=job.options.get("selection", "topk"),
+            prefixes=list(job.options.get("prefixes", ())),
+        ),
         batch_size=1,
         steps_per_batch=None if job.lr is None else 1,
         lr=job.peak_lr,
@@ -55,7 +62,10 @@ def given_trainer(job: Job, rows: torch.Tensor, folder: str) -> SaeTrainer:
         save_dir=folder,
         log_to_wandb=False,
     )
-    store = GivenStore(rows, job.tokens, job.steps, torch.device(job.device))
+    held_out = None
+    if job.calibrate_on and job.activations is not None:
+        held_out = read_rows(job.activations, job.d_in)[: job.calibrate_on]
+    store = GivenStore(rows, job.tokens, job.steps, torch.device(job.device), held_out)
     trainer = SaeTrainer(cfg, store) if job.lr is None else GivenRate(cfg, store)
     if isinstance(trainer, GivenRate):
         trainer.job = job
@@ -63,6 +73,12 @@ def given_trainer(job: Job, rows: torch.Tensor, folder: str) -> SaeTrainer:
     if job.is_timed:
         trainer.step = trainer.total_steps // 2  # when k has grown, as in most of a run
     return trainer
+
+
+def _save(trainer: SaeTrainer, folder: Path) -> None:
+    """As `fit` ends: thresholds are calibrated on held-out tokens."""
+    trainer.calibrate()
+    trainer.saes[HOOKPOINT].save_to_disk(folder)
 
 
 def _step(trainer: SaeTrainer) -> None:

@@ -89,6 +89,7 @@ def train(job: Job, batches: Batches) -> None:
         _autocast_forward(trainer)
     batches.reconstruct = _averaged(trainer, lambda sae, x: sae(x).sae_out)
     batches.fired = _averaged(trainer, _fired)
+    batches.save = _averaged(trainer, lambda sae, folder: sae.save_to_disk(folder))
     trainer.fit()
 
 
@@ -130,7 +131,7 @@ def _fired(sae: Any, x: Tensor) -> Tensor:
 def _averaged(trainer: Trainer, work: Any) -> Any:
     """Do `work` with the weights that it would save: the schedule-free optimizer keeps two sets."""
 
-    def averaged(x: Tensor) -> Tensor:
+    def averaged(x: Any) -> Any:
         schedule_free = [optimizer for optimizer in trainer.optimizers if hasattr(optimizer, "eval")]
         for optimizer in schedule_free:
             optimizer.eval()

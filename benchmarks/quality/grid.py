@@ -35,6 +35,8 @@ MULTIPLES = (0.3, 1.0, 3.0, 10.0)
 GRAFTED_BEFORE = 16
 """Sequences into which reconstructions were grafted in files that do not say it."""
 VALIDATION_END = VALIDATION_SEQUENCES * (CTX_LEN - 1)
+_LISTS = ("rows", "probes", "stability")
+"""What several commands add to a file."""
 TEST_END = BLOCK_SEQUENCES * (CTX_LEN - 1)
 
 
@@ -42,21 +44,23 @@ def default_lr(c: Contestant, cell: Cell) -> float:
     """The peak learning rate that the library would choose."""
     from sae.training.recipe import firings, peak_lr, steps_per_batch
 
-    scale = (cell.num_latents / 2**14) ** -0.5
     if c.library == "sae":
         batches = cell.tokens // cell.batch
         parts = steps_per_batch(batches, cell.batch)
         return peak_lr(cell.num_latents, batches * parts, firings(cell.batch // parts, cell.k, cell.num_latents))
+    return library_lr(c, cell.num_latents)
+
+
+def library_lr(c: Contestant, num_latents: int) -> float:
+    """A peer's own peak learning rate."""
     if c.library == "sae_lens":
         return 3e-4
-    return (5e-3 if "signum" in c.setting else 2e-4) * scale
+    return (5e-3 if "signum" in c.setting else 2e-4) * (num_latents / 2**14) ** -0.5
 
 
-def measured(
-    c: Contestant, cell: Cell, multiple: float, seed: int, threads: int, device: str = "cpu", *, grafted: int
-) -> dict[str, Any]:
-    """One training run: its row, with what grafting into so many sequences does, if any. Raises WorkerError."""
-    job = Job(
+def job_of(c: Contestant, cell: Cell, multiple: float, seed: int, threads: int, device: str) -> Job:
+    """The training run of a contestant in a cell."""
+    return Job(
         library=c.library,
         options=dict(c.options),
         d_in=READERS[cell.text].d_in,
@@ -71,6 +75,13 @@ def measured(
         device=device,
         threads=threads,
     )
+
+
+def measured(
+    c: Contestant, cell: Cell, multiple: float, seed: int, threads: int, device: str = "cpu", *, grafted: int
+) -> dict[str, Any]:
+    """One training run: its row, with what grafting into so many sequences does, if any. Raises WorkerError."""
+    job = job_of(c, cell, multiple, seed, threads, device)
     started = time.perf_counter()
     with Worker(job) as worker:
         worker.train(job.steps)
@@ -128,7 +139,11 @@ class Rows:
             )
 
     def add(self, row: dict[str, Any]) -> None:
-        """Keep it, beside what others have added meanwhile."""
+        """Keep a row."""
+        self.merge("rows", [row])
+
+    def merge(self, name: str, new: list[dict[str, Any]]) -> None:
+        """Keep these entries of a list of the file, beside what others have added meanwhile."""
         self.path.parent.mkdir(exist_ok=True)
         with self.path.open("a+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -136,8 +151,9 @@ class Rows:
             if text := file.read():
                 found = json.loads(text)
                 versions = found.get("versions", {}) | self.content.get("versions", {})
-                self.content |= {"rows": found["rows"], "versions": versions}
-            self.content["rows"].append(row)
+                self.content = found | {key: self.content[key] for key in self.content if key not in _LISTS}
+                self.content["versions"] = versions
+            self.content.setdefault(name, []).extend(new)
             file.truncate(0)
             file.write(json.dumps(self.content, indent=1) + "\n")
 
