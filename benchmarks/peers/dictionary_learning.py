@@ -5,12 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from dictionary_learning import trainers
+from dictionary_learning.trainers import BatchTopKTrainer, TopKTrainer
+from dictionary_learning.trainers.matryoshka_batch_top_k import MatryoshkaBatchTopKTrainer
 from dictionary_learning.training import trainSAE
 
 from benchmarks.harness.worker import WARMUP_STEPS, Batches, Job
 
-TRAINERS = {"topk": "TopKTrainer", "batchtopk": "BatchTopKTrainer", "matryoshka": "MatryoshkaBatchTopKTrainer"}
+TRAINERS: dict[str, Any] = {
+    "topk": TopKTrainer,
+    "batchtopk": BatchTopKTrainer,
+    "matryoshka": MatryoshkaBatchTopKTrainer,
+}
 THRESHOLD_FROM = 0.8
 """Share of a run shorter than its default of 1000 steps after which the threshold is found, of kinds that have one."""
 
@@ -18,9 +23,9 @@ THRESHOLD_FROM = 0.8
 def train(job: Job, batches: Batches) -> None:
     """`trainSAE` takes activations from any iterator."""
     kind = job.options.get("kind", "topk")
-    base: Any = getattr(trainers, TRAINERS[kind])
+    base = TRAINERS[kind]
 
-    class Watched(base):  # type: ignore[misc]
+    class Watched(base):
         """Tells where its autoencoder is."""
 
         def __init__(self, **options: Any) -> None:
