@@ -19,6 +19,7 @@ from torch import nn
 
 from .adapter import adapter_in, check_peft, merge
 from .explain import Access, model_errors_explained
+from .gguf import read_quickly
 from .hookpoints import base_model, part_that_reads
 from .pair import models_in
 
@@ -394,7 +395,7 @@ def _source(location: ModelLocation, access: Access) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=4)
 def _gguf_config(location: ModelLocation, stamp: tuple[int, int]) -> PreTrainedConfig:
-    """A GGUF file's config, parsed once for each state of the file (2 s for a vocabulary of 49 152 tokens)."""
+    """A GGUF file's config, parsed once for each state of the file."""
     from transformers import AutoConfig
 
     config: PreTrainedConfig = AutoConfig.from_pretrained(**_source(location, Access(location.folder)))
@@ -426,6 +427,7 @@ def _loading(location: ModelLocation, access: Access) -> Iterator[None]:
             if importlib.util.find_spec("gguf") is None:
                 raise ValueError(f"model {access.name} needs gguf, which is not installed; pip install gguf")
             stack.enter_context(model_errors_explained(access, "cannot be read as GGUF: {text}; download it again"))
+            stack.enter_context(read_quickly())
         else:
             stack.enter_context(model_errors_explained(access))
         stack.enter_context(_quiet())
