@@ -52,6 +52,7 @@ def _quick_reader(plain: Any) -> Any:
             file = memoryview(self.data)
             kind, count = _KIND_AND_COUNT.unpack_from(file, orig_offs)
             start = orig_offs + _KIND_AND_COUNT.size
+            values: list[Any]
             if kind == GGUFValueType.STRING:
                 values, end = _strings(file, start, count)
             elif kind in self.gguf_scalar_to_np:
