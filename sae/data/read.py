@@ -10,6 +10,8 @@ from functools import partial
 from itertools import islice
 from typing import IO, Any, NamedTuple
 
+from .chat import RULE, ChatError, turns_of
+
 KINDS = {
     ".txt": "text", ".jsonl": "json", ".ndjson": "json", ".jsonlines": "json", ".json": "json", ".csv": "csv",
     ".tsv": "csv", ".parquet": "parquet",
@@ -159,7 +161,11 @@ def _mask(name: str, value: Any) -> list[int] | None:
 
 
 def _chat(name: str, value: Any) -> str | None:
-    return value if value is None or isinstance(value, str) else json.dumps(value)
+    try:
+        turns = turns_of(value)
+    except ChatError as error:
+        raise _WrongKind(f"column {name!r} {RULE}, got {error}") from None
+    return json.dumps(turns) if turns else None
 
 
 # The rows of one file, each with its place for messages

@@ -1,11 +1,13 @@
 """Text to rows of token ids of one length."""
 
-import json
 import os
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sae.storage.files import short
+
+from .chat import RULE, ChatError, Turn, as_part, takes_parts, turns_of
 from .pack import DOCUMENTS_PER_BATCH, ChunkLayout, PackedStream, Row, pack_dataset
 from .read import CHAT
 
@@ -37,7 +39,8 @@ def chunk_and_tokenize(
     the special tokens around a chunk, is not doubled.
 
     A column of chats (lists of turns with a role, as `messages`) becomes text by the tokenizer's chat template. Where
-    that closes a chat with the separator, no other is added. A BOS with which it begins is the chunk's.
+    that closes a chat with the separator, no other is added. A BOS with which it begins is the chunk's. Empty chats are
+    skipped, content that is null is empty, and parts of text are joined.
 
     Args:
         data: Documents.
@@ -66,7 +69,10 @@ def chunk_and_tokenize(
         if is_chat:
             check_chat_template(tokenizer, text_key)
         ends = (layout.prefix, layout.suffix)
-        return Tokenize(tokenizer, text_key, separator_id(tokenizer), is_chat=is_chat, ends=ends)
+        in_parts = is_chat and takes_parts(tokenizer)
+        return Tokenize(
+            tokenizer, text_key, separator_id(tokenizer), is_chat=is_chat, ends=ends, chats_in_parts=in_parts
+        )
 
     def rows_of(split: "datasets.Dataset") -> "datasets.Dataset":
         tokenize = tokenize_of(split)
@@ -103,14 +109,17 @@ class Tokenize:
     text_key: str
     separator: int | None
     # part of the key under which `datasets` caches tokens: raise it when the same text must give other tokens
-    version: int = 3
+    version: int = 4
     is_chat: bool = False
     """Whether rows are chats, which the tokenizer's template makes text."""
     ends: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
     """Special tokens before and after each chunk."""
+    chats_in_parts: bool = False
+    """Whether the template wants the content of a turn as a list of parts."""
 
-    def __call__(self, batch: Mapping[str, list[Any]]) -> dict[str, list[list[int]]]:
-        texts = self._texts(batch)
+    def __call__(self, batch: Mapping[str, list[Any]], indices: Sequence[int] = ()) -> dict[str, list[list[int]]]:
+        """Raises ValueError, with the place by `indices`, for what cannot be tokenised."""
+        texts = self._texts(batch[self.text_key], indices)
         if not texts:
             return {"input_ids": []}
         ids = self._ids(texts)
@@ -152,27 +161,42 @@ class Tokenize:
                 f"{str(error).strip()[:200]}; clean the text, or give the tokenizer an unknown token"
             ) from error
 
-    def _texts(self, batch: Mapping[str, list[Any]]) -> list[str]:
-        texts = [text for text in batch[self.text_key] if text is not None and text != "" and text != []]
+    def _texts(self, column: list[Any], indices: Sequence[int]) -> list[str]:
         if self.is_chat:
-            return [self._rendered(chat) for chat in texts]
+            chats = (self._rendered(chat, indices[place : place + 1]) for place, chat in enumerate(column))
+            return [text for text in chats if text]
+        texts = [text for text in column if text is not None and text != ""]
         wrong = next((text for text in texts if not isinstance(text, str)), None)
         if wrong is not None:
             raise _not_text(self.text_key, type(wrong).__name__)
         return texts
 
-    def _rendered(self, chat: Any) -> str:
+    def _rendered(self, chat: Any, index: Sequence[int]) -> str:
+        """The chat as text; empty for an empty chat."""
+        where = "".join(f" in row {number + 1:,} of the data" for number in index)
         try:
-            turns = json.loads(chat) if isinstance(chat, str) else chat
-            if not isinstance(turns, list):
-                raise TypeError("it is no list of turns")
-            # a table of turns gives every turn the fields of all
-            turns = [{name: value for name, value in turn.items() if value is not None} for turn in turns]
+            turns = turns_of(chat)
+        except ChatError as error:
+            raise ValueError(
+                f"column {self.text_key!r} {RULE}, got {error}{where}; mend or leave out that row"
+            ) from None
+        if not turns:
+            return ""
+        text = self._from_template(turns, where)
+        # half of a surrogate pair, which JSON can say and UTF-8 cannot
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+    def _from_template(self, turns: list[Turn], where: str) -> str:
+        if self.chats_in_parts:
+            turns = [turn | {"content": as_part(turn["content"])} for turn in turns]
+        try:
             return str(self.tokenizer.apply_chat_template(turns, tokenize=False))
         except Exception as error:  # templates raise what they like
+            said = " ".join(str(error).split())[:200]
             raise ValueError(
-                f"column {self.text_key!r} must hold chats that the tokenizer's chat template can render, got one of "
-                f"which it says: {type(error).__name__}: {str(error).strip()[:200]}; make them text, in another column"
+                f"column {self.text_key!r} must hold chats that the tokenizer's chat template can render, got one"
+                f"{where} ({short(turns)}) of which it says: {type(error).__name__}: {said}; "
+                "mend or leave out that row, or make the chats text, in another column"
             ) from error
 
 
@@ -306,6 +330,7 @@ def _tokenize_dataset(
     return data.with_format(None).map(
         tokenize,
         batched=True,
+        with_indices=True,
         batch_size=DOCUMENTS_PER_BATCH,
         num_proc=num_proc if num_proc > 1 else None,
         remove_columns=data.column_names,

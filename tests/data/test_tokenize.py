@@ -244,7 +244,7 @@ def test_a_chat_has_the_one_bos_that_its_template_gives(make_tokenizer, kind, st
         (None, r"must have a chat template for the chats in column 'messages', got none; .*--text_column"),
         (
             "{{ raise_exception('roles must alternate') }}",
-            "must hold chats .* can render.*: roles must alternate; make",
+            "must hold chats .* can render, got one in row 1 .*: roles must alternate; mend",
         ),
     ],
 )
