@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from threading import RLock
 from typing import Any
 
-import numpy as np
-
 _READER, _NAMES = "GGUFReader", "get_tensor_name_map"
 """What of the package gguf transformers uses."""
 _LENGTH = struct.Struct("<Q")
@@ -56,7 +54,7 @@ def _quick_reader(plain: Any) -> Any:
             if kind == GGUFValueType.STRING:
                 values, end = _strings(file, start, count)
             elif kind in self.gguf_scalar_to_np:
-                values, end = _numbers(file, start, count, self.gguf_scalar_to_np[kind])
+                values, end = _numbers(self.data, start, count, self.gguf_scalar_to_np[kind])
             else:
                 return super()._get_field_parts(orig_offs, raw_type)
             types = [GGUFValueType.ARRAY, GGUFValueType(kind)][: 1 + bool(count)]
@@ -76,11 +74,9 @@ def _strings(file: memoryview, at: int, count: int) -> tuple[list[bytes], int]:
     return found, at
 
 
-def _numbers(file: memoryview, at: int, count: int, kind: Any) -> tuple[list[tuple[Any]], int]:
-    """So many numbers, each in a tuple of its own, and where they end. Raises ValueError for a file that ends
-    before.
-    """
-    dtype = np.dtype(kind)
-    if count * dtype.itemsize > len(file) - at:
+def _numbers(file: Any, at: int, count: int, kind: Any) -> tuple[list[tuple[Any]], int]:
+    """So many numbers of a NumPy `kind`, each in a tuple, and where they end. Raises as `_strings` does."""
+    end = at + count * kind().itemsize
+    if end > len(file):
         raise ValueError(f"the file ends in a list of {count:,} numbers")
-    return [(value,) for value in np.frombuffer(file, dtype, count, at).tolist()], at + count * dtype.itemsize
+    return [(value,) for value in file[at:end].view(kind).tolist()], end
