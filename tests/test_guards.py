@@ -70,7 +70,7 @@ OWNERS = {
     "argparse": {"commands"},
     "bitsandbytes": set(),
     "peft": {"lm"},
-    "gguf": set(),
+    "gguf": {"lm"},
     "psutil": {"training"},
     "pickle": set(),
     "joblib": set(),
