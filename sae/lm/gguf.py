@@ -1,8 +1,8 @@
 """GGUF files, read by transformers in a fraction of its time: of 13 s for SmolLM2-135M 2 are left.
 
 transformers reads a file's header for the config, for the tokenizer and for the weights. It has the package gguf do
-that, which makes several views of a memory map for each word of the vocabulary; and it has it build a table of all
-names of weights for each module of the model. Inside `read_quickly` both are done in a plain way, to the same results.
+that, which makes several views of a memory map for each word of the vocabulary. A table of all names of weights is
+built anew for each module of the model. Inside `read_quickly` both are done in a plain way, to the same results.
 """
 
 import functools
@@ -14,7 +14,7 @@ from threading import RLock
 from typing import Any
 
 _READER, _NAMES = "GGUFReader", "get_tensor_name_map"
-"""What of the package gguf transformers uses."""
+"""Names in the package gguf that transformers uses."""
 _LENGTH = struct.Struct("<Q")
 _KIND_AND_COUNT = struct.Struct("<IQ")
 _ALONE = RLock()
@@ -64,7 +64,7 @@ def _quick_reader(plain: Any) -> Any:
 
 
 def _strings(file: memoryview, at: int, count: int) -> tuple[list[bytes], int]:
-    """So many words, each behind its length, and where they end. Raises ValueError for a file that ends before."""
+    """Words, each behind its length, and where the last ends. Raises ValueError for a file that ends before."""
     found = []
     for _ in range(count):
         if at + _LENGTH.size > len(file) or (end := at + _LENGTH.size + _LENGTH.unpack_from(file, at)[0]) > len(file):
@@ -75,7 +75,7 @@ def _strings(file: memoryview, at: int, count: int) -> tuple[list[bytes], int]:
 
 
 def _numbers(file: Any, at: int, count: int, kind: Any) -> tuple[list[tuple[Any]], int]:
-    """So many numbers of a NumPy `kind`, each in a tuple, and where they end. Raises as `_strings` does."""
+    """Numbers of a NumPy `kind`, each in a tuple, and where the last ends. Raises as `_strings` does."""
     end = at + count * kind().itemsize
     if end > len(file):
         raise ValueError(f"the file ends in a list of {count:,} numbers")
