@@ -594,6 +594,13 @@ class EvalConfig(SourceConfig):
     probe_texts: int | None = None
     """Texts of each probing task, the first of both classes. None: all, 5000 at most."""
 
+    absorption: bool = False
+    """Measure too how much of a word's first letter its latents have taken over from the letter's own, beside
+    --baselines. It means something for models of about 1B parameters or more."""
+
+    absorption_words: int = 5000
+    """Words of the vocabulary that --absorption asks about."""
+
     stability: list[str] = field(default_factory=list)
     """Say how many latents the checkpoint shares with these, such as runs of other seeds, and nothing else. Only
     weights are read, no model and no data. To compare the seeds of one run, name the run itself."""
@@ -634,7 +641,7 @@ class EvalConfig(SourceConfig):
         if not self.checkpoint:
             raise ValueError("CHECKPOINT must be given: the folder of a run, or a hub id; sae eval CHECKPOINT")
         others = [name for name in ("compare", "baselines") if getattr(self, name)]
-        others += ["probes"] * (self.probes is not None)
+        others += ["probes"] * (self.probes is not None) + ["absorption"] * self.absorption
         if self.stability and others:
             raise ValueError(
                 f"stability reads weights alone, and {others[0]} measures on data; give one of --stability and "
@@ -648,6 +655,9 @@ class EvalConfig(SourceConfig):
             if self.probes is None:
                 raise ValueError("probe_texts must come with probes, got it without; add --probes")
             _check("probe_texts", self.probe_texts, self.probe_texts >= 40, "at least 40", "leave --probe_texts out")
+        if self.absorption_words != EvalConfig.absorption_words and not self.absorption:
+            raise ValueError("absorption_words must come with absorption, got it without; add --absorption")
+        _check("absorption_words", self.absorption_words, self.absorption_words >= 500, "at least 500", "leave it out")
         for name in ("exclude_tokens", "exclude_positions"):
             lowest = min(getattr(self, name) or [], default=0)
             _check(name, lowest, lowest >= 0, "0 or more", "count from the start, from 0")

@@ -7,8 +7,10 @@ from sae.activations.source import check_excluded
 from sae.commands.load import load_language_model, load_skeleton, load_text
 from sae.config import EvalConfig, TextConfig
 from sae.data.labelled import probing_tasks
+from sae.data.spelling import spelling_prompts
 from sae.dictionary.autoencoder import Sae
-from sae.evaluation.command import Probing, load_dictionaries, measure_plan
+from sae.evaluation.absorption import autoencoders
+from sae.evaluation.command import NO_CONCEPTS, Concepts, load_dictionaries, measure_plan
 from sae.evaluation.plan import plan_evaluation, plan_stability
 from sae.evaluation.stability import stabilities
 from sae.evaluation.targets import places_of
@@ -24,8 +26,9 @@ def run_eval(cfg: EvalConfig) -> int:
     if cfg.stability:
         return compare_latents(cfg)
     world = World.from_environment()
-    if cfg.probes is not None:
-        check_alone("sae eval --probes")
+    for name, asked in {"probes": cfg.probes is not None, "absorption": cfg.absorption}.items():
+        if asked:
+            check_alone(f"sae eval --{name}")
     access = {"revision": cfg.revision, "token": cfg.hf_token}
     (device, *_) = world.local_devices(lm.check_device(cfg.device))
     plan = plan_evaluation(cfg, context_limit=lambda model: lm.context_limit(lm.load_skeleton(model, **access)))
@@ -40,12 +43,12 @@ def run_eval(cfg: EvalConfig) -> int:
     dictionaries = load_dictionaries(plan, device)
     for hookpoint in places_of(dictionaries):
         lm.locate(skeleton, hookpoint)
-    probing = _probing(cfg, plan.text)
+    concepts = _concepts(cfg, plan.text, dictionaries)
     with world.one_first(note, "prepared the data"):
         dataset = load_text(plan.text, skeleton)
     model = load_language_model(plan.text, device, head=True)
     evaluation, sentences = measure_plan(
-        plan, model, dataset, dictionaries, batch_size=cfg.batch_size, ranks=world, probing=probing
+        plan, model, dataset, dictionaries, batch_size=cfg.batch_size, ranks=world, concepts=concepts
     )
     world.close()
     if not world.is_main:
@@ -59,12 +62,17 @@ def run_eval(cfg: EvalConfig) -> int:
     return 0
 
 
-def _probing(cfg: EvalConfig, text: TextConfig) -> Probing | None:
-    """The texts for probes and their tokenizer; None without probes."""
-    if cfg.probes is None:
-        return None
+def _concepts(cfg: EvalConfig, text: TextConfig, dictionaries: dict[str, dict[str, Sae]]) -> Concepts:
+    """Questions about single latents, complete. Raises ValueError for what cannot be asked, in one line."""
+    if cfg.probes is None and not cfg.absorption:
+        return NO_CONCEPTS
     tokenizer = lm.load_tokenizer(text.model, revision=text.revision, token=cfg.hf_token)
-    return Probing(probing_tasks(cfg.probes, cfg.probe_texts), tokenizer)
+    tasks = None if cfg.probes is None else probing_tasks(cfg.probes, cfg.probe_texts)
+    if not cfg.absorption:
+        return Concepts(tokenizer, tasks)
+    autoencoders(dictionaries)
+    words = spelling_prompts(tokenizer, lm.token_texts(tokenizer, len(tokenizer)), cfg.absorption_words)
+    return Concepts(tokenizer, tasks, words)
 
 
 def compare_latents(cfg: EvalConfig) -> int:

@@ -42,7 +42,7 @@ TRAIN_GROUPS = {
 
 EVAL_GROUPS = {
     "what": ("checkpoint", "model", "dataset", "model_b", "compare", "hookpoints"),
-    "latents": ("baselines", "probes", "probe_texts", "stability"),
+    "latents": ("baselines", "probes", "probe_texts", "absorption", "absorption_words", "stability"),
     "data": (
         "split", "text_column", "streaming", "ctx_len", "max_tokens", "exclude_tokens", "exclude_positions",
         "data_preprocessing_num_proc",

@@ -13,22 +13,30 @@ from sae import lm
 from sae.activations.first import first_activations
 from sae.activations.source import counted
 from sae.data.labelled import Task
+from sae.data.spelling import Spelling
 from sae.data.tokens import SampledSequences, Sequences, SequenceStream, as_sequences, held_out_fingerprint
 from sae.dictionary.autoencoder import Sae
+from sae.evaluation.absorption import absorption, sentences
 from sae.evaluation.baselines import FIT_TOKENS, baselines, can_have_baselines, check_can_have_baselines
 from sae.evaluation.evaluate import Evaluation, evaluate_many
 from sae.evaluation.plan import EvalPlan, may_have_seen
-from sae.evaluation.probes import Probed, probe
+from sae.evaluation.probes import probe
 from sae.evaluation.ranks import ALONE, Ranks
 from sae.runs.folder import RunRecord, fingerprints_in, may_be_same
 from sae.runs.log import Progress
 
 
-class Probing(NamedTuple):
-    """What probes read."""
+class Concepts(NamedTuple):
+    """Questions about single latents, beside reconstruction."""
 
-    tasks: list[Task]
-    tokenizer: Any
+    tokenizer: Any = None
+    tasks: list[Task] | None = None
+    """Texts of k-sparse probes."""
+    spelling: Spelling | None = None
+    """Words whose first letters may be absorbed."""
+
+
+NO_CONCEPTS = Concepts()
 
 
 def load_dictionaries(plan: EvalPlan, device: torch.device) -> dict[str, dict[str, Sae]]:
@@ -59,7 +67,7 @@ def measure_plan(
     *,
     batch_size: int,
     ranks: Ranks = ALONE,
-    probing: Probing | None = None,
+    concepts: Concepts = NO_CONCEPTS,
 ) -> tuple[Evaluation, list[str]]:
     """Measure, and sentences for the user about which tokens these were."""
     source = as_sequences(dataset)
@@ -78,17 +86,35 @@ def measure_plan(
         exclude_tokens=plan.exclude_tokens, exclude_positions=plan.exclude_positions, ranks=ranks,
         bar=partial(Progress, total=sample.num_tokens, hidden=ranks.rank > 0),
     )  # fmt: skip
-    if probing is not None:
-        evaluation = replace(evaluation, probes=_probes(model, probing, dictionaries, batch_size))
+    evaluation, doubts = _with_concepts(evaluation, concepts, model, dictionaries, batch_size)
     about = [*_which_tokens(plan, evaluation), *_predictions(evaluation), *_ablations(evaluation)]
-    about += _massive(evaluation)
+    about += [*_massive(evaluation), *doubts]
     return evaluation, [*changed, *models, *about]
 
 
-def _probes(model: nn.Module, probing: Probing, dictionaries: dict[str, dict[str, Sae]], batch_size: int) -> Probed:
-    total = sum(len(task.texts) for task in probing.tasks)
-    with Progress(total=total, what="probing") as progress:
-        return probe(model, probing.tokenizer, probing.tasks, dictionaries, batch_size=batch_size, done=progress.reach)
+def _with_concepts(
+    evaluation: Evaluation,
+    concepts: Concepts,
+    model: nn.Module,
+    dictionaries: dict[str, dict[str, Sae]],
+    batch_size: int,
+) -> tuple[Evaluation, list[str]]:
+    """The evaluation with what was asked of latents, and sentences on how far to believe it."""
+    doubts: list[str] = []
+    if (tasks := concepts.tasks) is not None:
+        with Progress(total=sum(len(task.texts) for task in tasks), what="probing") as progress:
+            found = probe(
+                model, concepts.tokenizer, tasks, dictionaries, batch_size=batch_size, done=progress.reach
+            )  # fmt: skip
+        evaluation = replace(evaluation, probes=found)
+    if concepts.spelling is not None:
+        with Progress(total=len(concepts.spelling.words), what="spelling") as progress:
+            absorbed = absorption(
+                model, concepts.spelling, dictionaries, batch_size=batch_size, done=progress.reach
+            )  # fmt: skip
+        evaluation = replace(evaluation, absorption=absorbed)
+        doubts = sentences(absorbed, sum(weight.numel() for weight in model.parameters()))
+    return evaluation, doubts
 
 
 def _baselines(

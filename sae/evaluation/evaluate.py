@@ -15,6 +15,7 @@ from sae.activations.source import CountedTokens, check_excluded, counted
 from sae.data.tokens import SampledSequences
 from sae.dictionary.autoencoder import Sae
 from sae.dictionary.losses import EVERYTHING, Ordinary, Spread, spread
+from sae.evaluation.absorption import Absorbed
 from sae.evaluation.differences import Difference, two_models
 from sae.evaluation.measure import ALL, Measurable, Measured, Reference, means, measure, nothing
 from sae.evaluation.metrics import Quality, as_json, qualities
@@ -56,6 +57,8 @@ class Evaluation(Mapping[Any, Quality]):
     """A sentence, if there were no logits."""
     probes: Probed | None = None
     """Results of k-sparse probes, if they were asked for."""
+    absorption: Absorbed | None = None
+    """Absorption of first letters, if it was asked for."""
     relative_norms: Mapping[str, Mapping[str, list[int]]] = field(default_factory=dict)
     """Crosscoders' latents, by label and hookpoint, in bins of `relative_norms.relative_norms` from 0 to 1."""
     differences: Mapping[str, Mapping[str, Difference]] = field(default_factory=dict)
@@ -114,6 +117,7 @@ class Evaluation(Mapping[Any, Quality]):
         }
         norms |= {"differences": differences} if differences else {}
         norms |= {"probes": self.probes.to_json()} if self.probes is not None else {}
+        norms |= {"absorption": self.absorption.to_json()} if self.absorption is not None else {}
         document: dict[str, Any] = as_json({"data": data, "variance": self.variance, "results": results, **norms})
         return document
 

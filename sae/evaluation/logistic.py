@@ -82,21 +82,25 @@ def _l1_step(gradient: Array, hessian: Array, penalty: Array, w: Array) -> Array
     return step
 
 
-def fit_l2(x: Array, y: Array, strength: float, start: Fitted | None = None) -> Fitted:
-    """Minimise ½‖w‖² + C Σ log(1 + exp(−s (x·w + b))) for one C, by Newton's method; b has no penalty."""
+def fit_l2(x: Array, y: Array, strength: float, start: Fitted | None = None, *, weights: Array | None = None) -> Fitted:
+    """Minimise ½‖w‖² + C Σ weight · log(1 + exp(−s (x·w + b))) for one C, by Newton's method; b has no penalty.
+
+    `weights` are those of the rows; None: 1 each.
+    """
+    each = np.ones(len(y)) if weights is None else weights
     rows, columns = x.shape
     full = np.concatenate([x, np.ones((rows, 1))], 1)
     penalty = np.append(np.ones(columns), _RIDGE)
     w = np.zeros(columns + 1) if start is None else np.append(start.weights[0], start.intercepts[0])
 
     def objective(w: Array) -> float:
-        return float(strength * _loss(full @ w, y) + 0.5 * (penalty * w) @ w)
+        return float(strength * _loss(full @ w, y, each) + 0.5 * (penalty * w) @ w)
 
     value = objective(w)
     for _ in range(_STEPS):
         p = _sigmoid(full @ w)
-        gradient = strength * (full.T @ (p - y)) + penalty * w
-        hessian = strength * (full.T * (p * (1 - p))) @ full
+        gradient = strength * (full.T @ (each * (p - y))) + penalty * w
+        hessian = strength * (full.T * (each * p * (1 - p))) @ full
         hessian[np.diag_indices(columns + 1)] += penalty
         step = -np.linalg.solve(hessian, gradient)
         size = 1.0
@@ -114,9 +118,9 @@ def _sigmoid(z: Array) -> Array:
     return 0.5 * (1 + np.tanh(0.5 * z))
 
 
-def _loss(z: Array, y: Array) -> Array:
-    """Σ over rows of log(1 + exp(z)) − y z, (…, rows) → (…)."""
-    return np.asarray((np.logaddexp(0, z) - y * z).sum(-1))
+def _loss(z: Array, y: Array, weights: Array | float = 1.0) -> Array:
+    """Σ over rows of weight · (log(1 + exp(z)) − y z), (…, rows) → (…)."""
+    return np.asarray((weights * (np.logaddexp(0, z) - y * z)).sum(-1))
 
 
 class Auc(NamedTuple):

@@ -41,7 +41,7 @@ class EvalPlan(NamedTuple):
     baselines: dict[str, Sequence[str]]
     """Kinds of baselines, by label, that are measured beside the dictionaries of the first checkpoint."""
     baselines_asked: bool
-    """Whether baselines were asked for; with probes they come where they can."""
+    """Whether baselines were asked for; with probes and absorption they come where they can."""
 
     @property
     def hookpoints(self) -> list[str]:
@@ -59,8 +59,9 @@ def plan_evaluation(cfg: EvalConfig, *, context_limit: Any) -> EvalPlan:
     folders: dict[str, dict[str, Path]] = {}
     for name, (_, dictionaries) in found.items():
         folders |= _find(name, dictionaries, cfg.hookpoints)
-    # probes mean little alone
-    kinds: Sequence[str] = list(dict.fromkeys(cfg.baselines)) or ["random", "pca"] * (cfg.probes is not None)
+    # probes and absorption mean little alone
+    beside = ["random", "pca"] * (cfg.probes is not None or cfg.absorption)
+    kinds: Sequence[str] = list(dict.fromkeys(cfg.baselines)) or beside
     first = _find(cfg.checkpoint, found[cfg.checkpoint][1], cfg.hookpoints) if kinds else {}
     records = {name: RunRecord.of(path) for name, (path, _) in found.items()}
     record = records[cfg.checkpoint]

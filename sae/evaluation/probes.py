@@ -136,14 +136,32 @@ def last_tokens(
     ids = [each[-limit:] for each in encode_once(tokenizer, texts)]
     if empty := [text for text, each in zip(texts, ids, strict=True) if not each]:
         raise ValueError(f"probes must have texts with tokens, got {empty[0][:40]!r}; leave it out")
+    return activations_at(model, ids, hookpoints, batch_size)
+
+
+def activations_at(
+    model: nn.Module,
+    ids: Sequence[Sequence[int]],
+    hookpoints: Sequence[str],
+    batch_size: int,
+    *,
+    back: int = 1,
+    done: Callable[[int], None] = lambda sequences: None,
+) -> dict[str, Float[Tensor, "sequences _"]]:
+    """The activations of one token of each sequence, the one `back` from its end, float32 on the CPU, by hookpoint.
+
+    Sequences of one length run together, so that nothing is padded. `done` gets the number of those that are done.
+    """
     found: dict[str, list[Tensor]] = {hookpoint: [] for hookpoint in hookpoints}
-    order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
+    order, count = sorted(range(len(ids)), key=lambda index: len(ids[index])), 0
     for group in _batches(order, ids, batch_size):
         tokens = torch.tensor([ids[index] for index in group])
         for hookpoint, acts in lm.harvest(model, tokens, list(hookpoints)).items():
-            found[hookpoint].append(acts[:, -1].float().cpu())
-    back = torch.tensor(order).argsort()
-    return {hookpoint: torch.cat(parts)[back] for hookpoint, parts in found.items()}
+            found[hookpoint].append(acts[:, -back].float().cpu())
+        count += len(group)
+        done(count)
+    places = torch.tensor(order).argsort()
+    return {hookpoint: torch.cat(parts)[places] for hookpoint, parts in found.items()}
 
 
 def _batches(order: Sequence[int], ids: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:

@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sae.evaluation.absorption import Absorbed
 from sae.evaluation.evaluate import Evaluation
 from sae.evaluation.metrics import Quality
 from sae.evaluation.probes import Probed
 from sae.evaluation.relative_norms import BINS
-from sae.report import differences, probes
+from sae.report import absorption, differences, probes
 from sae.report.html import document, facts, picture, plain, table
 from sae.report.pictures import draw_all
 from sae.report.terminal import show
@@ -53,6 +54,8 @@ def report_evaluation(evaluation: Evaluation, out: Path, about: Mapping[str, Any
         _print_differences(evaluation)
     if evaluation.probes is not None:
         _print_probes(evaluation.probes, evaluation.short_labels)
+    if evaluation.absorption is not None:
+        _print_absorption(evaluation.absorption, evaluation.short_labels)
     sys.stdout.flush()
     try:
         _write(evaluation, out, about)
@@ -139,6 +142,24 @@ def _print_probes(probed: Probed, short_labels: Mapping[str, str]) -> None:
     show(table, names=2)
 
 
+def _print_absorption(absorbed: Absorbed, short_labels: Mapping[str, str]) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=absorption.title(absorbed), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for heading in ("hookpoint", "checkpoint"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("letters", *absorption.HEADINGS.values()):
+        table.add_column(heading, justify="right", no_wrap=True)
+    before = None
+    for hookpoint, label, *numbers in absorption.mean_rows(absorbed):
+        names = ["" if hookpoint == before else hookpoint, short_labels.get(label, label) or "it"]
+        before = hookpoint
+        table.add_row(*(Text(plain(name)) for name in names), *(number.replace(" ± ", "±") for number in numbers))
+    show(table, names=2)
+
+
 def _print_differences(evaluation: Evaluation) -> None:
     from rich import box
     from rich.table import Table
@@ -175,6 +196,7 @@ def page(evaluation: Evaluation, about: Mapping[str, Any], pictures: Mapping[str
         *_relative_norms(evaluation),
         *differences.parts(evaluation.differences, labels),
         *probes.parts(evaluation.probes),
+        *absorption.parts(evaluation.absorption, labels),
         "<h2>Where the variance sits</h2>",
         "<p>The share of it in the 1 % of the tokens, and of the dimensions, that have most. Where that is most of it, "
         "FVU says little about the rest.</p>",

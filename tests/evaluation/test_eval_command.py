@@ -28,7 +28,8 @@ from sae.report.evaluation import columns, page, report_evaluation
 
 SMALL = ["--expansion_factor", "4", "--batch_size", "4", "--ctx_len", "16", "--max_tokens", "1024"]
 OPTIONS = {
-    "checkpoint", "model", "dataset", "model_b", "compare", "baselines", "probes", "probe_texts", "stability",
+    "checkpoint", "model", "dataset", "model_b", "compare", "baselines", "probes", "probe_texts", "absorption",
+    "absorption_words", "stability",
     "hookpoints",
     "split", "text_column", "streaming", "ctx_len", "max_tokens", "exclude_tokens", "exclude_positions",
     "data_preprocessing_num_proc", "out", "batch_size", "device", "dtype", "load_in_8bit", "attn_implementation",
