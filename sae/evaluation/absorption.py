@@ -226,10 +226,10 @@ def absorbed_parts(
 ) -> tuple[Float[Tensor, "words"], Bool[Tensor, "words"]]:
     """The part of the letter that others than the `main` latents hold, and whether one has taken over all of it.
 
-    `direction` is p, of unit length. With m and o what the main latents and the up to three strongest others of a
-    cosine of at least 0.1 with p contribute, o ≥ 0.4 ⟨x, p⟩ and m < ⟨x, p⟩, the part is o' / (o' + m) for
-    o' = min(o, ⟨x, p⟩ − m), and 1 where m ≤ 0. It is whole where no main latent fires, and the strongest latent has a
-    cosine of at least 0.025 and 0.4 of ⟨x, p⟩.
+    `direction` is p, of unit length. m is the contribution of the main latents, and o that of the three strongest
+    others with a cosine of at least 0.1 with p. The part is 0 unless m < ⟨x, p⟩ and o ≥ 0.4 ⟨x, p⟩. It is then
+    o' / (o' + m) for o' = min(o, ⟨x, p⟩ − m), and 1 where m ≤ 0. It is whole where no main latent fires, and the
+    strongest latent has a cosine of at least 0.025 and 0.4 of ⟨x, p⟩.
     """
     along = W_dec @ direction
     cosine = (along / torch.linalg.vector_norm(W_dec, dim=1).clamp_min(1e-30))[indices]
