@@ -54,6 +54,10 @@ class CachedStore:
         """The held-out tokens and their activations."""
         return held_out_batches(self._cache, list(self.widths), self._batch_size)
 
+    def first_held_out(self) -> Batch:
+        """The first of the held-out batches."""
+        return next(self.held_out_batches())
+
     def fingerprints(self) -> dict[str, str]:
         """Fingerprints that the cache was written with, and `activations`, that of the cache itself."""
         return {**self._cache.header.fingerprints, "activations": self._cache.fingerprint}

@@ -16,6 +16,9 @@ from sae.data.retry import Wait
 from sae.data.source import TokenSource
 from sae.dictionary.wiring import to_harvest
 
+LOOK = 2048
+"""Tokens of a look at held-out activations, about; two sequences at least."""
+
 
 class LiveStore:
     """Store of a run that runs `model` on the tokens of `dataset`."""
@@ -84,6 +87,12 @@ class LiveStore:
     def held_out_batches(self) -> Iterator[Batch]:
         """The held-out tokens and their activations."""
         return map(self.source.batch, self.tokens.held_out_batches())
+
+    def first_held_out(self) -> Batch:
+        """A few sequences of the first held-out batch; all of it if these are all excluded."""
+        tokens = next(self.tokens.held_out_batches())
+        few = tokens[: max(2, LOOK // self.ctx_len)]
+        return self.source.batch(few if len(self.source.kept(few)) else tokens)
 
     def fingerprints(self) -> dict[str, str]:
         """Fingerprints of the weights of the `model`, of `model_b` if there is one, and of the `held_out` sequences."""

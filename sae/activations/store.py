@@ -49,6 +49,9 @@ class ActivationStore(Extent, Protocol):
     def held_out_batches(self) -> Iterator[Batch]:
         """The held-out tokens and their activations."""
 
+    def first_held_out(self) -> Batch:
+        """The first held-out tokens and their activations, for a look: a batch, or less of it where that costs less."""
+
     def fingerprints(self) -> dict[str, str]:
         """Fingerprints of the weights of the `model` (and `model_b`), of the `held_out` sequences, and of a cache."""
 

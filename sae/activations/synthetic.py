@@ -159,6 +159,10 @@ class SyntheticStore:
         x = self.held_out_sample().x.to(self.device)
         yield Batch(torch.zeros(self.held_out, SEQUENCE, dtype=torch.int64), torch.arange(len(x)), {HOOKPOINT: x})
 
+    def first_held_out(self) -> Batch:
+        """The first of the held-out batches."""
+        return next(self.held_out_batches())
+
     def fingerprints(self) -> dict[str, str]:
         """Nothing: all of it follows from the options."""
         return {}

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import torch
 from torch import nn
 
+from sae.ops.native import compile_ahead
+
 from .adapter import adapter_in, check_peft, merge
 from .explain import Access, model_errors_explained
 from .gguf import read_quickly
@@ -168,6 +170,8 @@ def load_model(
         merge(name, whole, adapter)
         return frozen(whole, head)
     location, access = _location(name), Access(name, revision, token)
+    if torch.device(device).type == "cpu":  # which the model's first forward needs
+        compile_ahead()
     options = _quantization(location, load_in_8bit)
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation

@@ -234,7 +234,7 @@ class SaeTrainer:
     def initialise(self) -> None:
         """Set every b_dec to the mean of the first activations, and every loss's normaliser to their variance."""
         with self.world.together():
-            first, held_out_batch = self.source.peek(), next(self.store.held_out_batches())
+            first, held_out_batch = self.source.peek(), self.store.first_held_out()
             about = self.store.about_held_out() if self.world.is_main else []
         first_look.check_some_are_left(first, held_out_batch, self.world)
         count = self.source.own_of_first(FIRST_TOKENS)

@@ -184,3 +184,35 @@ def test_without_a_compiler_that_works_the_twins_run_and_the_user_is_told(compil
     env = {"CC": compiler, "PATH": os.environ["PATH"], "PYTHONPATH": str(Path(sae.__file__).parent.parent)}
     found = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     assert found.stdout.startswith("False  no C compiler works here")
+
+
+def test_the_code_is_compiled_once_though_it_is_wanted_while_it_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[str] = []
+    plain = native._with_team
+    monkeypatch.setattr(native, "_with_team", lambda *given: built.append("") or plain(*given))
+    native._library.cache_clear()
+    native.compile_ahead()
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: native.library(), range(8)))
+    native.compile_ahead()
+    assert len(built) == 1 and found[0] is not None and set(found) == {native.library()}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_process_that_is_forked_meanwhile_compiles_for_itself() -> None:
+    code = """
+import os, time
+from sae.ops import native
+plain = native._with_team
+native._with_team = lambda *given: (time.sleep(2 * (os.getpid() == parent)), plain(*given))[1]
+parent = os.getpid()
+native.compile_ahead()
+child = os.fork()
+if not child:
+    os._exit(0 if native.library() is not None else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    env = os.environ | {"PYTHONPATH": str(Path(sae.__file__).parent.parent)}
+    run = [sys.executable, "-c", code]
+    assert subprocess.run(run, env=env, capture_output=True, text=True, timeout=120).stdout == "0\n"

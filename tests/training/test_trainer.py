@@ -64,6 +64,24 @@ def held_out(trainer: SaeTrainer) -> Tensor:
     return torch.cat(list(trainer.store.tokens.held_out_batches()))
 
 
+def test_the_look_at_held_out_tokens_is_short_and_takes_more_where_these_are_all_excluded(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sae.activations.live.LOOK", 2 * SEQ)
+    trainer = make()
+    whole = next(trainer.store.held_out_batches())
+    few = trainer.store.first_held_out()
+    assert torch.equal(few.tokens, whole.tokens[:2]) and len(whole.tokens) == 4
+    for name, acts in few.activations.items():
+        torch.testing.assert_close(acts, whole.activations[name][: 2 * SEQ], rtol=1e-4, atol=1e-4)
+    tokens = make_tokens()
+    first = held_out(trainer)[:2].flatten().unique().tolist()
+    other = [row for row in held_out(trainer)[2:4].flatten().tolist() if row not in first]
+    assert other, "some token stands in the later sequences alone"
+    excluding = make(tokens, exclude_tokens=first)
+    assert len(excluding.store.first_held_out().kept) == len(next(excluding.store.held_out_batches()).kept) > 0
+
+
 def dense_fvu(one: Sae, x: Tensor) -> float:
     """FVU of the activations x, by the dense formula in float64."""
     x, (W_enc, b_enc, W_dec, b_dec) = x.double(), (p.detach().double() for p in parameters(one))

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
+from threading import Lock, Thread
 from typing import Any
 
 import torch
@@ -33,6 +34,8 @@ _LEAST_ELEMENTS = 2**16
 _PARTS = 4
 """Into how many parts the rows are split for each thread: some take longer."""
 
+_ONCE = Lock()
+
 COPIES = (torch.float32, torch.bfloat16)
 """Types of what is written beside the float32 that is computed with."""
 
@@ -48,9 +51,26 @@ def readable(rows: Tensor) -> bool:
     return plain and library() is not None
 
 
-@cache
 def library() -> ctypes.CDLL | None:
     """The compiled code; None if it cannot be had. It is compiled by each process, in a folder that then goes."""
+    with _ONCE:
+        return _library()
+
+
+def compile_ahead() -> None:
+    """Compile in a thread of its own, while something else is done: it takes a second, once for each process."""
+    if not _library.cache_info().currsize:
+        os.register_at_fork(after_in_child=_free)  # the thread that holds the lock is not in the child
+        Thread(target=library, name="compile").start()
+
+
+def _free() -> None:
+    global _ONCE
+    _ONCE = Lock()
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if compiler is None:
         return None
