@@ -5,12 +5,12 @@ import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from http.client import HTTPException
 from typing import Any, NamedTuple
 
 from .notes import Notes
-from .store import Context, Index, Latent
+from .store import Context, Index, Latent, Place
 
 TIMEOUT, TRIES = 300.0, 3
 """Seconds that an answer may take, and how often a service that is busy or silent is asked."""
@@ -136,32 +136,38 @@ def marked(context: Context, largest: float) -> str:
 
 
 def explain(
-    index: Index,
-    notes: Notes,
-    explainer: Explainer,
-    *,
-    latents: Sequence[int] = (),
-    done: Callable[[], None] = lambda: None,
+    wanted: Sequence[Latent], notes: Notes, explainer: Explainer, *, done: Callable[[], None] = lambda: None
 ) -> int:
-    """Write an explanation of each latent that has none, the most frequent first; how many.
+    """Write an explanation of each of these latents that still has none; how many.
 
-    `latents` are those to explain, of each place; none: all that fire. Each explanation is on the disk before the next
-    is asked for, so that the same call continues. Raises ServiceError if the service fails; what was written stays.
+    Each explanation is on the disk before the next is asked for, so that the same call continues. Raises ServiceError
+    if the service fails; what was written stays.
     """
-    index.check_latents(latents)
     written = 0
-    for latent in unexplained(index, notes, latents):
-        notes.put(latent.place.name, latent.index, {"explanation": explainer.explain(latent)})
-        written += 1
+    for latent in wanted:
+        if not _is_explained(notes.of(latent.place.name), latent.index):  # by hand, or another process, meanwhile
+            notes.put(latent.place.name, latent.index, {"explanation": explainer.explain(latent)})
+            written += 1
         done()
     return written
 
 
-def unexplained(index: Index, notes: Notes, latents: Sequence[int] = ()) -> Iterator[Latent]:
-    """The latents without an explanation that fire, place by place, the most frequent first."""
-    for place in index.places.values():
-        counts = place.column("count")
-        chosen = dict.fromkeys(latents) if latents else range(place.num_latents)
-        for latent in sorted((at for at in chosen if at < place.num_latents), key=lambda at: -int(counts[at])):
-            if counts[latent] and not notes.of(place.name).get(str(latent), {}).get("explanation"):
-                yield place[latent]
+def unexplained(index: Index, notes: Notes, latents: Sequence[int] = ()) -> list[Latent]:
+    """The latents without an explanation that fire, place by place, the most frequent first.
+
+    `latents` are those to look at, of each place; none: all. Raises ValueError for a number that no place has.
+    """
+    index.check_latents(latents)
+    return [latent for place in index.places.values() for latent in _unexplained(place, notes, latents)]
+
+
+def _unexplained(place: Place, notes: Notes, latents: Sequence[int]) -> Iterator[Latent]:
+    counts, written = place.column("count"), notes.of(place.name)
+    chosen = dict.fromkeys(latents) if latents else range(place.num_latents)
+    for latent in sorted((at for at in chosen if at < place.num_latents), key=lambda at: -int(counts[at])):
+        if counts[latent] and not _is_explained(written, latent):
+            yield place[latent]
+
+
+def _is_explained(notes: Mapping[str, Mapping[str, Any]], latent: int) -> bool:
+    return bool(notes.get(str(latent), {}).get("explanation"))

@@ -71,14 +71,14 @@ def write_explanations(address: str, cfg: BrowseConfig, plan: BrowsePlan, index:
     from sae.runs.log import Progress
 
     notes, explainer = Notes(plan.notes), Explainer.at(address, cfg.explainer)
-    total = sum(1 for _ in unexplained(index, notes, cfg.latents))
-    with Progress(total=max(1, total), what="explaining", unit="latents") as progress:
+    wanted = unexplained(index, notes, cfg.latents)
+    with Progress(total=max(1, len(wanted)), what="explaining", unit="latents") as progress:
         try:
-            explain(index, notes, explainer, latents=cfg.latents, done=lambda: progress.advance(1))
+            written = explain(wanted, notes, explainer, done=lambda: progress.advance(1))
         except KeyboardInterrupt as stop:
             stop.add_note("the explanations so far are kept; the same command continues")
             raise
-    print(f"explained {total:,} latents with {short(explainer.model)}; they are in {plan.notes}")
+    print(f"explained {written:,} latents with {short(explainer.model)}; they are in {plan.notes}")
 
 
 def show(cfg: BrowseConfig, plan: BrowsePlan, index: Index) -> int:

@@ -13,8 +13,12 @@ from typing import Any
 import pytest
 from tiny_index import Made
 
+from sae.browser import explain as explaining
 from sae.browser.explain import Explainer, ServiceError, _all_of, evidence, explain, marked, unexplained
 from sae.browser.notes import Notes
+from sae.browser.plan import BrowsePlan
+from sae.commands.browse import write_explanations
+from sae.config import BrowseConfig
 
 
 class Service:
@@ -82,14 +86,16 @@ def test_the_most_frequent_latents_come_first_and_only_those_without_an_explanat
     explainer = Explainer.at(service.address, wait=no_waiting)
     assert explainer.model == "tiny-explainer"
     elsewhere = [index[name][at] for name in ("layers.2", "layers.1.mlp") for at in (first, second)]
-    assert explain(index, notes, explainer, latents=[first, second]) == 1 + sum(each.count > 0 for each in elsewhere)
+    assert explain(unexplained(index, notes, [first, second]), notes, explainer) == 1 + sum(
+        each.count > 0 for each in elsewhere
+    )
     found = Notes(tmp_path / "notes.json").of("layers.0")
     assert found[str(first)] == {"explanation": "mine", "note": "kept"}
     assert found[str(second)] == {"explanation": "the word fox"}
     with pytest.raises(ValueError, match="latents must be below 90, got 90"):
-        explain(index, notes, explainer, latents=[90])
+        unexplained(index, notes, [90])
     assert service.asked[0]["messages"][1]["content"] == evidence(place[second])
-    assert service.asked[0]["model"] == "tiny-explainer" and explain(index, notes, explainer, latents=[second]) == 0
+    assert service.asked[0]["model"] == "tiny-explainer" and unexplained(index, notes, [second]) == []
 
 
 def test_the_evidence_shows_what_fires_how_strongly(made: Made) -> None:
@@ -149,7 +155,8 @@ def test_the_key_is_sent_and_written_nowhere(
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     latent = next(each for each in made.index["layers.2"] if each.count)
     notes = Notes(tmp_path / "notes.json")
-    explain(made.index, notes, Explainer.at(service.address, wait=no_waiting), latents=[latent.index])
+    wanted = unexplained(made.index, notes, [latent.index])
+    explain(wanted, notes, Explainer.at(service.address, wait=no_waiting))
     assert service.keys[0] == "Bearer secret" and "secret" not in (tmp_path / "notes.json").read_text()
 
 
@@ -158,7 +165,7 @@ def test_what_was_explained_before_the_service_failed_stays(made: Made, service:
     service.answers = [said("first"), said("second"), (401, b"")]
     explainer = Explainer.at(service.address, wait=no_waiting)
     with pytest.raises(ServiceError, match="401"):
-        explain(made.index, notes, explainer)
+        explain(unexplained(made.index, notes), notes, explainer)
     kept = Notes(tmp_path / "notes.json")
     told = [note["explanation"] for note in kept.of("layers.0").values()]
     assert told == ["first", "second"]
@@ -188,7 +195,7 @@ def test_a_redirect_is_not_followed_as_the_key_would_go_with_it(
 
 def test_what_is_written_on_the_page_meanwhile_stays(made: Made, service: Service, tmp_path: Path) -> None:
     ours, page = Notes(tmp_path / "notes.json"), Notes(tmp_path / "notes.json")
-    first, second, third = (each.index for each in list(unexplained(made.index, ours))[:3])
+    first, second, third = (each.index for each in unexplained(made.index, ours)[:3])
 
     def write() -> None:
         if not service.answers:
@@ -197,10 +204,27 @@ def test_what_is_written_on_the_page_meanwhile_stays(made: Made, service: Servic
         page.put("layers.0", second, {"explanation": "mine", "note": "by hand"})
 
     service.answers = [said("first"), said("never asked")]
-    explain(
-        made.index, ours, Explainer.at(service.address, wait=no_waiting), latents=[first, second, third], done=write
-    )
+    wanted = unexplained(made.index, ours, [first, second, third])
+    explain(wanted, ours, Explainer.at(service.address, wait=no_waiting), done=write)
     page.put("layers.0", 0, {"bookmarked": True})
     found = Notes(tmp_path / "notes.json").of("layers.0")
     assert found[str(second)] == {"explanation": "mine", "note": "by hand"} and found["0"]["bookmarked"]
     assert found[str(first)]["explanation"] == "first" and found[str(third)]["explanation"] == "the word fox"
+
+
+def test_the_command_lists_the_latents_once_and_tells_how_many_it_explained(
+    made: Made, service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    looks: list[str] = []
+    plain = explaining._unexplained
+    monkeypatch.setattr(
+        explaining, "_unexplained", lambda place, *rest: looks.append(place.name) or plain(place, *rest)
+    )
+    first = unexplained(made.index, Notes(tmp_path / "none.json"))[0].index
+    looks.clear()
+    plan = BrowsePlan(tmp_path, "index", None)
+    cfg = BrowseConfig(checkpoint="run", explain=service.address, latents=[first])
+    write_explanations(service.address, cfg, plan, made.index)
+    assert looks == list(made.index.places)
+    written = sum("explanation" in Notes(plan.notes).of(name).get(str(first), {}) for name in made.index.places)
+    assert f"explained {written} latents" in capsys.readouterr().out and written >= 1
