@@ -30,6 +30,8 @@ SECOND = ("model_b", "revision_b")
 
 def cache(cfg: CacheConfig) -> int:
     """Write activations to the disk; under torchrun all processes do it together."""
+    if isinstance(place := folder_of(cfg), RemoteFolder):
+        place.check_lasting("activations")
     world = World.from_environment()
     world.from_main(lambda: check_folder(cfg))
     (device, *_) = world.local_devices(lm.check_device(cfg.device))

@@ -15,6 +15,8 @@ _PROTOCOL = re.compile(r"[a-z][a-z0-9+.-]*(?=://)")
 _HERE = ("file", "local")
 _WITHOUT_FOLDERS = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "r2", "hf")
 """Protocols of object stores, where a path needs no folder. Asked for one, some of them would create a bucket."""
+_OF_THIS_PROCESS = ("memory",)
+"""Protocols whose files are gone when the process ends."""
 _SECRETS = (
     (re.compile(r"//[^/\s]*@"), "//***@"),
     (re.compile(r"\?\S+"), "?***"),
@@ -54,6 +56,14 @@ class RemoteFolder:
 
     def __str__(self) -> str:
         return self.address
+
+    def check_lasting(self, option: str) -> None:
+        """Raise ValueError for an address whose files are gone when this process ends."""
+        if self._protocol in _OF_THIS_PROCESS:
+            raise ValueError(
+                f"{option} must be a place that outlives this command, got {self}, which is gone when it ends; "
+                "give a folder, or an address such as s3://bucket/folder"
+            )
 
     def sizes(self, below: str = "") -> dict[str, int]:
         """{path in this folder: bytes} of all files below one of its folders; empty if there is none."""

@@ -134,6 +134,7 @@ def test_the_commands_train_and_index_from_an_address_as_from_a_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sae.storage.remote._OF_THIS_PROCESS", ())  # several commands in one process
     model, tokens = text(tmp_path)
     for place in ("here", "memory://there"):
         assert sae.__main__.main(["cache", model, tokens, *READING, "--activations", place]) == 0
@@ -153,6 +154,17 @@ def test_the_commands_train_and_index_from_an_address_as_from_a_folder(
         assert make_index(cfg, plan)
         indexes.append({name: content for name, content in all_files(plan.folder).items() if name != "manifest.json"})
     assert indexes[0] == indexes[1] and len(indexes[0]) > 20
+
+
+def test_a_command_does_not_write_where_it_is_gone_when_it_ends(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, tokens = text(tmp_path)
+    capsys.readouterr()
+    assert sae.__main__.main(["cache", model, tokens, *READING, "--activations", "memory://there"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "activations must be a place that outlives this command, got memory://there, which is gone" in line
+    assert not RemoteFolder("memory://there").sizes()
 
 
 def fetched(folder: Path) -> int:
