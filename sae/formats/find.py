@@ -76,7 +76,8 @@ def _looked_for() -> str:
 def find(folder: Path, names: Iterable[str] | None = None, pattern: str | None = None) -> dict[str, StoredDictionary]:
     """The dictionaries below `folder`, by hookpoint, in natural order.
 
-    A run's folder stands for its newest checkpoint, and one dictionary's, or its file, for that alone. Of several at a
+    A run's folder stands for its newest checkpoint, and a dictionary's file for that alone. A dictionary that is the
+    folder itself is found with those below it. Of several at a
     hookpoint (configurations, seeds, widths) each is `<group>/<hookpoint>`. A name may leave out the group if there is
     one of that hookpoint, or may be the path below `folder`. It may be longer or shorter by the module that the text
     model lies in, as another class of the model calls it. The name is the key of what it found. Raises ValueError if
@@ -140,14 +141,18 @@ def found_in(folder: Path) -> dict[str, StoredDictionary]:
 def named(dictionaries: Iterable[StoredDictionary]) -> dict[str, StoredDictionary]:
     """Dictionaries by group and hookpoint."""
     every = {stored.relative: stored for stored in dictionaries}
-    below = {relative: stored for relative, stored in every.items() if relative != "."} or every
+    below = {relative: stored for relative, stored in every.items() if relative != "."}
     # What eai-sparsify puts into `best` is an earlier state of what lies beside it.
     newest = {relative: stored for relative, stored in below.items() if not relative.startswith("best/")} or below
-    pairs = [(_name_of(stored), stored) for stored in newest.values()]
+    found = [stored for relative, stored in every.items() if relative == "."] + list(newest.values())
+    pairs = [(_name_of(stored), stored) for stored in found]
     counts: dict[str, int] = {}
     for name, _ in pairs:
         counts[name] = counts.get(name, 0) + 1
-    return {name if counts[name] == 1 else f"{stored.relative}/{name}": stored for name, stored in pairs}
+    return {
+        name if counts[name] == 1 or stored.relative == "." else f"{stored.relative}/{name}": stored
+        for name, stored in pairs
+    }
 
 
 def _name_of(stored: StoredDictionary) -> str:

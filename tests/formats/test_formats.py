@@ -203,6 +203,21 @@ def test_several_widths_at_a_hookpoint_are_named_by_their_folders(tmp_path: Path
         Sae.load_many(tmp_path, ["layers.3"])
 
 
+@pytest.mark.parametrize("below", ["layers.1", "older/layers.0"])
+def test_a_dictionary_is_found_though_others_lie_in_folders_beside_it(tmp_path: Path, below: str) -> None:
+    folder, cfg = tmp_path / "dicts", SaeConfig(num_latents=M, k=3)
+    root, other = (Sae(D, cfg, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2))
+    root.save_to_disk(folder / "layers.0")
+    for file in (folder / "layers.0").iterdir():
+        file.rename(folder / file.name)
+    (folder / "layers.0").rmdir()
+    other.save_to_disk(folder / below)
+    assert sorted(stored.relative for stored in find(folder).values()) == sorted([".", below])
+    loaded = list(Sae.load_many(folder).values())
+    assert {one.W_dec.sum().item() for one in loaded} == {root.W_dec.sum().item(), other.W_dec.sum().item()}
+    assert Sae.load_from_disk(folder).W_dec.equal(root.W_dec)
+
+
 def test_a_folder_of_two_formats_is_told(tmp_path: Path) -> None:
     STRANGERS["saelens topk"].write(tmp_path / "a")
     Sae(D, SaeConfig(num_latents=M, k=3)).save_to_disk(tmp_path / "a")
