@@ -786,7 +786,8 @@ class PushConfig:
 
     formats: list[str] = field(default_factory=list)
     """Other libraries' formats to add, each in a folder of its name: saelens, dictionary-learning, circuit-tracer,
-    llamascopium, gemma-scope-2. EleutherAI's, our own, is always there."""
+    llamascopium, gemma-scope-2. EleutherAI's, our own, is always there; SAELens's in its place for dictionaries with a
+    layer norm, which it cannot say."""
 
     private: bool = False
     """Create the repository as a private one."""

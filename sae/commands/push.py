@@ -1,18 +1,21 @@
 """`sae push SOURCE OWNER/NAME`: dictionaries to the hub, with a card, in one commit."""
 
 import re
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from sae.commands.convert import about_run
 from sae.config import PushConfig
+from sae.dictionary.spec import Saved
 from sae.formats.card import card
 from sae.formats.convert import writable, write_set
 from sae.formats.describe import describe
 from sae.formats.find import find
 from sae.formats.find import local as here
-from sae.formats.format import StoredDictionary
+from sae.formats.format import About, StoredDictionary
 from sae.formats.upload import CARD, check_repository, files_below, upload
 from sae.runs.folder import RunRecord
 from sae.storage.files import read_json
@@ -30,6 +33,8 @@ _TOLD = (
     "exclude_positions",
 )
 
+_TOP = ("eleuther", "saelens")
+"""Formats of which one stands at the top of a repository; the first one if it can say everything."""
 _MAX_EVAL_BYTES = 2**26
 """An evaluation has some 10 kB for each hookpoint."""
 
@@ -59,24 +64,43 @@ def push(cfg: PushConfig) -> int:
 
 
 def _files(cfg: PushConfig, found: dict[str, StoredDictionary], staged: Path) -> dict[str, Path | bytes]:
-    """What the repository gets, by path: our own format at the top, others in folders of their names, and the card."""
+    """What the repository gets, by path: one format at the top, others in folders of their names, and the card."""
     first = next(iter(found.values()))
     about = about_run(first)
     readers = {name: stored.read for name, stored in found.items()}
-    write_set(staged / "own", readers, "eleuther", about)
-    files = files_below(staged / "own")
-    for name in cfg.formats:
-        if name != "eleuther":
-            write_set(staged / name, readers, name, about)
-            files |= files_below(staged / name, name)
-    described = {name: describe(name, stored) for name, stored in find(staged / "own").items()}
+    top = _write_top(staged, readers, about)
+    files = files_below(staged / top)
+    others = [name for name in dict.fromkeys(cfg.formats) if name != top]
+    for name in others:
+        write_set(staged / name, readers, name, about)
+        files |= files_below(staged / name, name)
+    described = {name: describe(name, stored) for name, stored in find(staged / top).items()}
     record = RunRecord.of(first.path)
     run = {} if record is None else {name: record.options[name] for name in _TOLD if record.options.get(name)}
     text = card(
-        cfg.repository, described, about, ["eleuther", *cfg.formats], run=run, measured=_measured(record),
+        cfg.repository, described, about, [top, *others], run=run, measured=_measured(record),
         license=cfg.license,
     )  # fmt: skip
     return {CARD: text.encode(), **files}
+
+
+def _write_top(staged: Path, readers: Mapping[str, Callable[[], Saved]], about: About) -> str:
+    """Write what stands at the top of the repository below `staged`, and return the name of its format.
+
+    It is EleutherAI's, and SAELens's for what that cannot say. Raises ValueError for what neither can.
+    """
+    first, other = _TOP
+    try:
+        write_set(staged / first, readers, first, about)
+        return first
+    except ValueError as error:
+        shutil.rmtree(staged / first, ignore_errors=True)
+        try:
+            write_set(staged / other, readers, other, about)
+        except ValueError:
+            raise error from None
+        print(f"in {other}'s format: {error}")
+        return other
 
 
 def _measured(record: RunRecord | None) -> dict[str, dict[str, float]]:

@@ -14,10 +14,10 @@ _SHOWN = ("fvu", "fvu_with_massive", "l0", "unused_fraction", "kl_div_with_sae",
 _SPARSIFY_KNOWS = ("topk", "groupmax")
 """Rules of which EleutherAI's library loads our files."""
 _LOADS = {
-    "saelens": 'from sae_lens import SAE\n\nsae = SAE.load_from_disk("saelens/{first}")  # of a local copy',
-    "circuit-tracer": "from circuit_tracer import ReplacementModel\n\n# config.yaml is in circuit-tracer/ of {name}",
+    "saelens": 'from sae_lens import SAE\n\nsae = SAE.load_from_disk("{folder}{first}")  # of a local copy',
+    "circuit-tracer": "from circuit_tracer import ReplacementModel\n\n# config.yaml is in {folder} of {name}",
     "eleuther": 'from sparsify import Sae\n\nsae = Sae.load_from_hub("{name}", hookpoint="{first}")',
-    "dictionary-learning": "# ae.pt and config.json are in dictionary-learning/{first} of {name}",
+    "dictionary-learning": "# ae.pt and config.json are in {folder}{first} of {name}",
 }
 
 
@@ -64,7 +64,8 @@ def card(
     ]
     for each in formats:
         if each in _LOADS and (each != "eleuther" or _plain(found[first].rule) in _SPARSIFY_KNOWS):
-            lines += ["```python", _LOADS[each].format(name=name, first=first), "```", ""]
+            folder = "" if each == formats[0] else f"{each}/"  # the first stands at the top
+            lines += ["```python", _LOADS[each].format(name=name, first=first, folder=folder), "```", ""]
     if run:
         lines += ["## Trained", "", *_table(["option", "value"], [[_code(k), _code(str(v))] for k, v in run.items()])]
     return "\n".join(lines).rstrip() + "\n"

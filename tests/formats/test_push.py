@@ -21,6 +21,7 @@ import sae.__main__
 from sae import Sae, SaeConfig
 from sae.dictionary.spec import Spec
 from sae.formats.card import card
+from sae.formats.convert import write_one
 from sae.formats.describe import describe
 from sae.formats.find import find
 from sae.formats.format import About
@@ -180,6 +181,25 @@ def test_everything_is_pushed_in_one_commit_never_over_others_files_and_loads_as
     assert list(loaded) == ["layers.0", "layers.1"]
     for hookpoint, one in loaded.items():
         assert one(x).recon.equal(Sae.load_from_disk(dictionaries / hookpoint)(x).recon)
+
+
+def test_what_our_own_format_cannot_say_is_pushed_in_saelens_and_loads_as_what_was_saved(tmp_path: Path) -> None:
+    cfg = SaeConfig(num_latents=64, k=4)
+    one = Sae(32, cfg, spec=Spec(cfg, 32, 32, 64, layer_norm=True))
+    write_one(tmp_path / "dicts" / "layers.3", one.saved(), "saelens", About(hookpoint="layers.3"))
+    with hub() as server, pushes(server, tmp_path / "home") as push:
+        status, out, err = push(str(tmp_path / "dicts"), "me/dicts", "--formats", "saelens")
+    assert status == 0, err
+    assert "in saelens's format: an autoencoder in EleutherAI's format must" in out
+    assert set(server.files) == {"README.md", "layers.3/cfg.json", "layers.3/sae_weights.safetensors"}
+    assert 'SAE.load_from_disk("layers.3")' in server.files["README.md"].decode()
+    for name, content in server.files.items():
+        path = tmp_path / "copy" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    (loaded,) = Sae.load_many(tmp_path / "copy").values()
+    x = torch.randn(3, 32)
+    assert torch.equal(loaded(x).recon, Sae.load_from_disk(tmp_path / "dicts" / "layers.3")(x).recon)
 
 
 @pytest.mark.parametrize("kind", [{}, {"selection": "batchtopk"}, {"crosscode": True}, {"cross_layer": True}], ids=str)
