@@ -143,6 +143,11 @@ class SyntheticStore:
         self.held_out = HELD_OUT // SEQUENCE
         tokens = cfg.batch_size * SEQUENCE
         self.num_batches = cfg.num_tokens // tokens
+        if cfg.num_tokens < (least := tokens * cfg.grad_acc_steps):
+            raise ValueError(
+                f"max_tokens must be at least a step of batch_size × {SEQUENCE} × grad_acc_steps = {least:,} tokens, "
+                f"got {cfg.num_tokens:,}; raise --max_tokens, or lower --batch_size"
+            )
         self.source = SyntheticActivations(self.features, tokens, self.num_batches, cfg.data_seed, device)
 
     @property

@@ -134,6 +134,12 @@ def _is_pattern(hookpoint: str) -> bool:
     return re.search(r"[*?\[]", hookpoint) is not None
 
 
+def _runs_in(folder: Path) -> str:
+    """The way to one run, in a folder of several; empty elsewhere."""
+    run = next((step.parent for step in sorted(folder.glob("*/step_*"))), None)
+    return "" if run is None else f"name one of the runs in it, such as {run}, or "
+
+
 def _text(cfg: EvalConfig, record: RunRecord | None, context_limit: Any) -> TextConfig:
     """The data: what was given, else what the run recorded."""
     # A run that was started from Python knows its length of context, but not what its data is called.
@@ -142,7 +148,7 @@ def _text(cfg: EvalConfig, record: RunRecord | None, context_limit: Any) -> Text
         if not getattr(cfg, name) and not recorded.get(name):
             raise ValueError(
                 f"{name.upper()} must be given, because {cfg.checkpoint} is of no run that recorded it; "
-                "sae eval CHECKPOINT MODEL DATASET"
+                f"{_runs_in(Path(cfg.checkpoint))}give CHECKPOINT MODEL DATASET"
             )
     model, dataset = cfg.model or recorded["model"], cfg.dataset or recorded["dataset"]
     if not _may_be(dataset, "dataset", record):

@@ -8,9 +8,9 @@ from pathlib import Path, PurePosixPath
 from sae.formats import FORMATS
 from sae.formats.eleuther import ELEUTHER, canonical
 from sae.formats.files import shapes_of
-from sae.formats.format import StoredDictionary, names_below
+from sae.formats.format import StoredDictionary, names_below, quietly
 from sae.formats.overcomplete import DICTIONARY, OVERCOMPLETE
-from sae.storage.files import newest_step, read_json, short
+from sae.storage.files import MANIFEST, newest_step, read_json, short
 
 BEST = "best.json"
 _SEED = re.compile(r"seed\d+")
@@ -73,6 +73,15 @@ def _looked_for() -> str:
     return "no " + ", no ".join(dict.fromkeys(f"{each.files} ({each.library})" for each in FORMATS.values()))
 
 
+def _why_none(folder: Path) -> str:
+    """What a folder without dictionaries is instead, or which files make one."""
+    if "num_shards" in quietly(folder / MANIFEST):
+        return f"; it is a cache of activations, which sae --activations {folder} trains on"
+    if "model_type" in quietly(folder / "config.json"):
+        return "; it is a language model, of which sae MODEL DATASET trains some"
+    return f": there is {_looked_for()}"
+
+
 def find(folder: Path, names: Iterable[str] | None = None, pattern: str | None = None) -> dict[str, StoredDictionary]:
     """The dictionaries below `folder`, by hookpoint, in natural order.
 
@@ -99,7 +108,7 @@ def chosen_of(
         chosen = {name: _meant(name, found) for name in names}
     missing = [name for name, meant in chosen.items() if not meant]
     if missing or not chosen:
-        why = "" if found else f": there is {_looked_for()}"
+        why = "" if found else _why_none(Path(folder))
         if missing and [place.relative for place in found.values()] == ["."]:
             why = "; a folder that is one dictionary is named after its hookpoint: rename it, if it is that one"
         raise ValueError(

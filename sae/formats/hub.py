@@ -250,8 +250,14 @@ def _asked(name: str, call: Any, *arguments: Any, **options: Any) -> Any:
     except Exception as error:  # those of the client's own HTTP library have no base that is ours to name
         raise (ValueError if isinstance(error, refusals) else _Unreachable)(
             f"{name} must be a folder or a repository on the hub, but it cannot be had ({reason_of(error)}); "
-            "check the name, the network and HF_HUB_OFFLINE"
+            f"check the name, the network and HF_HUB_OFFLINE{_beside(Path(name))}"
         ) from None
+
+
+def _beside(path: Path) -> str:
+    """The folders that lie where a path was meant to, for a message; empty for a name of the hub."""
+    beside = sorted(each.name for each in path.parent.iterdir() if each.is_dir()) if path.parent.is_dir() else []
+    return f"; {path.parent} holds {', '.join(beside[:8])}" if beside and len(path.parts) > 1 else ""
 
 
 def reason_of(error: Exception) -> str:

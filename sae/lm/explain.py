@@ -28,6 +28,8 @@ EXPLANATIONS = {
     "does not recognize this architecture": "has an architecture that must be known to the installed transformers, "
     "and is not ({text}); pip install -U transformers",
     "RemoteEntryNotFoundError": "is not a transformers model ({text}); use a repository with a config.json and weights",
+    "Should have a `model_type`": "is no language model: its config.json names no model_type; give the folder of one, "
+    "or a hub id",
     "config.json": "must have a readable config.json ({text}); download it again",
     "SafetensorError": "has a damaged weights file ({text}); download it again",
     "file named": "has no weights ({text}); use a folder with model.safetensors",

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 _PROTOCOL = re.compile(r"[a-z][a-z0-9+.-]*(?=://)")
+_ONE_SLASH = re.compile(r"([a-z][a-z0-9+.-]+):/(?!/)")
 _HERE = ("file", "local")
 _WITHOUT_FOLDERS = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "r2", "hf")
 """Protocols of object stores, where a path needs no folder. Asked for one, some of them would create a bucket."""
@@ -184,6 +185,8 @@ def place_of(name: "Path | str | RemoteFolder") -> "Path | RemoteFolder":
 
     Raises ValueError for an address that cannot be opened.
     """
+    if isinstance(name, str) and (meant := _ONE_SLASH.match(name)):
+        raise ValueError(f"an address must be {meant[1]}://PLACE/FOLDER, got one slash instead of two; add the other")
     if not isinstance(name, str) or (found := _PROTOCOL.match(name)) is None:
         return name if isinstance(name, RemoteFolder) else Path(name)
     if found[0] in _HERE:
@@ -195,7 +198,14 @@ def _checked(address: str) -> str:
     """The protocol of an address. Raises ValueError if it holds what a file or a message should not show."""
     found = _PROTOCOL.match(address)
     at = urlsplit(address).netloc.rpartition("@")[0]
-    if found is None or ":" in at or "?" in address or "::" in address or not address.isprintable():
+    if (
+        found is None
+        or not address[found.end() :].strip(":/")
+        or ":" in at
+        or "?" in address
+        or "::" in address
+        or not address.isprintable()
+    ):
         shown = " ".join(_without_secrets(address).split())[:100]
         raise ValueError(
             "an address must be PROTOCOL://PLACE/FOLDER without password, ? and ::, as it is recorded and shown, got "

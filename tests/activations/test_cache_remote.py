@@ -28,6 +28,7 @@ from sae.activations.cache.write import write_cache
 from sae.browser.plan import plan_browse
 from sae.commands.browse_index import make_index
 from sae.config import BrowseConfig
+from sae.formats.find import find
 from sae.storage.remote import RemoteFolder, place_of
 
 EXCLUDE = {"exclude_positions": [0, 3], "exclude_tokens": list(range(40, 60))}
@@ -242,6 +243,26 @@ def test_an_address_with_a_secret_in_it_is_refused_without_showing_it(address: s
     with pytest.raises(ValueError, match="an address must be PROTOCOL://PLACE/FOLDER without password") as error:
         RemoteFolder(address)
     assert "hush" not in str(error.value) or "::" in address
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("s3://", "an address must be PROTOCOL://PLACE/FOLDER"),
+        ("memory:///", "an address must be PROTOCOL://PLACE/FOLDER"),
+        ("s3:/bucket/folder", "an address must be s3://PLACE/FOLDER, got one slash instead of two; add the other"),
+        ("gs:/", "an address must be gs://PLACE/FOLDER, got one slash"),
+    ],
+)
+def test_an_address_of_no_place_is_refused(address: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        place_of(address)
+
+
+def test_a_cache_that_is_named_as_a_dictionary_is_told_as_one(tmp_path: Path) -> None:
+    write(str(tmp_path / "c"))
+    with pytest.raises(ValueError, match="; it is a cache of activations, which sae --activations .*c trains on$"):
+        find(tmp_path / "c")
 
 
 def test_an_unknown_protocol_is_one_line() -> None:

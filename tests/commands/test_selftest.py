@@ -188,7 +188,10 @@ BAD = [
     (["--num_features", "5"], "num_features must be between 20 and 100000, got 5"),
     (["--width", "1"], "width must be at least 2, got 1"),
     (["--k", "50", "--num_features", "40"], "k must be between 1 and num_latents=40, got 50"),
-    (["--max_tokens", "1000"], "the data must hold one step"),
+    (
+        ["--max_tokens", "1000"],
+        "max_tokens must be at least a step of batch_size × 256 × grad_acc_steps = 2,048",
+    ),
     (["--max_tokens", "0"], "max_tokens must be greater than 0, got 0"),
     (["--out", "taken"], "out must be a new file, got taken"),
     (["--layers", "3"], "there is no option --layers"),

@@ -213,7 +213,7 @@ REMOTE = {"model_type": "foo", "auto_map": {"AutoConfig": "configuration_foo.Foo
         (lambda at: at / "nowhere.gguf", r"nowhere.gguf does not exist"),
         (lambda at: folder_with(at / "empty"), r"is not a model folder: it has no config.json and no .gguf file"),
         (lambda at: folder_with(at / "bad", "{"), r"must have a readable config.json"),
-        (lambda at: folder_with(at / "none", {}), r"must have a readable config.json .*model_type"),
+        (lambda at: folder_with(at / "none", {}), r"is no language model: its config.json names no model_type"),
         (lambda at: folder_with(at / "new", {"model_type": "foo"}), r"be known to the installed transformers.*foo"),
         (
             lambda at: folder_with(at / "code", REMOTE, configuration_foo="1/0"),
