@@ -106,16 +106,25 @@ def sharing_text(held_out: Int64[Tensor, "n ctx_len"], trained: Iterable[Int64[T
         return 0
     ours = _ngrams(held_out)
     wanted = np.unique(ours[_says_something(held_out)])
-    found = [np.intersect1d(wanted, _ngrams(batch)) for batch in trained]
+    if not len(wanted):
+        return 0
+    found = [_those_in(wanted, _ngrams(batch)) for batch in trained]
     return int(np.isin(ours, np.concatenate([wanted[:0], *found])).any(1).sum())
+
+
+def _those_in(wanted: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """The numbers that are among the few `wanted` ones, which are in order."""
+    nearest = np.searchsorted(wanted, numbers).clip(max=len(wanted) - 1)
+    return numbers[wanted[nearest] == numbers]
 
 
 def _ngrams(tokens: Int64[Tensor, "n ctx_len"]) -> np.ndarray:
     """A number for each `shared_length` tokens in a row (n, places), equal where they are equal."""
-    ids, length = tokens.numpy().astype(np.uint64), shared_length(tokens.shape[1])
-    windows = np.zeros((len(ids), ids.shape[1] - length + 1), np.uint64)
+    mixed, length = _mixed(tokens.numpy().astype(np.uint64)), shared_length(tokens.shape[1])
+    windows = np.zeros((len(mixed), mixed.shape[1] - length + 1), np.uint64)
     for offset in range(length):  # a polynomial modulo 2**64, of mixed tokens
-        windows = windows * np.uint64(0x9E3779B97F4A7C15) + _mixed(ids[:, offset : offset + windows.shape[1]])
+        windows *= np.uint64(0x9E3779B97F4A7C15)
+        windows += mixed[:, offset : offset + windows.shape[1]]
     return windows
 
 
