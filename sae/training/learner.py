@@ -41,7 +41,7 @@ from sae.training.initial import AddUp, balance_, best_encoder_scale, start_tran
 from sae.training.massive_tokens import MassiveTokens
 from sae.training.meters import Meters, Metrics
 from sae.training.normaliser import Normaliser
-from sae.training.recipe import Recipe, firings, k_at, nearest_divisor
+from sae.training.recipe import LEAST_SHARE, Recipe, firings, k_at, nearest_divisor
 
 GAO2024 = Recipe()
 FIRST_TOKENS = 4096
@@ -432,6 +432,8 @@ class SaeLearner:
         self._meters.check(grads.b_enc.sum(), grads.b_dec.sum(), grads.radial.sum())
         skip = (~self._meters.finite()).float()
         self._optimizer.step(by_name, self._lr if self._lr.is_cuda else self._lr.item(), skip=skip)
+        if self._recipe.least_firings:
+            self._raise_silent_latents(1 - skip)
 
     def _slow_rare_latents(self) -> None:
         """Lower the learning rate of the encoder's rows of latents that fire rarely; dead ones follow AuxK at the full
@@ -446,6 +448,17 @@ class SaeLearner:
         if self._recipe.min_rare_rate < 1:
             rates = torch.where(self.dead.mask(), 1.0, self._firing_rate.clamp(self._recipe.min_rare_rate, 1.0))
             self._optimizer.row_rates |= dict.fromkeys(("encoder.weight", "encoder.bias", _LOG_LENGTH), rates)
+
+    def _raise_silent_latents(self, count: Float[Tensor, ""]) -> None:
+        """Raise the bias of latents that fire too rarely, b ← b + lr (1 − rate / floor)₊. `count` 0: change nothing.
+
+        While others learn, what a silent latent must exceed grows, and nothing moves it. So it would be overtaken in
+        the first steps, and stay silent.
+        """
+        floor = (self._recipe.least_firings / self._average_firings).clamp_max(LEAST_SHARE)
+        lack = (1 - self._firing_rate / floor).clamp_min(0)
+        step = self._lr * count * self._optimizer.rates.get("encoder.bias", 1.0)
+        self._weights.b_enc.add_((step * lack).to(self._weights.b_enc.dtype))
 
     def _reconstruct_massive(self) -> None:
         """Let the step's massive tokens count, and reconstruct their mean, if the step was finite for all shards.

@@ -12,6 +12,9 @@ SMALLEST_K, WIDEST, FEWEST_FIRINGS = 8, 576, 1.75
 """Lower bounds of k where it grows: SMALLEST_K; one in WIDEST latents; what gives each latent FEWEST_FIRINGS `firings`.
 With less, latents die (docs/notebook.md)."""
 
+LEAST_SHARE = 0.2
+"""Upper bound of `Recipe.least_firings`, as a share of the mean over latents."""
+
 
 class Recipe(NamedTuple):
     """How one run is trained, beside its peak learning rate. The defaults are those of Gao et al. 2024."""
@@ -42,6 +45,9 @@ class Recipe(NamedTuple):
     unit is the length of a step of a row of W_dec. None: only the entries have one."""
     k_growth: float = 0.0
     """Share of the run in which k grows to what was asked for, mostly from a quarter of it (`k_at`). 0: it does not."""
+    least_firings: float = 0.0
+    """Lower bound of the tokens of a step on which a latent should fire; at most `LEAST_SHARE` of the mean. The bias of
+    a latent below it rises by up to the biases' learning rate a step (`SaeLearner`). 0: no bias is raised."""
     spare_massive: bool = False
     """Leave massive tokens out of the loss's normaliser, b_dec's start and AuxK, and reconstruct their mean exactly
     after each step (`massive_tokens`)."""
@@ -64,6 +70,7 @@ class Recipe(NamedTuple):
             encoder_follows=0.3,
             row_length_rate=0.5,
             k_growth=0.2,
+            least_firings=0.5,
             spare_massive=True,
         )
 

@@ -184,9 +184,10 @@ class RunPlan(NamedTuple):
         """How the autoencoder `name`, which has this shape, is trained."""
         per_step = firings(self.steps.tokens, shape.cfg.k, shape.num_latents)
         recipe = Recipe.named(self.cfg.recipe, self.steps.total, per_step)
-        # The whole model sees what an autoencoder selects by itself; and one that is trained already has learned k.
+        # The whole model sees what an autoencoder selects by itself; and one that is trained already has learned k, and
+        # which latents are silent.
         if self.cfg.loss_fn != "fvu" or self.cfg.finetune is not None:
-            recipe = recipe._replace(k_growth=0.0)
+            recipe = recipe._replace(k_growth=0.0, least_firings=0.0)
         chosen = self.saes[name].lr
         derived = peak_lr(shape.num_latents, self.steps.total, per_step, self.cfg.recipe)
         return LearnerPlan(shape, recipe, derived if chosen is None else chosen)

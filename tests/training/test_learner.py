@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -221,6 +221,73 @@ def test_the_encoders_rows_of_latents_that_fire_rarely_learn_slowly_but_those_of
         torch.testing.assert_close(learner._optimizer.row_rates["encoder.weight"], expected)
     assert len(dead) > 0 and expected.min() < 0.7
     assert set(learner._optimizer.row_rates) == {"encoder.weight", "encoder.bias", "encoder.log_length"}
+
+
+@pytest.mark.parametrize("least_firings", [0.5, 100.0])
+def test_the_bias_of_a_latent_that_fires_too_rarely_rises_by_its_lack_and_nothing_else_moves(
+    least_firings: float,
+) -> None:
+    recipe = Recipe.named("default", 100, 1.0)._replace(least_firings=0.0)
+    plain, raised = (make_learner(recipe=each) for each in (recipe, recipe._replace(least_firings=least_firings)))
+    raised.sae.load_state_dict(plain.sae.state_dict())
+    mean = N * plain.sae.cfg.k / plain.sae.num_latents
+    floor = min(least_firings / mean, 0.2)
+    x = batches(1)[0]
+    for learner in (plain, raised):
+        learner.initialise(x)
+        learner._firing_rate.copy_(torch.linspace(0, 0.4, plain.sae.num_latents))
+        learner.accumulate(x)
+        learner.update(1e-3)
+    rate = raised._firing_rate
+    lack = (1 - rate / floor).clamp_min(0)
+    assert 0 < (lack > 0).sum() < len(lack)
+    expected = weights(plain)
+    expected["encoder.bias"] = expected["encoder.bias"] + lack * 1e-3 * raised._optimizer.rates["encoder.bias"]
+    for name, tensor in weights(raised).items():
+        torch.testing.assert_close(tensor, expected[name], atol=1e-7, rtol=1e-6)
+
+
+def test_a_step_that_is_not_finite_raises_no_bias() -> None:
+    learner, (x,) = make_learner(recipe=Recipe.named("default", 100, 1.0)), batches(1)
+    learner.initialise(x)
+    learner._firing_rate.zero_()
+    before = learner.sae.encoder.bias.detach().clone()
+    learner.accumulate(x * torch.inf)
+    learner.update(1e-3)
+    assert torch.equal(learner.sae.encoder.bias.detach(), before)
+
+
+@pytest.mark.parametrize(
+    ("selection", "unused", "worse"),
+    # Batchtopk reconstructs Gaussian tokens, which have no features, best with a tenth of its latents.
+    [("topk", 0.04, 1.01), ("groupmax", 0.04, 1.01), ("batchtopk", 0.15, 1.2)],
+)
+def test_few_of_many_latents_stay_silent_with_a_small_k(
+    selection: Literal["topk", "batchtopk", "groupmax"], unused: float, worse: float
+) -> None:
+    with_rule, without = (_after_a_run(selection, least_firings) for least_firings in (0.5, 0.0))
+    assert with_rule.unused < unused < 0.2 < without.unused
+    assert with_rule.fvu < worse * without.fvu
+
+
+def _after_a_run(selection: Literal["topk", "batchtopk", "groupmax"], least_firings: float) -> SimpleNamespace:
+    """What 100 steps make of 512 latents with k 2, on Gaussian tokens whose deviations fall as 1 / i."""
+    steps, tokens, cfg = 100, 512, SaeConfig(num_latents=512, k=2, selection=selection)
+    generator = torch.Generator().manual_seed(0)
+    deviations = 1 / torch.arange(1, 33)
+    sae = Sae(32, cfg, generator=torch.Generator().manual_seed(0))
+    per_step = firings(tokens, cfg.k, cfg.num_latents)
+    recipe = Recipe.named("default", steps, per_step)._replace(least_firings=least_firings)
+    learner = make_learner(sae, recipe=recipe, tokens_per_step=tokens, dead_feature_threshold=10**7)
+    learner.initialise(torch.randn(4096, 32, generator=generator) * deviations)
+    for step in range(steps):
+        learner.accumulate(torch.randn(tokens, 32, generator=generator) * deviations)
+        learner.update(peak_lr(cfg.num_latents, steps, per_step) * schedule(step, steps, 5))
+    x = torch.randn(8192, 32, generator=generator) * deviations
+    acts, indices = sae.encode(x)
+    unused = 1 - len(indices[acts > 0].unique()) / cfg.num_latents
+    fvu = (sae.decode(acts, indices) - x).square().sum() / (x - x.mean(0)).square().sum()
+    return SimpleNamespace(unused=unused, fvu=fvu.item())
 
 
 @pytest.mark.parametrize("num_dead", [0, 20])
@@ -505,7 +572,7 @@ class TestOptim:
     )
     def test_adams_memory_is_a_tenth_of_a_short_run(self, total_steps: int, expected: float) -> None:
         assert Recipe.named("default", total_steps, 64 / 9).beta2 == pytest.approx(expected)
-        papers = (0.9, 0.999, 1.0, None, False, 1.0, None, False, 0.0, None, 0.0, False)
+        papers = (0.9, 0.999, 1.0, None, False, 1.0, None, False, 0.0, None, 0.0, 0.0, False)
         assert Recipe.named("gao2024", total_steps, 64 / 9) == Recipe() == papers
 
     def test_only_the_default_recipe_limits_a_tokens_gradient_to_that_of_an_average_one(self) -> None:
