@@ -36,6 +36,8 @@ from sae.dictionary.threshold import RunningThreshold
 Row = dict[str, Any]
 AT_ONCE = 2048
 """Tokens."""
+MOST = 8
+"""Latents of a token, in multiples of k, among which a threshold is looked for."""
 
 
 def hookpoint(cell: Cell) -> str:
@@ -77,7 +79,8 @@ def with_l0(sae: Sae, x: Tensor, k: int) -> Sae:
         counts = RunningThreshold(sae.device)
         for rows in x.split(AT_ONCE):
             read = rows - sae.b_dec if sae.spec.centred else rows
-            counts.add(torch.nn.functional.linear(read, sae.encoder.weight, sae.encoder.bias))
+            acts = torch.nn.functional.linear(read, sae.encoder.weight, sae.encoder.bias)
+            counts.add(acts.topk(min(MOST * k, sae.num_latents), sorted=False).values)
         counts.end_step()
         sae.threshold.fill_(counts.value(k))
     return sae
