@@ -158,3 +158,33 @@ def test_an_advantage_is_a_mean_over_tasks_with_its_interval() -> None:
 
     mean, half = difference({"a": 0.9, "b": 0.7, "c": 0.8}, {"a": 0.8, "b": 0.7, "c": 0.6})
     assert mean == pytest.approx(0.1) and half == pytest.approx(1.96 * 0.1 / 3**0.5)
+
+
+def test_everybody_gets_the_tokens_of_the_self_test_behind_those_that_choose(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks.quality import known_features
+
+    monkeypatch.setattr(known_features, "CACHE", tmp_path)
+    monkeypatch.setattr(known_features, "FITTED", 100)
+    world = known_features.World(2, 1024, num_features=40, width=8, batch=512)
+    x = torch.from_numpy(np.load(world.file()))
+    first = next(iter(world.store.source))["synthetic"]
+    assert x.shape == (100 + 1024, 8) and torch.equal(x[:100], world.validation.x) and torch.equal(x[100:612], first)
+    assert not torch.equal(world.validation.x[:10], world.store.held_out_sample().x[:10])
+
+
+def test_the_rate_that_finds_most_features_on_other_tokens_is_shown() -> None:
+    from benchmarks.harness.shapes import FAMILY_CONTESTANTS
+    from benchmarks.quality.known_features import World, row_of, table
+
+    peer = next(c for c in FAMILY_CONTESTANTS if c.name == "sparsify topk")
+    names = ("mcc", "found", "dead", "l0", "fvu")
+    rows = [
+        row_of(peer, World(2, 1000), multiple, seed)
+        | {"validation": {"f1": chosen_by}, "test": {"f1": f1} | dict.fromkeys(names, 0.5)}
+        for multiple, seed, chosen_by, f1 in ((1.0, 0, 0.4, 0.9), (3.0, 0, 0.5, 0.2), (3.0, 1, 0.5, 0.4))
+    ]
+    rows.append(row_of(peer, World(2, 1000), 10.0, 0) | {"note": "not measured"})
+    line = list(table(rows))[2]
+    assert line == "| sparsify topk, k 2 | × 3 of 1, 3 | 0.300 | 0.500 | 50.0% | 50.0% | 0.50 | 0.5000 |"
