@@ -82,9 +82,14 @@ def _at_k(row: Row, validation: Tensor, cell: Cell) -> Sae:
     return with_l0(Sae.load_from_disk(folder_of(row)), validation, cell.k)
 
 
-def probe(rows: Rows, cells: Sequence[Cell], texts: int) -> None:
+def short_tasks(texts: int, most: int) -> list[Task]:
+    """The tasks of sae-probes whose texts have at most so many characters in the mean."""
+    return [task for task in probing_tasks([], texts) if sum(map(len, task.texts)) <= most * len(task.texts)]
+
+
+def probe(rows: Rows, cells: Sequence[Cell], texts: int, most: int) -> None:
     """Probe each dictionary that has not been probed, and keep the numbers as they come."""
-    tasks = probing_tasks([], texts)
+    tasks = short_tasks(texts, most)
     kept = LastTokens(sorted({cell.layer for cell in cells}), texts)
     for cell in cells:
         known = probes_of(rows, cell, texts)
@@ -189,6 +194,7 @@ def main() -> None:
     parser.add_argument("file", type=Path, help="what benchmarks.quality.members has written")
     parser.add_argument("--layers", type=int, nargs="+", default=LAYERS, choices=LAYERS)
     parser.add_argument("--probe_texts", type=int, default=200)
+    parser.add_argument("--longest", type=int, default=10**9, help="leave out tasks of longer texts, in characters")
     parser.add_argument("--only_texts", action="store_true", help="the pass of the language model, and nothing else")
     parser.add_argument("--show", action="store_true", help="print the tables of the file, and measure nothing")
     parser.add_argument("--threads", type=int, default=machine.available_cores())
@@ -196,14 +202,14 @@ def main() -> None:
     torch.set_num_threads(chosen.threads)
     if chosen.only_texts:
         kept = LastTokens(chosen.layers, chosen.probe_texts)
-        for task in probing_tasks([], chosen.probe_texts):
+        for task in short_tasks(chosen.probe_texts, chosen.longest):
             kept.of(task)
         return
     rows = Rows(chosen.file)
     cells = [cell for cell in cells_of(rows.content["rows"]) if cell.layer in chosen.layers]
     if not chosen.show:
         stability(rows, cells)
-        probe(rows, cells, chosen.probe_texts)
+        probe(rows, cells, chosen.probe_texts, chosen.longest)
     for cell in cells:
         print("\n".join([*table(rows, cell, chosen.probe_texts), ""]))
 

@@ -131,19 +131,21 @@ def test_probes_and_stability_are_kept_and_shown_beside_the_best_peer(
     x = torch.randn(300, 16)
     x[:150, 0] += 4  # the class
     task = Task("a", [""] * 300, [True] * 150 + [False] * 150)
-    monkeypatch.setattr(concepts, "probing_tasks", lambda names, texts: [task, task._replace(name="b")])
+    long = task._replace(name="c", texts=["so long"] * 300)
+    monkeypatch.setattr(concepts, "probing_tasks", lambda names, texts: [task, task._replace(name="b"), long])
     monkeypatch.setattr(concepts.LastTokens, "of", lambda self, task: {9: x})
     monkeypatch.setattr(concepts.Source, "validation", lambda self: x)
     monkeypatch.setattr(concepts.Source, "test", lambda self: x)
     concepts.stability(rows, [cell])
-    concepts.probe(rows, [cell], 300)
-    concepts.probe(rows, [cell], 300)  # everything is there
+    concepts.probe(rows, [cell], 300, 5)
+    concepts.probe(rows, [cell], 300, 5)  # everything is there
     content = json.loads((tmp_path / "rows.json").read_text())
     labels = [each["label"] for each in content["probes"]]
     assert labels == ["sae topk × 1", "sae_lens batchtopk × 10", "random rows", "PCA", concepts.RAW]
     assert len(content["rows"]) == 4 and [each["label"] for each in content["stability"]] == ["sae topk × 1"]
     found = concepts.probes_of(rows, cell, 300)
-    assert found[concepts.RAW][concepts.RAW]["a"] > 0.97 and found["PCA"]["16"]["b"] > 0.9
+    assert list(found["PCA"]["1"]) == ["a", "b"] and found[concepts.RAW][concepts.RAW]["a"] > 0.97
+    assert found["PCA"]["16"]["b"] > 0.9
     first, second = (Sae.load_from_disk(concepts.folder_of(row)).W_dec for row in content["rows"][:2])
     cosines = np.abs(F.normalize(first, dim=1).detach().numpy() @ F.normalize(second, dim=1).detach().numpy().T)
     assert cosines.mean() < content["stability"][0]["pw_mcc"] <= cosines.max(1).mean() + 1e-3
