@@ -62,8 +62,8 @@ def _others_run() -> bool:
 def _keep_freed_memory() -> None:
     """Make glibc hand the memory of tensors on to the next ones: else Linux clears it anew, for a tenth of the time."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, 2**26)
+    # 32 MiB are the most that glibc before 2.35 takes. The second alone would map each tensor anew.
+    if mallopt is not None and mallopt(_M_MMAP_THRESHOLD, 2**25):
         mallopt(_M_TRIM_THRESHOLD, 2**28)
 
 

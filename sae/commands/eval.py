@@ -43,7 +43,7 @@ def run_eval(cfg: EvalConfig) -> int:
     dictionaries = load_dictionaries(plan, device)
     for hookpoint in places_of(dictionaries):
         lm.locate(skeleton, hookpoint)
-    concepts = _concepts(cfg, plan.text, dictionaries)
+    concepts = _concepts(cfg, plan.text, dictionaries, lm.context_limit(skeleton))
     with world.one_first(note, "prepared the data"):
         dataset = load_text(plan.text, skeleton)
     model = load_language_model(plan.text, device, head=True)
@@ -62,7 +62,9 @@ def run_eval(cfg: EvalConfig) -> int:
     return 0
 
 
-def _concepts(cfg: EvalConfig, text: TextConfig, dictionaries: dict[str, dict[str, Sae]]) -> Concepts:
+def _concepts(
+    cfg: EvalConfig, text: TextConfig, dictionaries: dict[str, dict[str, Sae]], context_limit: int | None
+) -> Concepts:
     """Questions about single latents, complete. Raises ValueError for what cannot be asked, in one line."""
     if cfg.probes is None and not cfg.absorption:
         return NO_CONCEPTS
@@ -72,6 +74,12 @@ def _concepts(cfg: EvalConfig, text: TextConfig, dictionaries: dict[str, dict[st
         return Concepts(tokenizer, tasks)
     autoencoders(dictionaries)
     words = spelling_prompts(tokenizer, lm.token_texts(tokenizer, len(tokenizer)), cfg.absorption_words)
+    longest = max(map(len, words.ids))
+    if context_limit is not None and longest > context_limit:
+        raise ValueError(
+            f"absorption needs a model that reads its prompts, {longest} tokens, and this one reads {context_limit}; "
+            "leave --absorption out"
+        )
     return Concepts(tokenizer, tasks, words)
 
 

@@ -33,7 +33,10 @@ def turns_of(chat: Any) -> list[Turn]:
         return []
     if not isinstance(chat, list):
         raise ChatError(f"{type(chat).__name__} ({short(chat)})")
-    return [_turn(_without_null(turn)) for turn in chat]
+    try:
+        return [_turn(_without_null(turn)) for turn in chat]
+    except RecursionError:
+        raise ChatError("a turn whose fields lie in one another more than hundreds deep") from None
 
 
 def _turn(turn: Any) -> Turn:

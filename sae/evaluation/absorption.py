@@ -11,7 +11,8 @@ Probes are fitted to their optimum, where SAEBench stops Adam after fifty epochs
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,6 +76,8 @@ class Absorbed(NamedTuple):
     words: int
     by_letter: dict[tuple[str, str], list[Letter]]
     """Letters that the linear probe finds, by label and hookpoint."""
+    not_finite: Mapping[str, int] = MappingProxyType({})
+    """Words with an activation that is not finite, by hookpoint: nothing is measured there."""
 
     def mean(self, key: tuple[str, str], metric: str) -> tuple[float, float]:
         """The mean over letters, and half of its 95 % interval; NaN where there is none."""
@@ -102,13 +105,22 @@ class Absorbed(NamedTuple):
 
 def sentences(absorbed: Absorbed, num_parameters: int) -> list[str]:
     """What to know before these numbers are believed."""
-    found = []
+    found = [
+        f"absorption is not measured at {hookpoint}, where activations of {count:,} words are not finite"
+        for hookpoint, count in absorbed.not_finite.items()
+    ]
     if num_parameters < LEAST_PARAMETERS:
         found.append(
-            f"absorption means something for models of about 1B parameters, and this one has "
-            f"{num_parameters / 1e6:,.0f}M: take the numbers as a trial"
+            f"absorption means something for models of about 1B parameters, and this one has {num_parameters:,}: take "
+            "the numbers as a trial"
         )
-    fewest = min((len(letters) for letters in absorbed.by_letter.values()), default=0)
+    for (label, hookpoint), letters in absorbed.by_letter.items():
+        if letters and not any(letter.latents for letter in letters):
+            found.append(f"no latent stands for a letter in {label or 'the checkpoint'} at {hookpoint}: 0 says nothing")
+    measured = [
+        letters for (_, hookpoint), letters in absorbed.by_letter.items() if hookpoint not in absorbed.not_finite
+    ]
+    fewest = min(map(len, measured), default=len(LETTERS))
     if fewest < FEW_LETTERS:
         found.append(
             f"absorption is measured for {fewest} of 26 letters: the others' linear probes have an F1 below {LEAST_F1} "
@@ -145,12 +157,13 @@ def absorption(
     hookpoints = harvested(found, rows(found).values())
     acts = activations_at(model, spelling.ids, hookpoints, batch_size, back=spelling.behind + 1, done=done)
     y = F.one_hot(torch.tensor(spelling.letters), len(LETTERS)).double()
-    absorbed = Absorbed(len(spelling.words), {})
-    probes = {hookpoint: LinearProbes.fit(x.double(), y) for hookpoint, x in acts.items()}
+    broken = {name: int((~x.isfinite().all(1)).sum()) for name, x in acts.items()}
+    absorbed = Absorbed(len(spelling.words), {}, {name: count for name, count in broken.items() if count})
+    probes = {name: LinearProbes.fit(x.double(), y) for name, x in acts.items() if not broken[name]}
     for label, of_one in found.items():
         for row, target in of_one.items():
-            x = acts[target.writes]
-            absorbed.by_letter[label, row] = letters(target.sae, x, y, probes[target.writes])
+            at = target.writes
+            absorbed.by_letter[label, row] = letters(target.sae, acts[at], y, probes[at]) if at in probes else []
     return absorbed
 
 

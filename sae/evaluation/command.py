@@ -102,13 +102,13 @@ def _with_concepts(
     """The evaluation with what was asked of latents, and sentences on how far to believe it."""
     doubts: list[str] = []
     if (tasks := concepts.tasks) is not None:
-        with Progress(total=sum(len(task.texts) for task in tasks), what="probing") as progress:
+        with Progress(total=sum(len(task.texts) for task in tasks), what="probing", unit="text") as progress:
             found = probe(
                 model, concepts.tokenizer, tasks, dictionaries, batch_size=batch_size, done=progress.reach
             )  # fmt: skip
         evaluation = replace(evaluation, probes=found)
     if concepts.spelling is not None:
-        with Progress(total=len(concepts.spelling.words), what="spelling") as progress:
+        with Progress(total=len(concepts.spelling.words), what="spelling", unit="word") as progress:
             absorbed = absorption(
                 model, concepts.spelling, dictionaries, batch_size=batch_size, done=progress.reach
             )  # fmt: skip

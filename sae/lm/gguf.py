@@ -2,7 +2,8 @@
 
 transformers reads a file's header for the config, for the tokenizer and for the weights. It has the package gguf do
 that, which makes several views of a memory map for each word of the vocabulary. A table of all names of weights is
-built anew for each module of the model. Inside `read_quickly` both are done in a plain way, to the same results.
+built anew for each module of the model. Inside `read_quickly` both are done in a plain way. What transformers makes of
+a file is the same. The package's own `ReaderField.contents` does not work on what is read there.
 """
 
 import functools

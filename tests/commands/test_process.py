@@ -35,6 +35,24 @@ def test_what_the_user_has_set_stays(name: str, monkeypatch: pytest.MonkeyPatch)
     assert os.environ == {name: "own"}
 
 
+@pytest.mark.parametrize(("takes", "calls"), [(1, [(-3, 2**25), (-1, 2**28)]), (0, [(-3, 2**25)])])
+def test_memory_is_kept_where_glibc_takes_both_thresholds(
+    takes: int, calls: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trim threshold alone would fix the other one at 128 KB, and each tensor would be mapped anew."""
+    made: list[tuple[int, int]] = []
+
+    class Library:
+        def mallopt(self, name: int, value: int) -> int:
+            made.append((name, value))
+            return takes
+
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr(command.ctypes, "CDLL", lambda name: Library())
+    command._keep_freed_memory()
+    assert made == calls
+
+
 def test_a_system_that_does_not_say_counts_as_busy(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(self: Path) -> str:
         raise FileNotFoundError(self)

@@ -150,6 +150,24 @@ def test_half_a_surrogate_pair_does_not_stop_the_run(make_tokenizer) -> None:
     assert {1, 6, 7} <= set(tokens(found))
 
 
+def deep(levels: int) -> object:
+    found: object = "x"
+    for _ in range(levels):
+        found = {"a": found}
+    return found
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_fields_that_lie_in_one_another_too_deep_are_one_line(make_tokenizer, tmp_path: Path, streaming: bool) -> None:
+    turn = {"role": "user", "content": "the dog", "x": deep(900)}
+    with pytest.raises(ChatError, match="more than hundreds deep"):
+        turns_of([turn])
+    file = tmp_path / "deep.jsonl"
+    file.write_text(json.dumps({"messages": [turn]}) + "\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="deep"):
+        tokens(loaded(file, make_tokenizer(chat_template=PLAIN), ctx_len=8, streaming=streaming))
+
+
 @pytest.mark.parametrize("chat", ["[" * 100_000, [[1]], [{"role": ["user"]}], '{"a": 1}', 7])
 def test_nothing_but_a_chat_error_comes_of_what_is_none(chat: object) -> None:
     with pytest.raises(ChatError):

@@ -233,7 +233,24 @@ def test_the_activations_are_those_of_the_word_and_all_labels_are_measured(monke
     }  # fmt: skip
     assert all(0 <= each["mean_absorption_fraction"] <= 1 for each in written["letters"])
     doubts = sentences(found, 135_000_000)
-    assert "absorption means something for models of about 1B parameters, and this one has 135M" in doubts[0]
+    assert "absorption means something for models of about 1B parameters, and this one has 135,000,000" in doubts[0]
+
+
+def test_what_cannot_be_measured_is_told() -> None:
+    model = tiny_model("gpt_neox")
+    with torch.no_grad():
+        model.get_input_embeddings().weight[7] = math.nan
+    ids = [[4 + each % 3, 5, 6] for each in range(600)]
+    ids[17][0] = 7
+    spelling = Spelling(["a"] * 600, [each % 26 for each in range(600)], ids, 2)
+    saes = {"": {"layers.1": Sae(model.config.hidden_size, SaeConfig(num_latents=64, k=8))}}
+    found = absorption(model, spelling, saes, batch_size=8)
+    assert found.by_letter == {("", "layers.1"): []}
+    told = sentences(found, 10**10)
+    assert told == ["absorption is not measured at layers.1, where activations of 1 words are not finite"]
+    silent = rule.Letter("a", 1.0, 0.0, 0.0, 0, 9, 0, [])
+    told = sentences(rule.Absorbed(9, {("run", "layers.1"): [silent] * 26}), 10**10)
+    assert told == ["no latent stands for a letter in run at layers.1: 0 says nothing"]
 
 
 def test_a_score_without_letters_is_no_number() -> None:

@@ -149,6 +149,20 @@ def test_the_threads_are_those_of_pytorch() -> None:
     assert native._openmp() is not None  # no second one was loaded
 
 
+def test_of_several_openmps_pytorchs_own_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    package = Path(torch.__file__).parent
+
+    def found(*files: str) -> str | None:
+        lines = "".join(f"7f0-7f1 r-xp 00000000 fe:01 42    {file}\n" for file in ("/lib/libc.so.6", *files))
+        monkeypatch.setattr(Path, "read_text", lambda self: lines)
+        return native._openmp()
+
+    other, own = "/env/sentencepiece.libs/libgomp-1.so", f"{package}/lib/libgomp.so.1"
+    assert found(other, own) == found(own) == own
+    assert found(other, beside := f"{package.parent}/torch.libs/libgomp-2.so") == beside
+    assert found(other) == other and found(other, "/lib/libgomp.so.1") is None and found() is None
+
+
 @pytest.mark.parametrize("matrix", ["topk", "gated"])
 def test_threads_of_python_may_call_at_the_same_time(matrix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)

@@ -102,13 +102,19 @@ def _built(compiler: str, folder: Path, flags: list[str], libraries: Sequence[st
 
 
 def _openmp() -> str | None:
-    """The file of the OpenMP that PyTorch has loaded, if it is GNU's and the only one."""
+    """The file of the OpenMP that PyTorch has loaded, if it is GNU's: its own, or else the only one.
+
+    Other packages bring further ones, such as sentencepiece and scikit-learn.
+    """
     try:
         mapped = Path("/proc/self/maps").read_text()
     except OSError:
         return None
     files = {line.split(maxsplit=5)[-1] for line in mapped.splitlines() if "/libgomp" in line}
-    return files.pop() if len(files) == 1 else None
+    package = Path(torch.__file__).parent
+    own = {file for file in files if {package, package.with_name("torch.libs")} & set(Path(file).parents)}
+    found = own or files
+    return found.pop() if len(found) == 1 else None
 
 
 @cache
