@@ -73,6 +73,10 @@ class GivenStore:
         """Nothing is known of what text they are."""
         return []
 
+    def first_held_out(self) -> Batch:
+        """The first of the held-out batches."""
+        return next(self.held_out_batches())
+
     def held_out_batches(self) -> Iterator[Batch]:
         """Rows that the trainer looks at before it begins, and calibrates on; the benchmark evaluates by itself."""
         for rows in self._held_out.split(SHOWN):
