@@ -2,6 +2,8 @@
 # dictionary_learning: a dictionary that its April-update trainer makes of AutoEncoderNew is not opened by load_dictionary.
 set -euo pipefail
 source "$(dirname "$0")/environment.sh" torch==2.13.0 dictionary-learning==0.1.0
+# It is pulled in, not needed, and does not load beside a torch for CPUs alone.
+if [ -z "${FINDINGS_PYTHON:-}" ]; then "$python" -m pip uninstall --quiet --yes torchvision; fi
 "$python" - <<'PY'
 import json
 import tempfile

@@ -2,6 +2,8 @@
 # dictionary-learning's BatchTopK after a run of up to 1000 steps: at inference every positive activation stays.
 set -euo pipefail
 source "$(dirname "$0")/environment.sh" torch==2.13.0 dictionary-learning==0.1.0
+# It is pulled in, not needed, and does not load beside a torch for CPUs alone.
+if [ -z "${FINDINGS_PYTHON:-}" ]; then "$python" -m pip uninstall --quiet --yes torchvision; fi
 "$python" - <<'PY'
 from importlib.metadata import version
 
