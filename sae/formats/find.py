@@ -85,12 +85,12 @@ def _why_none(folder: Path) -> str:
 def find(folder: Path, names: Iterable[str] | None = None, pattern: str | None = None) -> dict[str, StoredDictionary]:
     """The dictionaries below `folder`, by hookpoint, in natural order.
 
-    A run's folder stands for its newest checkpoint, and a dictionary's file for that alone. A dictionary that is the
-    folder itself is found with those below it. Of several at a
-    hookpoint (configurations, seeds, widths) each is `<group>/<hookpoint>`. A name may leave out the group if there is
-    one of that hookpoint, or may be the path below `folder`. It may be longer or shorter by the module that the text
-    model lies in, as another class of the model calls it. The name is the key of what it found. Raises ValueError if
-    there is none, or a named one is missing or one of several.
+    A run's folder stands for its newest checkpoint, and a dictionary's file for that alone. A dictionary that is
+    the folder itself is found with those below it. Of several at a hookpoint (configurations, seeds, widths) each
+    is `<group>/<hookpoint>`. A name may leave out the group if there is one of that hookpoint, or may be the path
+    below `folder`. It may be longer or shorter by the module that the text model lies in, as another class of the
+    model calls it. The name is the key of what it found. Raises ValueError if there is none, or a named one is
+    missing or one of several.
     """
     if folder.is_file():
         stored = stored_at(folder)

@@ -7,7 +7,7 @@ import html
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,40 +124,36 @@ def _print_table(evaluation: Evaluation) -> None:
     show(table, names=1 + several)
 
 
-def _print_probes(probed: Probed, short_labels: Mapping[str, str]) -> None:
+def _print_by_hookpoint(
+    title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], short_labels: Mapping[str, str]
+) -> None:
+    """Print a table of rows (hookpoint, label, numbers), in which a hookpoint is named once."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=probes.short_title(probed), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for heading in ("hookpoint", "checkpoint"):
         table.add_column(heading, overflow="fold")
-    for heading in probes.HEADINGS.values():
+    for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     before = None
-    for hookpoint, label, *numbers in probes.mean_rows(probed):
+    for hookpoint, label, *numbers in rows:
         names = ["" if hookpoint == before else hookpoint, short_labels.get(label, label) or "it"]
         before = hookpoint
-        table.add_row(*(Text(plain(name)) for name in names), *(number.split(" ± ")[0] for number in numbers))
+        table.add_row(*(Text(plain(name)) for name in names), *numbers)
     show(table, names=2)
+
+
+def _print_probes(probed: Probed, short_labels: Mapping[str, str]) -> None:
+    rows = [[*row[:2], *(each.split(" ± ")[0] for each in row[2:])] for row in probes.mean_rows(probed)]
+    _print_by_hookpoint(probes.short_title(probed), list(probes.HEADINGS.values()), rows, short_labels)
 
 
 def _print_absorption(absorbed: Absorbed, short_labels: Mapping[str, str]) -> None:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=absorption.title(absorbed), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for heading in ("hookpoint", "checkpoint"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("letters", *absorption.HEADINGS.values()):
-        table.add_column(heading, justify="right", no_wrap=True)
-    before = None
-    for hookpoint, label, *numbers in absorption.mean_rows(absorbed):
-        names = ["" if hookpoint == before else hookpoint, short_labels.get(label, label) or "it"]
-        before = hookpoint
-        table.add_row(*(Text(plain(name)) for name in names), *(number.replace(" ± ", "±") for number in numbers))
-    show(table, names=2)
+    rows = [[*row[:2], *(each.replace(" ± ", "±") for each in row[2:])] for row in absorption.mean_rows(absorbed)]
+    headings = ["letters", *absorption.HEADINGS.values()]
+    _print_by_hookpoint(absorption.title(absorbed), headings, rows, short_labels)
 
 
 def _print_differences(evaluation: Evaluation) -> None:
