@@ -120,7 +120,7 @@ def test_topk_keeps_nan_and_infinity() -> None:
 
 def without_team(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     """The code as of a compiler that has no OpenMP, or not PyTorch's."""
-    apart = native._built(os.environ.get("CC", "cc"), folder, [])
+    apart = native._built(native._compiler(), folder, [])
     monkeypatch.setattr(native, "library", lambda: apart)
     monkeypatch.setattr(native, "has_team", lambda: bool(apart.has_team()))
 
@@ -191,13 +191,22 @@ def test_denormal_numbers_are_as_elsewhere_after_the_code_is_loaded() -> None:
     assert (torch.tensor(1e-40) * 0.5).item() > 0
 
 
-@pytest.mark.parametrize("compiler", ["", "false"])
-def test_without_a_compiler_that_works_the_twins_run_and_the_user_is_told(compiler: str) -> None:
+def told_with(compiler: str) -> str:
+    """Whether C is usable, by which compiler, and the advice, in a process whose CC is `compiler`."""
     code = "import torch; from sae.ops import native; "
     code += "print(native.usable(torch.ones(2, 3)), native.version(), native.advice())"
     env = {"CC": compiler, "PATH": os.environ["PATH"], "PYTHONPATH": str(Path(sae.__file__).parent.parent)}
-    found = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
-    assert found.stdout.startswith("False  no C compiler works here")
+    return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("compiler", ["", "  ", "false", "cc --no-such-option", 'cc "'])
+def test_without_a_compiler_that_works_the_twins_run_and_the_user_is_told(compiler: str) -> None:
+    assert told_with(compiler).startswith("False  no C compiler works here")
+
+
+def test_arguments_in_CC_reach_the_compiler() -> None:
+    command = " ".join(native._compiler())
+    assert told_with(f"{command} -g '-DA=a b'") == f"True {native.version()} None\n"
 
 
 def test_the_code_is_compiled_once_though_it_is_wanted_while_it_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ They are others all the same where the compiler cannot use PyTorch's OpenMP, as 
 
 import ctypes
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -71,8 +72,7 @@ def _free() -> None:
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    if compiler is None:
+    if not (compiler := _compiler()):
         return None
     try:
         with tempfile.TemporaryDirectory(prefix="sae-") as folder:
@@ -81,7 +81,17 @@ def _library() -> ctypes.CDLL | None:
         return None
 
 
-def _with_team(compiler: str, folder: Path) -> ctypes.CDLL | None:
+def _compiler() -> list[str]:
+    """The command that compiles, with the arguments that CC may give it; empty if there is none."""
+    try:
+        words = shlex.split(os.environ.get("CC", "cc"))
+    except ValueError:  # a quotation without an end
+        return []
+    found = shutil.which(words[0]) if words else None
+    return [] if found is None else [found, *words[1:]]
+
+
+def _with_team(compiler: list[str], folder: Path) -> ctypes.CDLL | None:
     """The code that runs in PyTorch's team; None where it cannot be had."""
     openmp = _openmp()
     try:
@@ -90,12 +100,12 @@ def _with_team(compiler: str, folder: Path) -> ctypes.CDLL | None:
         return None
 
 
-def _built(compiler: str, folder: Path, flags: list[str], libraries: Sequence[str] = ()) -> ctypes.CDLL:
+def _built(compiler: list[str], folder: Path, flags: list[str], libraries: Sequence[str] = ()) -> ctypes.CDLL:
     # Linked apart: with its flag a compiler would add an OpenMP of its own, and its threads.
     compiled, linked = str(folder / "rows.o"), str(folder / f"rows{len(flags)}.so")
     for command in (
-        [compiler, *_FLAGS, *flags, "-fPIC", "-c", "-o", compiled, str(_SOURCE)],
-        [compiler, "-shared", "-o", linked, compiled, *libraries, "-lm"],
+        [*compiler, *_FLAGS, *flags, "-fPIC", "-c", "-o", compiled, str(_SOURCE)],
+        [*compiler, "-shared", "-o", linked, compiled, *libraries, "-lm"],
     ):
         subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=_SECONDS)
     return ctypes.CDLL(linked)
@@ -138,7 +148,7 @@ def version() -> str:
     """What compiled the code, as it calls itself; empty if nothing did."""
     if library() is None:
         return ""
-    command = [shutil.which(os.environ.get("CC", "cc")) or "", "--version"]
+    command = [*_compiler(), "--version"]
     return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout.split("\n")[0]
 
 
