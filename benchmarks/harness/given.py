@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from sae.activations.source import Activations, Batch
+from sae.activations.store import HeldOut
 
 HOOKPOINT = "given"
 SHOWN = 4096
@@ -48,7 +49,7 @@ class GivenRows:
         self._index = state["index"]
 
 
-class GivenStore:
+class GivenStore(HeldOut):
     """`ActivationStore` of the rows of one hookpoint, (tokens, d_in); a batch is one sequence of `tokens`."""
 
     model_name, data_seed, held_out, held_out_by = "given activations", 0, 1, "sequences"
@@ -72,10 +73,6 @@ class GivenStore:
     def about_held_out(self) -> list[str]:
         """Nothing is known of what text they are."""
         return []
-
-    def first_held_out(self) -> Batch:
-        """The first of the held-out batches."""
-        return next(self.held_out_batches())
 
     def held_out_batches(self) -> Iterator[Batch]:
         """Rows that the trainer looks at before it begins, and calibrates on; the benchmark evaluates by itself."""

@@ -8,13 +8,13 @@ from sae import lm
 from sae.activations.cache.read import ActivationCache, CachedActivations, held_out_batches
 from sae.activations.reading import chosen_pairs
 from sae.activations.source import Batch
-from sae.activations.store import model_name
+from sae.activations.store import HeldOut, model_name
 from sae.config import TrainConfig
 from sae.dictionary.wiring import ARROW, Wiring, to_harvest, written
 from sae.storage.files import absolute
 
 
-class CachedStore:
+class CachedStore(HeldOut):
     """Store of a run that reads a cache."""
 
     def __init__(self, cfg: TrainConfig, cache: ActivationCache) -> None:
@@ -53,10 +53,6 @@ class CachedStore:
     def held_out_batches(self) -> Iterator[Batch]:
         """The held-out tokens and their activations."""
         return held_out_batches(self._cache, list(self.widths), self._batch_size)
-
-    def first_held_out(self) -> Batch:
-        """The first of the held-out batches."""
-        return next(self.held_out_batches())
 
     def fingerprints(self) -> dict[str, str]:
         """Fingerprints that the cache was written with, and `activations`, that of the cache itself."""

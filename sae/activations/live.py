@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from sae import lm
 from sae.activations.reading import Reading, chosen_hookpoints, plan_reading
 from sae.activations.source import Activations, Batch, LiveActivations
-from sae.activations.store import model_name
+from sae.activations.store import HeldOut, model_name
 from sae.config import TrainConfig
 from sae.data.prefetch import ReadAhead
 from sae.data.retry import Wait
@@ -20,7 +20,7 @@ LOOK = 2048
 """Tokens of a look at held-out activations, about; two sequences at least."""
 
 
-class LiveStore:
+class LiveStore(HeldOut):
     """Store of a run that runs `model` on the tokens of `dataset`."""
 
     def __init__(

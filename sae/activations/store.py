@@ -13,8 +13,19 @@ from sae.activations.reading import Extent
 from sae.activations.source import ActivationSource, Batch
 
 
+class HeldOut(Protocol):
+    """Tokens that are held out, and their activations."""
+
+    def held_out_batches(self) -> Iterator[Batch]:
+        """The held-out tokens and their activations."""
+
+    def first_held_out(self) -> Batch:
+        """The first held-out tokens and their activations, for a look: a batch, or less of it where that costs less."""
+        return next(self.held_out_batches())
+
+
 @runtime_checkable
-class ActivationStore(Extent, Protocol):
+class ActivationStore(Extent, HeldOut, Protocol):
     """Activations to train on, and some that are held out."""
 
     model_name: str
@@ -45,12 +56,6 @@ class ActivationStore(Extent, Protocol):
     @property
     def held_out_by(self) -> str:
         """Kind of what is held out: whole `documents`, or `sequences`."""
-
-    def held_out_batches(self) -> Iterator[Batch]:
-        """The held-out tokens and their activations."""
-
-    def first_held_out(self) -> Batch:
-        """The first held-out tokens and their activations, for a look: a batch, or less of it where that costs less."""
 
     def fingerprints(self) -> dict[str, str]:
         """Fingerprints of the weights of the `model` (and `model_b`), of the `held_out` sequences, and of a cache."""

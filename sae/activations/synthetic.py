@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sae.activations.source import Activations, Batch
+from sae.activations.store import HeldOut
 from sae.config import SelftestConfig
 from sae.data.position import count_in
 
@@ -128,7 +129,7 @@ class SyntheticActivations:
         self.batch_index = count_in(state, "batch_index")
 
 
-class SyntheticStore:
+class SyntheticStore(HeldOut):
     """What a run on known features reads: a `ActivationStore`, so that the trainer sees no difference."""
 
     model_name, held_out_by = HOOKPOINT, "sequences"
@@ -163,10 +164,6 @@ class SyntheticStore:
         """The held-out tokens, whose ids are all 0."""
         x = self.held_out_sample().x.to(self.device)
         yield Batch(torch.zeros(self.held_out, SEQUENCE, dtype=torch.int64), torch.arange(len(x)), {HOOKPOINT: x})
-
-    def first_held_out(self) -> Batch:
-        """The first of the held-out batches."""
-        return next(self.held_out_batches())
 
     def fingerprints(self) -> dict[str, str]:
         """Nothing: all of it follows from the options."""
