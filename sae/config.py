@@ -762,7 +762,7 @@ class ConvertConfig:
     """Format to write: saelens, eleuther, dictionary-learning, circuit-tracer, llamascopium or gemma-scope-2."""
 
     hookpoints: list[str] = field(default_factory=list)
-    """Convert only these hookpoints. None: all that the source has."""
+    """Convert only these hookpoints, with globs. None: all that the source has."""
 
     activations: str | None = None
     """Folder or address that sae cache wrote. For a library that has no TopK, a threshold is fitted on its held-out

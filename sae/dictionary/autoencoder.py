@@ -382,7 +382,7 @@ class Sae(nn.Module):
 
         Args:
             name: Folder or hub repository, of any known formats.
-            layers: Names of hookpoints to load. None: all.
+            layers: Names of hookpoints to load, or globs. None: all.
             device: Device of the parameters.
             local: Whether `name` is a folder. None: it is if there is such a folder, else the hub is asked.
             pattern: Glob on the hookpoints.

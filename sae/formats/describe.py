@@ -31,6 +31,7 @@ class Description(NamedTuple):
 
     hookpoint: str
     format: str
+    """The format that is loaded, and those in which it stands there too."""
     d_in: int
     num_latents: int
     d_out: int
@@ -64,7 +65,7 @@ def describe(
     config = _flat(next((read_json(path) for path in paths if path.suffix == ".json" and path.exists()), {}))
     return Description(
         hookpoint=name,
-        format=stored.format.name,
+        format=", ".join([stored.format.name, *stored.also]),
         d_in=prod(encoder.dims) // max(latents, 1),
         num_latents=latents,
         d_out=prod(decoder.dims) // max(latents, 1) - unused_width(stored.path, decoder.dims),

@@ -2,6 +2,7 @@
 
 import fnmatch
 import re
+from collections import Counter
 from collections.abc import Container, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -13,6 +14,7 @@ from sae.formats.overcomplete import DICTIONARY, OVERCOMPLETE
 from sae.storage.files import MANIFEST, newest_step, read_json, short
 
 BEST = "best.json"
+_GLOB = re.compile(r"[*?\[]")
 _SEED = re.compile(r"seed\d+")
 _INPUT_OF_BLOCK = re.compile(r"(?:.+\.)?(\d+)\.input")
 
@@ -86,11 +88,11 @@ def find(folder: Path, names: Iterable[str] | None = None, pattern: str | None =
     """The dictionaries below `folder`, by hookpoint, in natural order.
 
     A run's folder stands for its newest checkpoint, and a dictionary's file for that alone. A dictionary that is
-    the folder itself is found with those below it. Of several at a hookpoint (configurations, seeds, widths) each
-    is `<group>/<hookpoint>`. A name may leave out the group if there is one of that hookpoint, or may be the path
-    below `folder`. It may be longer or shorter by the module that the text model lies in, as another class of the
-    model calls it. The name is the key of what it found. Raises ValueError if there is none, or a named one is
-    missing or one of several.
+    the folder itself is found with those below it. What `sae push` wrote in several formats is found once. Of several
+    at a hookpoint (configurations, seeds, widths) each is `<group>/<hookpoint>`. A name may leave out the group if
+    there is one of that hookpoint, or may be the path below `folder`. It may be longer or shorter by the module that
+    the text model lies in, as another class of the model calls it. The name is the key of what it found; what a glob
+    finds keeps its own. Raises ValueError if there is none, or a named one is missing or one of several.
     """
     if folder.is_file():
         stored = stored_at(folder)
@@ -102,10 +104,13 @@ def chosen_of(
     folder: Path | str, found: dict[str, StoredDictionary], names: Iterable[str] | None, pattern: str | None
 ) -> dict[str, StoredDictionary]:
     """The dictionaries of `found` that are named; see `find`."""
+    once = {name: stored for name, stored in found.items() if not stored.is_copy}
     if names is None:
-        chosen = {name: [name] for name in found if pattern is None or fnmatch.fnmatchcase(name, pattern)}
+        matching = [name for name in found if pattern is None or fnmatch.fnmatchcase(name, pattern)]
+        chosen = {name: [name] for name in [name for name in matching if name in once] or matching}
     else:
-        chosen = {name: _meant(name, found) for name in names}
+        asked = (_named(name, once) or _named(name, found) or {name: []} for name in names)
+        chosen = {name: keys for one in asked for name, keys in one.items()}
     missing = [name for name, meant in chosen.items() if not meant]
     if missing or not chosen:
         why = "" if found else _why_none(Path(folder))
@@ -113,7 +118,7 @@ def chosen_of(
             why = "; a folder that is one dictionary is named after its hookpoint: rename it, if it is that one"
         raise ValueError(
             f"{folder} must hold {missing or pattern or 'autoencoders'}, "
-            f"but holds {sorted(found, key=_natural)[:20] or 'none'}{why}"
+            f"but holds {sorted(once, key=_natural)[:20] or 'none'}{why}"
         )
     for name, meant in chosen.items():
         if len(meant) > 1:
@@ -123,6 +128,13 @@ def chosen_of(
                 f"name one group, such as {Path(folder) / several[0].rpartition('/')[0]}"
             )
     return {name: found[chosen[name][0]] for name in sorted(chosen, key=_natural)}
+
+
+def _named(name: str, found: dict[str, StoredDictionary]) -> dict[str, list[str]]:
+    """Which of `found` a name or a glob stands for: by that name, or each that matches by its own; empty if none."""
+    if _GLOB.search(name) is None:
+        return {name: meant} if (meant := _meant(name, found)) else {}
+    return {key: [key] for key in found if any(fnmatch.fnmatchcase(one, name) for one in (key, key.rpartition("/")[2]))}
 
 
 def _meant(name: str, found: dict[str, StoredDictionary]) -> list[str]:
@@ -148,20 +160,47 @@ def found_in(folder: Path) -> dict[str, StoredDictionary]:
 
 
 def named(dictionaries: Iterable[StoredDictionary]) -> dict[str, StoredDictionary]:
-    """Dictionaries by group and hookpoint."""
+    """Dictionaries by group and hookpoint; what `sae push` wrote of them in further formats by its path."""
     every = {stored.relative: stored for stored in dictionaries}
     below = {relative: stored for relative, stored in every.items() if relative != "."}
     # What eai-sparsify puts into `best` is an earlier state of what lies beside it.
     newest = {relative: stored for relative, stored in below.items() if not relative.startswith("best/")} or below
     found = [stored for relative, stored in every.items() if relative == "."] + list(newest.values())
-    pairs = [(_name_of(stored), stored) for stored in found]
-    counts: dict[str, int] = {}
-    for name, _ in pairs:
-        counts[name] = counts.get(name, 0) + 1
-    return {
-        name if counts[name] == 1 or stored.relative == "." else f"{stored.relative}/{name}": stored
+    pairs = _once([(_name_of(stored), stored) for stored in found])
+    counts = Counter(name for name, stored in pairs if not stored.is_copy)
+    return {_key(name, stored, alone=counts[name] == 1): stored for name, stored in pairs}
+
+
+def _key(name: str, stored: StoredDictionary, *, alone: bool) -> str:
+    """Key of a dictionary: its hookpoint, with its path before it unless it is alone there; of a copy the path."""
+    if stored.is_copy:
+        return stored.relative
+    return name if alone or stored.relative == "." else f"{stored.relative}/{name}"
+
+
+def _once(pairs: list[tuple[str, StoredDictionary]]) -> list[tuple[str, StoredDictionary]]:
+    """The dictionaries, of which those are marked that stand in a further format, in a folder of its name, too."""
+    plain = {stored.relative: stored for _, stored in pairs if not _is_in_its_formats_folder(stored)}
+    by_name = {name: stored for name, stored in pairs if stored.relative in plain}
+    also: dict[str, list[str]] = {}
+    marked = set()
+    for name, stored in pairs:
+        if stored.relative in plain:
+            continue
+        below = stored.relative.partition("/")[2]
+        is_of_a_set = stored.format.folder_of(below) != below
+        same = by_name.get(name) if is_of_a_set else plain.get(below)
+        if same is not None and same.format is not stored.format:
+            also.setdefault(same.relative, []).append(stored.format.name)
+            marked.add(stored.relative)
+    return [
+        (name, stored._replace(also=tuple(also.get(stored.relative, ())), is_copy=stored.relative in marked))
         for name, stored in pairs
-    }
+    ]
+
+
+def _is_in_its_formats_folder(stored: StoredDictionary) -> bool:
+    return stored.relative.partition("/")[0] == stored.format.name
 
 
 def _name_of(stored: StoredDictionary) -> str:

@@ -66,6 +66,10 @@ class StoredDictionary(NamedTuple):
     """See `Claim`."""
     relative: str
     """The path below the searched folder; "." for that itself."""
+    also: tuple[str, ...] = ()
+    """Formats in which the same dictionary stands there too, as `sae push` writes them."""
+    is_copy: bool = False
+    """Whether it is one of these: it is found by its path alone."""
 
     @property
     def root(self) -> Path:

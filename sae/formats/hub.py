@@ -1,8 +1,6 @@
 """Dictionaries on the hub: what a repository holds, by its small files, and the files of those that are wanted."""
 
-import re
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -14,7 +12,6 @@ from sae.formats.find import local as here
 from sae.formats.format import StoredDictionary
 from sae.storage.files import is_inside
 
-_GLOB = re.compile(r"[*?\[]")
 _MOST_CONFIGS = 2_000
 _BLOCK = 2**17
 """Bytes that are fetched of a file at once for its header."""
@@ -84,12 +81,7 @@ def fetch(
     Raises ValueError in one line if the hub cannot be reached, the repository does not exist, or it lacks one. So it
     does if it has several, and `only_one` is wanted.
     """
-    wanted = None if hookpoints is None else list(hookpoints)
-    globs = any(_GLOB.search(each) for each in wanted or [])
-    chosen, homes = look(name, None if globs else wanted, pattern, access=access)
-    if globs:
-        every, chosen = chosen, {key: stored for key, stored in chosen.items() if _matches(key, wanted or [])}
-        chosen = chosen or chosen_of(name, every, wanted, None)  # which says what there is
+    chosen, homes = look(name, hookpoints, pattern, access=access)
     if only_one and len(chosen) > 1:
         raise ValueError(f"hookpoint must be given for {name}, which holds {', '.join(list(chosen)[:20])}")
     for folder, (repository, exact) in homes.items():
@@ -97,10 +89,6 @@ def fetch(
         if files:
             _snapshot(repository, exact, sorted(files))
     return chosen
-
-
-def _matches(name: str, patterns: list[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def look(

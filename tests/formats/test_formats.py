@@ -3,6 +3,7 @@
 import json
 import os
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +21,7 @@ from sae import Sae, SaeConfig
 from sae.dictionary.spec import Saved, Spec
 from sae.formats import FORMATS
 from sae.formats.convert import write_one, write_set
+from sae.formats.describe import describe
 from sae.formats.find import find, stored_at
 from sae.formats.format import About
 from sae.formats.record import thresholds, with_centre
@@ -201,6 +203,54 @@ def test_several_widths_at_a_hookpoint_are_named_by_their_folders(tmp_path: Path
     ]
     with pytest.raises(ValueError, match="one autoencoder of layers.3, but holds layer_3/width_16k"):
         Sae.load_many(tmp_path, ["layers.3"])
+
+
+ONCE = {
+    "autoencoders": (("topk", False, False), ["layers.0", "layers.1"], ["saelens", "dictionary-learning"]),
+    "a sweep": (("batchtopk", False, False), ["k2/layers.0", "k4/layers.0"], ["saelens", "llamascopium"]),
+    "under another format": (("jumprelu", False, False), ["layers.0", "layers.1"], ["gemma-scope-2"]),
+    "transcoders": (("jumprelu", True, False), ["layers.0.mlp", "layers.1.mlp"], ["circuit-tracer", "gemma-scope-2"]),
+}
+
+
+@pytest.mark.parametrize("name", ONCE)
+def test_what_is_pushed_in_several_formats_is_loaded_once_and_the_others_by_their_paths(
+    tmp_path: Path, name: str
+) -> None:
+    kind, hookpoints, others = ONCE[name]
+    dictionaries = {at: dictionary(kind, (8, 8, 3, 5), torch.float32, (True,) + (False,) * 4) for at in hookpoints}
+    readers = {at: partial(lambda saved: saved, saved) for at, saved in dictionaries.items()}
+    top = "saelens" if name == "under another format" else "eleuther"
+    write_set(tmp_path, readers, top, About(model="m"))
+    alone = list(find(tmp_path))
+    for other in others:
+        write_set(tmp_path / other, readers, other, About(model="m"))
+    found = find(tmp_path)
+    assert list(found) == alone and len(alone) == 2
+    for stored in found.values():
+        assert stored.format.name == top and stored.also == tuple(sorted(others))
+        assert describe("", stored).format == ", ".join([top, *sorted(others)])
+    for other in others:
+        below = find(tmp_path / other)
+        paths = [f"{other}/{stored.relative}" for stored in below.values()]
+        assert [stored.path for stored in find(tmp_path, paths).values()] == [one.path for one in below.values()]
+        assert {*find(tmp_path, [f"{other}/*"])} == {*find(tmp_path, pattern=f"{other}/*")} == {*paths}
+
+
+def test_another_dictionary_in_a_folder_that_is_called_as_its_format_is_not_passed_over(tmp_path: Path) -> None:
+    Sae(D, SaeConfig(num_latents=M, k=3)).save_to_disk(tmp_path / "mine" / "layers.3")
+    STRANGERS["saelens topk"].write(tmp_path / "saelens" / "other")
+    STRANGERS["saelens jumprelu"].write(tmp_path / "saelens" / "layers.3")
+    assert len(find(tmp_path)) == 3 and not any(stored.is_copy for stored in find(tmp_path).values())
+
+
+def test_a_glob_names_every_dictionary_that_it_matches_with_its_group_or_without(tmp_path: Path) -> None:
+    for at in ("k2/layers.0", "k2/layers.1", "k4/layers.0"):
+        Sae(D, SaeConfig(num_latents=M, k=2)).save_to_disk(tmp_path / at)
+    assert list(find(tmp_path, ["layers.?"])) == ["k2/layers.0", "k2/layers.1", "k4/layers.0"]
+    assert list(find(tmp_path, ["k2/*", "k4/layers.0"])) == ["k2/layers.0", "k2/layers.1", "k4/layers.0"]
+    with pytest.raises(ValueError, match=r"must hold \['layers.7\*'\], but holds \['k2/layers.0'"):
+        find(tmp_path, ["k2/*", "layers.7*"])
 
 
 @pytest.mark.parametrize("below", ["layers.1", "older/layers.0"])
