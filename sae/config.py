@@ -244,9 +244,10 @@ class TrainConfig:
     attention sink with enormous activations."""
 
     encode_in_8bit: bool | None = None
-    """Find candidates for the k largest latents with 8-bit products: int8 on CPUs with AVX512-VNNI, fp8 on GPUs from
-    Ada on. They are scored exactly in float32, and the metric `recall` is the share of the k largest that was found.
-    None: on such CPUs without AMX, from 8192 latents and 2048 tokens a forward pass on, where it is faster."""
+    """Find candidates for the k largest latents with 8-bit products: int8 on CPUs with AVX512-VNNI or AVX-VNNI, fp8 on
+    GPUs from Ada on. They are scored exactly in float32, and the metric `recall` is the share of the k largest that was
+    found. None: on such CPUs without AMX, from 4096 latents and 2**22 pre-activations a forward pass on. There it is
+    faster; without a C compiler only from 8192 latents and 2048 tokens on."""
 
     compile_lm: bool = False
     """Compile the language model's blocks with torch.compile when they first run, which takes some seconds and changes

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+import sae.ops.native.eight_bit as native
 from sae.ops.decode import gather_dot
 from sae.ops.encode import Select, chunk_tokens
 from sae.ops.topk import topk
@@ -25,17 +26,22 @@ _ROWS = 1024  # rows quantised at a time, so that the steps of quantising stay i
 
 
 MIN_LATENTS, MIN_TOKENS = 8192, 2048
-"""Sizes from which the product in int8 is faster than in bf16, quantising and scoring included. It gains 5 % at 2048
-tokens and 9216 latents, 25 % at 8192 and 18,432 (d_in 576, k 32, two cores of a Zen 4). A CPU with AMX multiplies bf16
-as fast. There a step of 2048 tokens and 18,432 latents takes 0.55 s of one core's time in int8, and 0.48 in bf16 (an
-Intel Xeon)."""
+"""Sizes from which PyTorch's product in int8 is faster than in bf16, quantising and scoring included. It gains 5 % at
+2048 tokens and 9216 latents, 25 % at 8192 and 18,432 (d_in 576, k 32, two cores of a Zen 4). A CPU with AMX multiplies
+bf16 as fast. There a step of 2048 tokens and 18,432 latents takes 0.55 s of one core's time in int8, and 0.48 in bf16
+(an Intel Xeon)."""
+MIN_LATENTS_COMPILED, MIN_PRE_ACTS_COMPILED = 4096, 2**22
+"""Latents, and latents times tokens, from which ours in C is. With 4608 latents bf16 takes 1.2 times as long at 1024
+tokens, and 1.3 at 4096. With 18,432 it takes 1.6 and 1.9, with 2304 as long (the same sizes and machine)."""
 
 
 def pays(num_latents: int, tokens: int, device: torch.device) -> bool:
     """Whether 8-bit candidates are known to be faster for this many tokens and latents, and to be the right ones."""
-    if device.type != "cpu" or num_latents < MIN_LATENTS or tokens < MIN_TOKENS:
+    if device.type != "cpu" or torch.cpu._is_amx_tile_supported() or _lacks_product(device):
         return False
-    return not (torch.cpu._is_amx_tile_supported() or _lacks_product(device))
+    if native.has_product():
+        return num_latents >= MIN_LATENTS_COMPILED and num_latents * tokens >= MIN_PRE_ACTS_COMPILED
+    return num_latents >= MIN_LATENTS and tokens >= MIN_TOKENS
 
 
 def check_has_product(device: torch.device) -> None:
@@ -47,8 +53,8 @@ def check_has_product(device: torch.device) -> None:
 def _lacks_product(device: torch.device) -> str | None:
     """Reason why this device has no product in 8 bits; empty if it has one."""
     if device.type == "cpu":
-        has_product = hasattr(torch.ops.onednn, "qlinear_pointwise") and torch.cpu._is_vnni_supported()
-        return None if has_product else "this processor has no AVX512-VNNI"
+        of_torch = hasattr(torch.ops.onednn, "qlinear_pointwise") and torch.cpu._is_vnni_supported()
+        return None if of_torch or native.has_product() else "this processor has no AVX512-VNNI and no AVX-VNNI"
     if device.type == "cuda":
         enough = torch.cuda.get_device_capability(device) >= (8, 9)
         return None if enough else "fp8 needs a GPU of compute capability 8.9 or more (Ada, Hopper)"
@@ -77,13 +83,15 @@ def candidates(
     x: Float[Tensor, "tokens d_in"], W_enc: Float[Tensor, "latents d_in"], b_enc: Float[Tensor, "latents"], k: int
 ) -> Int[Tensor, "tokens candidates"]:
     """The latents with the largest pre-activations in 8 bits, `CANDIDATES` times k of them."""
-    product = Fp8Product if x.is_cuda else Int8Product
     count = min(len(W_enc), round(k * CANDIDATES[x.device.type]))
     found = torch.empty(len(x), count, dtype=torch.int64, device=x.device)
     if not len(x):
         return found
     columns = x.abs().amax(0).clamp_min(_TINY).sqrt()
     columns /= columns.mean()
+    if native.covers(x, W_enc):
+        return native.candidates(x, W_enc, b_enc, columns, count)
+    product = Fp8Product if x.is_cuda else Int8Product
     # x / columns is computed here and again for each chunk, so that it is never in memory as a whole.
     largest = torch.cat([(part / columns).abs_().amax(1) for part in x.split(_ROWS)]).clamp_min_(_TINY)
     prepared = product(W_enc, b_enc, columns)

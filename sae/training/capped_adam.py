@@ -4,8 +4,8 @@ The gradients of all latents share directions: those in which the activations va
 move together. There a step goes too far first, while along all others it could be longer. Muon (Jordan et al. 2024,
 kellerjordan.github.io/posts/muon) makes all singular values of a step equal. Here the largest are brought down to the
 mean of the others. The step is then scaled to the length that the learning rate says. The directions are followed from
-step to step by orthogonal iteration, as in Dion (Ahn et al. 2025, arXiv:2504.05295), so a step costs 8 · latents · d_in
-· RANK operations a matrix, whatever d_in, and no decomposition but a QR of (d_in, RANK).
+step to step by orthogonal iteration over some of the rows, as in Dion (Ahn et al. 2025, arXiv:2504.05295). So a step
+costs 4 · (latents + 8 · d_in) · d_in · RANK operations a matrix, and no decomposition but a QR of (d_in, RANK).
 """
 
 import math
@@ -24,6 +24,10 @@ from sae.training.adam import EPSILON, Adam, Gradient, Tangent, slices
 
 RANK = 128
 """Directions of a matrix that are followed; a quarter of d_in where that is less."""
+
+_ROWS_TO_FOLLOW = 8
+"""Rows, in units of d_in, that the directions are followed by: with 18,432 rows of 576 every fourth. After 244 steps of
+2048 tokens the FVU is the same as by all rows, 0.1107 (SmolLM2, block 10, k 32); by 1152 rows 0.1115."""
 
 _LEAST = 1e-3
 """Lower bound of τ², in units of the mean of ‖U q‖² over all directions: a step may have only a few directions."""
@@ -75,6 +79,7 @@ class CappedAdam(Adam):
         self.basis = {name: _first_basis(p) for name, p in matrices.items()}
         """(d_in, rank) of each matrix: the directions qⱼ."""
         self._entries = {name: shards.total(self._parameters[name].numel()) for name in self.basis}
+        self._strides = {name: _stride(self._entries[name], matrices[name].shape[1]) for name in self.basis}
 
     def _second_moment(self, parameter: Tensor) -> Tensor:
         return parameter.new_zeros(len(parameter)) if parameter.dim() == 2 else super()._second_moment(parameter)
@@ -86,8 +91,8 @@ class CappedAdam(Adam):
         basis, dtype = self.basis[name], self._product_dtype
         step, along = _workspace(parameter, basis.shape[1], dtype)
         total = self._momentum(name, grad, skip, out=step)
-        torch.mm(step, basis.to(dtype), out=along)
-        basis = _orthonormal(self._shards.sum_((along.T @ step).float()).T, basis)
+        some = step[:: self._strides[name]]
+        basis = _orthonormal(self._shards.sum_(((some @ basis.to(dtype)).T @ some).float()).T, basis)
         torch.mm(step, basis.to(dtype), out=along)
         kept, energy = self._cap(along, total, others=basis.shape[0] - basis.shape[1])
         length = rate * math.sqrt(self._entries[name]) / energy.sqrt()
@@ -180,6 +185,11 @@ def cholesky_qr(columns: Float[Tensor, "d_in rank"], before: Float[Tensor, "d_in
     wide = wide / lengths + _SLIGHT * before
     factor = torch.linalg.cholesky_ex(wide.T @ wide).L
     return torch.linalg.solve_triangular(factor, wide.T, upper=False).T.float().contiguous()
+
+
+def _stride(entries: int, d_in: int) -> int:
+    """From one row to the next of those that the directions of a matrix with so many entries are followed by."""
+    return max(1, entries // (_ROWS_TO_FOLLOW * d_in**2))
 
 
 _workspaces: dict[torch.dtype, Tensor] = {}

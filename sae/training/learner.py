@@ -54,7 +54,7 @@ twentieth step on (docs/family.md)."""
 _FIRING_SHARE = 0.1
 """Weight of the newest step in the moving average of each latent's firing rate."""
 _PROBE = 16
-"""Tokens on which the recall of 8-bit candidates is measured at a log step; it takes about 1 % of a step's time."""
+"""Tokens on which the recall of 8-bit candidates is measured."""
 
 
 class SaeLearner:

@@ -89,16 +89,19 @@ def open_sinks(folder: RunFolder, config: dict[str, Any], stack: ExitStack, *, s
     return sinks
 
 
-def read_metrics(learner: SaeLearner) -> dict[str, float] | FloatingPointError:
-    """An autoencoder's metrics since the last reading, or what is wrong with it. Waits for the device."""
+def read_metrics(learner: SaeLearner, *, recall: bool) -> dict[str, float] | FloatingPointError:
+    """An autoencoder's metrics since the last reading, or what is wrong with it. Waits for the device.
+
+    `recall`: with that of candidates in 8 bits, if it uses them.
+    """
     try:
         metrics = learner.read_metrics()._asdict()
     except FloatingPointError as error:
         return error
-    recall = learner.read_recall()
+    share = learner.read_recall() if recall else None
     at = learner.read_by_hookpoint()
     metrics |= {f"fvu/{hookpoint}": value for hookpoint, value in at.items()} if learner.sae.cfg.crosscode else {}
-    return metrics if recall is None else metrics | {"recall": recall}
+    return metrics if share is None else metrics | {"recall": share}
 
 
 def speeds(tokens: int, seconds: Mapping[str, float]) -> dict[str, float]:

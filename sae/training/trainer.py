@@ -35,6 +35,9 @@ from sae.training.run_plan import RunPlan, SaePlan, SaeShape, check_cross_layer_
 
 T = TypeVar("T")
 
+RECALL_EVERY = 16
+"""Steps from one reading of the recall of 8-bit candidates to the next, at least: it takes a twentieth of a step."""
+
 
 class SaeTrainer:
     """Trains one autoencoder per hookpoint of `model` on `dataset`, all at once.
@@ -319,7 +322,8 @@ class SaeTrainer:
         record: Record = {"step": self.step, "tokens": tokens, "tokens_per_second": tokens_per_second}
         if self.end_to_end is not None:
             record["loss"] = self.end_to_end.read_loss()
-        found = {name: progress.read_metrics(learner) for name, learner in self.learners.items()}
+        recall = self._every(RECALL_EVERY) or self.cfg.log_every >= RECALL_EVERY or self.step == self.total_steps
+        found = {name: progress.read_metrics(learner, recall=recall) for name, learner in self.learners.items()}
         for name, metrics in self._merged(found).items():
             if isinstance(metrics, FloatingPointError):
                 where = f"step {self.step}"

@@ -199,3 +199,22 @@ def test_at_most_a_quarter_of_the_directions_is_followed() -> None:
     ranks = {d_in: CappedAdam({"w": torch.zeros(2, d_in)}, beta2=0.9, beta1=0.9).basis["w"].shape for d_in in (3, 40)}
     assert ranks == {3: (3, 0), 40: (40, 10)} and RANK == 128
     assert CappedAdam({"w": torch.zeros(2, 768)}, beta2=0.9, beta1=0.9).basis["w"].shape == (768, RANK)
+
+
+@pytest.mark.parametrize("every", [1, 4])
+def test_directions_are_followed_by_eight_rows_for_each_dimension(every: int) -> None:
+    """Rows are alike, so that every fourth shows which directions are common to all."""
+    rows, d_in, common = every * 8 * 48, 48, 5
+    optimizer = CappedAdam({"w": torch.randn(rows, d_in)}, beta1=0.0, beta2=0.9)
+    assert optimizer._strides == {"w": every}
+    directions = torch.linalg.qr(torch.randn(d_in, common)).Q
+    for _ in range(20):
+        grad = 10 * torch.randn(rows, common) @ directions.T + torch.randn(rows, d_in)
+        optimizer.step({"w": grad}, 1e-6, skip=NO)
+    assert ((optimizer.basis["w"].T @ directions).square().sum(0) > 0.99).all()
+
+
+def test_fewer_rows_than_eight_for_each_dimension_are_all_followed() -> None:
+    assert CappedAdam({"w": torch.zeros(4608, 576)}, beta1=0.9, beta2=0.9)._strides == {"w": 1}
+    assert CappedAdam({"w": torch.zeros(18432, 576)}, beta1=0.9, beta2=0.9)._strides == {"w": 4}
+    assert CappedAdam({"w": torch.zeros(3, 576)}, beta1=0.9, beta2=0.9)._strides == {"w": 1}

@@ -259,14 +259,15 @@ def test_a_step_that_is_not_finite_raises_no_bias() -> None:
 
 @pytest.mark.parametrize(
     ("selection", "unused", "worse"),
-    # Batchtopk reconstructs Gaussian tokens, which have no features, best with a tenth of its latents.
-    [("topk", 0.04, 1.01), ("groupmax", 0.04, 1.01), ("batchtopk", 0.15, 1.2)],
+    # Batchtopk reconstructs Gaussian tokens, which have no features, best with a tenth of its latents. Of six seeds on
+    # two processors topk has 0.4 to 2.1 % unused, groupmax 0.8 to 3.7, batchtopk 11 to 19.
+    [("topk", 0.05, 1.02), ("groupmax", 0.05, 1.04), ("batchtopk", 0.24, 1.2)],
 )
 def test_few_of_many_latents_stay_silent_with_a_small_k(
     selection: Literal["topk", "batchtopk", "groupmax"], unused: float, worse: float
 ) -> None:
     with_rule, without = (_after_a_run(selection, least_firings) for least_firings in (0.5, 0.0))
-    assert with_rule.unused < unused < 0.2 < without.unused
+    assert with_rule.unused < unused < 0.25 < without.unused
     assert with_rule.fvu < worse * without.fvu
 
 

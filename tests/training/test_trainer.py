@@ -890,6 +890,8 @@ def test_candidates_are_found_in_8_bits_where_that_pays(
         pytest.skip(str(reason))
     monkeypatch.setattr(eight_bit, "MIN_LATENTS", 128)
     monkeypatch.setattr(eight_bit, "MIN_TOKENS", min_tokens)
+    monkeypatch.setattr(eight_bit, "MIN_LATENTS_COMPILED", 128)
+    monkeypatch.setattr(eight_bit, "MIN_PRE_ACTS_COMPILED", 128 * min_tokens)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     trainer = make(model=tiny_model("gpt_neox", causal_lm="loss_fn" in changes), **changes)
     trainer.initialise()

@@ -27,7 +27,7 @@ from torch import Tensor
 # Sums may be reordered, as vectors need; what is not finite stays so, and denormal numbers are as elsewhere.
 _FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math")
 _TEAM = "-fopenmp"
-_SOURCE = Path(__file__).with_name("rows.c")
+_SOURCES = [Path(__file__).with_name(name) for name in ("rows.c", "eight_bit.c")]
 _SECONDS = 60
 """How long a compiler may take; it needs a third of one."""
 _LEAST_ELEMENTS = 2**16
@@ -102,10 +102,13 @@ def _with_team(compiler: list[str], folder: Path) -> ctypes.CDLL | None:
 
 def _built(compiler: list[str], folder: Path, flags: list[str], libraries: Sequence[str] = ()) -> ctypes.CDLL:
     # Linked apart: with its flag a compiler would add an OpenMP of its own, and its threads.
-    compiled, linked = str(folder / "rows.o"), str(folder / f"rows{len(flags)}.so")
+    compiled, linked = [str(folder / f"{source.stem}.o") for source in _SOURCES], str(folder / f"{len(flags)}.so")
     for command in (
-        [*compiler, *_FLAGS, *flags, "-fPIC", "-c", "-o", compiled, str(_SOURCE)],
-        [*compiler, "-shared", "-o", linked, compiled, *libraries, "-lm"],
+        *(
+            [*compiler, *_FLAGS, *flags, "-fPIC", "-c", "-o", file, str(source)]
+            for file, source in zip(compiled, _SOURCES, strict=True)
+        ),
+        [*compiler, "-shared", "-o", linked, *compiled, *libraries, "-lm"],
     ):
         subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=_SECONDS)
     return ctypes.CDLL(linked)
