@@ -32,6 +32,7 @@ EXPLANATIONS = {
     "or a hub id",
     "config.json": "must have a readable config.json ({text}); download it again",
     "SafetensorError": "has a damaged weights file ({text}); download it again",
+    "ignore_mismatched_sizes": "has weights of other shapes than its config says; use those that belong to it",
     "file named": "has no weights ({text}); use a folder with model.safetensors",
 }
 
@@ -47,10 +48,19 @@ def model_errors_explained(access: Access, otherwise: str = "cannot be loaded: {
 
 def one_line(error: BaseException, token: str | None = None) -> str:
     """A library's message on one line, cut to about 200 characters, without the token."""
-    text = str(error) or type(error).__name__
+    text = _words(error)
     if token:
         text = text.replace(token, "***")
     return textwrap.shorten(text, 200, placeholder=" …")
+
+
+def _words(error: BaseException) -> str:
+    """What an error says, for those that say it to programmers alone."""
+    if any(isinstance(each, UnicodeDecodeError) for each in _chain(error)):
+        return "a text in it is not UTF-8"
+    if isinstance(error, KeyError):
+        return f"{error} is not in it"
+    return str(error).rstrip(".") or type(error).__name__
 
 
 def _reason(access: Access, error: BaseException, otherwise: str) -> str:

@@ -14,9 +14,10 @@ from contextlib import contextmanager
 from threading import RLock
 from typing import Any
 
+from .gguf_header import numbers, strings
+
 _READER, _NAMES = "GGUFReader", "get_tensor_name_map"
 """Names in the package gguf that transformers uses."""
-_LENGTH = struct.Struct("<Q")
 _KIND_AND_COUNT = struct.Struct("<IQ")
 _ALONE = RLock()
 
@@ -62,31 +63,12 @@ def _quick_reader(plain: Any) -> Any:
             start = orig_offs + _KIND_AND_COUNT.size
             values: list[Any]
             if kind == GGUFValueType.STRING:
-                values, end = _strings(file, start, count)
+                values, end = strings(file, start, count)
             elif kind in self.gguf_scalar_to_np:
-                values, end = _numbers(self.data, start, count, self.gguf_scalar_to_np[kind])
+                values, end = numbers(self.data, start, count, self.gguf_scalar_to_np[kind])
             else:
                 return super()._get_field_parts(orig_offs, raw_type)
             types = [GGUFValueType.ARRAY, GGUFValueType(kind)][: 1 + bool(count)]
             return end - orig_offs, [[kind], [count], *values], list(range(2, 2 + count)), types
 
     return QuickReader
-
-
-def _strings(file: memoryview, at: int, count: int) -> tuple[list[bytes], int]:
-    """Words, each behind its length, and where the last ends. Raises ValueError for a file that ends before."""
-    found = []
-    for _ in range(count):
-        if at + _LENGTH.size > len(file) or (end := at + _LENGTH.size + _LENGTH.unpack_from(file, at)[0]) > len(file):
-            raise ValueError(f"the file ends in a list of {count:,} words")
-        found.append(bytes(file[at + _LENGTH.size : end]))
-        at = end
-    return found, at
-
-
-def _numbers(file: Any, at: int, count: int, kind: Any) -> tuple[list[tuple[Any]], int]:
-    """Numbers of a NumPy `kind`, each in a tuple, and where the last ends. Raises as `_strings` does."""
-    end = at + count * kind().itemsize
-    if end > len(file):
-        raise ValueError(f"the file ends in a list of {count:,} numbers")
-    return [(value,) for value in file[at:end].view(kind).tolist()], end

@@ -22,6 +22,7 @@ from sae.ops.native import compile_ahead
 from .adapter import adapter_in, check_peft, merge
 from .explain import Access, model_errors_explained
 from .gguf import read_quickly
+from .gguf_header import check_whole
 from .hookpoints import base_model, part_that_reads
 from .pair import models_in
 
@@ -38,8 +39,7 @@ def load_config(name: str, *, revision: str | None = None, token: str | None = N
     location, access = _location(name), Access(name, revision, token)
     with _loading(location, access):
         if location.gguf_file is not None:
-            stat = location.path.stat()
-            return copy.deepcopy(_gguf_config(location, (stat.st_mtime_ns, stat.st_size)))
+            return copy.deepcopy(_gguf_config(location, location.stamp))
         from transformers import AutoConfig, PreTrainedConfig
 
         _check_file(location)
@@ -58,13 +58,13 @@ def _check_file(location: "ModelLocation") -> None:
         raise ValueError(f"config.json must be a file of at most {_MAX_CONFIG_BYTES} bytes")
 
 
-def _check_depth(written: dict[str, Any]) -> None:
+def _check_depth(written: dict[Any, Any], file: str = "config.json") -> None:
     """Raise ValueError for more layers than can be meant: the modules of each are made before anything else is."""
     for name, value in written.items():
         if isinstance(value, dict):
-            _check_depth(value)
-        elif isinstance(value, int) and value > _MAX_LAYERS and re.search("layers?$|blocks$|depth$", name):
-            raise ValueError(f"config.json must count at most {_MAX_LAYERS:,} layers, got {name}={value}")
+            _check_depth(value, file)
+        elif isinstance(value, int) and value > _MAX_LAYERS and re.search("layers?$|blocks$|depth$", str(name)):
+            raise ValueError(f"{file} must count at most {_MAX_LAYERS:,} layers, got {name}={value}")
 
 
 def load_skeleton(
@@ -364,6 +364,12 @@ class ModelLocation(NamedTuple):
     def path(self) -> Path:
         return Path(self.folder, self.gguf_file or "")
 
+    @property
+    def stamp(self) -> tuple[int, int]:
+        """What tells one state of the file from others."""
+        stat = self.path.stat()
+        return stat.st_mtime_ns, stat.st_size
+
 
 def _location(name: str) -> ModelLocation:
     path = Path(name).expanduser()
@@ -403,6 +409,7 @@ def _gguf_config(location: ModelLocation, stamp: tuple[int, int]) -> PreTrainedC
     from transformers import AutoConfig
 
     config: PreTrainedConfig = AutoConfig.from_pretrained(**_source(location, Access(location.folder)))
+    _check_depth(config.to_dict(), location.path.name)
     return config
 
 
@@ -431,6 +438,7 @@ def _loading(location: ModelLocation, access: Access) -> Iterator[None]:
             if importlib.util.find_spec("gguf") is None:
                 raise ValueError(f"model {access.name} needs gguf, which is not installed; pip install gguf")
             stack.enter_context(model_errors_explained(access, "cannot be read as GGUF: {text}; download it again"))
+            check_whole(location.path, location.stamp)
             stack.enter_context(read_quickly())
         else:
             stack.enter_context(model_errors_explained(access))

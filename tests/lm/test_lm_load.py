@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import re
 import shutil
 import struct
@@ -250,6 +251,56 @@ def test_a_cut_gguf_file_is_refused_in_one_line(tmp_path: Path, llama_gguf: Path
     assert "\n" not in str(refused.value)
 
 
+def of_libraries(message: str) -> bool:
+    """Whether a message has words of struct, codecs, NumPy, json or C."""
+    return re.search("unpack|buffer|codec|reshape|divisor|ssize_t|JSON|out of bounds|^'|: '", message) is not None
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_gguf_file_with_a_damaged_header_is_refused_in_our_words(tmp_path: Path, llama_gguf: Path, seed: int) -> None:
+    gguf = pytest.importorskip("gguf")
+    whole, draw = llama_gguf.read_bytes(), random.Random(seed)
+    reader = gguf.GGUFReader(llama_gguf)
+    content = bytearray(whole)
+    at = draw.choice(
+        [draw.choice([*reader.fields.values()]).offset + draw.randrange(60), draw.randrange(reader.data_offset)]
+    )
+    size = draw.choice([1, 4, 8])
+    content[at : at + size] = draw.choice([2**60, 2**31, 300, 0xFF, 0]).to_bytes(8, "little")[:size]
+    (tmp_path / "bad.gguf").write_bytes(content)
+    try:
+        load_tokenizer(str(tmp_path / "bad.gguf"))
+        load_model(str(tmp_path / "bad.gguf"), device="cpu", dtype=torch.float32)
+    except ValueError as error:
+        assert not of_libraries(str(error)) and "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("cut", "message"),
+    [
+        (0, "the file is empty"),
+        (3, "the file must begin with b'GGUF', but begins with b'GGU'"),
+        (20, "the file ends in its header, after 20 bytes"),
+        (1000, "the file ends in its header, in a list of 320 words"),
+        (100_000, "the file must have the 181,280 bytes of its weights, but ends after 100,000"),
+    ],
+)
+def test_a_cut_gguf_file_says_how_much_of_it_is_there(tmp_path: Path, llama_gguf: Path, cut: int, message: str) -> None:
+    with pytest.raises(ValueError, match=f"cannot be read as GGUF: {message}; download it again"):
+        load_config(str(damaged(llama_gguf, tmp_path / "cut.gguf", cut)))
+
+
+def test_a_gguf_file_of_absurdly_many_layers_is_refused_at_once(tmp_path: Path, llama_gguf: Path) -> None:
+    content = bytearray(llama_gguf.read_bytes())
+    at = content.index(b"llama.block_count") + len(b"llama.block_count") + 4
+    content[at : at + 4] = (2**31).to_bytes(4, "little")
+    (tmp_path / "deep.gguf").write_bytes(content)
+    with pytest.raises(
+        ValueError, match="deep.gguf must count at most 10,000 layers, got num_hidden_layers=2147483648"
+    ):
+        load_skeleton(str(tmp_path / "deep.gguf"))
+
+
 def test_damaged_absent_or_foreign_weights_are_refused(tmp_path: Path, llama_folder: Path) -> None:
     def load(source: Path) -> None:
         load_model(str(source), device="cpu", dtype=torch.float32)
@@ -270,7 +321,7 @@ def test_damaged_absent_or_foreign_weights_are_refused(tmp_path: Path, llama_fol
     config = json.loads((folder / "config.json").read_text())
     shutil.copy(llama_folder / "model.safetensors", weights)
     (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 64}))
-    with pytest.raises(ValueError, match="cannot be loaded"):
+    with pytest.raises(ValueError, match="has weights of other shapes than its config says; use those that belong to"):
         load(folder)
 
 
