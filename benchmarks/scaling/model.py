@@ -52,19 +52,19 @@ def _seconds(work: object) -> float:
 
 
 def step_seconds(size: Size, machine: Machine) -> float:
-    """The model's time of a step: one product, its result read once, four gathers, and an optimizer of 56 bytes.
+    """The model's time of a step: one product, its result read once, four gathers, and an optimizer of 48 bytes.
 
-    The optimizer reads and writes weights and a moment in fp32, and writes both matrices once more in bf16.
+    The optimizer reads and writes weights in fp32 and a moment in bf16, and writes both matrices once more in bf16.
     """
     n, d, m, k = size.tokens, size.d_in, size.latents, size.k
-    moved = 4 * n * m + 4 * 4 * n * k * d + 2 * 28 * m * d
+    moved = 4 * n * m + 4 * 4 * n * k * d + 2 * 24 * m * d
     return size.hookpoints * size.configurations * (2 * n * d * m / machine.flops + moved / machine.bandwidth)
 
 
 def memory_bytes(size: Size) -> float:
     """Memory that the trainer takes in a process, by the formulas of docs/scaling.md; activations are float32."""
     n, d, m = size.tokens, size.d_in, size.latents
-    each = 28 * m * d + 12 * n * d
+    each = 24 * m * d + 12 * n * d
     once = 2 * m * (d + min(128, d // 4)) + 15 * n * d + CHUNK_BYTES["cpu"]
     batch = n * d * 4 * size.hookpoints
     block = STEPS * batch if batches_per_block(1, batch) > 1 else 0

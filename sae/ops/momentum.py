@@ -25,13 +25,13 @@ def momentum_(
     """m ← β₁ m + (1 − β₁) g, v ← β₂ v + (1 − β₂) mean g² of each row, out = rates · m / √(√v + ε); returns Σ out².
 
     `tangent` is (along, matrix): g is then gradient − along · matrix, row by row. `skip` is 1 to leave m and v as they
-    are, whatever the gradient. `out` may have another type; the sum is taken before it is rounded. The gradient may be
-    `Segments` where `native.usable`.
+    are, whatever the gradient. m and `out` may have other types; what else is computed comes before they are rounded.
+    The gradient may be `Segments` where `native.usable`.
     """
-    if native.usable(exp_avg, exp_avg_sq) and not skip:
+    if native.usable(exp_avg_sq) and not skip:
         import sae.ops.native.momentum as compiled
 
-        if compiled.covers(gradient, out):
+        if compiled.covers(gradient, exp_avg, out):
             return compiled.momentum_(
                 exp_avg,
                 exp_avg_sq,
@@ -44,7 +44,7 @@ def momentum_(
                 out=out,
             )
     assert isinstance(gradient, Tensor)
-    if _kernels_cover(exp_avg, gradient):
+    if _kernels_cover(gradient, exp_avg):
         import sae.ops.kernels.momentum as fast
 
         return fast.momentum_(
@@ -63,14 +63,15 @@ def momentum_(
         gradient = without_radial(gradient, *tangent)
     if not skip.is_cpu or skip:  # towards itself, a moment does not move
         gradient = torch.where(skip > 0, exp_avg, gradient)
-    exp_avg.lerp_(gradient, 1 - beta1)
+    moment = exp_avg.to(gradient.dtype).lerp_(gradient, 1 - beta1)
     mean_square = torch.linalg.vector_norm(gradient, dim=1).square_().div_(gradient.shape[1])
     exp_avg_sq.lerp_(mean_square, (1 - beta2) * (1 - skip))
     scale = exp_avg_sq.sqrt().add_(epsilon).rsqrt_()
     if rates is not None:
         scale.mul_(rates)
-    torch.mul(exp_avg, scale.unsqueeze(1), out=out)
-    return (torch.linalg.vector_norm(exp_avg, dim=1) * scale).square_().sum()
+    torch.mul(moment, scale.unsqueeze(1), out=out)
+    exp_avg.copy_(moment)
+    return (torch.linalg.vector_norm(moment, dim=1) * scale).square_().sum()
 
 
 def without_radial(
@@ -125,7 +126,7 @@ def settle_(
 
 
 def _kernels_cover(matrix: Tensor, other: Tensor) -> bool:
-    """The kernels hold a row in registers; all but `step` and the copies is float32."""
+    """The kernels hold a row in registers; all but m, `step` and the copies is float32."""
     if matrix.dtype != torch.float32 or not kernels.usable(matrix, other):
         return False
     import sae.ops.kernels.momentum as fast

@@ -60,8 +60,12 @@ class Adam:
         """Factors of the steps of each row, (rows,), by parameter."""
         self._parameters = {name: parameter.detach() for name, parameter in parameters.items()}
         self.step_count = torch.zeros((), device=next(iter(self._parameters.values())).device)
-        self.exp_avg = {name: torch.zeros_like(parameter) for name, parameter in self._parameters.items()}
+        self.exp_avg = {name: self._first_moment(parameter) for name, parameter in self._parameters.items()}
         self.exp_avg_sq = {name: self._second_moment(parameter) for name, parameter in self._parameters.items()}
+
+    def _first_moment(self, parameter: Tensor) -> Tensor:
+        """The first moment of a parameter before the first step."""
+        return torch.zeros_like(parameter)
 
     def _second_moment(self, parameter: Tensor) -> Tensor:
         """The second moment of a parameter before the first step."""

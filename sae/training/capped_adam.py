@@ -64,7 +64,7 @@ class CappedAdam(Adam):
         product_dtype: torch.dtype = torch.float32,
         shards: LatentShards = WHOLE,
     ) -> None:
-        """`parameters` as for `Adam`, stepped in their order; U is held and multiplied in `product_dtype`.
+        """`parameters` as for `Adam`, stepped in their order; m and U of matrices are held in `product_dtype`.
 
         `followers` is {leader: (follower, share)}: with each step of `leader`, the rows of `follower` move by `share`
         times it, beside their own step. The follower's own step must come later: it brings the copy up to date.
@@ -72,14 +72,17 @@ class CappedAdam(Adam):
         steps are at most 1 each, beside what the matrix's own steps change of the length. That parameter comes earlier,
         and is 0 between steps. `shards` hold other rows.
         """
+        self._product_dtype, self._shards = product_dtype, shards
         super().__init__(parameters, beta1=beta1, beta2=beta2, unit_rows=unit_rows)
         self._followers, self._log_lengths = followers, log_lengths
-        self._product_dtype, self._shards = product_dtype, shards
         matrices = {name: p for name, p in self._parameters.items() if p.dim() == 2}
         self.basis = {name: _first_basis(p) for name, p in matrices.items()}
         """(d_in, rank) of each matrix: the directions qⱼ."""
         self._entries = {name: shards.total(self._parameters[name].numel()) for name in self.basis}
         self._strides = {name: _stride(self._entries[name], matrices[name].shape[1]) for name in self.basis}
+
+    def _first_moment(self, parameter: Tensor) -> Tensor:
+        return parameter.new_zeros(parameter.shape, dtype=self._product_dtype if parameter.dim() == 2 else None)
 
     def _second_moment(self, parameter: Tensor) -> Tensor:
         return parameter.new_zeros(len(parameter)) if parameter.dim() == 2 else super()._second_moment(parameter)

@@ -210,11 +210,12 @@ def test_topk_covers_the_sizes_that_matter_and_refuses_others(device: str) -> No
 @pytest.mark.parametrize("skip", [0.0, 1.0])
 @pytest.mark.parametrize(("tangent", "rated", "unit"), [(False, False, False), (True, True, True), (True, False, True)])
 @pytest.mark.parametrize(("rows", "d"), [(1, 1), (5, 48), (37, 300), (0, 48)])
+@dtypes
 def test_an_optimizers_passes_equal_their_twins(
-    rows: int, d: int, tangent: bool, rated: bool, unit: bool, skip: float, device: str
+    rows: int, d: int, dtype: torch.dtype, tangent: bool, rated: bool, unit: bool, skip: float, device: str
 ) -> None:
     tensors = {
-        "exp_avg": torch.randn(rows, d),
+        "exp_avg": torch.randn(rows, d).to(dtype),
         "exp_avg_sq": torch.rand(rows),
         "gradient": torch.randn(rows, d),
         "along": torch.randn(rows),

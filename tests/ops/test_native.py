@@ -49,15 +49,22 @@ def segments_of(rows: int, d: int) -> Segments:
 
 
 @outs
+@pytest.mark.parametrize("moment", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("with_all", [False, True])
 @pytest.mark.parametrize("of_segments", [False, True])
 @sizes
 def test_momentum_equals_its_twin(
-    rows: int, d: int, of_segments: bool, with_all: bool, out: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    rows: int,
+    d: int,
+    of_segments: bool,
+    with_all: bool,
+    moment: torch.dtype,
+    out: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if of_segments and not rows:
         return
-    m, v, gradient = torch.rand(rows, d), torch.rand(rows), torch.rand(rows, d)
+    m, v, gradient = torch.rand(rows, d, dtype=moment), torch.rand(rows), torch.rand(rows, d)
     segments = segments_of(rows, d) if of_segments else None
     if segments is not None:
         bounds, tokens, weights, of_tokens = segments

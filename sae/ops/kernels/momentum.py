@@ -41,7 +41,7 @@ def _momentum_kernel(
     grad = tl.load(gradient + at, mask=inside, other=0.0)
     if TANGENT:
         grad -= tl.load(along + row) * tl.load(matrix + at, mask=inside, other=0.0)
-    moment = tl.load(exp_avg + at, mask=inside, other=0.0)
+    moment = tl.load(exp_avg + at, mask=inside, other=0.0).to(tl.float32)
     keep = tl.load(skip) > 0
     grad = tl.where(keep, moment, grad)
     moment += (grad - moment) * weight1

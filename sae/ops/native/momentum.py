@@ -8,10 +8,10 @@ from sae.ops.native import COPIES, over_rows, readable, usable
 from sae.ops.segments import Segments
 
 
-def covers(gradient: Tensor | Segments, out: Tensor) -> bool:
-    """Whether C reads this gradient and writes this type."""
+def covers(gradient: Tensor | Segments, *written: Tensor) -> bool:
+    """Whether C reads this gradient and writes these types."""
     read = usable(gradient) if isinstance(gradient, Tensor) else readable(gradient.rows)
-    return read and out.dtype in COPIES and out.is_contiguous()
+    return read and all(out.dtype in COPIES and out.is_contiguous() for out in written)
 
 
 def momentum_(
@@ -35,7 +35,7 @@ def momentum_(
         parts = [bounds.contiguous(), tokens.contiguous(), weights.contiguous(), rows, rows.stride(0)]
     along, matrix = (None, None) if tangent is None else (part.contiguous() for part in tangent)
     rates = None if rates is None else rates.contiguous()
-    arguments = (exp_avg_sq, dense, *parts, along, matrix, rates, 1 - beta1, 1 - beta2, epsilon)
+    arguments = (_is_bf16(exp_avg), exp_avg_sq, dense, *parts, along, matrix, rates, 1 - beta1, 1 - beta2, epsilon)
     over_rows("momentum", exp_avg, (*arguments, out, _is_bf16(out), energies))
     return energies.sum()
 

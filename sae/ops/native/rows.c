@@ -66,13 +66,13 @@ static void gather(long begin, long end, long d, const int64_t *tokens, const fl
 
 /* `momentum_` of the rows from first to end. The gradient is dense, or with `bounds` the sum of a segment of rows that
    are `stride` apart. */
-void momentum(long first, long end, long d, long threads, float *exp_avg, float *exp_avg_sq, const float *gradient,
-              const int64_t *bounds, const int64_t *tokens, const float *weights, const float *rows, long stride,
-              const float *along, const float *matrix, const float *rates, float weight1, float weight2, float epsilon,
-              void *out, long is_bf16, float *energies) {
+void momentum(long first, long end, long d, long threads, void *exp_avg, long moment_is_bf16, float *exp_avg_sq,
+              const float *gradient, const int64_t *bounds, const int64_t *tokens, const float *weights,
+              const float *rows, long stride, const float *along, const float *matrix, const float *rates,
+              float weight1, float weight2, float epsilon, void *out, long is_bf16, float *energies) {
 #pragma omp parallel num_threads(threads)
     {
-        float *restrict g = malloc(d * sizeof(float));
+        float *restrict g = malloc(2 * d * sizeof(float)), *restrict m = g + d;
 #pragma omp for schedule(dynamic, ROWS)
         for (long row = first; row < end; row++) {
             if (bounds)
@@ -83,12 +83,14 @@ void momentum(long first, long end, long d, long threads, float *exp_avg, float 
                 const float part = along[row], *restrict unit = matrix + row * d;
                 for (long i = 0; i < d; i++) g[i] -= part * unit[i];
             }
-            float *restrict m = exp_avg + row * d, square = 0, energy = 0;
+            float square = 0, energy = 0;
+            read_row(exp_avg, row, d, m, moment_is_bf16);
             for (long i = 0; i < d; i++) {
                 m[i] += weight1 * (g[i] - m[i]);
                 square += g[i] * g[i];
                 energy += m[i] * m[i];
             }
+            write_row(exp_avg, row, d, m, 1.0f, moment_is_bf16);
             exp_avg_sq[row] += weight2 * (square / d - exp_avg_sq[row]);
             const float scale = (rates ? rates[row] : 1.0f) / sqrtf(sqrtf(exp_avg_sq[row]) + epsilon);
             energies[row] = energy * scale * scale;
