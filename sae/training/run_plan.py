@@ -28,8 +28,8 @@ PAPERS_DEAD_THRESHOLD = 10_000_000
 SHORT = {"expansion_factor": "x", "num_latents": "n", "selection": ""}
 """Short names of options in labels."""
 BYTES_PER_PARAMETER = {"default": 2 * 4 + 2 * 2, "gao2024": 4 * 4 + 2}
-"""Bytes of a parameter, by recipe: weight and gradient in float32, one moment in bfloat16 or two in float32, and
-weights in bfloat16, on a CPU the encoder's alone."""
+"""Bytes of a parameter, by recipe: weight and gradient in float32, and one moment in bfloat16, or two in float32. The
+weight is there in bfloat16 too, on a CPU the encoder's alone."""
 
 LEAST_BYTES_PER_PARAMETER = {"default": 4 + 2, "gao2024": 3 * 4}
 """Bytes by recipe of the weight and its moments alone."""
