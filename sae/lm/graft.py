@@ -15,6 +15,9 @@ from .layout import Layout, like, received
 from .pair import models_in
 from .wrappers import check_hooks_are_alone, eagerly, unwrapped
 
+_RECORDERS = "transformers.utils.output_capturing"
+"""Module of the hooks by which transformers records hidden states."""
+
 
 @runtime_checkable
 class Coder(Protocol):
@@ -87,8 +90,9 @@ def graft(
 
     Reconstructions are rounded to the type of the activation. Gradients flow to the weights of `saes` and back into the
     model. A module that runs several times in one forward is replaced the first time, or as its `.call2` says. So does
-    `harvest`. A transcoder reads what all other grafts leave there. A model that is compiled or wrapped
-    (`torch.compile`, PEFT) is grafted inside, and runs uncompiled meanwhile; give the wrapper, if that is what runs.
+    `harvest`. A transcoder reads what all other grafts leave there. The model's `hidden_states` show what was replaced.
+    A model that is compiled or wrapped (`torch.compile`, PEFT) is grafted inside, and runs uncompiled meanwhile; give
+    the wrapper, if that is what runs.
     The model is as before afterwards, also after an error.
 
     Args:
@@ -126,6 +130,7 @@ def graft(
                 stack.enter_context(module.register_forward_pre_hook(splice.on_input, with_kwargs=True))
             else:
                 stack.enter_context(module.register_forward_hook(splice.on_output))
+                stack.enter_context(_recorders_last(module))
             for around in _around(unwrapped(model), module):
                 stack.enter_context(around.register_forward_pre_hook(splice.on_start, with_kwargs=True))
                 stack.enter_context(around.register_forward_hook(splice.on_end, always_call=True))
@@ -133,6 +138,28 @@ def graft(
             if splice.reads_input:
                 splice.hook_what_it_reads(base, stack)
         yield model
+
+
+@contextmanager
+def _recorders_last(module: nn.Module) -> Iterator[None]:
+    """Meanwhile transformers records a hidden state after all other hooks.
+
+    Its hooks are registered when hidden states are asked for the first time, and stay: they would see what is replaced.
+    """
+    hooks = module._forward_hooks
+    before = list(hooks)
+    _reorder(hooks, [key for key in before if hooks[key].__module__ == _RECORDERS])
+    try:
+        yield
+    finally:
+        _reorder(hooks, [*before, *(key for key in hooks if key not in before)])
+
+
+def _reorder(hooks: dict[int, Callable[..., Any]], last: Sequence[int]) -> None:
+    """Put the hooks of these keys at the end, in this order; those that are gone stay away."""
+    for key in last:
+        if key in hooks:
+            hooks[key] = hooks.pop(key)
 
 
 def _ends(name: str, sae: object) -> tuple[str, str]:

@@ -214,6 +214,28 @@ def test_the_public_name_is_the_function() -> None:
     assert sae.graft is graft
 
 
+@pytest.mark.parametrize("asked", [False, True], ids=["never asked", "asked before"])
+def test_hidden_states_are_what_the_grafted_model_runs_with(asked: bool) -> None:
+    model, tokens = tiny_model("llama"), tiny_tokens()
+    doubled: list[Tensor] = []
+
+    def double(module: nn.Module, args: object, output: Tensor) -> Tensor:
+        doubled.append(2 * output)
+        return doubled[-1]
+
+    if asked:
+        model(tokens, output_hidden_states=True)
+    with model.layers[0].register_forward_hook(double):
+        clean = model(tokens, output_hidden_states=True).hidden_states
+        order = list(model.layers[0]._forward_hooks)
+        with graft(model, {"layers.0": lambda x: x + 1}):
+            states = model(tokens, output_hidden_states=True).hidden_states
+        assert torch.equal(states[1], doubled[-1] + 1), "hooks that were there come before the graft"
+        assert list(model.layers[0]._forward_hooks) == order
+        again = model(tokens, output_hidden_states=True).hidden_states
+    assert all(torch.equal(one, other) for one, other in zip(again, clean, strict=True))
+
+
 def test_a_model_that_writes_into_its_residual_stream_leaves_what_was_grafted_as_it_was() -> None:
     model, tokens = InPlace(), torch.arange(6).reshape(2, 3)
     constant, whole = torch.arange(4.0), torch.randn(2, 3, 4)
