@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+_RECORDERS = "transformers.utils.output_capturing"
+"""Module of these hooks."""
+
 
 @contextmanager
 def evaluating(base: nn.Module) -> Iterator[None]:
@@ -38,17 +41,29 @@ def forward_instead(module: nn.Module, make: Callable[[], Any]) -> Iterator[None
 
 @contextmanager
 def as_before(model: nn.Module) -> Iterator[None]:
-    """What modules note of the tokens they read is forgotten: a few of them make BigBird another model for good."""
-    before = [(module, _state_of(module)) for module in model.modules()]
+    """What modules note of the tokens they read is forgotten: a few of them make BigBird another model for good.
+
+    transformers notes that it records hidden states. With that note its recording hooks go too: the next time they are
+    asked for it would add them again, and show each state twice.
+    """
+    before = [(module, *_state_of(module), set(module._forward_hooks)) for module in model.modules()]
     try:
         yield
     finally:
-        for module, (attributes, parts) in before:
+        for module, attributes, parts, hooks in before:
             module.__dict__.clear()
             module.__dict__.update(attributes)
             for name, part in parts.items():
                 module.__dict__[name].clear()
                 module.__dict__[name].update(part)
+            for key in recorders_of(module):
+                if key not in hooks:
+                    del module._forward_hooks[key]
+
+
+def recorders_of(module: nn.Module) -> list[int]:
+    """The keys of the forward hooks by which transformers records what a module puts out."""
+    return [key for key, hook in module._forward_hooks.items() if hook.__module__ == _RECORDERS]
 
 
 def _state_of(module: nn.Module) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:

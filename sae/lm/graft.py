@@ -9,14 +9,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from .forward import recorders_of
 from .harvest import Runs, check_one_stream, first_tensor, layouts, positions_first, vectors
 from .hookpoints import ARROW, base_model, locate
 from .layout import Layout, like, received
 from .pair import models_in
 from .wrappers import check_hooks_are_alone, eagerly, unwrapped
-
-_RECORDERS = "transformers.utils.output_capturing"
-"""Module of the hooks by which transformers records hidden states."""
 
 
 @runtime_checkable
@@ -148,7 +146,7 @@ def _recorders_last(module: nn.Module) -> Iterator[None]:
     """
     hooks = module._forward_hooks
     before = list(hooks)
-    _reorder(hooks, [key for key in before if hooks[key].__module__ == _RECORDERS])
+    _reorder(hooks, recorders_of(module))
     try:
         yield
     finally:

@@ -4,11 +4,13 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from hooked_models import num_hooks
 from tiny_types import tiny_config
 from torch import Tensor, nn
 from transformers import AutoModel
 
 from sae.lm import graft, harvest, resolve_hookpoints, widths
+from sae.lm.shown import layouts_shown
 
 TOKENS = torch.randint(4, 90, (2, 8), generator=torch.Generator().manual_seed(0))
 
@@ -28,6 +30,19 @@ def run(model: nn.Module, tokens: Tensor = TOKENS) -> Any:
 
 def constant(x: Tensor) -> Tensor:
     return torch.linspace(-1, 1, x.shape[-1]).expand_as(x)
+
+
+def test_a_look_at_a_model_that_shows_its_hidden_states_leaves_one_for_each_block() -> None:
+    looked_at, model = (model_of("llama", output_hidden_states=True) for _ in range(2))
+    for _ in range(2):
+        assert widths(looked_at, resolve_hookpoints(looked_at)) == {"layers.0": 32, "layers.1": 32}
+        assert layouts_shown(looked_at, ["layers.0"])
+        assert num_hooks(looked_at) == 0
+    for one, other in zip(run(looked_at).hidden_states, run(model).hidden_states, strict=True):
+        assert torch.equal(one, other)
+    recorded = num_hooks(looked_at)
+    widths(looked_at, ["layers.0.mlp"])
+    assert num_hooks(looked_at) == recorded, "what was there stays"
 
 
 def test_a_prompt_before_the_tokens_is_left_out_and_left_alone() -> None:
