@@ -39,6 +39,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "matryoshka": {"prefixes": [512, 2048]},
     "matryoshka-batchtopk": {"prefixes": [512, 2048], "selection": "batchtopk"},
     "hierarchical": {"budgets": [8, 16]},
+    "hierarchical-64": {"k": 64, "budgets": [8, 16, 32]},
+    "topk-8": {"k": 8},
+    "topk-16": {"k": 16},
+    "topk-64": {"k": 64},
     "transcoder": {"transcode": True},
     "skip-transcoder": {"transcode": True, "skip_connection": True},
 }
@@ -48,7 +52,7 @@ def rows(cache: str, kinds: list[str], shape: dict[str, Any], options: dict[str,
     """A row for each kind and hookpoint, of the product's own trainer."""
     for kind in kinds:
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-            cfg = TrainConfig(SaeConfig(**shape, **KINDS[kind]), save_dir=folder, log_to_wandb=False, **options)
+            cfg = TrainConfig(SaeConfig(**shape | KINDS[kind]), save_dir=folder, log_to_wandb=False, **options)
             trainer = SaeTrainer(cfg, ActivationCache(cache))
             trainer.fit()
             found, tokens = trainer.held_out_quality(), trainer.step * trainer.tokens_per_step
@@ -96,7 +100,7 @@ def step_times(cache: str, kinds: list[str], shape: dict[str, Any], options: dic
     tokens = len(batches[0])
     learners = {}
     for kind in kinds:
-        sae = Sae(d_in, SaeConfig(**shape, **KINDS[kind]), generator=torch.Generator().manual_seed(0))
+        sae = Sae(d_in, SaeConfig(**shape | KINDS[kind]), generator=torch.Generator().manual_seed(0))
         recipe = Recipe.named("default", 1000, firings(tokens, sae.cfg.k, sae.num_latents))
         how = {"auxk_alpha": 1 / 32, "dead_feature_threshold": 10**7, "compute_dtype": lm.compute_dtype(sae.device)}
         learners[kind] = SaeLearner(sae, tokens_per_step=tokens, recipe=recipe, **how)
@@ -137,7 +141,9 @@ def main() -> None:
     for row in (*rows(given.activations, given.kinds, shape, options), *theirs):
         found.append(row)
         l0 = f"  L0 {row['l0']:.2f}" if "l0" in row else ""
-        print(f"{row['kind']:<30} {row['hookpoint']:<14} FVU {row['fvu']:.4f}{l0}  unused {row['unused_fraction']:.2%}")
+        parts = "".join(f"  {part} {fvu:.4f}" for part, fvu in (row.get("fvu_at") or {}).items())
+        unused = f"unused {row['unused_fraction']:.2%}"
+        print(f"{row['kind']:<30} {row['hookpoint']:<14} FVU {row['fvu']:.4f}{l0}  {unused}{parts}", flush=True)
     if given.out:
         given.out.write_text(
             json.dumps({"machine": machine.describe("cpu", torch.get_num_threads()), "rows": found}, indent=2) + "\n"
