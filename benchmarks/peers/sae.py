@@ -69,6 +69,9 @@ def given_trainer(job: Job, rows: torch.Tensor, folder: str) -> SaeTrainer:
     trainer = SaeTrainer(cfg, store) if job.lr is None else GivenRate(cfg, store)
     if isinstance(trainer, GivenRate):
         trainer.job = job
+    if "least_firings" in job.options:  # no option of the library
+        for learner in trainer.learners.values():
+            learner._recipe = learner._recipe._replace(least_firings=job.options["least_firings"])
     trainer.initialise()
     if job.is_timed:
         trainer.step = trainer.total_steps // 2  # when k has grown, as in most of a run

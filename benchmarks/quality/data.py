@@ -2,15 +2,14 @@
 
 One pass of a language model over a text (`texts.py`, the same on every machine) writes the outputs of an early, a
 middle and a late block, in bf16, without each sequence's first token (an attention sink that carries nearly all of the
-variance): 3.5 GB for a million tokens. The model is SmolLM2-135M, or for the text `gpt2` a small GPT-2 that reads the
-English one (`small_gpt2.py`). The sequences are in random order, and tokens are mixed within blocks of 65,280. The
-first block is split into tokens to choose settings on (`validation`) and tokens to report (`test`); nobody trains on
-either. The command continues where it stopped.
+variance): 3.5 GB for a million tokens. `--layers 9` keeps a third of that, and blocks behind it do not run. The model
+is SmolLM2-135M, or for the text `gpt2` a small GPT-2 that reads the English one (`small_gpt2.py`). The sequences are
+in random order, and tokens are mixed within blocks of 65,280. The first block is split into tokens to choose settings
+on (`validation`) and tokens to report (`test`); nobody trains on either. The command continues where it stopped.
 """
 
 import argparse
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +58,11 @@ class Source:
         """A raw file of rows (d_in) in bf16."""
         return _folder(self.text) / f"layers.{self.layer}.bf16"
 
+    def blocks(self) -> int:
+        """Number of whole blocks on the disk."""
+        size = self.path.stat().st_size if self.path.exists() else 0
+        return size // (_block() * READERS[self.text].d_in * 2)
+
     def rows(self) -> Tensor:
         """All rows so far, (tokens, d_in) bf16, mapped from the disk: validation, test, training."""
         raw = np.memmap(self.path, dtype=np.int16, mode="c").reshape(-1, READERS[self.text].d_in)
@@ -77,33 +81,36 @@ class Source:
         return self.rows()[_block() :]
 
 
-def collect(text: str, tokens: int, device: str = "cpu") -> None:
-    """Write activations until there are `tokens` to train on, or the text ends."""
-    folder = _folder(text)
-    folder.mkdir(parents=True, exist_ok=True)
-    progress = folder / "progress.json"
-    blocks = json.loads(progress.read_text())["blocks"] if progress.exists() else 0
+def collect(text: str, tokens: int, device: str = "cpu", layers: Sequence[int] | None = None) -> None:
+    """Write activations of these layers until there are `tokens` to train on, or the text ends.
+
+    `layers` None: all of the text's.
+    """
+    sources = [Source(text, layer) for layer in layers or READERS[text].layers]
+    begun = {source.layer: source.blocks() for source in sources}
     wanted = -(-tokens // _block()) + 1
-    if blocks >= wanted:
+    if min(begun.values()) >= wanted:
         return
     sequences = torch.from_numpy(np.load(token_file(text)))
     reader = READERS[text]
     model = load(str(reader.folder()), torch.device(device), compute_dtype(torch.device(device)))
-    for block in range(blocks, min(wanted, len(sequences) // BLOCK_SEQUENCES)):
+    for block in range(min(begun.values()), min(wanted, len(sequences) // BLOCK_SEQUENCES)):
         rows = sequences[block * BLOCK_SEQUENCES : (block + 1) * BLOCK_SEQUENCES]
-        for layer, values in _harvest(reader, model, rows, mixed=block > 0, seed=block).items():
+        missing = [layer for layer, blocks in begun.items() if blocks <= block]
+        for layer, values in _harvest(reader, model, rows, missing, mixed=block > 0, seed=block).items():
             with Source(text, layer).path.open("r+b" if block else "wb") as file:
                 file.seek(block * _block() * values.shape[1] * 2)
                 file.write(values.view(torch.int16).numpy().tobytes())
-        progress.write_text(json.dumps({"blocks": block + 1}))
         print(f"{text}: {block * _block():,} tokens to train on", flush=True)
 
 
-def _harvest(reader: Reader, model: torch.nn.Module, sequences: Tensor, *, mixed: bool, seed: int) -> dict[int, Tensor]:
+def _harvest(
+    reader: Reader, model: torch.nn.Module, sequences: Tensor, layers: Sequence[int], *, mixed: bool, seed: int
+) -> dict[int, Tensor]:
     """The activations of one block, (tokens, d_in) bf16 by layer."""
     from sae.lm import harvest
 
-    names = {layer: f"{reader.blocks}.{layer}" for layer in reader.layers}
+    names = {layer: f"{reader.blocks}.{layer}" for layer in layers}
     device = next(model.parameters()).device
     parts = [harvest(model, rows, list(names.values())) for rows in sequences.split(16 if device.type == "cpu" else 64)]
     order = torch.arange(_block())
@@ -156,9 +163,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--text", choices=TEXTS, default="english")
     parser.add_argument("--tokens", type=int, default=1_000_000, help="to train on")
+    parser.add_argument("--layers", type=int, nargs="+", help="blocks to keep; default: all of the text's")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the language model runs")
     chosen = parser.parse_args()
-    collect(chosen.text, chosen.tokens, chosen.device)
+    unknown = set(chosen.layers or ()) - set(READERS[chosen.text].layers)
+    if unknown:
+        known = " ".join(map(str, READERS[chosen.text].layers))
+        parser.error(f"--layers must be among {known} for --text {chosen.text}, got {min(unknown)}")
+    collect(chosen.text, chosen.tokens, chosen.device, chosen.layers)
 
 
 if __name__ == "__main__":

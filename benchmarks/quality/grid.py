@@ -24,7 +24,7 @@ import torch
 from benchmarks import RESULTS
 from benchmarks.harness import machine
 from benchmarks.harness.pool import Worker, WorkerError
-from benchmarks.harness.shapes import QUALITY_CONTESTANTS, Cell, Contestant
+from benchmarks.harness.shapes import OURS, QUALITY_CONTESTANTS, Cell, Contestant
 from benchmarks.harness.worker import Job
 from benchmarks.peers import environments
 from benchmarks.quality import graft
@@ -78,18 +78,43 @@ def job_of(c: Contestant, cell: Cell, multiple: float, seed: int, threads: int, 
 
 
 def measured(
-    c: Contestant, cell: Cell, multiple: float, seed: int, threads: int, device: str = "cpu", *, grafted: int
+    c: Contestant,
+    cell: Cell,
+    multiple: float,
+    seed: int,
+    threads: int,
+    device: str = "cpu",
+    *,
+    grafted: int,
+    unseen: int = 0,
 ) -> dict[str, Any]:
-    """One training run: its row, with what grafting into so many sequences does, if any. Raises WorkerError."""
-    job = job_of(c, cell, multiple, seed, threads, device)
+    """One training run: its row, with what grafting into so many sequences does, if any. Raises WorkerError.
+
+    `unseen` is a number of tokens behind those trained on, for unused latents on more tokens than the test's.
+    """
+    job, others = job_of(c, cell, multiple, seed, threads, device), _unseen(cell, unseen)
     started = time.perf_counter()
     with Worker(job) as worker:
         worker.train(job.steps)
         seconds = time.perf_counter() - started
         row = {"validation": worker.measure(0, VALIDATION_END), "test": worker.measure(VALIDATION_END, TEST_END)}
+        if unseen:
+            row["unseen"] = {"tokens": unseen, **worker.measure(*others)}
         if grafted:
             row["grafted"] = _grafted(worker, graft.TestSequences(cell.text, grafted, device), cell.layer)
     return {**key(c, cell, multiple, seed), **row, "seconds": round(seconds, 1)}
+
+
+def _unseen(cell: Cell, tokens: int) -> tuple[int, int]:
+    """The first and the end of so many rows behind those that are trained on."""
+    first = TEST_END + cell.tokens // cell.batch * cell.batch
+    kept = len(Source(cell.text, cell.layer).rows())
+    if tokens and first + tokens > kept:
+        raise SystemExit(
+            f"--unseen must be at most {max(0, kept - first)}, the tokens kept behind the {cell.tokens} trained on, "
+            f"got {tokens}; keep more by python -m benchmarks.quality.data --tokens {first + tokens - TEST_END}"
+        )
+    return first, first + tokens
 
 
 def _grafted(worker: Worker, tests: graft.TestSequences, layer: int) -> dict[str, float]:
@@ -102,6 +127,15 @@ def _grafted(worker: Worker, tests: graft.TestSequences, layer: int) -> dict[str
 def key(c: Contestant, cell: Cell, multiple: float, seed: int) -> dict[str, Any]:
     """What tells one row from another."""
     return {**dataclasses.asdict(cell), "library": c.name, "multiple": multiple, "seed": seed}
+
+
+def _changed(c: Contestant, least_firings: float | None) -> Contestant:
+    """Ours with another number in its recipe, if one is given."""
+    if least_firings is None:
+        return c
+    return dataclasses.replace(
+        c, setting=f"least_firings {least_firings:g}", options=(("least_firings", least_firings),)
+    )
 
 
 class Rows:
@@ -164,13 +198,16 @@ def run(rows: Rows, cells: list[Cell], contestants: list[Contestant], chosen: ar
     def measure(c: Contestant, cell: Cell, multiple: float, seed: int) -> None:
         if rows.find(key(c, cell, multiple, seed)) is None:
             try:
-                row = measured(c, cell, multiple, seed, chosen.threads, chosen.device, grafted=chosen.grafted)
+                extras = {"grafted": chosen.grafted, "unseen": chosen.unseen}
+                row = measured(c, cell, multiple, seed, chosen.threads, chosen.device, **extras)
             except WorkerError as error:
                 row = {**key(c, cell, multiple, seed), "note": str(error)}
             rows.add(row)
             found = (
                 f"FVU {row['test']['fvu']:.4f}, unused {row['test']['unused']:.1%}" if "test" in row else row["note"]
             )
+            if "unseen" in row:
+                found += f" (of {row['unseen']['tokens']} other tokens {row['unseen']['unused']:.1%})"
             print(f"{time.strftime('%H:%M:%S')} {c.name} {cell} × {multiple:g}, seed {seed}: {found}", file=sys.stderr)
 
     for cell, c in itertools.product(cells, contestants):
@@ -198,14 +235,19 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where everybody trains")
     parser.add_argument("--threads", type=int, default=machine.available_cores())
     parser.add_argument(
-        "--grafted", type=int, default=graft.SEQUENCES, help="test sequences for KL and cross-entropy; all"
+        "--grafted", type=int, default=graft.SEQUENCES, help="test sequences for KL and cross-entropy; all; 0: none"
     )
+    parser.add_argument(
+        "--unseen", type=int, default=0, help="tokens behind those trained on, to count unused latents on too"
+    )
+    parser.add_argument("--least_firings", type=float, help="of our recipe, in place of the default's; 0: no rule")
     parser.add_argument("--out", type=Path, default=RESULTS / "quality.json")
     chosen = parser.parse_args()
-    if not 1 <= chosen.grafted <= graft.SEQUENCES:
-        parser.error(f"--grafted must be from 1 to the {graft.SEQUENCES} test sequences, got {chosen.grafted}")
+    if not 0 <= chosen.grafted <= graft.SEQUENCES:
+        parser.error(f"--grafted must be from 0 to the {graft.SEQUENCES} test sequences, got {chosen.grafted}")
     torch.set_num_threads(chosen.threads)
     contestants = [c for c in QUALITY_CONTESTANTS if {c.library, c.name} & set(chosen.libraries)]
+    contestants = [_changed(c, chosen.least_firings) if c == OURS else c for c in contestants]
     rows = Rows(chosen.out)
     rows.content["machine"] = machine.describe(chosen.device, chosen.threads)
     rows.content["versions"] = rows.content.get("versions", {}) | machine.versions([c.library for c in contestants])

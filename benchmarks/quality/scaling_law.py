@@ -107,7 +107,7 @@ def main() -> None:
                 "date": time.strftime("%Y-%m-%d"),
             }
             rows.content["versions"] |= machine.versions([OURS.library])
-            row = measured(OURS, cell, 1.0, 0, chosen.threads, chosen.device, graft=0)
+            row = measured(OURS, cell, 1.0, 0, chosen.threads, chosen.device, grafted=0)
             rows.add(row)
             print(f"{n} latents, k {k}: FVU {row['validation']['fvu']:.4f}", file=sys.stderr)
         points.append((n, k, row["validation"]["fvu"]))

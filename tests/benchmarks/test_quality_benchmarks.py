@@ -43,6 +43,48 @@ def test_a_worker_measures_rows_of_a_bf16_file_that_it_does_not_train_on(tmp_pat
     assert 0 <= other["unused"] < 1 and 0 < other["l0"] <= 4
 
 
+def test_blocks_of_the_model_that_are_kept_one_by_one_are_those_that_are_kept_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import numpy as np
+    from tiny_models import VOCAB_SIZE, tiny_model
+
+    from benchmarks.quality import data
+
+    model = tiny_model("gpt_neox").bfloat16()
+    reader = data.Reader(lambda: tmp_path, "layers", model.config.hidden_size, (0, 1))
+    for name, value in (("BLOCK_SEQUENCES", 3), ("CTX_LEN", 8), ("READERS", {"english": reader})):
+        monkeypatch.setattr(data, name, value)
+    monkeypatch.setattr(data, "load", lambda *of: model)
+    kept = {}
+    for name, calls in (("together", [(42, None)]), ("one by one", [(21, [1]), (42, [0]), (42, [0, 1])])):
+        monkeypatch.setattr(data, "CACHE", tmp_path / name)
+        (tmp_path / name / "quality/english").mkdir(parents=True)
+        tokens = np.random.default_rng(0).integers(3, VOCAB_SIZE, (12, 8))
+        np.save(tmp_path / name / "quality/english/tokens.npy", tokens)
+        for wanted, layers in calls:
+            data.collect("english", wanted, layers=layers)
+        sources = [data.Source("english", layer) for layer in (0, 1)]
+        assert [source.blocks() for source in sources] == [3, 3]
+        kept[name] = [source.path.read_bytes() for source in sources]
+    assert kept["together"] == kept["one by one"] and kept["together"][0] != kept["together"][1]
+
+
+def test_tokens_to_count_unused_latents_on_are_behind_those_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks.quality import data, grid
+
+    monkeypatch.setattr(data, "CACHE", tmp_path)
+    source = data.Source("english", 9)
+    source.path.parent.mkdir(parents=True)
+    source.path.write_bytes(bytes(576 * 2 * (grid.TEST_END + 100)))
+    cell = grid.Cell("english", 9, 64, 4, 50, 20)
+    assert grid._unseen(cell, 60) == (grid.TEST_END + 40, grid.TEST_END + 100)
+    with pytest.raises(SystemExit, match="--unseen must be at most 60, .* got 61; keep more by .* --tokens 101"):
+        grid._unseen(cell, 61)
+
+
 def measured_row(library: str, multiple: float, seed: int, validation: float, test: float) -> dict[str, Any]:
     """A row of `quality/grid.py`, of one cell."""
     row = {"text": "english", "layer": 9, "num_latents": 64, "k": 4, "tokens": 1000, "batch": 10}
