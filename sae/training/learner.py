@@ -41,7 +41,7 @@ from sae.training.initial import AddUp, balance_, best_encoder_scale, start_tran
 from sae.training.massive_tokens import MassiveTokens
 from sae.training.meters import Meters, Metrics
 from sae.training.normaliser import Normaliser
-from sae.training.recipe import LEAST_SHARE, Recipe, firings, k_at, nearest_divisor
+from sae.training.recipe import LEAST_SHARE, Recipe, firings, floor_at, k_at, nearest_divisor
 
 GAO2024 = Recipe()
 FIRST_TOKENS = 4096
@@ -115,6 +115,7 @@ class SaeLearner:
         self._massive = MassiveTokens(sae.d_out, sae.device)
         self._lr = torch.zeros((), device=sae.device)
         self._average_firings = torch.ones((), device=sae.device)
+        self._floor_left = torch.ones((), device=sae.device)
         self._own = sae.spec.own_width
         """Leading dimensions of the output, which are this layer's own: b_dec covers these alone."""
         self._normaliser = Normaliser(self._own, sae.device)
@@ -235,7 +236,11 @@ class SaeLearner:
     # One step
 
     def begin_step(self, step: int, total_steps: int) -> None:
-        """Keep as many latents of each token as the recipe says for `step` (from 0). Without a call all k are kept."""
+        """Keep as many latents of each token as the recipe says for `step` (from 0), and ask each for as many firings.
+
+        Without a call all k are kept, and the most firings asked for.
+        """
+        self._floor_left.fill_(floor_at(step, total_steps))
         k = k_at(
             step,
             total_steps,
@@ -455,7 +460,7 @@ class SaeLearner:
         While others learn, what a silent latent must exceed grows, and nothing moves it. So it would be overtaken in
         the first steps, and stay silent.
         """
-        floor = (self._recipe.least_firings / self._average_firings).clamp_max(LEAST_SHARE)
+        floor = (self._recipe.least_firings / self._average_firings).clamp_max(LEAST_SHARE) * self._floor_left
         lack = (1 - self._firing_rate / floor).clamp_min(0)
         step = self._lr * count * self._optimizer.rates.get("encoder.bias", 1.0)
         self._weights.b_enc.add_((step * lack).to(self._weights.b_enc.dtype))

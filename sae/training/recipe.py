@@ -12,8 +12,9 @@ SMALLEST_K, WIDEST, FEWEST_FIRINGS = 8, 576, 1.75
 """Lower bounds of k where it grows: SMALLEST_K; one in WIDEST latents; what gives each latent FEWEST_FIRINGS `firings`.
 With less, latents die (docs/notebook.md)."""
 
-LEAST_SHARE = 0.2
-"""Upper bound of `Recipe.least_firings`, as a share of the mean over latents."""
+LEAST_SHARE, LEFT_OF_FLOOR = 0.2, 0.5
+"""Upper bound of `Recipe.least_firings` as a share of the mean over latents; what is left of the bound at the end
+(`floor_at`)."""
 
 
 class Recipe(NamedTuple):
@@ -46,8 +47,8 @@ class Recipe(NamedTuple):
     k_growth: float = 0.0
     """Share of the run in which k grows to what was asked for, mostly from a quarter of it (`k_at`). 0: it does not."""
     least_firings: float = 0.0
-    """Lower bound of the tokens of a step on which a latent should fire; at most `LEAST_SHARE` of the mean. The bias of
-    a latent below it rises by up to the biases' learning rate a step (`SaeLearner`). 0: no bias is raised."""
+    """Lower bound, at first, of the tokens of a step on which a latent should fire (`floor_at`). The bias of a latent
+    below it rises by up to the biases' learning rate a step (`SaeLearner`). 0: no bias is raised."""
     spare_massive: bool = False
     """Leave massive tokens out of the loss's normaliser, b_dec's start and AuxK, and reconstruct their mean exactly
     after each step (`massive_tokens`)."""
@@ -122,6 +123,14 @@ def k_at(step: int, total_steps: int, k: int, *, num_latents: int, tokens_per_st
     first = min(K_STAGES, math.ceil(K_STAGES * least / k))
     stage = first + math.floor(grown * (K_STAGES - first))
     return round(k * stage / K_STAGES)
+
+
+def floor_at(step: int, total_steps: int) -> float:
+    """Factor on the lower bound of firings at `step` (from 0): 1 at first, linearly down to `LEFT_OF_FLOOR`.
+
+    At first every latent has to live. A floor that stayed would cost FVU, as some features are rare (docs/notebook.md).
+    """
+    return 1 - (1 - LEFT_OF_FLOOR) * step / total_steps
 
 
 def nearest_divisor(number: int, of: int, *, most: int) -> int:

@@ -231,10 +231,11 @@ def test_the_bias_of_a_latent_that_fires_too_rarely_rises_by_its_lack_and_nothin
     plain, raised = (make_learner(recipe=each) for each in (recipe, recipe._replace(least_firings=least_firings)))
     raised.sae.load_state_dict(plain.sae.state_dict())
     mean = N * plain.sae.cfg.k / plain.sae.num_latents
-    floor = min(least_firings / mean, 0.2)
+    floor = 0.8 * min(least_firings / mean, 0.2)  # after two fifths of the run; a half is left at its end
     x = batches(1)[0]
     for learner in (plain, raised):
         learner.initialise(x)
+        learner.begin_step(40, 100)
         learner._firing_rate.copy_(torch.linspace(0, 0.4, plain.sae.num_latents))
         learner.accumulate(x)
         learner.update(1e-3)
@@ -258,16 +259,16 @@ def test_a_step_that_is_not_finite_raises_no_bias() -> None:
 
 
 @pytest.mark.parametrize(
-    ("selection", "unused", "worse"),
-    # Batchtopk reconstructs Gaussian tokens, which have no features, best with a tenth of its latents. Of six seeds on
-    # two processors topk has 0.4 to 2.1 % unused, groupmax 0.8 to 3.7, batchtopk 11 to 19.
-    [("topk", 0.05, 1.02), ("groupmax", 0.05, 1.04), ("batchtopk", 0.24, 1.2)],
+    ("selection", "unused", "before", "worse"),
+    # Batchtopk reconstructs Gaussian tokens, which have no features, best with a tenth of its latents. Of six seeds
+    # topk has 1.8 to 3.1 % unused, groupmax 1.8 to 4.5, batchtopk 17 to 31.
+    [("topk", 0.05, 0.3, 1.02), ("groupmax", 0.06, 0.22, 1.04), ("batchtopk", 0.4, 0.9, 1.06)],
 )
 def test_few_of_many_latents_stay_silent_with_a_small_k(
-    selection: Literal["topk", "batchtopk", "groupmax"], unused: float, worse: float
+    selection: Literal["topk", "batchtopk", "groupmax"], unused: float, before: float, worse: float
 ) -> None:
     with_rule, without = (_after_a_run(selection, least_firings) for least_firings in (0.5, 0.0))
-    assert with_rule.unused < unused < 0.25 < without.unused
+    assert with_rule.unused < unused < before < without.unused
     assert with_rule.fvu < worse * without.fvu
 
 
@@ -282,6 +283,7 @@ def _after_a_run(selection: Literal["topk", "batchtopk", "groupmax"], least_firi
     learner = make_learner(sae, recipe=recipe, tokens_per_step=tokens, dead_feature_threshold=10**7)
     learner.initialise(torch.randn(4096, 32, generator=generator) * deviations)
     for step in range(steps):
+        learner.begin_step(step, steps)
         learner.accumulate(torch.randn(tokens, 32, generator=generator) * deviations)
         learner.update(peak_lr(cfg.num_latents, steps, per_step) * schedule(step, steps, 5))
     x = torch.randn(8192, 32, generator=generator) * deviations
