@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from sae.storage.damage import plainly
+
 from .files import check_split, odd_files, open_files, split_names
 from .read import KINDS, DataError, File, endings, known_endings
 
@@ -205,9 +207,8 @@ def _status(error: Exception) -> int | None:
 
 
 def _one_line(error: BaseException, token: str | None) -> str:
-    """The first line of the innermost cause, shortened."""
-    error = _innermost(error)
-    text = f"{type(error).__name__}: {error}".strip().split("\n")[0]
+    """What the innermost cause means, shortened, without the token."""
+    text = plainly(_innermost(error))
     return (text.replace(token, "***") if token else text)[:MAX_QUOTED]
 
 

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from sae.storage.damage import plainly
+
 FEWEST = 20
 """Rows that each class must have."""
 MOST_ROWS = 5000
@@ -73,7 +75,7 @@ def _text(path: Path) -> str:
         with pyarrow.input_stream(str(path), compression="zstd") as stream:
             return str(stream.read(_MOST_BYTES).decode())
     except (OSError, UnicodeDecodeError, zlib.error) as error:
-        raise ValueError(f"probes must name CSV files in UTF-8, and {path} cannot be read: {error}") from None
+        raise ValueError(f"probes must name CSV files in UTF-8, and {path} cannot be read: {plainly(error)}") from None
 
 
 def _rows(path: Path) -> list[tuple[str, str]]:

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from sae.storage.damage import DAMAGED
+
 SAMPLE_BYTES = 1 << 20  # bytes at the start of a file by which it is checked
 
 
@@ -70,10 +72,9 @@ def _npy_tokens(path: str) -> np.ndarray:
     except OSError:
         raise
     except Exception as error:  # numpy lets through whatever its parser of a header raises
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:80]
         raise ValueError(
-            f"a .npy file must hold an array of token ids, got {path!r} ({reason}); write it again"
-        ) from None
+            f"a .npy file must hold an array of token ids, got {path!r}, but {DAMAGED}; write it again"
+        ) from error
     if not isinstance(array, np.ndarray) or not np.issubdtype(array.dtype, np.integer):
         found = getattr(array, "dtype", type(array).__name__)
         raise ValueError(f"a .npy file must hold an array of token ids, got {found} in {path!r}; save whole numbers")

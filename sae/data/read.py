@@ -10,6 +10,8 @@ from functools import partial
 from itertools import islice
 from typing import IO, Any, NamedTuple
 
+from sae.storage.damage import DAMAGED, plainly
+
 from .chat import RULE, ChatError, turns_of
 
 KINDS = {
@@ -182,13 +184,8 @@ def _raw_rows(file: File) -> Iterator[tuple[str, Row]]:
     except Exception as error:
         if isinstance(error, OSError) and (error.errno is not None or "://" in file.path):
             raise  # of the disk or the network; the others are of codecs and of what unpacks
-        raise DataError(
-            f"data files must be readable, got {file.name}: {_first_line(error)}; mend it, or leave it out"
-        ) from None
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".strip().split("\n")[0][:200]
+        why = DAMAGED if isinstance(error, OSError) else plainly(error)
+        raise DataError(f"data files must be readable, got {file.name}: {why}; mend it, or leave it out") from None
 
 
 @contextmanager

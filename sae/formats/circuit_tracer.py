@@ -58,10 +58,16 @@ def settings(path: Path) -> dict[str, Any]:
     try:
         value = yaml.load(path.read_text(encoding="utf-8"), Loader=_WithoutMerges)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} must be YAML, but it is not ({' '.join(str(error).split())[:80]})") from None
+        raise ValueError(f"{path} must be YAML, but it is not{_where(error)}; is it complete?") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} must hold a YAML mapping, got {type(value).__name__}")
     return value
+
+
+def _where(error: Exception) -> str:
+    """The place in a YAML file that an error names; empty if it names none."""
+    mark = getattr(error, "problem_mark", None)
+    return "" if mark is None else f" (at line {mark.line + 1}, column {mark.column + 1})"
 
 
 def _ends(path: Path, config: dict[str, Any]) -> tuple[str, str]:

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from sae.storage.damage import DAMAGED
 from sae.storage.files import short
 
 _MAX_HEADER_BYTES = 2**20
@@ -59,7 +60,7 @@ def check_header(path: Path) -> None:
     with path.open("rb") as file:
         header_bytes = int.from_bytes(file.read(8), "little")
     if not header_bytes <= min(_MAX_HEADER_BYTES, path.stat().st_size - 8):
-        raise ValueError(f"{path} must be a safetensors file, but it is damaged (a header of {header_bytes} bytes)")
+        raise ValueError(f"{path} must be a safetensors file, but {DAMAGED}; is the download complete?")
 
 
 def shapes_in(path: Path) -> dict[str, Shape]:
@@ -70,7 +71,7 @@ def shapes_in(path: Path) -> dict[str, Shape]:
             slices = {name: file.get_slice(name) for name in file.keys()}
             return {name: Shape(tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
     except (SafetensorError, OSError) as error:
-        raise _damaged(path, "a safetensors file", error) from None
+        raise _damaged(path, "a safetensors file") from error
 
 
 def read_tensors(path: Path, shapes: Mapping[str, list[int]], *, others_too: bool = True) -> dict[str, Tensor]:
@@ -94,7 +95,7 @@ def read_tensors(path: Path, shapes: Mapping[str, list[int]], *, others_too: boo
                     raise ValueError(f"{path}: {name} must have shape {shape} by its configuration, got {found}")
             return {name: file.get_tensor(name) for name in shapes}
     except (SafetensorError, OSError) as error:
-        raise _damaged(path, "a safetensors file", error) from None
+        raise _damaged(path, "a safetensors file") from error
 
 
 def check_one_float_type(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -129,7 +130,7 @@ def read_torch(path: Path) -> dict[str, Any]:
                 f"{path} must be a file of torch.save that holds tensors and no code, but it holds {short(code[1])}; "
                 "nothing in it was run: save the state_dict alone, or get safetensors"
             ) from None
-        raise _damaged(path, "a file of torch.save that holds tensors and no code", error) from None
+        raise _damaged(path, "a file of torch.save that holds tensors and no code") from error
     if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
         raise ValueError(f"{path} must hold tensors by name, got {type(value).__name__}")
     _check_sizes(path, value)
@@ -160,7 +161,7 @@ def read_npz(path: Path) -> dict[str, Tensor]:
             names = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
             return {name: _array(archive, entry) for name, entry in names.items()}
     except Exception as error:  # zlib, zipfile and NumPy each raise their own
-        raise _damaged(path, "a NumPy archive of numbers", error) from None
+        raise _damaged(path, "a NumPy archive of numbers") from error
 
 
 def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Tensor:
@@ -185,7 +186,7 @@ def _check_archive(path: Path, what: str, file: Any, *, largest: int, small: str
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
     except Exception as error:
-        raise _damaged(path, what, error) from None
+        raise _damaged(path, what) from error
     if len(entries) > _MAX_ENTRIES or sum(entry.file_size for entry in entries) > largest:
         raise ValueError(f"{path} must be {what}, but it claims to be larger than it is; get it again")
     for entry in entries:
@@ -193,12 +194,8 @@ def _check_archive(path: Path, what: str, file: Any, *, largest: int, small: str
             raise ValueError(f"{path} must be {what}, but {short(entry.filename)} is compressed or too large")
 
 
-def _damaged(path: Path, what: str, error: Exception) -> ValueError:
-    return ValueError(f"{path} must be {what}, but it is damaged ({_first(error)}); is the download complete?")
-
-
-def _first(error: Exception) -> str:
-    return " ".join(str(error).split())[:80] or type(error).__name__
+def _damaged(path: Path, what: str) -> ValueError:
+    return ValueError(f"{path} must be {what}, but {DAMAGED}; is the download complete?")
 
 
 def shapes_of(path: Path) -> dict[str, Shape]:
@@ -223,23 +220,23 @@ def shapes_far(path: Path, file: Any, size: int) -> dict[str, Shape]:
         with FakeTensorMode():  # which makes no storages
             found = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # as in read_torch
-        raise _damaged(path, "a file of torch.save that holds tensors and no code", error) from None
+        raise _damaged(path, "a file of torch.save that holds tensors and no code") from error
     return _shapes_torch(found if isinstance(found, dict) else {})
 
 
 def _shapes_safetensors(path: Path, file: Any, size: int) -> dict[str, Shape]:
     num_bytes = int.from_bytes(file.read(8), "little")
     if num_bytes > min(_MAX_HEADER_BYTES, size - 8):
-        raise ValueError(f"{path} must be a safetensors file, but it is damaged (a header of {num_bytes} bytes)")
+        raise ValueError(f"{path} must be a safetensors file, but {DAMAGED}; is the upload complete?")
     try:
         header = json.loads(file.read(num_bytes))
         named = {name: each for name, each in header.items() if name != "__metadata__"}
         shapes = {name: Shape(tuple(map(index, each["shape"])), str(each["dtype"])) for name, each in named.items()}
         ends = [index(each["data_offsets"][1]) for each in named.values()]
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
-        raise _damaged(path, "a safetensors file", error) from None
+        raise _damaged(path, "a safetensors file") from error
     if max(ends, default=0) != size - 8 - num_bytes:
-        raise ValueError(f"{path} must be a safetensors file, but it is damaged ({size} bytes); was it cut off?")
+        raise ValueError(f"{path} must be a safetensors file, but {DAMAGED}; is the upload complete?")
     return shapes
 
 
@@ -257,7 +254,7 @@ def _shapes_npz(path: Path, file: Any) -> dict[str, Shape]:
         with zipfile.ZipFile(file) as archive:
             return {entry.filename.removesuffix(".npy"): _shape(archive, entry) for entry in archive.infolist()}
     except Exception as error:
-        raise _damaged(path, "a NumPy archive of numbers", error) from None
+        raise _damaged(path, "a NumPy archive of numbers") from error
 
 
 def _shape(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Shape:

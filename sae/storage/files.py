@@ -9,6 +9,8 @@ import tempfile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from sae.storage.damage import plainly
+
 MANIFEST = "manifest.json"
 """Name of the list of a folder's files, written last: where it is, the checkpoint or cache is complete."""
 _MAX_DIGITS, _MAX_PATH = 20, 400
@@ -33,7 +35,7 @@ def json_object(content: bytes, name: str) -> dict[str, Any]:
     try:
         value = json.loads(content, parse_int=_integer, parse_constant=_refuse, object_pairs_hook=_with_each_key_once)
     except (ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:80]
+        reason = str(error) if type(error) is ValueError else plainly(error)
         raise ValueError(f"{name} must be JSON, but it is not ({reason}); is it complete?") from None
     if not isinstance(value, dict):
         raise ValueError(f"{name} must hold a JSON object, got {type(value).__name__}")

@@ -1,0 +1,25 @@
+"""Words for what is wrong with a file, in place of those of the libraries that read it."""
+
+import json
+import lzma
+import struct
+import zipfile
+import zlib
+
+DAMAGED = "it is cut off, damaged or of another kind"
+_OF_CONTENTS = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, struct.error)
+_NAMES_OF_CONTENTS = {"ArrowInvalid", "BadGzipFile", "SafetensorError", "UnpicklingError", "ZstdError"}
+"""Classes of libraries that are imported where they are needed."""
+
+
+def plainly(error: BaseException) -> str:
+    """What an error about the contents of a file means; of an unknown kind its class and first line."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"at line {error.lineno}, column {error.colno}"
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, _OF_CONTENTS) or type(error).__name__ in _NAMES_OF_CONTENTS:
+        return DAMAGED
+    return f"{type(error).__name__}: {error}".strip().split("\n")[0][:200]
