@@ -78,6 +78,8 @@ class Absorbed(NamedTuple):
     """Letters that the linear probe finds, by label and hookpoint."""
     not_finite: Mapping[str, int] = MappingProxyType({})
     """Words with an activation that is not finite, by hookpoint: nothing is measured there."""
+    left_out: Sequence[str] = ()
+    """Dictionaries that write something else than they read, of which nothing is measured."""
 
     def mean(self, key: tuple[str, str], metric: str) -> tuple[float, float]:
         """The mean over letters, and half of its 95 % interval; NaN where there is none."""
@@ -109,6 +111,10 @@ def sentences(absorbed: Absorbed, num_parameters: int) -> list[str]:
         f"absorption is not measured at {hookpoint}, where activations of {count:,} words are not finite"
         for hookpoint, count in absorbed.not_finite.items()
     ]
+    if absorbed.left_out:
+        found.append(
+            f"absorption needs dictionaries that write what they read, and leaves out {', '.join(absorbed.left_out)}"
+        )
     if num_parameters < LEAST_PARAMETERS:
         found.append(
             f"absorption means something for models of about 1B parameters, and this one has {num_parameters:,}: take "
@@ -153,12 +159,17 @@ def absorption(
     done: Callable[[int], None] = lambda words: None,
 ) -> Absorbed:
     """The absorption of each autoencoder; `done` gets the number of prompts done. Raises ValueError without one."""
-    found = targets(autoencoders(dictionaries))
+    kept = autoencoders(dictionaries)
+    others = [(label, at) for label, saes in dictionaries.items() for at in saes if at not in kept.get(label, {})]
+    found = targets(kept)
     hookpoints = harvested(found, rows(found).values())
     acts = activations_at(model, spelling.ids, hookpoints, batch_size, back=spelling.behind + 1, done=done)
     y = F.one_hot(torch.tensor(spelling.letters), len(LETTERS)).double()
     broken = {name: int((~x.isfinite().all(1)).sum()) for name, x in acts.items()}
-    absorbed = Absorbed(len(spelling.words), {}, {name: count for name, count in broken.items() if count})
+    absorbed = Absorbed(
+        len(spelling.words), {}, {name: count for name, count in broken.items() if count},
+        [f"{at} of {label}" if label else at for label, at in others],
+    )  # fmt: skip
     probes = {name: LinearProbes.fit(x.double(), y) for name, x in acts.items() if not broken[name]}
     for label, of_one in found.items():
         for row, target in of_one.items():

@@ -22,12 +22,12 @@ from sae.data.labelled import Task
 from sae.data.tokenize import encode_once
 from sae.dictionary.wiring import side_by_side
 from sae.evaluation.logistic import STRENGTHS, Array, Auc, Fitted, fit_l1, fit_l2
-from sae.evaluation.targets import Dictionaries, Target, harvested, rows, targets
+from sae.evaluation.targets import Dictionaries, Target, Targets, harvested, rows, targets
 
 KS = (1, 2, 5, 16)
 """Numbers of latents that a probe may use."""
 RAW = "raw activations"
-"""Label of probes on all dimensions of what a checkpoint's dictionaries read."""
+"""Beginning of the label of probes on all dimensions of what dictionaries read."""
 LONGEST = 1024
 """Tokens of a text that are read, the last ones."""
 TRAIN, TEST, VALIDATION = 1024, 100, 100
@@ -89,15 +89,15 @@ def probe(
 ) -> Probed:
     """Train and test all probes; `done` gets the number of texts done. Raises ValueError for a text without tokens."""
     found, count = targets(dictionaries), 0
-    places = {row: target for of_one in found.values() for row, target in of_one.items()}
+    raws = raw_targets(found)
     probed = Probed({task.name: len(task.texts) for task in tasks}, {})
     for task in tasks:
         acts = last_tokens(model, tokenizer, task.texts, harvested(found, rows(found).values()), batch_size)
         y = np.array(task.labels, dtype=np.float64)
         train, test = split(y)
-        for row, target in places.items():
+        for key, target in raws.items():
             x = _read(target, acts).double().numpy()
-            _add(probed, (RAW, row), _RAW_AUC, task, raw_auc(x, y, train, test))
+            _add(probed, key, _RAW_AUC, task, raw_auc(x, y, train, test))
         for label, of_one in found.items():
             for row, target in of_one.items():
                 acts_of, indices = (each.cpu() for each in _encode(target, acts))
@@ -106,6 +106,19 @@ def probe(
         count += len(task.texts)
         done(count)
     return probed
+
+
+def raw_targets(found: Targets) -> dict[tuple[str, str], Target]:
+    """Targets whose reading is probed raw, by label and row: one for each row, or for each thing that is read there."""
+    by_row: dict[str, dict[tuple[str, ...], Target]] = {}
+    for of_one in found.values():
+        for row, target in of_one.items():
+            by_row.setdefault(row, {}).setdefault(target.reads, target)
+    return {
+        (RAW if len(each) == 1 else f"{RAW} of {', '.join(reads)}", row): target
+        for row, each in by_row.items()
+        for reads, target in each.items()
+    }
 
 
 def _read(target: Target, acts: Mapping[str, Tensor]) -> Float[Tensor, "rows d_in"]:

@@ -45,8 +45,9 @@ def stabilities(
 ) -> list[Stability]:
     """Each dictionary of the labels `first` beside each of the other labels, hookpoint by hookpoint.
 
-    `load` gives them by label and hookpoint; two are in memory at a time. `tell` gets a sentence about greedy pairings.
-    Raises ValueError if no two have a hookpoint in common, or if they write activations of different widths there.
+    `load` gives them by label and hookpoint; two are in memory at a time. `tell` gets sentences about greedy pairings,
+    and about what has no partner. Raises ValueError if no two have a hookpoint in common, or if they do not write the
+    same there.
     """
     pairs = [(one, other) for one, other in combinations(load, 2) if one in first or other in first]
     common = [(one, other, at) for one, other in pairs for at in load[one] if at in load[other]]
@@ -56,6 +57,9 @@ def stabilities(
             f"stability must compare dictionaries at a hookpoint that both have, got none: {held}; name another "
             "checkpoint than this one, or other --hookpoints"
         )
+    compared = {(label, at) for one, other, at in common for label in (one, other)}
+    if alone := [f"{at} of {label}" for label in load for at in load[label] if (label, at) not in compared]:
+        tell(f"without a partner at the same hookpoint, and so left out: {', '.join(alone)}")
     found = [_stability(one, other, at, load[one][at](), load[other][at]()) for one, other, at in common]
     if any(each.matching == "greedy" for each in found):
         tell("dictionaries of more than 20,000 latents are paired greedily: PW-MCC may be a little too low")
@@ -64,10 +68,16 @@ def stabilities(
 
 @torch.no_grad()
 def _stability(one: str, other: str, hookpoint: str, a: Sae, b: Sae) -> Stability:
+    ends = [", ".join(sae.spec.writes) for sae in (a, b) if sae.cfg.crosscode or sae.cfg.cross_layer]
+    if len(ends) == 2 and ends[0] != ends[1]:
+        raise ValueError(
+            f"stability must compare dictionaries that write the same, got {ends[0]} in {one} and {ends[1]} in {other} "
+            f"at {hookpoint}; give checkpoints of the same hookpoints, or others with --hookpoints"
+        )
     if a.d_out != b.d_out:
         raise ValueError(
             f"stability must compare dictionaries of one width, got {a.d_out} in {one} and {b.d_out} in {other} at "
-            f"{hookpoint}; are they of the same model?"
+            f"{hookpoint}; are they of the same model and kind?"
         )
     pairs = match(a.W_dec, b.W_dec)
     cosines = pairs.cosines

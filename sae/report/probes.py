@@ -19,7 +19,7 @@ def title(probed: Probed) -> str:
 
 def mean_rows(probed: Probed) -> list[list[str]]:
     """Hookpoint, label and a cell under each of `HEADINGS`, hookpoint by hookpoint, the raw activations last."""
-    keys = sorted(probed.by_task, key=lambda key: (_place(probed, key[1]), key[0] == RAW))
+    keys = sorted(probed.by_task, key=lambda key: (_place(probed, key[1]), key[0].startswith(RAW)))
     return [[key[1], key[0], *(_cell(probed, key, metric) for metric in HEADINGS)] for key in keys]
 
 
@@ -56,18 +56,22 @@ def parts(probed: Probed | None) -> list[str]:
 
 def _differences(probed: Probed) -> list[str]:
     """Advantage of the first checkpoint over each other one, over the same tasks."""
-    first = next((label for label, _ in probed.by_task if label != RAW), None)
+    first = next((label for label, _ in probed.by_task if not label.startswith(RAW)), None)
     metrics = [metric for metric in HEADINGS if metric.startswith("sae")]
     lines = []
     for label, hookpoint in probed.by_task:
-        if label not in (first, RAW) and first is not None and (first, hookpoint) in probed.by_task:
+        if label != first and not label.startswith(RAW) and first is not None and (first, hookpoint) in probed.by_task:
             pair = ((first, hookpoint), (label, hookpoint))
-            both = [metric for metric in metrics if all(metric in probed.by_task[key] for key in pair)]
-            cells = ["{:+.4f} ± {:.4f}".format(*probed.difference(*pair, metric)) for metric in both]
-            lines.append([hookpoint, label, *cells])
+            lines.append([hookpoint, label, *(_advantage(probed, pair, metric) for metric in metrics)])
     if not lines:
         return []
     return [
         "<p>The first checkpoint's AUC minus the others', task by task:</p>",
         table(["hookpoint", "against", *(HEADINGS[metric] for metric in metrics)], lines, names=2),
     ]
+
+
+def _advantage(probed: Probed, pair: tuple[tuple[str, str], tuple[str, str]], metric: str) -> str:
+    if not all(metric in probed.by_task[key] for key in pair):
+        return "-"
+    return "{:+.4f} ± {:.4f}".format(*probed.difference(*pair, metric))

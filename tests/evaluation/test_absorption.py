@@ -267,3 +267,17 @@ def test_dictionaries_that_write_something_else_than_they_read_are_left_out() ->
     assert list(autoencoders({"a": {"layers.1": plain, "layers.1.mlp": other}})["a"]) == ["layers.1"]
     with pytest.raises(ValueError, match="needs autoencoders, got transcoders or crosscoders alone"):
         autoencoders({"a": {"layers.1.mlp": other}})
+
+
+def test_what_is_left_out_of_several_dictionaries_is_told() -> None:
+    model = tiny_model("gpt_neox")
+    d, cfg = model.config.hidden_size, SaeConfig(num_latents=64, k=8)
+    transcoder = Sae(d, SaeConfig(num_latents=64, k=8, transcode=True), d_out=d)
+    spelling = Spelling(
+        ["a"] * 600, [each % 26 for each in range(600)], [[4 + each % 3, 5, 6] for each in range(600)], 2
+    )
+    saes = {"a": {"layers.1": Sae(d, cfg), "layers.1.mlp": transcoder}, "b": {"layers.1.mlp": transcoder}}
+    found = absorption(model, spelling, saes, batch_size=8)
+    assert list(found.by_letter) == [("a", "layers.1")]
+    told = sentences(found, 10**10)[0]
+    assert told.endswith("write what they read, and leaves out layers.1.mlp of a, layers.1.mlp of b")

@@ -14,7 +14,8 @@ from tiny_models import tiny_model, tiny_tokenizer
 from sae import Sae, SaeConfig, lm
 from sae.data.labelled import Task, probing_tasks
 from sae.evaluation.logistic import Auc
-from sae.evaluation.probes import KS, last_tokens, probe, rank_latents, raw_auc, sparse_aucs, split
+from sae.evaluation.probes import KS, RAW, last_tokens, probe, rank_latents, raw_auc, sparse_aucs, split
+from sae.report.probes import mean_rows, parts
 
 
 def code(rows: int, latents: int, k: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -118,6 +119,24 @@ def test_means_intervals_and_differences_are_over_tasks(monkeypatch: pytest.Monk
     difference, _ = found.difference(("one", "layers.1"), ("two", "layers.1"), "sae_top_2_test_auc")
     assert difference == pytest.approx(np.mean(values) - np.mean(others))
     assert json.dumps(found.to_json())
+
+
+def test_raw_activations_are_those_that_each_dictionary_reads_where_they_read_different_ones() -> None:
+    model, tokenizer = tiny_model("gpt_neox"), tiny_tokenizer()
+    texts = [f"the {'quick fox' if i % 2 else 'lazy dog'} {i % 7}" for i in range(80)]
+    task = Task("a", texts, [bool(i % 3 == 0) if i < 60 else bool(i % 2) for i in range(80)])
+    plain = {"layers.1.mlp": Sae(32, SaeConfig(num_latents=64, k=8))}
+    reading_input = {"layers.1.mlp": Sae(32, SaeConfig(num_latents=64, k=8, transcode=True), d_out=32)}
+    alone = [probe(model, tokenizer, [task], {"one": saes}, batch_size=8) for saes in (plain, reading_input)]
+    both = probe(model, tokenizer, [task], {"one": plain, "two": reading_input}, batch_size=8)
+    assert {label for label, _ in both.by_task} == {
+        "one", "two", "raw activations of layers.1.mlp", "raw activations of layers.1.mlp.input",
+    }  # fmt: skip
+    for one, reads in zip(alone, ("layers.1.mlp", "layers.1.mlp.input"), strict=True):
+        expected = one.by_task[RAW, "layers.1.mlp"]
+        assert both.by_task[f"{RAW} of {reads}", "layers.1.mlp"] == expected
+    assert alone[0].by_task[RAW, "layers.1.mlp"] != alone[1].by_task[RAW, "layers.1.mlp"]
+    assert [row[1] for row in mean_rows(both)][:2] == ["one", "two"] and "against" in "".join(parts(both))
 
 
 # Data sets

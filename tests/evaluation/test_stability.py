@@ -11,6 +11,7 @@ import torch
 
 import sae.__main__
 from sae import Sae, SaeConfig
+from sae.dictionary.spec import Spec
 from sae.evaluation import matching
 from sae.evaluation.stability import stabilities
 
@@ -112,3 +113,24 @@ def test_bad_input_is_one_line_and_writes_nothing(run: Run, arguments: list[str]
     status, out, err = run(*arguments)
     (line,) = [line for line in err.splitlines() if line.startswith("sae: error:")]
     assert status == 2 and out == "" and words in line and sorted(Path().rglob("*")) == before
+
+
+def test_what_has_no_partner_is_told(run: Run) -> None:
+    status, out, err = run("one", "--stability", "elsewhere", "two", "--hookpoints", "layers.*", "--out", "out")
+    assert status == 0 and "layers.1" in out
+    assert "without a partner at the same hookpoint, and so left out: layers.9 of elsewhere" in err
+
+
+@pytest.mark.parametrize("kind", ["crosscode", "cross_layer"])
+def test_dictionaries_of_several_hookpoints_are_compared_only_where_these_are_the_same(kind: str) -> None:
+    def write(*writes: str) -> Sae:
+        cfg, reads = SaeConfig(num_latents=LATENTS, k=2, **{kind: True}), ("a.input",) if kind == "cross_layer" else ()
+        return Sae(D, cfg, d_out=D, spec=Spec(cfg, D, D, LATENTS, reads=reads, writes=writes, widths=(D // 2, D // 2)))
+
+    load = {"one": {"x": lambda: write("a", "b")}, "two": {"x": lambda: write("a", "b")}}
+    assert stabilities(load, {"one"})[0].latents == (LATENTS, LATENTS)
+    load["two"] = {"x": lambda: write("a", "c")}
+    with pytest.raises(
+        ValueError, match="that write the same, got a, b in one and a, c in two at x; give checkpoints of"
+    ):
+        stabilities(load, {"one"})
