@@ -111,14 +111,14 @@ class Evaluation(Mapping[Any, Quality]):
         for (label, hookpoint), quality in self.qualities.items():
             results[label][hookpoint] = quality._asdict()
         data = {"tokens": self.tokens, "sequences": self.sequences, "ctx_len": self.ctx_len}
-        norms: dict[str, Any] = {"relative_norms": self.relative_norms} if self.relative_norms else {}
+        more: dict[str, Any] = {"relative_norms": self.relative_norms} if self.relative_norms else {}
         differences = {
             label: {name: each.to_json() for name, each in of_one.items()} for label, of_one in self.differences.items()
         }
-        norms |= {"differences": differences} if differences else {}
-        norms |= {"probes": self.probes.to_json()} if self.probes is not None else {}
-        norms |= {"absorption": self.absorption.to_json()} if self.absorption is not None else {}
-        document: dict[str, Any] = as_json({"data": data, "variance": self.variance, "results": results, **norms})
+        more |= {"differences": differences} if differences else {}
+        more |= {"probes": self.probes.to_json()} if self.probes is not None else {}
+        more |= {"absorption": self.absorption.to_json()} if self.absorption is not None else {}
+        document: dict[str, Any] = as_json({"data": data, "variance": self.variance, "results": results, **more})
         return document
 
 

@@ -24,12 +24,17 @@ def title(absorbed: Absorbed) -> str:
     return f"Absorption of first letters, {absorbed.words:,} words, mean over letters; less is better"
 
 
-def mean_rows(absorbed: Absorbed) -> list[list[str]]:
+def mean_rows(absorbed: Absorbed, short_labels: Mapping[str, str]) -> list[list[str]]:
     """Hookpoint, label, number of letters, and a cell under each of `HEADINGS`, hookpoint by hookpoint."""
     order = list(dict.fromkeys(hookpoint for _, hookpoint in absorbed.by_letter))
     keys = sorted(absorbed.by_letter, key=lambda key: order.index(key[1]))
     return [
-        [hookpoint, label, str(len(absorbed.by_letter[label, hookpoint])), *_cells(absorbed, (label, hookpoint))]
+        [
+            hookpoint,
+            short_labels.get(label, label),
+            str(len(absorbed.by_letter[label, hookpoint])),
+            *_cells(absorbed, (label, hookpoint)),
+        ]
         for label, hookpoint in keys
     ]
 
@@ -46,7 +51,6 @@ def parts(absorbed: Absorbed | None, short_labels: Mapping[str, str]) -> list[st
     """HTML of the page's part about absorption."""
     if absorbed is None:
         return []
-    rows = [[hookpoint, short_labels.get(label, label), *cells] for hookpoint, label, *cells in mean_rows(absorbed)]
     by_letter = [
         [hookpoint, short_labels.get(label, label), *_letter(each)]
         for (label, hookpoint), letters in absorbed.by_letter.items()
@@ -56,7 +60,7 @@ def parts(absorbed: Absorbed | None, short_labels: Mapping[str, str]) -> list[st
     return [
         "<h2>Absorption</h2>",
         f"<p>{title(absorbed)}. ± is half of a 95 % interval over letters. {ABOUT}</p>",
-        table(["hookpoint", "checkpoint", "letters", *HEADINGS.values()], rows, names=2),
+        table(["hookpoint", "checkpoint", "letters", *HEADINGS.values()], mean_rows(absorbed, short_labels), names=2),
         table(["hookpoint", "checkpoint", *of_one], by_letter, names=3),
     ]
 

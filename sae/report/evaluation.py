@@ -7,7 +7,7 @@ import html
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ from sae.evaluation.metrics import Quality
 from sae.evaluation.probes import Probed
 from sae.evaluation.relative_norms import BINS
 from sae.report import absorption, differences, probes
-from sae.report.html import document, facts, picture, plain, table
+from sae.report.folder import write_report
+from sae.report.html import document, facts, picture, table
 from sae.report.pictures import draw_all
-from sae.report.terminal import show
+from sae.report.terminal import show_rows
 
 COLUMNS = {
     "FVU": ("fvu", "{:.4f}"),
@@ -40,6 +41,8 @@ COLUMNS = {
 ON_THE_TERMINAL = ("FVU", "L0", "unused", "KL", "recovered", "top-1")
 """What fits into 80 columns; the page and eval.json have the rest."""
 
+_NAMES = ("hookpoint", "checkpoint")
+
 WITH_INTERVAL = ("fvu", "kl_div_with_sae")
 
 
@@ -57,16 +60,10 @@ def report_evaluation(evaluation: Evaluation, out: Path, about: Mapping[str, Any
     if evaluation.absorption is not None:
         _print_absorption(evaluation.absorption, evaluation.short_labels)
     sys.stdout.flush()
-    try:
-        _write(evaluation, out, about)
-    except OSError as error:
-        raise OSError(f"{out} cannot be written ({error}); the table above is all that was measured") from error
-    for what, path in {"numbers": out / "eval.json", "report": out / "report.html"}.items():
-        print(f"{what:<11} {path}")
+    write_report(out, lambda folder: _write(evaluation, folder, about))
 
 
 def _write(evaluation: Evaluation, out: Path, about: Mapping[str, Any]) -> None:
-    out.mkdir(parents=True, exist_ok=True)
     numbers = {"about": dict(about), **evaluation.to_json()}
     (out / "eval.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
     pictures = draw_all(evaluation, out)
@@ -101,74 +98,40 @@ def title(evaluation: Evaluation) -> str:
 
 
 def _print_table(evaluation: Evaluation) -> None:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
     several = len(evaluation.labels) > 1
     chosen = ON_THE_TERMINAL[: -1 if several else None]
     shown = {heading: column for heading, column in columns(evaluation).items() if heading in chosen}
-    table = Table(title=title(evaluation), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for heading in ["hookpoint"] + ["checkpoint"] * several:
-        table.add_column(heading, overflow="fold")
-    for heading in shown:
-        table.add_column(heading, justify="right", no_wrap=True)
-    before = None
-    for (label, hookpoint), quality in evaluation.qualities.items():
-        if several and before not in (None, hookpoint):
-            table.add_section()
-        names = ["" if hookpoint == before else hookpoint] + [evaluation.short_labels[label]] * several
-        before = hookpoint
-        numbers = [cell(quality, metric, form).replace(" ± ", "±") for metric, form in shown.values()]
-        table.add_row(*(Text(plain(name)) for name in names), *numbers)
-    show(table, names=1 + several)
-
-
-def _print_by_hookpoint(
-    title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], short_labels: Mapping[str, str]
-) -> None:
-    """Print a table of rows (hookpoint, label, numbers), in which a hookpoint is named once."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for heading in ("hookpoint", "checkpoint"):
-        table.add_column(heading, overflow="fold")
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
-    before = None
-    for hookpoint, label, *numbers in rows:
-        names = ["" if hookpoint == before else hookpoint, short_labels.get(label, label) or "it"]
-        before = hookpoint
-        table.add_row(*(Text(plain(name)) for name in names), *numbers)
-    show(table, names=2)
+    rows = [
+        [
+            hookpoint, *[evaluation.short_labels[label]] * several,
+            *(cell(quality, metric, form).replace(" ± ", "±") for metric, form in shown.values()),
+        ]
+        for (label, hookpoint), quality in evaluation.qualities.items()
+    ]  # fmt: skip
+    show_rows(title(evaluation), ["hookpoint"] + ["checkpoint"] * several, list(shown), rows, once=several)
 
 
 def _print_probes(probed: Probed, short_labels: Mapping[str, str]) -> None:
-    rows = [[*row[:2], *(each.split(" ± ")[0] for each in row[2:])] for row in probes.mean_rows(probed)]
-    _print_by_hookpoint(probes.short_title(probed), list(probes.HEADINGS.values()), rows, short_labels)
+    rows = [
+        [hookpoint, label or "it", *(each.split(" ± ")[0] for each in numbers)]
+        for hookpoint, label, *numbers in probes.mean_rows(probed, short_labels)
+    ]
+    show_rows(probes.short_title(probed), _NAMES, list(probes.HEADINGS.values()), rows, once=True)
 
 
 def _print_absorption(absorbed: Absorbed, short_labels: Mapping[str, str]) -> None:
-    rows = [[*row[:2], *(each.replace(" ± ", "±") for each in row[2:])] for row in absorption.mean_rows(absorbed)]
+    rows = [
+        [hookpoint, label or "it", *(each.replace(" ± ", "±") for each in numbers)]
+        for hookpoint, label, *numbers in absorption.mean_rows(absorbed, short_labels)
+    ]
     headings = ["letters", *absorption.HEADINGS.values()]
-    _print_by_hookpoint(absorption.title(absorbed), headings, rows, short_labels)
+    show_rows(absorption.title(absorbed), _NAMES, headings, rows, once=True)
 
 
 def _print_differences(evaluation: Evaluation) -> None:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=differences.TITLE, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("checkpoint", overflow="fold")
-    table.add_column("latents", overflow="fold")
-    for heading in differences.HEADINGS:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for label, kind, *cells in differences.rows(evaluation.differences, evaluation.short_labels):
-        table.add_row(Text(plain(label or "it")), Text(kind), *cells)
-    show(table, names=2)
+    found = differences.rows(evaluation.differences, evaluation.short_labels)
+    rows = [[label or "it", *others] for label, *others in found]
+    show_rows(differences.TITLE, ["checkpoint", "latents"], differences.HEADINGS, rows)
 
 
 # The page
@@ -191,7 +154,7 @@ def page(evaluation: Evaluation, about: Mapping[str, Any], pictures: Mapping[str
         table(["checkpoint", "hookpoint", *shown], quality_rows, names=2),
         *_relative_norms(evaluation),
         *differences.parts(evaluation.differences, labels),
-        *probes.parts(evaluation.probes),
+        *probes.parts(evaluation.probes, labels),
         *absorption.parts(evaluation.absorption, labels),
         "<h2>Where the variance sits</h2>",
         "<p>The share of it in the 1 % of the tokens, and of the dimensions, that have most. Where that is most of it, "

@@ -1,5 +1,7 @@
 """Tables of k-sparse probes, for the terminal and for the page."""
 
+from collections.abc import Mapping
+
 from sae.evaluation.probes import RAW, Probed
 from sae.report.html import table
 
@@ -17,10 +19,13 @@ def title(probed: Probed) -> str:
     return f"{short_title(probed)}; ± is half of a 95 % interval{' over tasks' * (len(probed.tasks) > 1)}"
 
 
-def mean_rows(probed: Probed) -> list[list[str]]:
+def mean_rows(probed: Probed, short_labels: Mapping[str, str]) -> list[list[str]]:
     """Hookpoint, label and a cell under each of `HEADINGS`, hookpoint by hookpoint, the raw activations last."""
     keys = sorted(probed.by_task, key=lambda key: (_place(probed, key[1]), key[0].startswith(RAW)))
-    return [[key[1], key[0], *(_cell(probed, key, metric) for metric in HEADINGS)] for key in keys]
+    return [
+        [hookpoint, short_labels.get(label, label), *(_cell(probed, (label, hookpoint), metric) for metric in HEADINGS)]
+        for label, hookpoint in keys
+    ]
 
 
 def _place(probed: Probed, hookpoint: str) -> int:
@@ -34,7 +39,7 @@ def _cell(probed: Probed, key: tuple[str, str], metric: str) -> str:
     return f"{mean:.4f} ± {half:.4f}"
 
 
-def parts(probed: Probed | None) -> list[str]:
+def parts(probed: Probed | None, short_labels: Mapping[str, str]) -> list[str]:
     """HTML of the page's part about probes."""
     if probed is None:
         return []
@@ -44,17 +49,19 @@ def parts(probed: Probed | None) -> list[str]:
         [task, f"{texts:,}", *(f"{probed.by_task[key][metric][task].value:.3f}" for key, metric in columns)]
         for task, texts in probed.tasks.items()
     ]
-    headings = [f"{label}, {hookpoint}, {HEADINGS[metric]}" for (label, hookpoint), metric in columns]
+    headings = [
+        f"{short_labels.get(label, label)}, {hookpoint}, {HEADINGS[metric]}" for (label, hookpoint), metric in columns
+    ]
     return [
         "<h2>k-sparse probes</h2>",
         f"<p>{title(probed)}. A probe sees the last token's k latents that differ most between the classes.</p>",
-        table(["hookpoint", "checkpoint", *HEADINGS.values()], mean_rows(probed), names=2),
-        *_differences(probed),
+        table(["hookpoint", "checkpoint", *HEADINGS.values()], mean_rows(probed, short_labels), names=2),
+        *_differences(probed, short_labels),
         table(["task", "texts", *headings], by_task, names=1),
     ]
 
 
-def _differences(probed: Probed) -> list[str]:
+def _differences(probed: Probed, short_labels: Mapping[str, str]) -> list[str]:
     """Advantage of the first checkpoint over each other one, over the same tasks."""
     first = next((label for label, _ in probed.by_task if not label.startswith(RAW)), None)
     metrics = [metric for metric in HEADINGS if metric.startswith("sae")]
@@ -62,7 +69,9 @@ def _differences(probed: Probed) -> list[str]:
     for label, hookpoint in probed.by_task:
         if label != first and not label.startswith(RAW) and first is not None and (first, hookpoint) in probed.by_task:
             pair = ((first, hookpoint), (label, hookpoint))
-            lines.append([hookpoint, label, *(_advantage(probed, pair, metric) for metric in metrics)])
+            lines.append(
+                [hookpoint, short_labels.get(label, label), *(_advantage(probed, pair, metric) for metric in metrics)]
+            )
     if not lines:
         return []
     return [

@@ -1,14 +1,14 @@
 """The end of `sae selftest`: one table, and a JSON file if one was asked for."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 from sae.config import SelftestConfig, several
 from sae.evaluation.metrics import as_json
 from sae.evaluation.recovery import Recoveries, Recovery
-from sae.report.terminal import show
+from sae.report.terminal import show_rows
 from sae.runs.folder import command, versions
 
 COLUMNS = {
@@ -24,7 +24,8 @@ COLUMNS = {
 
 def report_selftest(found: Mapping[str, Recoveries], cfg: SelftestConfig) -> None:
     """Print each combination's row and below it those of random rows and of the features; write `cfg.out`."""
-    _print_table(found, cfg)
+    title = f"{cfg.num_features:,} known features in {cfg.width} dimensions, {cfg.num_tokens:,} tokens"
+    show_rows(title, ["recipe"], list(COLUMNS), _rows(found, cfg))
     if cfg.out is not None:
         rows = {label: {name: each._asdict() for name, each in one._asdict().items()} for label, one in found.items()}
         document = {"command": command(), "versions": versions(), "options": asdict(cfg), "results": as_json(rows)}
@@ -33,21 +34,12 @@ def report_selftest(found: Mapping[str, Recoveries], cfg: SelftestConfig) -> Non
         print(f"{'numbers':<11} {cfg.out}")
 
 
-def _print_table(found: Mapping[str, Recoveries], cfg: SelftestConfig) -> None:
-    from rich import box
-    from rich.table import Table
-
-    title = f"{cfg.num_features:,} known features in {cfg.width} dimensions, {cfg.num_tokens:,} tokens"
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("recipe", overflow="fold")
-    for heading in COLUMNS:
-        table.add_column(heading, justify="right", no_wrap=True)
+def _rows(found: Mapping[str, Recoveries], cfg: SelftestConfig) -> Iterator[list[str]]:
     (first, *_) = several(cfg.sae)
     for label, one in found.items():
-        table.add_row(label or f"{first.selection}, k {first.k}", *_cells(one.trained))
-        table.add_row("  random rows", *_cells(one.random))
-        table.add_row("  true features", *_cells(one.true))
-    show(table)
+        yield [label or f"{first.selection}, k {first.k}", *_cells(one.trained)]
+        yield ["  random rows", *_cells(one.random)]
+        yield ["  true features", *_cells(one.true)]
 
 
 def _cells(one: Recovery) -> list[str]:

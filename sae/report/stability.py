@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from sae.evaluation.metrics import as_json
 from sae.evaluation.stability import BINS, SHARED, Stability
 from sae.report.colors import line_color
+from sae.report.folder import write_report
 from sae.report.html import document, facts, picture, plain, table
 from sae.report.pictures import png
-from sae.report.terminal import show
+from sae.report.terminal import show_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,38 +25,41 @@ def report_stability(found: Sequence[Stability], out: Path, about: Mapping[str, 
 
     Raises OSError in one line, after the table, if the folder cannot be written.
     """
-    _print_table(found)
+    title = "latents paired one to one by |cosine| of their rows of W_dec"
+    show_rows(title, NAMES, HEADINGS, rows(found))
+    write_report(out, partial(_write, found, about))
+
+
+def _write(found: Sequence[Stability], about: Mapping[str, Any], out: Path) -> None:
     image = png(partial(draw_histograms, found))
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        numbers = {"about": dict(about), "stability": as_json([each.to_json() for each in found])}
-        (out / "eval.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
-        (out / "stability.png").write_bytes(image)
-        (out / "report.html").write_text(page(found, about, image), encoding="utf-8")
-    except OSError as error:
-        raise OSError(f"{out} cannot be written ({error}); the table above is all that was measured") from error
-    for what, path in {"numbers": out / "eval.json", "report": out / "report.html"}.items():
-        print(f"{what:<11} {path}")
+    numbers = {"about": dict(about), "stability": as_json([each.to_json() for each in found])}
+    (out / "eval.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+    (out / "stability.png").write_bytes(image)
+    (out / "report.html").write_text(page(found, about, image), encoding="utf-8")
 
 
+NAMES = ("hookpoint", "checkpoint", "other")
 HEADINGS = ("PW-MCC", *(f"≥ {least:g}" for least in SHARED), "latents", "pairs")
 
 
-def cells(one: Stability) -> list[str]:
-    """A pair's numbers, under `HEADINGS`."""
+def rows(found: Sequence[Stability]) -> list[list[str]]:
+    """A row for each pair, under `NAMES` and `HEADINGS`."""
+    return [[one.hookpoint, one.checkpoint, one.other, *_cells(one)] for one in found]
+
+
+def _cells(one: Stability) -> list[str]:
     sizes = " and ".join(f"{size:,}" for size in dict.fromkeys(one.latents))
     return [f"{one.pw_mcc:.4f}", *(f"{share:.1%}" for share in one.shared.values()), sizes, one.matching]
 
 
 def page(found: Sequence[Stability], about: Mapping[str, Any], image: bytes) -> str:
     """One HTML file."""
-    rows = [[one.hookpoint, one.checkpoint, one.other, *cells(one)] for one in found]
     return document("sae eval --stability", [
         "<h1>Which latents do these dictionaries share?</h1>",
         facts(about),
         "<p>Latents are paired one to one by the |cosine| of their rows of W_dec. PW-MCC is the mean over the pairs; "
         f"≥ {SHARED[0]:g} is the share of them with at least so much.</p>",
-        table(["hookpoint", "checkpoint", "other", *HEADINGS], rows, names=3),
+        table([*NAMES, *HEADINGS], rows(found), names=len(NAMES)),
         picture("stability", image),
     ])  # fmt: skip
 
@@ -71,19 +75,3 @@ def draw_histograms(found: Sequence[Stability], figure: Figure) -> None:
     axes.set(xlim=(0, 1), xlabel="|cosine| of a latent and its partner", ylabel="latents", title="shared latents")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize="small", ncols=1 + len(found) // 20)
-
-
-def _print_table(found: Sequence[Stability]) -> None:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    title = "latents paired one to one by |cosine| of their rows of W_dec"
-    shown = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for heading in ("hookpoint", "checkpoint", "other"):
-        shown.add_column(heading, overflow="fold")
-    for heading in HEADINGS:
-        shown.add_column(heading, justify="right", no_wrap=True)
-    for one in found:
-        shown.add_row(*(Text(plain(name)) for name in (one.hookpoint, one.checkpoint, one.other)), *cells(one))
-    show(shown, names=3)

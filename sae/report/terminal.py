@@ -1,6 +1,9 @@
 """Tables on the terminal, whose names stay whole however long they are."""
 
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
+
+from sae.report.html import plain
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -8,6 +11,32 @@ else:  # slow to import
     Table = Any
 
 _ANY_WIDTH = 10_000
+
+
+def show_rows(
+    title: str, names: Sequence[str], headings: Sequence[str], rows: Iterable[Sequence[str]], *, once: bool = False
+) -> None:
+    """Print rows of names, which are text and no markup, and of numbers under `headings`.
+
+    `once`: a first name that the row before has too is left out, and a line stands above each new one.
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in names:
+        table.add_column(name, overflow="fold")
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    before: str | None = None
+    for first, *others in rows:
+        if once and before not in (None, first):
+            table.add_section()
+        cells = ["" if once and first == before else first, *others]
+        before = first
+        table.add_row(*(Text(plain(cell)) for cell in cells[: len(names)]), *cells[len(names) :])
+    show(table, names=len(names))
 
 
 def show(table: Table, *, names: int = 1) -> None:

@@ -124,7 +124,7 @@ def test_means_intervals_and_differences_are_over_tasks(monkeypatch: pytest.Monk
 def test_raw_activations_are_those_that_each_dictionary_reads_where_they_read_different_ones() -> None:
     model, tokenizer = tiny_model("gpt_neox"), tiny_tokenizer()
     texts = [f"the {'quick fox' if i % 2 else 'lazy dog'} {i % 7}" for i in range(80)]
-    task = Task("a", texts, [bool(i % 3 == 0) if i < 60 else bool(i % 2) for i in range(80)])
+    task = Task("a", texts, [bool(i // 4 % 2) for i in range(80)])
     plain = {"layers.1.mlp": Sae(32, SaeConfig(num_latents=64, k=8))}
     reading_input = {"layers.1.mlp": Sae(32, SaeConfig(num_latents=64, k=8, transcode=True), d_out=32)}
     alone = [probe(model, tokenizer, [task], {"one": saes}, batch_size=8) for saes in (plain, reading_input)]
@@ -136,7 +136,7 @@ def test_raw_activations_are_those_that_each_dictionary_reads_where_they_read_di
         expected = one.by_task[RAW, "layers.1.mlp"]
         assert both.by_task[f"{RAW} of {reads}", "layers.1.mlp"] == expected
     assert alone[0].by_task[RAW, "layers.1.mlp"] != alone[1].by_task[RAW, "layers.1.mlp"]
-    assert [row[1] for row in mean_rows(both)][:2] == ["one", "two"] and "against" in "".join(parts(both))
+    assert [row[1] for row in mean_rows(both, {})][:2] == ["one", "two"] and "against" in "".join(parts(both, {}))
 
 
 # Data sets
