@@ -221,6 +221,17 @@ def test_what_is_no_number_is_a_candidate() -> None:
     assert values[3].isnan().any() and all(len(set(row.tolist())) == 8 for row in indices)
 
 
+def test_no_candidate_lies_beyond_the_last_latent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are scores of -infinity, or of no number: compilers may multiply in an order that overflows."""
+    needs_compiled()
+    x, W, b = problem(20, 48, 33)
+    pad = F.pad
+    monkeypatch.setattr(native.F, "pad", lambda b, by, value: pad(b, by, value=torch.nan))
+    for count in (1, 5, 33):
+        found = native.candidates(x * 1e36, W, b, torch.ones(48), count)
+        assert found.max() < 33 and all(len(set(row.tolist())) == count for row in found)
+
+
 def test_latents_that_can_never_fire_are_candidates_last() -> None:
     needs_compiled()
     x, W, _ = problem(20, 48, 64)

@@ -147,9 +147,10 @@ static void prune(Token *kept, long count) {
     kept->threshold = from_ordered(least);
 }
 
-/* Add the scores of a panel, sums * units * unit + bias, that are above the threshold. `first` is its first latent. */
-static inline void keep(Token *kept, const ints *sums, const float *units, const float *bias, long first, long count,
-                        long room) {
+/* Add the scores of a panel, sums * units * unit + bias, that are above the threshold. `first` is its first latent, and
+   the last panel has lanes beyond the `latents`. */
+static inline void keep(Token *kept, const ints *sums, const float *units, const float *bias, long first, long latents,
+                        long count, long room) {
     for (long v = 0; v < VECTORS; v++) {
         floats scale, score, add;
         memcpy(&scale, units + first + v * LANES, sizeof scale);
@@ -158,8 +159,10 @@ static inline void keep(Token *kept, const ints *sums, const float *units, const
         unsigned left = (unsigned)SIGNS(~(score <= kept->threshold));
         for (; left; left &= left - 1) {
             const int lane = __builtin_ctz(left);
+            const long latent = first + v * LANES + lane;
+            if (latent >= latents) break; /* -infinity, but no number where a product overflows */
             kept->scores[kept->number] = to_ordered(score[lane]);
-            kept->latents[kept->number++] = (int32_t)(first + v * LANES + lane);
+            kept->latents[kept->number++] = (int32_t)latent;
         }
     }
     if (kept->number + PANEL > room) prune(kept, count);
@@ -234,7 +237,7 @@ void candidates(long first, long end, long d, long threads, const float *x, cons
                     ints sums[TOKENS][VECTORS];
                     multiply(tokens_codes + tile * words, packed + latent * words, words, sums);
                     for (long t = 0; t < TOKENS; t++)
-                        keep(tokens + tile + t, sums[t], units, bias, latent, count, room);
+                        keep(tokens + tile + t, sums[t], units, bias, latent, latents, count, room);
                 }
             for (long t = 0; t < own && first + begin + t < end; t++) {
                 if (tokens[t].number > count) prune(tokens + t, count);
