@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
@@ -171,9 +172,10 @@ def _read_sae(folder: Path, like: Sae) -> Sae:
 def _read_state(path: Path, like: dict[str, Tensor]) -> dict[str, Tensor]:
     state = read_tensors(path, {key: list(tensor.shape) for key, tensor in like.items()})
     for key, tensor in like.items():
-        if state[key].dtype != tensor.dtype:
+        # Which of them hold the first moments follows from the processor, and from the version.
+        if not {state[key].dtype, tensor.dtype} <= {torch.float32, torch.bfloat16} and state[key].dtype != tensor.dtype:
             raise ValueError(f"{path}: {key} must be {tensor.dtype}, got {state[key].dtype}; use an earlier checkpoint")
-    return state
+    return state | {key: state[key].to(tensor.dtype) for key, tensor in like.items()}
 
 
 @contextmanager

@@ -55,6 +55,23 @@ def test_what_a_learner_needs_survives(tmp_path: Path) -> None:
     assert learner.read_metrics() == other.read_metrics()
 
 
+@pytest.mark.parametrize(("written", "read"), [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)])
+def test_moments_of_another_processor_or_version_are_read_in_the_type_of_this_one(
+    tmp_path: Path, written: torch.dtype, read: torch.dtype
+) -> None:
+    given, like = (Checkpoint({"a": make_sae()}, {"a": {"m": torch.randn(3, 5, dtype=t)}}, {}) for t in (written, read))
+    found = checkpoint.load(checkpoint.save(tmp_path / "run", 3, given), like).states["a"]["m"]
+    assert found.dtype == read and torch.equal(found, given.states["a"]["m"].to(read))
+
+
+def test_whole_numbers_in_place_of_others_are_refused(tmp_path: Path) -> None:
+    given, like = (
+        Checkpoint({"a": make_sae()}, {"a": {"m": torch.ones(3, dtype=t)}}, {}) for t in (torch.int64, torch.float32)
+    )
+    with pytest.raises(ValueError, match="m must be torch.float32, got torch.int64; use an earlier checkpoint"):
+        checkpoint.load(checkpoint.save(tmp_path / "run", 3, given), like)
+
+
 def test_a_checkpoint_is_laid_out_as_promised_and_opens_as_a_folder_of_autoencoders(saved: Path) -> None:
     of_each = {f"{name}/{file}" for name in NAMES for file in ("cfg.json", "sae.safetensors", STATE)}
     assert saved.name == "step_3"
