@@ -29,7 +29,7 @@ def check_they_differ(learners: dict[str, SaeLearner], world: World) -> None:
         raise world.on_all(ValueError(message))
 
 
-def notes(held_out: Batch, too_short: str | None, about: Iterable[str], *, spared: bool) -> list[str]:
-    """Sentences for the user: on the length of the run, its massive tokens, and `about` what is held out."""
+def notes(held_out: Batch, too_short: str | None, slow: str | None, about: Iterable[str], *, spared: bool) -> list[str]:
+    """Sentences for the user: on the run's length and speed, its massive tokens, and `about` what is held out."""
     massive = massive_note(held_out.activations, held_out.tokens, held_out.kept, spared=spared)
-    return [sentence for sentence in (too_short, massive, *about) if sentence]
+    return [sentence for sentence in (too_short, slow, massive, *about) if sentence]

