@@ -212,7 +212,7 @@ def assert_close(one: Path, other: Path, *, flipped: int = 0) -> None:
     assert list(saes) == list(others)
     differences = {
         name: max(
-            float((parameter - twin).norm() / parameter.norm())
+            ((parameter - twin).norm() / parameter.norm()).item()
             for parameter, twin in zip(parameters(trained), parameters(others[name]), strict=True)
         )
         for name, trained in saes.items()
