@@ -2,12 +2,13 @@
 
 import ctypes
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-from sae.commands.parser import typed
-from sae.commands.table import read, renamed
+from threading import current_thread, main_thread
+from types import FrameType
+from typing import Any
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """What mallopt(3) sets: bytes at the end of the heap, and of an allocation, from which Linux gets them back."""
@@ -15,13 +16,30 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 2 if the input was wrong, 130 if it was stopped by Ctrl-C."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    own = signal.getsignal(signal.SIGINT) is signal.default_int_handler and current_thread() is main_thread()
+    if arguments is not None or not own:
+        return _run(list(sys.argv[1:] if arguments is None else arguments))
+    handler: Any = signal.signal(signal.SIGINT, _interrupt)
+    try:
+        status = _run(sys.argv[1:])
+        if status == 130:  # the process ends: one more Ctrl-C ends it at once, and no traceback tells where it was
+            handler = signal.SIG_DFL
+        return status
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def _run(arguments: list[str]) -> int:
     _choose_waiting()
     # Tensors of 2 MB and more in huge pages, where Linux has them: a tenth less time for a step (555 ms, not 612, at
     # 24,576 latents and 4096 tokens). Read once, when PyTorch makes its first one.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     _keep_freed_memory()
     try:
+        # Imported here, where Ctrl-C is expected.
+        from sae.commands.parser import typed
+        from sae.commands.table import read, renamed
+
         arguments, renamings = renamed(arguments)
         for sentence in renamings:
             print("sae:", sentence, file=sys.stderr)
@@ -37,6 +55,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         print("sae: stopped;", *getattr(stop, "__notes__", ["nothing was written"]), file=sys.stderr)
         return 130
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt. While a library is imported the process ends here: an exception may abort PyTorch."""
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            os.write(2, b"sae: stopped while its libraries were loaded\n")
+            os._exit(130)
+        frame = frame.f_back
+    raise KeyboardInterrupt
 
 
 def _choose_waiting() -> None:

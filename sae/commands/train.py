@@ -63,7 +63,7 @@ def fit(trainer: SaeTrainer) -> int:
         trainer.fit()
     except KeyboardInterrupt as stop:
         if trainer.folder.path.is_dir():
-            stop.add_note(f"what was saved before is in {trainer.folder.path}")
+            stop.add_note(trainer.what_resumes())
         raise
     trainer.world.close()
     return 130 if trainer.stopped else 0

@@ -44,7 +44,8 @@ class Launch(Generic[Cfg]):
         cfg = world.from_main(partial(continue_after_restart, cfg, model_name, restarted=world.restarted))
         folder = world.from_main(partial(RunFolder.plan, cfg, model_name=model_name))
         before = world.from_main(partial(derived_before, cfg, folder.path))
-        return cls(world, cfg, model_name, chosen, folder, before, typed=frozenset(typed))
+        stop = StopRequests(silent=not world.is_main)
+        return cls(world, cfg, model_name, chosen, folder, before, stop, frozenset(typed))
 
     @property
     def batches_at_once(self) -> int:

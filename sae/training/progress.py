@@ -85,8 +85,14 @@ def open_sinks(folder: RunFolder, config: dict[str, Any], stack: ExitStack, *, s
             make = partial(WandbSink, name=folder.path.name, config=config, folder=folder.path)
             sinks.append(Detached(make, what="Weights & Biases", instead=folder.metrics))
     for sink in sinks:
-        stack.callback(sink.close)
+        stack.push(partial(_close, sink))
     return sinks
+
+
+def _close(sink: Sink, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    """Finish with a sink. Who ends the run at once does not wait for a service."""
+    if not (isinstance(sink, Detached) and kind is KeyboardInterrupt):
+        sink.close()
 
 
 def read_metrics(learner: SaeLearner, *, recall: bool) -> dict[str, float] | FloatingPointError:

@@ -121,13 +121,15 @@ class SaeTrainer:
     def fit(self) -> Path:
         """Train to the end of the data or of `max_tokens`.
 
-        Ctrl-C and SIGTERM save and end early. After any error the last good state is saved first.
+        Ctrl-C and SIGTERM save and end early; the second ends at once. After any error the last good state is saved
+        first.
 
         Returns:
             Folder of the last checkpoint.
 
         Raises:
             FloatingPointError: When activations or a loss are not finite; names the hookpoint, the step and the place.
+            KeyboardInterrupt: When a second signal came, or the first before the run began or after it was saved.
         """
         self.fingerprints  # noqa: B018 - processes that do not read the same end here
         with ExitStack() as lock:
@@ -148,16 +150,17 @@ class SaeTrainer:
 
     def _fit(self, after: ExitStack) -> Path:
         self._claim()
-        try:
-            with self._open_log(after) as log, self.stop:
-                self._train(log)
-            forced = self.stopped and self.step < self.total_steps  # every second counts: it may be killed
-            calibrated = not forced and self.calibrate()
-            saved = self.save(measure=self.cfg.save_best and not forced, anew=calibrated)
-        except Exception as error:
-            error.add_note(self._save_what_is_left())
-            raise
-        if self.stopped:
+        with self.stop:
+            try:
+                with self._open_log(after) as log:
+                    self._train(log)
+                forced = self.stopped and self.step < self.total_steps  # every second counts: it may be killed
+                calibrated = not forced and self.calibrate()
+                saved = self.save(measure=self.cfg.save_best and not forced, anew=calibrated)
+            except Exception as error:
+                error.add_note(self._save_what_is_left())
+                raise
+        if self.stopped or self._agree_to_stop():
             self._note(f"stopped at step {self.step} of {self.total_steps}; saved in {saved}")
         else:
             self._report(saved)
@@ -398,6 +401,13 @@ class SaeTrainer:
             except (OSError, FloatingPointError):
                 pass  # such as the full disk that brought us here
         return f"stopped at step {self.step}, not saved; the last checkpoint is {self.persistence.latest()}"
+
+    def what_resumes(self) -> str:
+        """What `--resume` would find in the folder of the run, as a sentence."""
+        last = self.persistence.latest()
+        if last is None:
+            return f"no checkpoint is in {self.folder.path} yet; --resume starts at the beginning"
+        return f"--resume continues from {last}"
 
     def resume(self) -> None:
         """Continue from the newest undamaged checkpoint of this run; from the beginning if there is none.

@@ -34,6 +34,7 @@ from sae.commands.train import train
 from sae.config import RunConfig, SaeConfig
 from sae.data import MemmapTokens
 from sae.runs import checkpoint
+from sae.runs.stop_signals import STOPPING
 
 ROOT = Path(sae.__main__.__file__).parents[1]
 TRAIN = COMMANDS["train"]
@@ -129,14 +130,16 @@ def run(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
         monkeypatch.setattr(sys, "argv", ["sae", *arguments])
         return Result(sae.__main__.main(), *capsys.readouterr())
 
-    return run_command
+    before = signal.getsignal(signal.SIGINT)
+    yield run_command
+    signal.signal(signal.SIGINT, before)
 
 
 Run = Callable[..., Result]
 
 
 def parse(arguments: list[str]) -> Any:
-    return sae.__main__.read(arguments)[1]
+    return read(arguments)[1]
 
 
 @pytest.fixture
@@ -597,7 +600,8 @@ def test_ctrl_c_saves_says_where_and_ends_with_130(run: Run, no_picture: None, m
 
 @pytest.mark.parametrize(("where", "words"), [
     ("sae.lm.load_skeleton", "nothing was written"),
-    ("sae.training.trainer.evaluate_reconstruction", "what was saved before is in runs/model-text"),
+    ("sae.training.first_look.notes", "nothing was written"),
+    ("sae.training.trainer.evaluate_reconstruction", "--resume continues from runs/model-text/step_8"),
 ])  # fmt: skip
 def test_ctrl_c_outside_training_says_the_truth_about_what_is_on_disk(
     run: Run, monkeypatch: pytest.MonkeyPatch, where: str, words: str
@@ -746,10 +750,38 @@ def test_a_real_ctrl_c_saves_and_the_line_on_a_terminal_has_no_traceback(files: 
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
-    assert "Traceback" not in stderr and "saved in runs/mine/step_" in stderr
+    assert stderr.count(STOPPING) == 1 and "Traceback" not in stderr and "saved in runs/mine/step_" in stderr
     step = checkpoint.latest(tmp_path / "runs" / "mine")
     assert step is not None and f"saved in runs/mine/{step.name}" in stderr
     checkpoint.check(step)
+
+
+@pytest.mark.parametrize(("file", "function", "words"), [
+    ("torch/__init__.py", "<module>", "stopped while its libraries were loaded"),
+    ("lm/load.py", "load_skeleton", "stopped; nothing was written"),
+])  # fmt: skip
+@pytest.mark.parametrize("again", [False, True])
+def test_ctrl_c_at_the_start_or_while_the_process_ends_has_no_traceback(
+    files: Path, tmp_path: Path, file: str, function: str, words: str, again: bool
+) -> None:
+    code = f"""
+import signal, sys
+def press(frame, event, function):
+    if event == "call" and frame.f_code.co_name == {function!r} and frame.f_code.co_filename.endswith({file!r}):
+        sys.setprofile(None)
+        signal.raise_signal(signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from sae.__main__ import main
+sys.setprofile(press)
+status = main()
+if {again}:
+    signal.raise_signal(signal.SIGINT)
+sys.exit(status)
+"""
+    done = python("-c", code, str(files / "model"), str(files / "tokens.bin"), "--ctx_len", "16", cwd=tmp_path)
+    assert done.stderr == f"sae: {words}\n"
+    assert done.returncode == (-signal.SIGINT if again and function != "<module>" else 130)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_reader_that_had_enough_is_no_error(files: Path) -> None:

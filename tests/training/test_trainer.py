@@ -1,9 +1,11 @@
 """The trainer on whole runs of tiny models: what it writes is the same however the work is cut, stopped or watched."""
 
+import contextlib
 import json
 import math
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -31,7 +33,9 @@ from sae.evaluation.reconstruction import ReconstructionMetrics
 from sae.ops import eight_bit
 from sae.ops.segments import SegmentRows
 from sae.report.training import read_records
-from sae.runs import checkpoint
+from sae.runs import checkpoint, log
+from sae.runs.stop_signals import STOPPING
+from sae.training import progress
 from sae.training.run_plan import report_dead_after
 
 pytestmark = pytest.mark.usefixtures("no_picture")
@@ -444,19 +448,78 @@ def test_a_signal_saves_the_state_between_two_steps_and_says_where(
     assert weights(then.fit()) == weights(straight.fit())
 
 
-def test_the_second_ctrl_c_does_not_wait(make: Make) -> None:
-    # Python's own handler, also where the tests were started in the background, with Ctrl-C ignored.
+@pytest.fixture
+def own_ctrl_c() -> Iterator[None]:
+    """Python's own handler, also where the tests were started in the background, with Ctrl-C ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    trainer = make(make_tokens(100))
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("own_ctrl_c")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("save_every", "left"), [(3, "--resume continues from {}/step_3"), (100, "no checkpoint is in {} yet")]
+)
+def test_the_first_signal_says_at_once_what_it_does_and_the_second_does_not_wait(
+    make: Make, capfd: pytest.CaptureFixture[str], number: signal.Signals, save_every: int, left: str
+) -> None:
+    trainer = make(make_tokens(100), save_every=save_every)
+    before, said = signal.getsignal(number), []
 
     def press_twice() -> None:
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
+        trainer.persistence.settle()
+        capfd.readouterr()
+        signal.raise_signal(number)
+        said.append(capfd.readouterr().err)
+        signal.raise_signal(number)
 
     after_steps(trainer, 3, press_twice)
     with pytest.raises(KeyboardInterrupt):
         trainer.fit()
-    signal.signal(signal.SIGINT, before)
+    assert said == [f"\n{STOPPING}\n"] and capfd.readouterr().err.count(STOPPING) == 0
+    assert trainer.what_resumes().startswith(left.format(trainer.folder.path))
+    assert signal.getsignal(number) == before
+    straight, resumed = make(make_tokens(100), run_name="straight"), make(make_tokens(100), resume=True)
+    assert weights(resumed.fit()) == weights(straight.fit())
+
+
+@pytest.mark.usefixtures("own_ctrl_c")
+def test_ctrl_c_while_the_last_checkpoint_is_written_waits_for_it_and_skips_what_comes_after(
+    make: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write = checkpoint.write_part
+    trainer = make(make_tokens(100))
+    main = threading.get_ident()
+
+    def pressed(*args: Any) -> None:
+        signal.pthread_kill(main, signal.SIGINT)
+        time.sleep(0.1)
+        write(*args)
+
+    monkeypatch.setattr(checkpoint, "write_part", pressed)
+    saved = trainer.fit()
+    checkpoint.check(saved)
+    assert saved.name == "step_24" and trainer.stopped
+    assert f"stopped at step 24 of 24; saved in {saved}" in capsys.readouterr().err
+    assert not (trainer.folder.path / "evaluation.json").exists()
+
+
+@pytest.mark.parametrize(("ends_at_once", "seconds"), [(True, 0), (False, 0.3)])
+def test_who_ends_a_run_at_once_does_not_wait_for_a_service(
+    make: Make, monkeypatch: pytest.MonkeyPatch, ends_at_once: bool, seconds: float
+) -> None:
+    monkeypatch.setattr(log, "PATIENCE", 0.3)
+    trainer = make()
+    with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
+        monkeypatch.setattr(progress, "why_no_wandb", lambda: None)
+        monkeypatch.setattr(progress, "WandbSink", lambda **kwargs: time.sleep(60))
+        trainer.folder.path.mkdir()
+        assert len(progress.open_sinks(trainer.folder, {}, stack, step=0, wandb=True)) == 2
+        begun = time.monotonic()
+        if ends_at_once:
+            raise KeyboardInterrupt
+    assert seconds <= time.monotonic() - begun < seconds + 0.25
 
 
 def after_steps(trainer: SaeTrainer, steps: int, act: Callable[[], None]) -> None:
