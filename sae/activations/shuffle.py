@@ -47,8 +47,8 @@ class ShuffleBuffer:
     """Gathers blocks of batches, permutes the tokens of a block, and hands them out in `split` parts for each batch.
 
     While one block is handed out, the next is gathered, a batch for a batch. The first may be smaller, so that training
-    begins sooner. Each is then twice as large as the one before, up to the full size. Every token comes out exactly
-    once.
+    begins sooner. Each is then twice as large as the one before, up to the full size. Every token of whole steps comes
+    out exactly once. Batches at the end of the data that make no step are left out, and mixed with no others.
 
     The result depends on the tokens and the seed, not on the batch size. One batch of 8 sequences or two of 4 give the
     same tokens in the same order. It does not depend on the number of `ranks` either. Each rank reads the activations
@@ -83,6 +83,8 @@ class ShuffleBuffer:
         self._step, self._split, self._rank, self._ranks = step, split, rank, ranks
         self._first = block if first is None else first
         self._nothing: Activations | None = None
+        self._whole_steps = True
+        """False in a run of an earlier version, which mixed what is left at the end of the data with the last steps."""
         self._index = 0
         self._start = self._next_start = source.state_dict()
         self._mixed: Activations = {}
@@ -99,7 +101,7 @@ class ShuffleBuffer:
     def num_batches(self) -> int | None:
         """Parts that come out in all; None if unknown."""
         batches = self._source.num_batches
-        return None if batches is None else batches * self._split
+        return None if batches is None else self._of_whole_steps(batches) * self._split
 
     @property
     def at_end_of_step(self) -> bool:
@@ -171,8 +173,14 @@ class ShuffleBuffer:
             return min(self._block, self._first << min(index, 64))
         return min(max(self._block, self._ranks), self._step - self._filling_from)
 
+    def _of_whole_steps(self, batches: int) -> int:
+        return batches - batches % self._step if self._whole_steps else batches
+
     def _next_block(self) -> None:
         self._gather(self._block_size())
+        if self._block % self._step == 0:  # else a block is a part of a step
+            kept = self._of_whole_steps(len(self._filling))
+            del self._filling[kept:], self._filling_tokens[kept:]
         if not self._filling:
             raise StopIteration
         if self._parts:
@@ -196,14 +204,16 @@ class ShuffleBuffer:
 
     def state_dict(self) -> dict[str, Any]:
         """Where the block begins in the source, and how far it was handed out; the same on all ranks."""
+        whole = {"whole_steps": True} if self._whole_steps else {}
         if self._parts and self._handed_out == self._parts:
-            return {"block_start": self._next_start, "index": self._index + 1, "handed_out": 0}
-        return {"block_start": self._start, "index": self._index, "handed_out": self._handed_out}
+            return {"block_start": self._next_start, "index": self._index + 1, "handed_out": 0, **whole}
+        return {"block_start": self._start, "index": self._index, "handed_out": self._handed_out, **whole}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Gather the block of a `state_dict` again, and what was gathered of the next."""
         self._source.load_state_dict(state["block_start"])
         self._start = self._next_start = state["block_start"]
+        self._whole_steps = bool(state.get("whole_steps"))
         self._forget()
         self._index, handed_out = count_in(state, "index"), count_in(state, "handed_out", self._block * self._split)
         if handed_out or self._index:

@@ -186,7 +186,7 @@ def test_many_ranks_hand_out_together_in_each_step_what_one_does(ranks: int, ste
 @pytest.mark.parametrize("ranks", [2, 3, 4])
 def test_so_do_they_where_batches_are_split(ranks: int, step: int, block: int, start: int) -> None:
     alone = steps_of(21, 1, block, step, split=2)
-    assert len(alone) == 42 // step and {len(one) for one in alone} == {3 * step}
+    assert len(alone) == 21 // step * 2 and {len(one) for one in alone} == {3 * step}
     assert steps_of(21, ranks, block, step, start, split=2) == alone[start:]
 
 
@@ -197,6 +197,51 @@ def test_so_do_they_where_batches_are_split(ranks: int, step: int, block: int, s
 def test_so_do_they_where_blocks_grow(ranks: int, step: int, block: int, first: int, start: int, split: int) -> None:
     alone = steps_of(21, 1, block, step, split=split, first=first)
     assert steps_of(21, ranks, block, step, start, split, first) == alone[start:]
+
+
+def cut(sequences: int, size: int, acc: int, ranks: int, steps: int, first: int, split: int) -> list[set[int]]:
+    """The tokens of each whole step of sequences of 6, in batches of `size`; blocks are of so many steps."""
+    step, tokens = acc * ranks, 6 * size
+    buffers = [
+        ShuffleBuffer(
+            Counting(sequences // size, tokens), steps * step, seed=0, step=step, split=split, first=first * step,
+            rank=rank, ranks=ranks,
+        )
+        for rank in range(ranks)
+    ]  # fmt: skip
+    looked = sorted(int(n) for buffer in buffers for n in buffer.peek()["a"][:, 0])
+    assert looked == list(range(len(looked)))
+    found: list[set[int]] = [set(looked), set()]
+    while parts := [part for buffer in buffers if (part := next(buffer, None)) is not None]:
+        found[-1] |= {int(n) for part in parts for n in part["a"][:, 0]}
+        if buffers[0].at_end_of_step:
+            found.append(set())
+    assert not found.pop(), "no token beside those of whole steps"
+    return found
+
+
+@pytest.mark.parametrize(("steps", "first", "split"), [(8, 1, 1), (2, 2, 1), (100, 100, 1), (8, 2, 4), (1, 1, 2)])
+@pytest.mark.parametrize("sequences", [16, *range(48, 57), 67])
+def test_each_step_has_the_same_tokens_however_it_is_cut_also_where_the_data_do_not_divide(
+    sequences: int, steps: int, first: int, split: int
+) -> None:
+    whole = cut(sequences, 8, 1, 1, steps, first, split)
+    assert len(whole) == 1 + sequences // 8 * split
+    assert set().union(*whole) == set(range(sequences // 8 * 8 * 6))
+    for size, acc, ranks in ((4, 2, 1), (2, 4, 1), (1, 8, 1), (4, 1, 2), (2, 2, 2), (1, 1, 8), (1, 2, 4), (2, 1, 4)):
+        assert cut(sequences, size, acc, ranks, steps, first, split) == whole, (size, acc, ranks)
+
+
+@pytest.mark.parametrize("handed_out", [1, 4])
+def test_a_run_of_an_earlier_version_goes_on_with_the_end_of_the_data_mixed_in(handed_out: int) -> None:
+    def buffer(step: int) -> ShuffleBuffer:
+        return ShuffleBuffer(Counting(7, 6), 8, seed=0, step=step)
+
+    state = {"block_start": {"at": 0}, "index": 0, "handed_out": handed_out}
+    resumed = buffer(4)
+    resumed.load_state_dict(state)
+    assert order(resumed) == order(buffer(1))[6 * handed_out :] and "whole_steps" not in resumed.state_dict()
+    assert sorted(order(buffer(4))) == list(range(24)) != order(buffer(1))[:24]
 
 
 @pytest.mark.parametrize("block", [1, 2, 8])

@@ -184,15 +184,15 @@ def test_a_d_in_that_is_not_the_models_is_refused(make: Make) -> None:
 # What changes memory, speed or the log does not change the result
 
 
-@pytest.mark.parametrize("fitting", [64, 3])
+@pytest.mark.parametrize(("fitting", "sequences"), [(64, 204), (3, 204), (64, 212)])
 def test_accumulating_gradients_equals_larger_batches(
-    make: Make, float32: None, monkeypatch: pytest.MonkeyPatch, fitting: int
+    make: Make, float32: None, monkeypatch: pytest.MonkeyPatch, fitting: int, sequences: int
 ) -> None:
-    """Also when no more than 3 batches of 4 sequences fit into a block of the shuffle."""
+    """Also when no more than 3 batches of 4 sequences fit into a block of the shuffle, or the data end within one."""
     monkeypatch.setattr("sae.activations.shuffle.BYTES", 2 * fitting * 4 * SEQ * 3 * 32 * 4)
-    once = make(make_tokens(204), batch_size=8, run_name="once").fit()
-    twice = make(make_tokens(204), batch_size=4, grad_acc_steps=2, run_name="twice").fit()
-    assert once.name == twice.name == "step_24"
+    once = make(make_tokens(sequences), batch_size=8, run_name="once").fit()
+    twice = make(make_tokens(sequences), batch_size=4, grad_acc_steps=2, run_name="twice").fit()
+    assert once.name == twice.name == f"step_{(sequences - 8) // 8}"
     assert_close(once, twice)
 
 
