@@ -1,5 +1,6 @@
 """Mix tokens across sequences: neighbours in a text are alike, and a step should not see them together."""
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -12,7 +13,8 @@ from sae.activations.source import Activations, ActivationSource
 from sae.data.position import count_in
 
 STEPS, BYTES = 8, 2**31
-"""A block spans this many steps, and the two blocks that exist at a time take at most this much memory."""
+"""A block spans this many steps, and takes at most half of this memory. What of it was handed out is freed for the
+next one, so the two that exist at a time take little more."""
 FIRST_TOKENS = 8192
 """Tokens of the first block, at least, which training waits for, and takes mean and variance from."""
 
@@ -46,9 +48,10 @@ def batches_of_first_block(block: int, batches_per_step: int, tokens_per_step: i
 class ShuffleBuffer:
     """Gathers blocks of batches, permutes the tokens of a block, and hands them out in `split` parts for each batch.
 
-    While one block is handed out, the next is gathered, a batch for a batch. The first may be smaller, so that training
-    begins sooner. Each is then twice as large as the one before, up to the full size. Every token of whole steps comes
-    out exactly once. Batches at the end of the data that make no step are left out, and mixed with no others.
+    While one block is handed out, the next is gathered, a batch for a batch. What was handed out is freed, so the two
+    take the memory of one and of a batch. The first may be smaller, so that training begins sooner. Each is then twice
+    as large as the one before, up to the full size. Every token of whole steps comes out exactly once. Batches at the
+    end of the data that make no step are left out, and mixed with no others.
 
     The result depends on the tokens and the seed, not on the batch size. One batch of 8 sequences or two of 4 give the
     same tokens in the same order. It does not depend on the number of `ranks` either. Each rank reads the activations
@@ -87,13 +90,15 @@ class ShuffleBuffer:
         """False in a run of an earlier version, which mixed what is left at the end of the data with the last steps."""
         self._index = 0
         self._start = self._next_start = source.state_dict()
-        self._mixed: Activations = {}
+        self._joined: Activations = {}
+        self._shuffled: deque[Activations] = deque()
         self._own = self._order = torch.empty(0, dtype=torch.int64)
         self._peeked = 0
         self._forget()
 
     def _forget(self) -> None:
         self._parts = self._handed_out = self._handed_out_of_step = self._filling_from = 0
+        self._joined, self._shuffled = {}, deque()
         self._filling: list[Activations] = []
         self._filling_tokens: list[int] = []
 
@@ -113,30 +118,30 @@ class ShuffleBuffer:
 
     def __next__(self) -> Activations:
         """This rank's tokens of the next part, or of the next `ranks` parts."""
-        self.peek()
+        if self._handed_out == self._parts:
+            self._next_block()
         parts = min(self._ranks, self._parts - self._handed_out, self._step - self._handed_out_of_step)
         at_once = parts == self._parts and self._block <= self._ranks
         if not at_once:
             self._gather(self._due(self._handed_out + parts))  # may raise, and is asked again
-        begun, self._handed_out = self._handed_out, self._handed_out + parts
+            if self._handed_out == 0:
+                self._shuffle()
+        self._handed_out += parts
         self._handed_out_of_step = (self._handed_out_of_step + parts) % self._step
         if at_once:
-            block, self._mixed = self._mixed, {}
+            block, self._joined = self._joined, {}
             return block
-        start, end = (part * len(self._order) // self._parts for part in (begun, self._handed_out))
-        chosen = self._order[start:end]
-        chosen = chosen[chosen >= 0]
-        return {name: acts[chosen.to(acts.device, non_blocking=True)] for name, acts in self._mixed.items()}
+        return _join([self._shuffled.popleft() for _ in range(parts)])
 
     def peek(self) -> Activations:
-        """This rank's tokens of the current block, in the source's order. Raises StopIteration at the end of the data.
+        """This rank's tokens of the block that is handed out next, in the source's order; only between blocks.
 
-        A block may be larger than `block`, so that every rank has a batch. Then only its first `block` batches are
-        shown.
+        Raises StopIteration at the end of the data. A block may be larger than `block`, so that every rank has a batch.
+        Then only its first `block` batches are shown.
         """
         if self._handed_out == self._parts:
             self._next_block()
-        return self._mixed if self._rank < self._block else _none_of(self._mixed)
+        return dict(self._joined) if self._rank < self._block else _none_of(self._joined)
 
     def own_of_first(self, tokens: int) -> int:
         """How many of this rank's tokens in `peek` are among the first so many that all ranks' `peek` show."""
@@ -190,11 +195,21 @@ class ShuffleBuffer:
         self._parts, self._handed_out = len(batches) * self._split, 0
         self._filling_from = (self._filling_from + len(batches)) % self._step
         self._start, self._next_start = self._next_start, self._source.state_dict()
-        # One hookpoint at a time, each freed from the batches as it is joined.
-        self._mixed = {name: torch.cat([batch.pop(name) for batch in batches]) for name in list(batches[0])}
+        self._joined = _join(batches)
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._index)
         self._own, self._peeked = self._own_rows(tokens), sum(tokens[: self._block])
         self._order = self._own[torch.randperm(sum(tokens), generator=generator)]
+
+    def _shuffle(self) -> None:
+        """Put the block's tokens into random order, part by part; one hookpoint at a time, each then freed."""
+        ends = [part * len(self._order) // self._parts for part in range(self._parts + 1)]
+        chosen = [self._order[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+        chosen = [part[part >= 0] for part in chosen]
+        self._shuffled = deque({} for _ in chosen)
+        for name in list(self._joined):
+            acts = self._joined.pop(name)
+            for part, rows in zip(self._shuffled, chosen, strict=True):
+                part[name] = acts[rows.to(acts.device, non_blocking=True)]
 
     def _own_rows(self, tokens: list[int]) -> Int[Tensor, "tokens"]:
         """For each token of batches of so many: its row among those of this rank, or −1."""
@@ -221,8 +236,19 @@ class ShuffleBuffer:
                 self._next_block()
             if handed_out > self._parts:
                 raise ValueError("the data must reach to the saved place, but end before; resume with the same data")
+            if handed_out:
+                self._shuffle()
+            for _ in range(handed_out):
+                self._shuffled.popleft()
             self._handed_out = handed_out
             self._gather(self._due(handed_out))
+
+
+def _join(batches: list[Activations]) -> Activations:
+    """Batches one after the other. One hookpoint at a time, each freed from the batches as it is joined."""
+    if len(batches) == 1:
+        return batches[0]
+    return {name: torch.cat([batch.pop(name) for batch in batches]) for name in list(batches[0])}
 
 
 def _none_of(activations: Activations) -> Activations:

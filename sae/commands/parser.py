@@ -258,5 +258,6 @@ def _unboxed(text: str, prog: str) -> str:
     # What stands beside an unknown option may be a secret that was meant for a known one.
     if message.startswith("Unrecognized options:") and (unknown := re.findall(r"--?[^\s,=]+", message)):
         message = f"there is no option {', '.join(unknown)}"
+        meant = [line for line in meant if line.startswith(tuple(unknown))] or meant  # --layer is rather --layers
     perhaps = f"; perhaps you meant {' or '.join(meant)}" if meant and "no option" in message else ""
     return f"{message}{perhaps}; {prog} --help lists the options"

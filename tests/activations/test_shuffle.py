@@ -1,5 +1,6 @@
 """The shuffle buffer: every token once, mixed, independent of the batch size, resumable; and the live source."""
 
+import gc
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -68,6 +69,26 @@ def test_a_batch_can_come_out_in_parts_while_only_one_is_read_for_it(block: int,
 
 def test_parts_of_a_block_are_those_of_smaller_batches() -> None:
     assert order(ShuffleBuffer(Counting(8, 10), 4, seed=3, split=2)) == order(ShuffleBuffer(Counting(8, 10), 4, seed=3))
+
+
+@pytest.mark.parametrize(("block", "split"), [(4, 1), (8, 2)])
+def test_the_blocks_that_exist_at_a_time_take_the_memory_of_one_and_of_a_batch(block: int, split: int) -> None:
+    width, tokens, most = 4099, 12, 0  # no other tensor is as wide
+
+    class Wide(Counting):
+        def __next__(self) -> Activations:
+            acts = super().__next__()["a"]
+            return {name: acts.expand(-1, width).contiguous() for name in "abcd"}
+
+    for part in ShuffleBuffer(Wide(4 * block, tokens), block, seed=0, split=split):
+        assert part["d"].shape == (tokens // split, width)
+        rows = {each.untyped_storage().data_ptr(): len(each) for each in gc.get_objects() if _is_wide(each, width)}
+        most = max(most, sum(rows.values()) / 4)
+    assert most == pytest.approx((block + 1) * tokens, rel=0.01)
+
+
+def _is_wide(each: object, width: int) -> bool:
+    return type(each) is torch.Tensor and each.dim() == 2 and each.shape[1] == width
 
 
 def test_hookpoints_are_permuted_alike() -> None:

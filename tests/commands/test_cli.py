@@ -314,6 +314,16 @@ PLANNED_ONCE = (
 )  # fmt: skip
 
 
+def test_the_options_that_begin_as_typed_are_the_ones_that_were_meant(run: Run) -> None:
+    for typed, meant in {
+        "--layer": "--layer_stride INT or --layers [INT [INT ...]]",
+        "--batch": "--batch_size INT",
+        "--latents": "--num_latents INT or --shard_latents INT",
+    }.items():
+        told = run("model", "text.jsonl", typed, "5").err
+        assert f"there is no option {typed}; perhaps you meant {meant}; sae --help" in told
+
+
 @pytest.mark.parametrize("resumes", [False, True])
 def test_what_a_run_decides_is_decided_once(run: Run, no_picture: None, resumes: bool) -> None:
     command = ["model", "text.jsonl", *SMALL, *FIXED, "--layers", "1", "--run_name", "run"]
