@@ -61,9 +61,10 @@ class SaeConfig:
     modules after it. The dictionaries up to a module reconstruct its output together. For L modules L (L + 1) / 2
     decoders."""
 
-    tie_decoders: bool = False
-    """With cross_layer: each dictionary has one decoder, of its own module's width. Later modules get what it writes
-    times one learned number each. For L modules L decoders; all must be equally wide."""
+    tie_decoders: bool | Literal["source", "target"] = False
+    """With cross_layer: one decoder for each module; for L modules L, and all must be equally wide. source, or nothing:
+    later modules get what a dictionary writes for its own, times one learned number each. target: a module's decoder
+    also decodes the latents of earlier ones, each times a learned number of its own."""
 
     skip_connection: bool = False
     """Add a linear map of what is read to what is reconstructed; for transcoders."""
@@ -88,6 +89,11 @@ class SaeConfig:
         _check("budgets", self.budgets, max(self.budgets, default=0) <= self.k, f"at most k={self.k}", "raise --k")
         if self.cross_layer:
             self.transcode = True
+        if self.tie_decoders not in (False, True, "source", "target"):
+            raise ValueError(
+                f"tie_decoders must be source or target, got {self.tie_decoders!r}; choose one of them, or leave it out"
+            )
+        self.tie_decoders = "target" if self.tie_decoders == "target" else bool(self.tie_decoders)
         if self.tie_decoders and not self.cross_layer:
             raise ValueError(
                 "tie_decoders must come with cross_layer, whose dictionaries write several modules; add --cross_layer, "
@@ -150,6 +156,11 @@ class SaeConfig:
         num_latents = self.num_latents or d_in * self.expansion_factor
         self.check_k(num_latents)
         return num_latents
+
+    @property
+    def tied_by_target(self) -> bool:
+        """Whether a module's decoder decodes for all dictionaries that write it; `tie_decoders` else ties by source."""
+        return self.tie_decoders == "target"
 
     @property
     def needs_reconstruction(self) -> str:

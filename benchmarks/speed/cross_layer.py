@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,9 @@ WARM_UP = 2
 """Steps that are not timed."""
 
 
-def ours(layers: int, num_latents: int, k: int, tokens: int, *, tied: bool = False) -> Step:
+def ours(
+    layers: int, num_latents: int, k: int, tokens: int, *, tied: bool | Literal["source", "target"] = False
+) -> Step:
     """The product's own step."""
     names = [f"layers.{layer}.mlp" for layer in range(layers)]
     learners = {}
@@ -99,6 +102,7 @@ def dense(
 KINDS: dict[str, Callable[[int, int, int, int], Step]] = {
     "sae": ours,
     "sae tied": partial(ours, tied=True),
+    "sae by target": partial(ours, tied="target"),
     "dense": dense,
     "dense bf16": partial(dense, dtype=torch.bfloat16),
     "dense tied": partial(dense, tied=True),
@@ -153,7 +157,7 @@ def main() -> None:
         seconds, peak, before = (
             statistics.median(each[kind][name] for each in rounds) for name in ("seconds", "peak_GiB", "before_GiB")
         )
-        print(f"{kind:<11} {seconds:6.2f} CPU s a step, {peak:.2f} GiB, of which {before:.2f} before it began")
+        print(f"{kind:<13} {seconds:6.2f} CPU s a step, {peak:.2f} GiB, of which {before:.2f} before it began")
 
 
 if __name__ == "__main__":

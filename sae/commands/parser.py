@@ -13,7 +13,7 @@ import re
 import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import UnionType
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import tyro
 
@@ -134,7 +134,7 @@ def _parse_one(
     positional: Sequence[str],
 ) -> Config:
     message = io.StringIO()
-    choices = [name for name, field in _fields(config).items() if field.type == bool | None]
+    choices = {name: words for name, field in _fields(config).items() if (words := _words_after(field.type))}
     try:
         with contextlib.redirect_stderr(message):
             parsed: Any = tyro.cli(
@@ -160,8 +160,17 @@ def _parse_one(
     return config(**parts, **values)
 
 
-def _spelled_out(arguments: Sequence[str], choices: Sequence[str]) -> Iterator[str]:
-    """The arguments with the value of each choice of three: --name, --no_name, or neither, which is None."""
+def _words_after(kind: Any) -> tuple[str, ...]:
+    """The words that may follow an option that also stands alone: `bool | None`, or a bool or words."""
+    members = get_args(kind) if isinstance(kind, UnionType) or get_origin(kind) is Union else ()
+    if bool not in members:
+        return ()
+    words = (get_args(member) if get_origin(member) is Literal else () for member in members)
+    return ("True", "False", *["None"] * (type(None) in members), *itertools.chain.from_iterable(words))
+
+
+def _spelled_out(arguments: Sequence[str], choices: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """The arguments with the value of each option that may stand alone (`choices`): --name and --no_name have one."""
     for word, following in itertools.pairwise([*arguments, ""]):
         name = word.removeprefix("--").replace("-", "_")
         if name.removeprefix("no_") not in choices or not word.startswith("--"):
@@ -170,7 +179,7 @@ def _spelled_out(arguments: Sequence[str], choices: Sequence[str]) -> Iterator[s
             yield from (f"--{name.removeprefix('no_')}", "False")
         else:
             yield word
-            if following not in ("True", "False", "None"):
+            if following not in choices[name]:
                 yield "True"
 
 

@@ -104,7 +104,7 @@ class Sae(nn.Module):
         self.layer_scale: nn.Parameter | None = None
         if "layer_scale" in declared:  # as if it wrote its own module alone
             own_alone = torch.zeros(declared["layer_scale"].shape, device=device, dtype=dtype)
-            own_alone[0] = 1
+            own_alone[0] = 1  # of each latent, if it has factors of its own
             self.layer_scale = nn.Parameter(own_alone)
         self.scale: Tensor | None
         scale = torch.ones(declared["scale"].shape, device=device, dtype=dtype) if "scale" in declared else None
@@ -286,7 +286,8 @@ class Sae(nn.Module):
         if not sae.cfg.normalize_decoder or (lengths - 1).abs().max() < _UNIT:
             return sae
         length = lengths.mean()
-        if not (length > 0 and (lengths / length - 1).abs().max() < _UNIT):
+        shared = sae.cfg.tied_by_target  # by other layers, whose encoders have lengths of their own
+        if shared or not (length > 0 and (lengths / length - 1).abs().max() < _UNIT):
             free = replace(sae.cfg, normalize_decoder=False)
             return Sae.of_tensors(free, sae.state_dict(), like=sae.spec)
         folded = {"encoder.weight": sae.encoder.weight * length, "encoder.bias": sae.encoder.bias * length}

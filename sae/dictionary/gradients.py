@@ -39,17 +39,24 @@ class Gradients(NamedTuple):
     dot products with W_dec anyway, so this costs no pass over the rows."""
     W_skip: Float[Tensor, "d_out d_in"] | None = None
     """Gradient of the linear map beside the code, if there is one."""
+    by_activation: Float[Tensor, "latents"] | None = None
+    """Σ activation · its gradient. None: it is `radial`, as W_dec decodes this code and no other."""
 
     @classmethod
     def zeros_like(cls, weights: "Weights") -> "Gradients":
         """Gradients that are 0: the sum over no tokens."""
         W_enc, W_dec, b_enc, b_dec = (torch.zeros_like(t) for t in weights[:4])
         skip = None if weights.W_skip is None else torch.zeros_like(weights.W_skip)
-        return cls(W_enc, b_enc, W_dec, b_dec, torch.zeros_like(b_enc), skip)
+        by_activation = torch.zeros_like(b_enc) if weights.decodes_others else None
+        return cls(W_enc, b_enc, W_dec, b_dec, torch.zeros_like(b_enc), skip, by_activation)
 
     def dense(self) -> list[Tensor]:
         """The gradients as tensors, in the order of the fields, without those that are None."""
         return [rows[:] for rows in self if rows is not None]
+
+    def densified(self) -> "Gradients":
+        """The same with whole matrices."""
+        return Gradients(*(None if rows is None else rows[:] for rows in self))  # type: ignore[arg-type]
 
     def plus(self, other: "Gradients", *, lazily: bool = False) -> "Gradients":
         """The sum of these gradients and those of other tokens.
@@ -60,12 +67,13 @@ class Gradients(NamedTuple):
         if lazily:
             b_enc, b_dec, radial = self.b_enc + other.b_enc, self.b_dec + other.b_dec, self.radial + other.radial
             W_enc, W_dec = SummedRows(self.W_enc, other.W_enc), SummedRows(self.W_dec, other.W_dec)
-            skip = None if self.W_skip is None or other.W_skip is None else self.W_skip + other.W_skip
-            return Gradients(W_enc, b_enc, W_dec, b_dec, radial, skip)
-        total = self.dense()
-        for mine, theirs in zip(total, (rows for rows in other if rows is not None), strict=True):
+            pairs = (self.W_skip, other.W_skip), (self.by_activation, other.by_activation)
+            skip, by_activation = (None if a is None or b is None else a + b for a, b in pairs)
+            return Gradients(W_enc, b_enc, W_dec, b_dec, radial, skip, by_activation)
+        total = self.densified()
+        for mine, theirs in zip(total.dense(), (rows for rows in other if rows is not None), strict=True):
             mine.add_(theirs[:])
-        return Gradients(*total)
+        return total
 
     def by_parameter(self) -> dict[str, MatrixRows]:
         """The gradients by the names of `Sae`'s parameters."""
@@ -88,6 +96,8 @@ class Weights(NamedTuple):
     """Whether b_dec is subtracted from what is read."""
     scale: Float[Tensor, "d_in"] | None = None
     """Factors by which a crosscoder multiplies what it reads and what it is to write."""
+    decodes_others: bool = False
+    """Whether W_dec decodes other layers' codes too: decoders tied by target."""
 
     @classmethod
     def of(cls, sae: Sae, compute_dtype: torch.dtype) -> "Weights":
@@ -97,7 +107,7 @@ class Weights(NamedTuple):
         W_skip = None if sae.W_skip is None else sae.W_skip.detach()
         scale = sae.scale if sae.spec.is_autoencoder else None
         centred, b_dec, low = bool(sae.spec.centred), sae.b_dec.detach(), W_enc.to(compute_dtype)
-        return cls(W_enc, W_dec, b_enc, b_dec, low, gathered, W_skip, centred, scale)
+        return cls(W_enc, W_dec, b_enc, b_dec, low, gathered, W_skip, centred, scale, sae.cfg.tied_by_target)
 
     def read(self, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens d_in"]:
         """Input of the encoder's product: x − b_dec, or x itself; for a crosscoder scale · x − b_dec."""
@@ -273,7 +283,9 @@ def _pullback_of_bags(
     if weights.centred:
         b_dec = b_dec - shards.sum_(sums.weights_b @ weights.W_enc)
     skip = None if weights.W_skip is None else (pulls[0].T @ code.centred) * slope
-    grads = Gradients(sums.b, sums.weights_b, sums.a, b_dec, sums.products / slope, skip)
+    radial = sums.products / slope
+    by_activation = radial.clone() if weights.decodes_others else None  # here it has no other code
+    grads = Gradients(sums.b, sums.weights_b, sums.a, b_dec, radial, skip, by_activation)
     return grads, recon._replace(centred=code.centred)
 
 
@@ -384,6 +396,7 @@ def add_auxk_gradients_(
         grad_W_enc.add_(grad_pre.T @ low)
         grad_b_enc.add_(grad_pre.sum(0, dtype=radial.dtype))
     added = {"W_enc": grad_W_enc, "b_enc": grad_b_enc, "W_dec": grad_W_dec, "radial": radial}
+    added |= {} if grads.by_activation is None else {"by_activation": radial}
     for name, rows in added.items():
         getattr(grads, name).index_add_(0, dead, rows)
     if weights.centred:

@@ -101,7 +101,8 @@ class Spec:
         if self.cfg.skip_connection:
             shapes["W_skip"] = (self.d_out, self.d_in)
         if self.cfg.tie_decoders:
-            shapes["layer_scale"] = (max(1, len(self.writes)),)
+            each = (n,) if self.cfg.tied_by_target else ()
+            shapes["layer_scale"] = (max(1, len(self.writes)), *each)
         elif self.cfg.crosscode or self.cfg.cross_layer:
             shapes["scale"] = (self.d_out,)
         if self.selection == "batchtopk":

@@ -3,10 +3,16 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from torch import Tensor
+
 from sae.dictionary.spec import Saved
 from sae.formats import FORMATS
+from sae.formats.cross_layer import separated
 from sae.formats.format import About, Format
 from sae.storage.files import is_inside
+
+_OURS = "eleuther"
+"""Format that says ties by target. Others get a decoder for each pair of layers."""
 
 
 def writable(name: str) -> Format:
@@ -34,13 +40,42 @@ def write_set(folder: Path, dictionaries: Mapping[str, Callable[[], Saved]], nam
     """
     each = writable(name)
     assert each.write is not None
+    decoders = _Decoders(dictionaries)
     for hookpoint, read in dictionaries.items():
         if not is_inside(hookpoint):
             raise ValueError(f"hookpoint must be a module path, got {hookpoint!r}")
         bare = hookpoint.rpartition("/")[2]
-        each.write(folder / each.folder_of(hookpoint), read(), about._replace(hookpoint=bare))
+        saved = read()
+        if saved.spec.cfg.tied_by_target and each is not FORMATS[_OURS]:
+            saved = separated(saved, decoders.written_by(hookpoint, saved))
+        each.write(folder / each.folder_of(hookpoint), saved, about._replace(hookpoint=bare))
     if each.finish is not None:
         each.finish(folder, list(dictionaries), about)
+
+
+class _Decoders:
+    """W_dec of the layers of cross-layer transcoders that are tied by target, each read once."""
+
+    def __init__(self, dictionaries: Mapping[str, Callable[[], Saved]]) -> None:
+        self._dictionaries = dictionaries
+        self._found: dict[str, Tensor] = {}
+
+    def written_by(self, hookpoint: str, saved: Saved) -> list[Tensor]:
+        """W_dec of the places that a layer writes. Raises ValueError for one that is missing or does not fit."""
+        group = hookpoint.rpartition("/")[0]
+        names = [f"{group}/{place}".lstrip("/") for place in saved.spec.writes]
+        if missing := [name for name in names if name not in self._dictionaries]:
+            raise ValueError(
+                f"a cross-layer transcoder whose decoders are tied by target must be whole, got {hookpoint} without "
+                f"{', '.join(missing)}; name the folder of all layers"
+            )
+        for name in names:
+            if name not in self._found:
+                self._found[name] = self._dictionaries[name]().tensors["W_dec"]
+            shape = self._found[name].shape
+            if shape != saved.tensors["W_dec"].shape:
+                raise ValueError(f"{name} must have W_dec of {hookpoint}'s shape, got {tuple(shape)}; it is of another")
+        return [self._found[name] for name in names]
 
 
 def says_topk(name: str, saved: Saved) -> bool:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -53,6 +54,11 @@ def apart(saved: Saved) -> Apart:
     """The layer's decoders without scales, each by itself where they are tied. Raises ValueError if widths differ."""
     spec, tensors = saved
     layers = len(spec.writes)
+    if spec.cfg.tied_by_target:
+        raise ValueError(
+            "a layer whose decoders are tied by target must be written with the layers that it shares them with; "
+            "convert the folder of all of them"
+        )
     if spec.cfg.tie_decoders:
         wide = in_float32(tensors)
         return Apart(wide["W_dec"][:, None] * wide["layer_scale"][:, None], tensors["b_dec"])
@@ -65,6 +71,22 @@ def apart(saved: Saved) -> Apart:
     if bool((biases[1:] != 0).any()):
         raise ValueError("a layer's b_dec must be of its own layer alone to be said here, got one for later layers too")
     return Apart(tensors["W_dec"].unflatten(1, (layers, -1)), biases[0])
+
+
+def separated(saved: Saved, decoders: Sequence[Tensor]) -> Saved:
+    """The layer with a decoder of its own for each that it writes, where they are tied by target.
+
+    `decoders` are W_dec of each layer that it writes, from its own on. In float32.
+    """
+    spec, tensors = saved.spec, in_float32(saved.tensors)
+    scale, own = tensors.pop("layer_scale"), spec.d_out
+    width = own * len(scale)
+    rows = [factors.unsqueeze(1) * W_dec.float() for factors, W_dec in zip(scale, decoders, strict=True)]
+    tensors |= {"W_dec": torch.cat(rows, 1), "b_dec": F.pad(tensors["b_dec"], (0, width - own))}
+    tensors |= {"W_skip": F.pad(tensors["W_skip"], (0, 0, 0, width - own))} if "W_skip" in tensors else {}
+    cfg = replace(spec.cfg, tie_decoders=False)
+    tensors["scale"] = torch.ones(width)
+    return Saved(replace(spec, cfg=cfg, d_out=width, widths=(own,) * len(scale)), tensors)
 
 
 def of_later_layers(hookpoint: str, block: int, layers: int) -> list[str]:

@@ -114,5 +114,6 @@ def _rule(stored: StoredDictionary, config: dict[str, Any], shapes: dict[str, Sh
         k = k_in(stored.path)
         rule = "relu" if k is None else "topk"
     kinds = [name for name in ("transcode", "skip_connection", "tie_decoders", "signed") if config.get(name) is True]
+    kinds += ["tie_decoders target"] * (config.get("tie_decoders") == "target")
     words = [short(rule).strip("'"), *([f"k {k}"] if type(k) is int and "jump" not in str(rule) else []), *kinds]
     return ", ".join(words)

@@ -71,7 +71,7 @@ def write(folder: Path, saved: Saved) -> None:
     cfg |= {"d_out": spec.d_out} if spec.d_out != spec.d_in else {}
     if kind:
         cfg |= {kind: True, "hookpoints": dict(zip(spec.writes, widths, strict=True))}
-        cfg |= {"tie_decoders": True} if spec.cfg.tie_decoders else {}
+        cfg |= {"tie_decoders": spec.cfg.tie_decoders} if spec.cfg.tie_decoders else {}
     if spec.cfg.transcode and spec.centred:
         cfg = {name: value for name, value in cfg.items() if name != "transcode"} | {_CENTRED: True}
     if spec.cfg.transcode and spec.reads and spec.writes:
@@ -100,8 +100,10 @@ def _unsigned(saved: Saved) -> Saved:
 
 def _check_layer_scale(path: Path, scale: Tensor) -> None:
     """Raise ValueError for factors of tied decoders that no training can have made."""
-    if scale[0] != 1:
-        raise ValueError(f"{path}: layer_scale must begin with 1, as its own module gets all, got {scale[0]:.4g}")
+    if not (scale[0] == 1).all():
+        raise ValueError(
+            f"{path}: layer_scale must begin with 1, as its own module gets all, got {short(scale[0].tolist())}"
+        )
     if not (scale.abs() <= _LARGEST_SCALE).all():
         raise ValueError(
             f"{path}: layer_scale must hold numbers of at most {_LARGEST_SCALE:,}, got {short(scale.tolist())}; "
@@ -125,6 +127,8 @@ def _read_cfg(path: Path) -> tuple[Spec, bool]:
     fields |= {"transcode": True} if centred else {}
     for name, wanted in {"d_in": int, **_KINDS}.items():
         found = fields.get(name, wanted())
+        if (name, found) == ("tie_decoders", "target"):
+            continue
         entries_fit = wanted is not list or (type(found) is list and all(type(end) is int for end in found))
         if type(found) is not wanted or not entries_fit or (name in ("d_in", "k") and name not in fields):
             raise ValueError(f"{path}: {name} must be {wanted.__name__}, got {short(fields.get(name))}")
@@ -140,7 +144,7 @@ def _read_cfg(path: Path) -> tuple[Spec, bool]:
             f"{path}: d_in, d_out and num_latents must be between 1 and 2**31, "
             f"got {d_in}, {short(d_out)} and {num_latents}"
         )
-    ends = _hookpoints_in(path, raw, d_out, tied=cfg.tie_decoders) if cfg.crosscode or cfg.cross_layer else {}
+    ends = _hookpoints_in(path, raw, d_out, tied=bool(cfg.tie_decoders)) if cfg.crosscode or cfg.cross_layer else {}
     if cfg.crosscode and d_out != d_in:
         raise ValueError(f"{path}: a crosscoder must write what it reads, got d_in={d_in} and d_out={d_out}")
     reads, writes = _ends_in(path, raw) if cfg.transcode else ((), ())

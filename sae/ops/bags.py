@@ -25,6 +25,8 @@ class Bags(NamedTuple):
     bag: Int[Tensor, "entries"]
     """level · tokens + token."""
     starts: Int[Tensor, "bags"]
+    place: Int[Tensor, "entries"]
+    """Place in the flattened code: token · width + column."""
 
     @classmethod
     def of(
@@ -41,7 +43,7 @@ class Bags(NamedTuple):
         bag = torch.cat([each[:, 0] + j * len(acts) for j, each in enumerate(found)])
         starts = torch.searchsorted(bag, torch.arange(levels * len(acts), device=bag.device))
         flat = at[:, 0] * acts.shape[1] + at[:, 1]
-        return cls(acts.flatten()[flat], indices.flatten()[flat], at[:, 0], bag, starts)
+        return cls(acts.flatten()[flat], indices.flatten()[flat], at[:, 0], bag, starts, flat)
 
 
 def decode_bags(bags: Bags, W: Float[Tensor, "latents d_out"]) -> Float[Tensor, "bags d_out"]:

@@ -1,5 +1,6 @@
 """Sums over the tokens on which each latent is active: the sparse gradients of encoder and decoder."""
 
+from copy import copy
 from typing import NamedTuple
 
 import torch
@@ -103,6 +104,12 @@ class LatentSegments:
         self._tokens = self._order if indices.dim() == 1 else self._order // indices.shape[1]
         boundaries = torch.arange(num_latents + 1, device=flat.device, dtype=torch.int32)
         self._bounds = torch.searchsorted(self._latents, boundaries)
+
+    def joined(self, size: int) -> "LatentSegments":
+        """The segments of each `size` latents side by side as one."""
+        found = copy(self)
+        found._latents, found._bounds = self._latents // size, self._bounds[::size]
+        return found
 
     def sum(self, weights: Float[Tensor, "tokens k"], rows: Float[Tensor, "tokens d"]) -> Float[Tensor, "latents d"]:
         """out[j] = Σ over the (n, i) with indices[n, i] = j of weights[n, i] · rows[n]. Twin: `naive.segment_sum`."""

@@ -41,8 +41,10 @@ def make_saes(
 
 
 def _new(plan: SaePlan, widths: Mapping[str, int], world: World, device: torch.device) -> Sae:
-    # A seed of its own, so that an autoencoder does not depend on which others are trained beside it.
-    generator = torch.Generator().manual_seed(plan.seed + zlib.crc32("+".join(plan.wiring.writes).encode()))
+    # A seed of its own, so that an autoencoder does not depend on which others are trained beside it. Tied by target,
+    # latent i of all layers reads the same direction at first, as row i of each decoder serves them all.
+    places = plan.across[-1:] if plan.cfg.tied_by_target else plan.wiring.writes
+    generator = torch.Generator().manual_seed(plan.seed + zlib.crc32("+".join(places).encode()))
     d_in, d_out = plan.d_in(widths), plan.d_out(widths)
     return _sae(d_in, plan.cfg, world, d_out=d_out, device=device, generator=generator, spec=_spec(plan, widths))
 

@@ -5,13 +5,15 @@ one's gradient comes from its own code and decoder, and from the residuals that 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae.dictionary.cross_layer import members, tied_scales
+from sae.dictionary.cross_layer import members, of_all, tied_scales
 from sae.dictionary.gradients import Code, Known
+from sae.dictionary.shared_decoder import Codes, KnownShared, Shared
 from sae.dictionary.wiring import Pair
 from sae.ops import Bags, native
 from sae.training.learner import SaeLearner
@@ -45,7 +47,10 @@ class Joint:
             return
         codes = {name: learner.encode(pairs[name][0]) for name, learner in self.learners.items()}
         bags = {name: self.learners[name].bags(code) for name, code in codes.items()}
-        if all(learner.sae.cfg.tie_decoders for learner in self.learners.values()):
+        cfg = next(iter(self.learners.values())).sae.cfg
+        if cfg.tied_by_target:
+            self._accumulate_by_target(codes, bags, targets)
+        elif cfg.tie_decoders:
             self._accumulate_tied(codes, bags, targets)
         else:
             self._accumulate(codes, bags, targets)
@@ -99,6 +104,60 @@ class Joint:
             # Whole tokens, whatever their share: what a massive one would write for later modules must be felt.
             products = own_pulls[layer + 1 :].flatten(1) @ written[source].flatten()
             learner.add_layer_scale_gradient(products, units[layer + 1 :, source])
+
+    def _accumulate_by_target(
+        self, codes: Mapping[str, Code], bags: Mapping[str, Bags], targets: Mapping[str, Tensor]
+    ) -> None:
+        """Each layer's decoder is that of all codes up to it: ŷ^l = Σ_s (c^{s→l} ⊙ a^s) W_dec^l + b^l.
+
+        Codes go to the decoders, and gradients by them come back.
+        """
+        held, tokens = [list(self._layout).index(name) for name in codes], len(next(iter(targets.values())))
+        everyone = partial(of_all, held=held, count=len(self._layout), sum_=self._sum)
+        learners = [self.learners[name] for name in codes]
+        level = [
+            each
+            for learner, code in zip(learners, codes.values(), strict=True)
+            if (each := learner.level(code)) is not None
+        ]
+        known = Codes(
+            everyone([code.acts for code in codes.values()]),
+            everyone([code.indices for code in codes.values()]),
+            everyone(level) if level else None,
+            learners[0].num_levels,
+        )
+        factors = everyone(list(tied_scales([each.sae for each in learners], len(self._layout)).detach().unbind(1)))
+
+        def shared(layer: int) -> Shared:  # twice, as it takes more memory than all residuals
+            return Shared.of(known, factors[: layer + 1, layer])
+
+        left = []
+        for layer, (name, code) in zip(held, codes.items(), strict=True):
+            left.append(self.learners[name].written(code, shared(layer).decoded))
+            left[-1][:tokens] += self.learners[name].bias - targets[name]
+        residual, pulls = _residuals(torch.stack(left), tokens)
+        units, squares = self._units(), everyone(list(torch.linalg.vector_norm(residual, dim=2).square()))
+        own_shares = [
+            learner.shares(code, (units[layer:, at] @ squares[layer:]).sqrt(), places=len(self._layout) - layer)
+            for at, (layer, learner, code) in enumerate(zip(held, learners, codes.values(), strict=True))
+        ]
+        shares = everyone(own_shares)
+        acts, by_factor, decoders = torch.zeros_like(known.acts), torch.zeros_like(factors), []
+        for layer, learner, pull in zip(held, learners, pulls, strict=True):
+            weights = 2 * learner.loss_scale * shares[: layer + 1]
+            decoders.append(shared(layer).pulled(learner.decoder, pull, weights))
+            acts[: layer + 1] += decoders[-1].acts / learner.variance
+            by_factor[: layer + 1, layer] += decoders[-1].factors
+        acts, by_factor = self._sum(acts), self._sum(by_factor)
+        for at, (layer, learner, (name, code)) in enumerate(zip(held, learners, codes.items(), strict=True)):
+            own = acts[layer] * learner.variance
+            learner.accumulate_with_others(
+                code,
+                targets[name],
+                KnownShared(bags[name], residual[at], pulls[at, :tokens], own, decoders[at], own_shares[at]),
+            )
+            # Whole tokens, as of ties by source.
+            learner.add_layer_scale_gradient(by_factor[layer, layer + 1 :], units[layer + 1 :, at])
 
     def _units(self) -> Float[Tensor, "layers held"]:
         """v_s / v_l, at [l, s], of the layers s that are here: layer l's squared errors in the units of layer s."""

@@ -5,7 +5,7 @@ import weakref
 from functools import partial
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 import sae.ops.kernels as kernels
@@ -29,6 +29,7 @@ from sae.dictionary.levels import Levels
 from sae.dictionary.losses import Ordinary, spread
 from sae.dictionary.selection import selection, width
 from sae.dictionary.shards import WHOLE, LatentShards
+from sae.dictionary.shared_decoder import KnownShared, pullback_shared
 from sae.dictionary.spec import PER_LATENT
 from sae.ops import eight_bit
 from sae.ops.encode import Encode
@@ -48,9 +49,9 @@ FIRST_TOKENS = 4096
 """Tokens on which the length of a new encoder's rows is chosen."""
 _LOG_LENGTH = "encoder.log_length"
 """Optimizer's name for the logarithm of the length of W_enc's rows."""
-_LAYER_SCALE_RATE = 0.05
-"""Rate of a tied decoder's factors, in units of that of the lengths. At 1 the outputs of 30 layers got worse from the
-twentieth step on (docs/family.md)."""
+_LAYER_SCALE_RATES = {"source": 0.05, "target": 1.0}
+"""Rate of a tied decoder's factors, in units of that of the lengths. By source at 1 the outputs of 30 layers got worse
+from the twentieth step on. By target, where a factor is one latent's, 0.2 and 4 were worse (docs/family.md)."""
 _FIRING_SHARE = 0.1
 """Weight of the newest step in the moving average of each latent's firing rate."""
 _PROBE = 16
@@ -219,7 +220,8 @@ class SaeLearner:
         rates["encoder.weight"] = self._recipe.encoder_rate * ratio
         rates["W_skip"] = ratio
         rates[_LOG_LENGTH] = (self._recipe.row_length_rate or 0.0) * math.sqrt(self.sae.d_out)
-        rates["layer_scale"] = _LAYER_SCALE_RATE * rates[_LOG_LENGTH] or 1.0
+        tie = "target" if self.sae.cfg.tied_by_target else "source"
+        rates["layer_scale"] = _LAYER_SCALE_RATES[tie] * rates[_LOG_LENGTH] or 1.0
         if self._recipe.bias_rate is not None:
             rates["encoder.bias"] = rates["b_dec"] = self._recipe.bias_rate * math.sqrt(self.variance / own)
 
@@ -267,11 +269,14 @@ class SaeLearner:
             return False
         return self._thresholds is None and self._levels is None and self._is_autoencoder
 
-    def accumulate_with_others(self, code: Code, y: Float[Tensor, "tokens own"], known: Known) -> None:
+    def accumulate_with_others(self, code: Code, y: Float[Tensor, "tokens own"], known: Known | KnownShared) -> None:
         """Accumulate for a code of `encode`, where others write too: `known` is what all leave of y, both scaled."""
         wanted = Wanted(self._scale(), longest=self._normaliser.longest)
         target = y - self._weights.b_dec[: self._own]
-        grads, recon = pullback_with_others(self._weights, code, target, wanted, known)
+        if isinstance(known, Known):
+            grads, recon = pullback_with_others(self._weights, code, target, wanted, known)
+        else:
+            grads, recon = pullback_shared(self._weights, code, target, wanted, known)
         self._note(recon, target)
         self._collect(grads, recon, known.residual if self._own < self.sae.d_out else None)
 
@@ -287,23 +292,45 @@ class SaeLearner:
             else token_shares(code.centred, pull_norms.unsqueeze(1), limit * math.sqrt(places))
         )
 
-    def add_layer_scale_gradient(self, products: Float[Tensor, "later"], units: Float[Tensor, "later"]) -> None:
+    def add_layer_scale_gradient(
+        self, products: Float[Tensor, "later *latents"], units: Float[Tensor, "later"]
+    ) -> None:
         """Add the gradient of the factors on what later layers get, from Σ ⟨their residuals, what is written⟩.
 
-        `units` are the variance of this layer in that of each later one, which is what their errors are divided by.
+        With ties by target the products are those of each latent. `units` are the variance of this layer in that of
+        each later one, which is what their errors are divided by.
         """
         assert self._layer_scale_grad is not None and self._layer_scale_rates is not None
+        units = units.view(-1, *(1 for _ in products.shape[1:]))
         self._layer_scale_grad[1:] += 2 * self._scale() * products * units
         self._layer_scale_rates[1:] = units.rsqrt()
 
     def bags(self, code: Code) -> ops.Bags:
         """Entries of a code that fired, by level of nested reconstructions."""
-        level = None if self._levels is None else self._levels.at(code.acts, code.indices)
-        return ops.Bags.of(code.acts, code.indices, level, 1 if self._levels is None else len(self._levels.ends))
+        return ops.Bags.of(code.acts, code.indices, self.level(code), self.num_levels)
+
+    def level(self, code: Code) -> Int[Tensor, "tokens width"] | None:
+        """Level of each entry of a code. None: there is one reconstruction."""
+        return None if self._levels is None else self._levels.at(code.acts, code.indices)
+
+    @property
+    def num_levels(self) -> int:
+        """Number of nested reconstructions."""
+        return 1 if self._levels is None else len(self._levels.ends)
 
     def written(self, code: Code, bags: ops.Bags) -> Float[Tensor, "bags d_out"]:
         """What the dictionary writes of a code, whose entries are `bags`, beside b_dec, scaled."""
         return written(self._weights, code, bags)
+
+    @property
+    def decoder(self) -> Float[Tensor, "latents d_out"]:
+        """W_dec."""
+        return self._weights.W_dec
+
+    @property
+    def loss_scale(self) -> Float[Tensor, ""]:
+        """Factor that makes a squared error at its own place its share of a step's loss."""
+        return self._scale()
 
     @property
     def bias(self) -> Float[Tensor, "own"]:
@@ -387,8 +414,8 @@ class SaeLearner:
         """Sums over the step's tokens so far. Others may add theirs in place before `update`."""
         if self._grads is None:
             self._grads = Gradients.zeros_like(self._weights)
+        self._grads = self._grads.densified()
         dense = self._grads.dense()
-        self._grads = Gradients(*dense)
         massive = [self._massive.step_total] if self._recipe.spare_massive else []
         counts = [] if self._thresholds is None else [self._thresholds.histogram.step_counts]
         later = [] if self._layer_scale_grad is None else [self._layer_scale_grad]
@@ -427,12 +454,13 @@ class SaeLearner:
     def _descend(self, grads: Gradients) -> None:
         by_name: dict[str, Gradient] = {**grads.by_parameter()}
         if self._layer_scale_grad is not None:
-            by_name["layer_scale"] = self._layer_scale_grad
+            by_name["layer_scale"] = self._layer_scale_grad.flatten()
         if self.sae.cfg.normalize_decoder:
             by_name["W_dec"] = Tangent(grads.W_dec, grads.radial, self.sae.W_dec.detach())
         if self._recipe.row_length_rate is not None:
             # ⟨W_dec gradient, W_dec⟩ and ⟨W_enc gradient, W_enc⟩ + b_enc · its gradient: both Σ activation · gradient.
-            by_name[_LOG_LENGTH] = grads.radial - self._weights.b_enc * grads.b_enc
+            by_activation = grads.radial if grads.by_activation is None else grads.by_activation
+            by_name[_LOG_LENGTH] = by_activation - self._weights.b_enc * grads.b_enc
         # A gradient that is not finite shows in these, which are sums of the same terms: 0 times it is NaN.
         self._meters.check(grads.b_enc.sum(), grads.b_dec.sum(), grads.radial.sum())
         skip = (~self._meters.finite()).float()
@@ -449,7 +477,7 @@ class SaeLearner:
         """
         self._firing_rate.lerp_(self._fired / self._average_firings, _FIRING_SHARE)
         if self._layer_scale_rates is not None:
-            self._optimizer.row_rates["layer_scale"] = self._layer_scale_rates
+            self._optimizer.row_rates["layer_scale"] = self._layer_scale_rates.flatten()
         if self._recipe.min_rare_rate < 1:
             rates = torch.where(self.dead.mask(), 1.0, self._firing_rate.clamp(self._recipe.min_rare_rate, 1.0))
             self._optimizer.row_rates |= dict.fromkeys(("encoder.weight", "encoder.bias", _LOG_LENGTH), rates)
@@ -535,6 +563,8 @@ class SaeLearner:
 
 def _optimizer(sae: Sae, recipe: Recipe, product_dtype: torch.dtype, shards: LatentShards) -> Adam:
     parameters: dict[str, Tensor] = dict(sae.named_parameters())
+    if sae.layer_scale is not None:  # numbers, not a matrix of rows
+        parameters["layer_scale"] = sae.layer_scale.detach().view(-1)
     betas = {"beta1": recipe.beta1, "beta2": recipe.beta2}
     unit_rows = {"W_dec"} if sae.cfg.normalize_decoder else set()
     if not recipe.capped:

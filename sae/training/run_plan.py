@@ -322,7 +322,8 @@ def _plans_of(combination: Combination, label: str, hookpoints: list[str]) -> li
 
 
 def _check_tied(plans: Mapping[str, SaePlan], widths: Mapping[str, int]) -> None:
-    """Raise ValueError for layers of different widths that a tied decoder is to write."""
+    """Raise ValueError for layers of different widths that a tied decoder is to write, or numbers of latents that it is
+    to decode."""
     for plan in plans.values():
         found = {name: widths[name] for name in plan.across if plan.cfg.tie_decoders}
         if len(set(found.values())) > 1:
@@ -330,6 +331,13 @@ def _check_tied(plans: Mapping[str, SaePlan], widths: Mapping[str, int]) -> None
             raise ValueError(
                 f"tie_decoders needs modules that are equally wide, got {listed}; choose others with --hookpoints, or "
                 "leave out --tie_decoders"
+            )
+        by_target = [each for each in plans.values() if each.label == plan.label and each.cfg.tied_by_target]
+        counts = {each.hookpoint: each.cfg.latents_for(each.d_in(widths)) for each in by_target}
+        if len(set(counts.values())) > 1:
+            listed = ", ".join(f"{name} of {latents}" for name, latents in counts.items())
+            raise ValueError(
+                f"tie_decoders target needs one number of latents, got {listed}; give it with --num_latents"
             )
 
 
@@ -398,10 +406,7 @@ def check_each_has_a_layer(placement: Placement, saes: Mapping[str, SaePlan]) ->
 def training_bytes(plans: Mapping[str, SaePlan], widths: Mapping[str, int], recipe: str) -> dict[str, int]:
     """About how much memory the training of each autoencoder takes beside the activations, by name."""
     per_parameter = BYTES_PER_PARAMETER[recipe]
-    return {
-        name: (plan.d_in(widths) + plan.d_out(widths)) * plan.cfg.latents_for(plan.d_in(widths)) * per_parameter
-        for name, plan in plans.items()
-    }
+    return {name: _numbers(plan, widths) * per_parameter for name, plan in plans.items()}
 
 
 def check_cross_layer_memory(
@@ -430,8 +435,13 @@ def check_cross_layer_memory(
 
 def _least_bytes(plan: SaePlan, widths: Mapping[str, int], recipe: str) -> int:
     """Weights and moments of one dictionary, in bytes."""
-    d_in = plan.d_in(widths)
-    return (d_in + plan.d_out(widths)) * plan.cfg.latents_for(d_in) * LEAST_BYTES_PER_PARAMETER[recipe]
+    return _numbers(plan, widths) * LEAST_BYTES_PER_PARAMETER[recipe]
+
+
+def _numbers(plan: SaePlan, widths: Mapping[str, int]) -> int:
+    """Numbers in the matrices of one dictionary, and in what ties its decoders by target."""
+    d_in, factors = plan.d_in(widths), len(plan.across) if plan.cfg.tied_by_target else 0
+    return (d_in + plan.d_out(widths) + factors) * plan.cfg.latents_for(d_in)
 
 
 def _least_of_first(layers: Sequence[SaePlan], count: int, widths: Mapping[str, int], recipe: str) -> int:

@@ -307,6 +307,24 @@ def test_a_choice_that_is_made_by_itself_can_be_made_either_way(words: list[str]
     assert parse(words).encode_in_8bit is expected
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], False),
+        (["--tie_decoders"], True),
+        (["--tie_decoders", "True"], True),
+        (["--tie_decoders", "--k", "4"], True),
+        (["--tie-decoders", "source"], True),
+        (["--tie_decoders", "target"], "target"),
+        (["--tie_decoders=target"], "target"),
+        (["--no_tie_decoders"], False),
+    ],
+)
+def test_decoders_are_tied_by_source_without_a_word(words: list[str], expected: bool | str) -> None:
+    cfg = parse(["--cross_layer", *words]).sae
+    assert isinstance(cfg, SaeConfig) and cfg.tie_decoders == expected and type(cfg.tie_decoders) is type(expected)
+
+
 PLANNED_ONCE = (
     "World.from_environment", "check_processes", "continue_after_restart", "RunFolder.plan", "derived_before",
     "combinations", "plan_saes", "resolve_hookpoints", "check_ctx_len", "check_exclusions", "token_batches",

@@ -51,7 +51,7 @@ def layers(
     """A cross-layer transcoder in general position."""
     found = {}
     for index, name in enumerate(MLPS[: len(widths)]):
-        cfg = SaeConfig(num_latents=60, k=5, cross_layer=True, **options)
+        cfg = SaeConfig(**{"num_latents": 60, "k": 5, "cross_layer": True} | options)
         writes, parts = tuple(MLPS[index : len(widths)]), widths[index:]
         d_out = widths[index] if cfg.tie_decoders else sum(parts)
         known = () if cfg.tie_decoders else parts
@@ -71,21 +71,37 @@ def layers(
     return found
 
 
+def times(sae: Sae) -> Tensor:
+    """c of each module that is written and each latent (targets, latents)."""
+    assert sae.layer_scale is not None
+    scale = sae.layer_scale
+    return scale if sae.cfg.tied_by_target else scale.unsqueeze(1).expand(-1, sae.num_latents)
+
+
+def decoders(saes: dict[str, Sae], index: int) -> Tensor:
+    """W_dec of layer `index` for each module that it writes, side by side, of untied layers too (latents, widths)."""
+    every = list(saes.values())
+    if (own := every[index]).layer_scale is None:
+        return own.W_dec
+    rows = [each.W_dec if own.cfg.tied_by_target else own.W_dec for each in every[index:]]
+    return torch.cat([c.unsqueeze(1) * W_dec for c, W_dec in zip(times(own), rows, strict=True)], 1)
+
+
 def untied(saes: dict[str, Sae]) -> dict[str, Sae]:
     """The same functions with a decoder for each pair of layers."""
     found = {}
-    for name, sae in saes.items():
+    for index, (name, sae) in enumerate(saes.items()):
         assert sae.layer_scale is not None
-        cfg, times = replace(sae.cfg, tie_decoders=False), len(sae.layer_scale)
-        widths = (sae.d_out,) * times
+        cfg, widths = replace(sae.cfg, tie_decoders=False), (sae.d_out,) * len(sae.layer_scale)
         spec = replace(sae.spec, cfg=cfg, d_out=sum(widths), widths=widths)
         tensors = dict(sae.state_dict())
         later = torch.zeros(sum(widths) - sae.d_out, dtype=sae.dtype)
-        factors = tensors.pop("layer_scale").repeat_interleave(sae.d_out)
-        tensors |= {"W_dec": sae.W_dec.detach().repeat(1, times) * factors, "scale": torch.ones_like(factors)}
+        tensors |= {"W_dec": decoders(saes, index).detach(), "scale": later.new_ones(sum(widths))}
         tensors["b_dec"] = torch.cat([sae.b_dec.detach(), later])
         if sae.W_skip is not None:
-            tensors["W_skip"] = sae.W_skip.detach().repeat(times, 1) * factors.unsqueeze(1)
+            scale = tensors["layer_scale"] if not sae.cfg.tied_by_target else torch.arange(len(widths)).eq(0)
+            tensors["W_skip"] = torch.cat([factor * sae.W_skip.detach() for factor in scale])
+        del tensors["layer_scale"]
         found[name] = Sae.from_saved(Saved(spec, tensors))
     return found
 
@@ -100,17 +116,19 @@ def dense(saes: dict[str, Sae], xs: list[Tensor], y: Tensor, variances: tuple[fl
     losses = []
     for end in ends:
         total = -y
-        for sae, x in zip(saes.values(), xs, strict=True):
+        for index, (sae, x) in enumerate(zip(saes.values(), xs, strict=True)):
             code = dense_code(sae, x)
             if cfg.budgets:
                 least = code.topk(end).values[:, -1:]
                 code = code * (code >= least)
             elif cfg.prefixes:
                 code = code * (torch.arange(60) < end)
-            out = code @ sae.W_dec + sae.b_dec
-            out = out if sae.W_skip is None else out + x @ sae.W_skip.T
-            if sae.layer_scale is not None:
-                out = torch.cat([out, *(scale * (out - sae.b_dec) for scale in sae.layer_scale[1:])], 1)
+            out, own = code @ decoders(saes, index), sae.b_dec
+            if sae.W_skip is not None and cfg.tie_decoders is True and sae.layer_scale is not None:
+                out = out + torch.cat([scale * (x @ sae.W_skip.T) for scale in sae.layer_scale], 1)
+            elif sae.W_skip is not None:
+                own = own + x @ sae.W_skip.T
+            out = out + torch.nn.functional.pad(own, (0, out.shape[1] - own.shape[-1]))
             total = total + torch.nn.functional.pad(out, (y.shape[1] - out.shape[1], 0))
         if not cfg.tie_decoders:
             losses.append(total.square().sum())
@@ -133,6 +151,7 @@ def dense_code(sae: Sae, x: Tensor) -> Tensor:
     return pre_acts.relu() * kept
 
 
+TIES = [True, "target"]
 RULES: list[dict[str, Any]] = [
     {"selection": "topk"}, {"selection": "batchtopk"}, {"selection": "groupmax"}, {"prefixes": [10, 30]},
     {"budgets": [1, 3]}, {"selection": "batchtopk", "prefixes": [7]},
@@ -177,8 +196,11 @@ def test_every_gradient_of_every_layer_equals_dense_autograd(rule: dict[str, Any
 @pytest.mark.parametrize("rule", RULES, ids=str)
 @pytest.mark.parametrize("skip", [False, True])
 @pytest.mark.parametrize("parts", [1, 3])
-def test_every_gradient_of_tied_layers_equals_dense_autograd(rule: dict[str, Any], skip: bool, parts: int) -> None:
-    saes = layers((16, 16, 16), 24, torch.float64, **rule, skip_connection=skip, tie_decoders=True)
+@pytest.mark.parametrize("tie", TIES)
+def test_every_gradient_of_tied_layers_equals_dense_autograd(
+    rule: dict[str, Any], skip: bool, parts: int, tie: Any
+) -> None:
+    saes = layers((16, 16, 16), 24, torch.float64, **rule, skip_connection=skip, tie_decoders=tie)
     options: dict[str, Any] = {"auxk_alpha": 0.0, "dead_feature_threshold": 10**9, "compute_dtype": torch.float64}
     learners = {name: SaeLearner(sae, tokens_per_step=37, **options) for name, sae in saes.items()}
     variances = (0.5, 3.0, 2.0)
@@ -194,10 +216,22 @@ def test_every_gradient_of_tied_layers_equals_dense_autograd(rule: dict[str, Any
     for name, sae in saes.items():
         learner = learners[name]
         assert learner._grads is not None and learner._layer_scale_grad is not None and sae.layer_scale is not None
-        found = {**Gradients(*learner._grads.dense()).by_parameter(), "layer_scale": learner._layer_scale_grad}
+        grads = learner._grads.densified()
+        found = {**grads.by_parameter(), "layer_scale": learner._layer_scale_grad}
         if sae.layer_scale.grad is None:  # of the last layer
-            sae.layer_scale.grad = torch.zeros(1, dtype=torch.float64)
+            sae.layer_scale.grad = torch.zeros_like(sae.layer_scale)
         sae.layer_scale.grad[0] = 0  # its own module gets what it writes
+        rows = [each.grad for each in (sae.W_dec, sae.encoder.weight, sae.encoder.bias)]
+        assert rows[0] is not None and rows[1] is not None and rows[2] is not None
+        by_activation = grads.radial if grads.by_activation is None else grads.by_activation
+        read = (sae.encoder.weight * rows[1]).sum(1) + sae.encoder.bias * rows[2]
+        for name_of, number, expected in (
+            ("radial", grads.radial, (sae.W_dec * rows[0]).sum(1)),
+            ("by_activation", by_activation, read),
+        ):
+            torch.testing.assert_close(
+                number * 37, expected.detach(), atol=1e-4, rtol=1e-5, msg=lambda t, n=name_of: f"{n}: {t}"
+            )
         for parameter, gradient in found.items():
             torch.testing.assert_close(
                 gradient[:] * 37,
@@ -206,8 +240,9 @@ def test_every_gradient_of_tied_layers_equals_dense_autograd(rule: dict[str, Any
             )  # fmt: skip
 
 
-def test_a_tied_layer_s_factors_feel_tokens_of_which_its_other_weights_follow_a_share() -> None:
-    saes = layers((16, 16, 16), 24, torch.float64, tie_decoders=True)
+@pytest.mark.parametrize("tie", TIES)
+def test_a_tied_layer_s_factors_feel_tokens_of_which_its_other_weights_follow_a_share(tie: Any) -> None:
+    saes = layers((16, 16, 16), 24, torch.float64, tie_decoders=tie)
     options: dict[str, Any] = {"auxk_alpha": 0.0, "dead_feature_threshold": 10**9, "compute_dtype": torch.float64}
     recipe = Recipe(token_grad_limit_variances=0.01)
     learners = {name: SaeLearner(sae, tokens_per_step=37, recipe=recipe, **options) for name, sae in saes.items()}
@@ -224,8 +259,9 @@ def test_a_tied_layer_s_factors_feel_tokens_of_which_its_other_weights_follow_a_
 
 
 @pytest.mark.parametrize("skip", [False, True])
-def test_tied_decoders_equal_untied_ones_that_are_multiples_of_each_other(skip: bool) -> None:
-    saes = layers((16, 16, 16), 24, torch.float64, skip_connection=skip, tie_decoders=True)
+@pytest.mark.parametrize("tie", TIES)
+def test_tied_decoders_equal_untied_ones_that_are_multiples_of_each_other(skip: bool, tie: Any) -> None:
+    saes = layers((16, 16, 16), 24, torch.float64, skip_connection=skip, tie_decoders=tie)
     xs = [torch.randn(2, 7, 24, dtype=torch.float64) for _ in saes]
     (group,), (other,) = members(saes).values(), members(untied(saes)).values()
     assert [layer.own for layer in group] == [layer.own for layer in other] == [slice(i, i + 16) for i in (0, 16, 32)]
@@ -262,13 +298,25 @@ def check_what_is_reported(trainer: SaeTrainer, loaded: dict[str, Sae]) -> None:
         assert abs(records[-1][f"{layer.name}/fvu"] - measured[layer.name].fvu) < 0.15
 
 
-def test_a_run_of_tied_layers_writes_what_it_reports(make: Make) -> None:
-    trainer = make(sae=SaeConfig(num_latents=96, k=6, cross_layer=True, tie_decoders=True))
+@pytest.mark.parametrize("tie", TIES)
+def test_a_run_of_tied_layers_writes_what_it_reports(make: Make, tie: Any) -> None:
+    trainer = make(sae=SaeConfig(num_latents=96, k=6, cross_layer=True, tie_decoders=tie))
     loaded = Sae.load_many(trainer.fit())
     for index, sae in enumerate(loaded.values()):
         assert sae.d_out == 32 and sae.layer_scale is not None and len(sae.layer_scale) == 3 - index
-        assert sae.layer_scale[0] == 1 and sae.layer_scale[1:].abs().gt(1e-3).all()
+        assert sae.layer_scale[0].eq(1).all()
+        assert sae.layer_scale[1:].abs().gt(1e-3).sum() >= 0.5 * sae.layer_scale[1:].numel()
     check_what_is_reported(trainer, loaded)
+
+
+def test_latents_of_one_number_start_alike_in_all_layers_where_decoders_are_tied_by_target(make: Make) -> None:
+    by_source, by_target = (
+        make(sae=SaeConfig(num_latents=96, k=6, cross_layer=True, tie_decoders=tie), run_name=f"{tie}") for tie in TIES
+    )
+    first, second, third = (sae.encoder.weight for sae in by_target.saes.values())
+    assert first.equal(second) and first.equal(third)
+    first, second, _ = (sae.encoder.weight for sae in by_source.saes.values())
+    assert not first.equal(second)
 
 
 def test_a_run_trains_all_layers_together_and_says_how_good_each_output_is(make: Make) -> None:
@@ -301,8 +349,8 @@ def test_what_is_reported_in_training_is_the_fvu_of_the_sum(make: Make) -> None:
         )  # its products may be in bfloat16
 
 
-@pytest.mark.parametrize("tied", [False, True])
-def test_of_one_layer_it_is_a_transcoder_to_the_bit(make: Make, tied: bool) -> None:
+@pytest.mark.parametrize("tied", [False, *TIES])
+def test_of_one_layer_it_is_a_transcoder_to_the_bit(make: Make, tied: Any) -> None:
     own = SaeConfig(num_latents=96, k=6, cross_layer=True, tie_decoders=tied)
     one = make(sae=own, hookpoints=["layers.1.mlp"], run_name="one").fit()
     shape = SaeConfig(num_latents=96, k=6, transcode=True)
@@ -313,8 +361,8 @@ def test_of_one_layer_it_is_a_transcoder_to_the_bit(make: Make, tied: bool) -> N
     assert set(tensors) == set(expected) and all(tensors[name].equal(each) for name, each in expected.items())
 
 
-@pytest.mark.parametrize("tied", [False, True])
-def test_later_outputs_are_better_for_the_earlier_layers(make: Make, tied: bool) -> None:
+@pytest.mark.parametrize("tied", [False, *TIES])
+def test_later_outputs_are_better_for_the_earlier_layers(make: Make, tied: Any) -> None:
     """A model whose later modules repeat what the first one read: only an earlier layer's code can say it."""
     shape = SaeConfig(num_latents=96, k=6, cross_layer=True, tie_decoders=tied)
     together = make(sae=shape, run_name="together")
@@ -329,6 +377,8 @@ SHAPES: list[dict[str, Any]] = [
     {}, {"selection": "batchtopk"}, {"skip_connection": True}, {"tie_decoders": True}, {"budgets": [2]},
     {"tie_decoders": True, "prefixes": [24]},
     {"tie_decoders": True, "skip_connection": True, "selection": "batchtopk"},
+    {"tie_decoders": "target"}, {"tie_decoders": "target", "budgets": [2]},
+    {"tie_decoders": "target", "skip_connection": True, "selection": "batchtopk"},
 ]  # fmt: skip
 
 
@@ -350,8 +400,8 @@ def test_it_resumes_to_the_bit_and_a_cache_trains_as_the_model_does(
     assert weights(whole) == weights(make(ActivationCache(cached), None, run_name="cached", **options).fit())
 
 
-@pytest.mark.parametrize("tied", [False, True])
-def test_how_a_step_is_split_changes_rounding_only_and_a_sweep_changes_nothing(make: Make, tied: bool) -> None:
+@pytest.mark.parametrize("tied", [False, *TIES])
+def test_how_a_step_is_split_changes_rounding_only_and_a_sweep_changes_nothing(make: Make, tied: Any) -> None:
     one = SaeConfig(num_latents=96, k=6, cross_layer=True, tie_decoders=tied)
     in_parts = make(sae=one, run_name="split", micro_acc_steps=3)
     whole = make(sae=one, run_name="whole").fit()
@@ -372,9 +422,9 @@ def test_how_a_step_is_split_changes_rounding_only_and_a_sweep_changes_nothing(m
 # Evaluation and grafts
 
 
-@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("tied", [False, *TIES])
 @pytest.mark.parametrize("nested", [{"prefixes": [20, 40]}, {"budgets": [2]}], ids=str)
-def test_fvu_by_a_part_of_every_layer_is_that_of_their_sum(tied: bool, nested: dict[str, Any]) -> None:
+def test_fvu_by_a_part_of_every_layer_is_that_of_their_sum(tied: Any, nested: dict[str, Any]) -> None:
     model, tokens, saes = tiny_model("gpt_neox"), tiny_tokens(8, 7), layers(tie_decoders=tied, **nested)
     found = evaluate(model, tokens, saes, max_tokens=56)
     seen = harvest(model, tokens, [*MLPS, *(f"{name}.input" for name in MLPS)])
@@ -400,8 +450,8 @@ def test_fvu_by_a_part_of_every_layer_is_that_of_their_sum(tied: bool, nested: d
         assert found[layer.name].metrics[f"fvu/{word} {end}"] == pytest.approx(expected.item(), rel=1e-3)
 
 
-@pytest.mark.parametrize("tied", [False, True])
-def test_sae_eval_measures_each_output_alone_and_all_replaced_at_once(tied: bool) -> None:
+@pytest.mark.parametrize("tied", [False, *TIES])
+def test_sae_eval_measures_each_output_alone_and_all_replaced_at_once(tied: Any) -> None:
     model, tokens, saes = tiny_model("gpt_neox", causal_lm=True), tiny_tokens(8, 7), layers(tie_decoders=tied)
     found = evaluate(model, tokens, saes, max_tokens=56)
     assert [hookpoint for _, hookpoint in found.qualities] == [*MLPS, "all"]
@@ -457,6 +507,11 @@ def test_what_it_cannot_be_is_one_line(make: Make, tmp_path: Path, monkeypatch: 
     wide = {"sae": SaeConfig(num_latents=96, k=6, cross_layer=True, tie_decoders=True)}
     places = ["layers.0.mlp", "layers.1.mlp.dense_h_to_4h"]
     raises_one_line("tie_decoders .* equally wide, got .* of 32, .* of 48", lambda: make(**wide, hookpoints=places))
+    shared = {"sae": SaeConfig(expansion_factor=2, k=6, cross_layer=True, tie_decoders="target")}
+    places = ["layers.0.mlp", "layers.1.mlp.dense_4h_to_h"]
+    raises_one_line(
+        "target needs one number of latents, got .* of 64, .* of 96", lambda: make(**shared, hookpoints=places)
+    )
     raises_one_line("loss_fn must be fvu with cross_layer", lambda: make(loss_fn="kl"))
     raises_one_line("shard_latents must be 1 with cross_layer", lambda: make(shard_latents=2))
     with monkeypatch.context() as patched:
@@ -500,6 +555,9 @@ def test_the_sizes_that_are_named_fit_and_larger_ones_do_not() -> None:
     for larger in ({"num_latents": latents + 1}, {"num_latents": 60, "modules": modules + 1}):
         raises_one_line("must fit", lambda larger=larger: check(**larger))
     raises_one_line("must fit", lambda: check(tied + 1, tie_decoders=True))
+    by_target = tied * 2 * 10 * 3 // (2 * 10 * 3 + 3 + 2 + 1)  # whose factors take memory too
+    check(by_target, tie_decoders="target")
+    raises_one_line("must fit", lambda: check(by_target + 2, tie_decoders="target"))
     check_cross_layer_memory(plan_saes({"": Combination(SaeConfig(), None, 0)}, MLPS), widths, "default", 1)
 
 
@@ -520,15 +578,22 @@ def test_a_stranger_s_layer_must_say_what_it_reads_and_writes(tmp_path: Path) ->
         raises_one_line("hookpoints|what it reads", lambda: Sae.load_from_disk(tmp_path))
 
 
-def test_a_stranger_s_tied_layer_must_fit_its_hookpoints(tmp_path: Path) -> None:
-    sae = layers(tie_decoders=True)[MLPS[0]]
+@pytest.mark.parametrize("tie", TIES)
+def test_a_stranger_s_tied_layer_must_fit_its_hookpoints(tmp_path: Path, tie: Any) -> None:
+    sae = layers(tie_decoders=tie)[MLPS[0]]
     sae.save_to_disk(tmp_path)
     assert Sae.load_from_disk(tmp_path).spec == sae.spec
     (described,) = (describe(name, stored) for name, stored in find(tmp_path).items())
-    assert "tie_decoders" in described.rule
+    assert ("tie_decoders target" if tie == "target" else "tie_decoders") in described.rule.split(", ")
     cfg = json.loads((tmp_path / "cfg.json").read_text())
-    assert cfg["hookpoints"] == dict.fromkeys(MLPS, 32) and cfg["tie_decoders"] is True
-    for change in ({"hookpoints": {"a": 32, "b": 16}}, {"hookpoints": {}}, {"cross_layer": False}, {"tie_decoders": 1}):
+    assert cfg["hookpoints"] == dict.fromkeys(MLPS, 32) and cfg["tie_decoders"] == tie
+    for change in (
+        {"hookpoints": {"a": 32, "b": 16}},
+        {"hookpoints": {}},
+        {"cross_layer": False},
+        {"tie_decoders": 1},
+        {"tie_decoders": "sauce"},
+    ):
         (tmp_path / "cfg.json").write_text(json.dumps(cfg | change))
         raises_one_line("hookpoints|tie_decoders|activation", lambda: Sae.load_from_disk(tmp_path))
     with torch.no_grad():
@@ -538,7 +603,7 @@ def test_a_stranger_s_tied_layer_must_fit_its_hookpoints(tmp_path: Path) -> None
     raises_one_line("layer_scale must begin with 1", lambda: Sae.load_from_disk(tmp_path))
     for number in (math.nan, math.inf, 1e30):
         with torch.no_grad():
-            sae.layer_scale[:2] = torch.tensor([1, number])
+            sae.layer_scale[0], sae.layer_scale[1] = 1, number
         sae.save_to_disk(tmp_path)
         raises_one_line("layer_scale must hold numbers of at most", lambda: Sae.load_from_disk(tmp_path))
 
@@ -546,6 +611,9 @@ def test_a_stranger_s_tied_layer_must_fit_its_hookpoints(tmp_path: Path) -> None
 def test_layers_of_different_transcoders_are_told_apart(tmp_path: Path) -> None:
     tied, untied, nested = (layers(**kind) for kind in ({"tie_decoders": True}, {}, {"prefixes": [8]}))
     mixed = {"tie_decoders must be the same": tied | {MLPS[1]: untied[MLPS[1]]}}
+    by_target, wider = (layers(tie_decoders="target", **kind) for kind in ({}, {"k": 7}))
+    mixed |= {"tie_decoders must be the same .*, got target in": tied | {MLPS[1]: by_target[MLPS[1]]}}
+    mixed |= {"k must be the same": by_target | {MLPS[1]: wider[MLPS[1]]}}
     mixed |= {"prefixes must be the same": untied | {MLPS[1]: nested[MLPS[1]]}}
     mixed |= {f"do not leave out {MLPS[1]}": {name: sae for name, sae in untied.items() if name != MLPS[1]}}
     for message, saes in mixed.items():

@@ -73,14 +73,16 @@ def test_a_topk_becomes_one_threshold_that_leaves_as_many_latents_and_says_so(
     assert Sae.load_many(tmp_path / "out")["layers.0"].spec.selection == "jumprelu"
 
 
+@pytest.mark.parametrize("tie", [False, "target"])
 def test_a_topk_cross_layer_transcoder_gets_a_threshold_for_each_layer_and_says_what_that_changes(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], tie: Any
 ) -> None:
     names = ("layers.0.mlp", "layers.1.mlp")
     for index, name in enumerate(names):
-        writes, cfg = names[index:], SaeConfig(num_latents=96, k=5, cross_layer=True)
-        width = WIDTH * len(writes)
-        spec = Spec(cfg, WIDTH, width, 96, reads=(f"{name}.input",), writes=writes, widths=(WIDTH,) * len(writes))
+        writes, cfg = names[index:], SaeConfig(num_latents=96, k=5, cross_layer=True, tie_decoders=tie)
+        widths = () if tie else (WIDTH,) * len(writes)
+        width = sum(widths) or WIDTH
+        spec = Spec(cfg, WIDTH, width, 96, reads=(f"{name}.input",), writes=writes, widths=widths)
         sae = Sae(WIDTH, cfg, d_out=width, spec=spec)
         torch.nn.init.normal_(sae.W_dec)
         sae.save_to_disk(tmp_path / "run" / name)

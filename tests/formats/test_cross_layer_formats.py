@@ -25,7 +25,7 @@ ABOUT = About(model="m")
 
 
 def layers(
-    count: int = 3, *, d: int = D, n: int = N, dtype: torch.dtype = torch.float32, tied: bool = False,
+    count: int = 3, *, d: int = D, n: int = N, dtype: torch.dtype = torch.float32, tied: Any = False,
     scaled: bool = False, selection: str = "jumprelu", **options: Any,
 ) -> dict[str, Saved]:  # fmt: skip
     """All layers of one, in general position."""
@@ -43,8 +43,9 @@ def layers(
         bias = torch.cat([torch.randn(d), torch.zeros(width - d)])
         tensors = {"encoder.weight": torch.randn(n, d), "encoder.bias": torch.randn(n), "b_dec": bias,
                    "W_dec": torch.randn(n, width)}  # fmt: skip
-        tensors |= {"layer_scale": torch.cat([torch.ones(1), torch.randn(len(writes) - 1)])} if tied else {
-            "scale": scale[i * d :]}  # fmt: skip
+        each = (n,) if tied == "target" else ()
+        factors = torch.cat([torch.ones(1, *each), torch.randn(len(writes) - 1, *each)])
+        tensors |= {"layer_scale": factors} if tied else {"scale": scale[i * d :]}
         tensors |= {"threshold": torch.rand(n)} if selection == "topk" else {"threshold": torch.rand(())}
         found[name] = Saved(spec, {key: t if key == "scale" else t.to(dtype) for key, t in tensors.items()})
         found[name].tensors.update({key: t.to(dtype) for key, t in found[name].tensors.items() if key == "scale"})
@@ -67,13 +68,14 @@ def together(found: dict[str, Saved], xs: list[Tensor]) -> Tensor:
     return reconstruct(group, xs)[1].detach()
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=9, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
-    count=st.integers(1, 4), d=st.integers(1, 7), n=st.integers(2, 9), tied=st.booleans(), scaled=st.booleans(),
+    count=st.integers(1, 4), d=st.integers(1, 7), n=st.integers(2, 9), tied=st.sampled_from([False, True, "target"]),
+    scaled=st.booleans(),
     dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
 )  # fmt: skip
 def test_what_is_written_for_circuit_tracer_and_read_again_is_the_same(
-    count: int, d: int, n: int, tied: bool, scaled: bool, dtype: torch.dtype
+    count: int, d: int, n: int, tied: Any, scaled: bool, dtype: torch.dtype
 ) -> None:
     found = jumping(count=count, d=d, n=n, tied=tied, scaled=scaled and not tied, dtype=dtype)
     with TemporaryDirectory() as temporary:
@@ -91,6 +93,12 @@ def test_what_is_written_for_circuit_tracer_and_read_again_is_the_same(
             assert all(torch.equal(saved.tensors[key], t) for key, t in found[name].tensors.items())
     xs = [torch.randn(5, d, dtype=torch.float64) for _ in range(count)]
     torch.testing.assert_close(together(again, xs), together(found, xs), rtol=1e-5, atol=1e-5)
+
+
+def test_a_layer_tied_by_target_is_not_written_alone(tmp_path: Path) -> None:
+    saved = jumping(tied="target")["layers.2.mlp"]
+    with pytest.raises(ValueError, match="tied by target must be written with the layers that it shares them with"):
+        Sae.from_saved(saved).save_to_disk(tmp_path, format="circuit-tracer")
 
 
 def test_batchtopk_becomes_jumprelu_with_its_threshold(tmp_path: Path) -> None:
@@ -156,6 +164,11 @@ def with_later_bias(found: dict[str, Saved]) -> dict[str, Saved]:
 
 
 REFUSED: dict[str, Any] = {
+    "a layer by target is missing": (lambda: without(jumping(tied="target"), "layers.1.mlp"), "must be whole, got"),
+    "layers by target of two sizes": (
+        lambda: jumping(tied="target") | {"layers.2.mlp": jumping(tied="target", n=7)["layers.2.mlp"]},
+        "of another",
+    ),
     "TopK": (lambda: _topk(), "has no topk"),
     "a skip connection": (lambda: _skip(), "no skip connections of cross-layer transcoders"),
     "a layer is missing": (lambda: without(jumping(), "layers.1.mlp"), r"every layer from 0 on, got layers .0, 2."),

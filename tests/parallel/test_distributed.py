@@ -65,6 +65,14 @@ TWO_RANKS: dict[str, dict[str, Any]] = {
         "cross_layer": True, "tie_decoders": True, "hookpoints": ["layers.*.mlp"], "distribute_layers": True,
         "max_tokens": 512,
     },
+    "cross_layer_tied_by_target": {
+        "cross_layer": True, "tie_decoders": "target", "hookpoints": ["layers.*.mlp"], "micro_acc_steps": 3,
+        "max_tokens": 512,
+    },
+    "cross_layer_tied_by_target_distributed": {
+        "cross_layer": True, "tie_decoders": "target", "hookpoints": ["layers.*.mlp"], "distribute_layers": True,
+        "max_tokens": 512,
+    },
     "crosscoder_sharded": {"crosscode": True, "shard_latents": 2, "hookpoints": WIDTHS, "max_tokens": 512},
     "crosscoder_distributed": {"crosscode": True, "distribute_layers": True, "lr": [1e-3, 1e-2], "max_tokens": 512},
     "kl": {"loss_fn": "kl", "layers": [0, 2], "exclude_positions": [0], "exclude_tokens": list(range(3, 80))},
