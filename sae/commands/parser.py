@@ -259,7 +259,8 @@ def _own_docs(config: type) -> dict[str, str]:
 def _unboxed(text: str, prog: str) -> str:
     """The command-line parser's message without its frame, in one line."""
     frame = re.compile(r"[─-╿]+|^[|+]|[|+]$|-{4,}")
-    lines = [" ".join(frame.sub(" ", line).split()) for line in text.splitlines()]
+    without_colours = re.sub(r"\x1b\[[\d;]*m", "", text)
+    lines = [" ".join(frame.sub(" ", line).split()) for line in without_colours.splitlines()]
     # The first line is the frame's title, then come the message, a rule, and options that were perhaps meant.
     told = list(itertools.takewhile(bool, itertools.dropwhile(operator.not_, lines[1:])))
     meant = [line for line in lines if line.startswith("--") and line not in told]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from sae.evaluation.reconstruction import ReconstructionMetrics
 from sae.report.colors import line_color
+from sae.report.labels import label_text
 
 
 def draw_sweep_frontier(results: Mapping[str, ReconstructionMetrics], path: Path) -> None:
@@ -24,9 +25,9 @@ def draw_sweep_frontier(results: Mapping[str, ReconstructionMetrics], path: Path
         }
         axes.plot(*zip(*points.values(), strict=True), ".", color=color)
         best = frontier(list(points.values()))
-        axes.plot(*zip(*best, strict=True), "-", color=color, label=hookpoint)
+        axes.plot(*zip(*best, strict=True), "-", color=color, label=label_text(hookpoint))
         for label, point in points.items():
-            axes.annotate(label, point, (4, 4), textcoords="offset points", fontsize="x-small", color=color)
+            axes.annotate(label_text(label), point, (4, 4), textcoords="offset points", fontsize="x-small", color=color)
     axes.set(
         title="held-out tokens; lower left is better; the line joins what no other combination beats",
         xlabel="L0 (latents per token)", xscale="log",

@@ -12,6 +12,7 @@ from sae.evaluation.evaluate import Evaluation
 from sae.evaluation.metrics import BINS_PER_DECADE, DECADES, Quality
 from sae.report.colors import line_color
 from sae.report.frontier import frontier
+from sae.report.labels import label_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -71,10 +72,10 @@ def draw_by_layer(evaluation: Evaluation, figure: Figure) -> None:
             color = line_color(index, len(evaluation.labels))
             axes.errorbar(
                 range(len(hookpoints)), values, yerr=[_half(quality, metric) for quality in chosen],
-                label=_text(evaluation.short_labels[label] or "it"), color=color, marker="o", capsize=3,
+                label=label_text(evaluation.short_labels[label] or "it"), color=color, marker="o", capsize=3,
             )  # fmt: skip
         axes.set(title=heading, ylim=(0, 1.05 * axes.get_ylim()[1]))
-        axes.set_xticks(range(len(hookpoints)), [_text(name) for name in hookpoints], rotation=45, ha="right")
+        axes.set_xticks(range(len(hookpoints)), [label_text(name) for name in hookpoints], rotation=45, ha="right")
         axes.grid(alpha=0.3)
     _legend(figure)
 
@@ -134,9 +135,11 @@ def draw_frontier(evaluation: Evaluation, figure: Figure) -> None:
                 if name == hookpoint
             }
             axes.plot(*zip(*points.values(), strict=True), "o", color=color)
-            axes.plot(*zip(*frontier(list(points.values())), strict=True), "-", color=color, label=_text(hookpoint))
+            axes.plot(
+                *zip(*frontier(list(points.values())), strict=True), "-", color=color, label=label_text(hookpoint)
+            )
             for label, point in points.items():
-                shown = _text(evaluation.short_labels[label])
+                shown = label_text(evaluation.short_labels[label])
                 axes.annotate(shown, point, (4, 4), textcoords="offset points", fontsize="x-small", color=color)
         axes.set(title=f"{heading}, against L0", xlabel="L0 (latents per token)")
         axes.margins(0.12)
@@ -156,13 +159,7 @@ def _half(quality: Quality | None, metric: str) -> float:
 
 def _name(evaluation: Evaluation, key: tuple[str, str]) -> str:
     label, hookpoint = key
-    return _text(f"{evaluation.short_labels[label]} {hookpoint}" if len(evaluation.labels) > 1 else hookpoint)
-
-
-def _text(name: str) -> str:
-    """A stranger's name: no formula, no control character, no underscore in front, which would hide it."""
-    shown = "".join(character if character.isprintable() else "?" for character in name)[-60:].replace("$", r"\$")
-    return f" {shown}" if shown.startswith("_") else shown
+    return label_text(f"{evaluation.short_labels[label]} {hookpoint}" if len(evaluation.labels) > 1 else hookpoint)
 
 
 def _legend(figure: Figure) -> None:

@@ -10,7 +10,8 @@ from sae.evaluation.metrics import as_json
 from sae.evaluation.stability import BINS, SHARED, Stability
 from sae.report.colors import line_color
 from sae.report.folder import write_report
-from sae.report.html import document, facts, picture, plain, table
+from sae.report.html import document, facts, picture, table
+from sae.report.labels import label_text
 from sae.report.pictures import png
 from sae.report.terminal import show_rows
 
@@ -70,7 +71,7 @@ def draw_histograms(found: Sequence[Stability], figure: Figure) -> None:
     axes = figure.subplots()
     edges = [index / BINS for index in range(BINS + 1)]
     for index, one in enumerate(found):
-        label = plain(f"{one.hookpoint}: {one.other}")[-60:].replace("$", r"\$").lstrip("_")
+        label = label_text(f"{one.hookpoint}: {one.other}")
         axes.stairs(one.histogram, edges, label=label, color=line_color(index, len(found)))
     axes.set(xlim=(0, 1), xlabel="|cosine| of a latent and its partner", ylabel="latents", title="shared latents")
     axes.grid(alpha=0.3)

@@ -7,8 +7,9 @@ from sae.report.html import plain
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 else:  # slow to import
-    Table = Any
+    Table = Text = Any
 
 _ANY_WIDTH = 10_000
 
@@ -24,7 +25,7 @@ def show_rows(
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(title=Text(title, "table.title"), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for name in names:
         table.add_column(name, overflow="fold")
     for heading in headings:
@@ -35,8 +36,15 @@ def show_rows(
             table.add_section()
         cells = ["" if once and first == before else first, *others]
         before = first
-        table.add_row(*(Text(plain(cell)) for cell in cells[: len(names)]), *cells[len(names) :])
+        table.add_row(*map(text, cells))
     show(table, names=len(names))
+
+
+def text(cell: str) -> Text:
+    """A stranger's text for a table: rich reads a `str` as markup, takes words in brackets away, or raises."""
+    from rich.text import Text
+
+    return Text(plain(cell))
 
 
 def show(table: Table, *, names: int = 1) -> None:

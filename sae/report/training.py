@@ -9,7 +9,8 @@ from sae.evaluation.metrics import as_json
 from sae.evaluation.reconstruction import ReconstructionMetrics
 from sae.report.colors import line_color
 from sae.report.frontier import draw_sweep_frontier
-from sae.report.terminal import show
+from sae.report.labels import label_text
+from sae.report.terminal import show, text
 from sae.runs.log import Record, read_records
 
 _PANELS = {
@@ -75,7 +76,7 @@ def _print_table(
         table.add_column(column, justify="right", no_wrap=True)
     for name, metrics in results.items():
         table.add_row(
-            name,
+            text(name),
             f"{metrics.fvu:.4f}",
             *[f"{metrics.fvu_with_massive:.4f}"] * massive,
             f"{metrics.l0:.1f}",
@@ -84,7 +85,7 @@ def _print_table(
             "-" if math.isnan(speeds[name]) else f"{speeds[name]:,.0f}",
         )
         for hookpoint, value in (metrics.fvu_at or {}).items():
-            table.add_row(f"  {hookpoint}", f"{value:.4f}")
+            table.add_row(text(f"  {hookpoint}"), f"{value:.4f}")
     show(table)
 
 
@@ -103,7 +104,8 @@ def draw_curves(records: list[Record], path: Path) -> None:
     for axes, (metric, title) in zip(figure.subplots(2, 2).flat, _PANELS.items(), strict=True):
         for index, name in enumerate(names):
             values = [record[f"{name}/{metric}"] for record in records]
-            axes.plot(tokens, values, label=name, color=line_color(index, len(names)), marker="." * (len(records) == 1))
+            color = line_color(index, len(names))
+            axes.plot(tokens, values, label=label_text(name), color=color, marker="." * (len(records) == 1))
         limits = {"yscale": "log"} if metric == "fvu" else {"ylim": (0, 1.05 * axes.get_ylim()[1])}
         axes.set(title=title, xlabel="tokens", **limits)
         axes.xaxis.set_major_formatter(EngFormatter())

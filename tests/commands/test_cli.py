@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import pty
 import re
 import shutil
 import signal
@@ -810,6 +811,16 @@ sys.exit(status)
     assert done.stderr == f"sae: {words}\n"
     assert done.returncode == (-signal.SIGINT if again and function != "<module>" else 130)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_terminal_shows_no_colours_of_the_parser_and_nothing_beside_an_unknown_option() -> None:
+    ours, theirs = pty.openpty()
+    environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"} | {"TERM": "xterm-256color"}
+    command = [sys.executable, "-m", "sae", "model", "text", "--unknown", "hf_secret"]
+    done = subprocess.run(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
+    said = os.read(ours, 10_000).decode()
+    os.close(ours), os.close(theirs)
+    assert done.returncode == 2 and said == "sae: error: there is no option --unknown; sae --help lists the options\r\n"
 
 
 def test_a_reader_that_had_enough_is_no_error(files: Path) -> None:
