@@ -77,7 +77,14 @@ class StoredDictionary(NamedTuple):
         return self.path if self.relative == "." else Path(str(self.path).removesuffix(self.relative))
 
     def read(self) -> Saved:
-        """The dictionary."""
+        """The dictionary.
+
+        Raises ValueError, in one line, as the format does, and for a configuration that is there and damaged: some
+        formats do without one.
+        """
+        for config in nearby(self.path, *self.format.configs):
+            if config.suffix == ".json":
+                read_json(config)
         return self.format.read(self.path)
 
 

@@ -20,6 +20,16 @@ def plainly(error: BaseException) -> str:
         return "it is not UTF-8"
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
-    if isinstance(error, _OF_CONTENTS) or type(error).__name__ in _NAMES_OF_CONTENTS:
+    if isinstance(error, _OF_CONTENTS) or type(error).__name__ in _NAMES_OF_CONTENTS or _is_arrows(error):
         return DAMAGED
     return f"{type(error).__name__}: {error}".strip().split("\n")[0][:200]
+
+
+def _is_arrows(error: BaseException) -> bool:
+    """Whether pyarrow raised the error about what it read: OSError, and none of the operating system."""
+    if type(error) is not OSError or error.errno is not None:
+        return False
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    return at is not None and str(at.tb_frame.f_globals.get("__name__")).partition(".")[0] == "pyarrow"

@@ -7,12 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from strangers import STRANGERS
 
 from sae import Sae, SaeConfig
 from sae.data import load_data
+from sae.formats import FORMATS
 from sae.storage.damage import plainly
 from sae.storage.files import read_json
 
@@ -49,6 +52,35 @@ def test_a_damaged_dictionary_is_told_in_our_words(tmp_path: Path, name: str, da
     weights.write_bytes(damage(weights.read_bytes()))
     with pytest.raises(ValueError, match=rf"{weights.name} must be a .*, but it {KIND}; is the download complete\?"):
         Sae.load_many(folder)
+
+
+@pytest.mark.parametrize("name", STRANGERS)
+@pytest.mark.parametrize(("damage", "why"), [(b'{"trainer": {"k": 3,', "at line 1"), (b'{"k": "\xff"}', "UTF-8")])
+def test_a_configuration_that_is_there_and_damaged_is_told_also_where_a_format_does_without(
+    tmp_path: Path, name: str, damage: bytes, why: str
+) -> None:
+    folder = tmp_path / "layers.3"
+    STRANGERS[name].write(folder)
+    configs = [path for path in folder.rglob("*.json") if path.name in FORMATS[STRANGERS[name].format].configs]
+    if not configs:
+        pytest.skip("it has no configuration of its own in JSON")
+    for config in configs:
+        config.write_bytes(damage)
+    with pytest.raises(
+        ValueError, match=rf"{configs[0].name} must be JSON, but it is not \(.*{why}.*\); is it complete"
+    ):
+        Sae.load_many(folder)
+
+
+def test_damage_that_pyarrow_finds_is_told_in_our_words_and_errors_of_the_system_in_theirs(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["a fox jumps over the dog " * 9] * 50}), tmp_path / "a.parquet")
+    whole = (tmp_path / "a.parquet").read_bytes()
+    (tmp_path / "a.parquet").write_bytes(whole[:-60] + b"\x07" * 52 + whole[-8:])
+    damaged = error_of(lambda: pq.read_table(tmp_path / "a.parquet"))
+    assert type(damaged) is OSError and plainly(damaged) == f"it {KIND}"
+    absent = error_of(lambda: pq.read_table(tmp_path / "b.parquet"))
+    assert plainly(absent).startswith("FileNotFoundError")
+    assert plainly(OSError("the hub is away")) == "OSError: the hub is away"
 
 
 def test_json_that_is_cut_says_where(tmp_path: Path) -> None:
