@@ -55,14 +55,14 @@ def plan_evaluation(cfg: EvalConfig, *, context_limit: Any) -> EvalPlan:
     `context_limit` maps a model's name to the length that it can read, or None. Raises ValueError in one line.
     """
     names = list(dict.fromkeys([cfg.checkpoint, *cfg.compare]))
-    found = {name: _locate(name, cfg.hookpoints) for name in names}
+    found = {name: _folder_and_dictionaries(name, cfg.hookpoints) for name in names}
     folders: dict[str, dict[str, Path]] = {}
     for name, (_, dictionaries) in found.items():
-        folders |= _find(name, dictionaries, cfg.hookpoints)
+        folders |= _folders_by_label(name, dictionaries, cfg.hookpoints)
     # probes and absorption mean little alone
     beside = ["random", "pca"] * (cfg.probes is not None or cfg.absorption)
     kinds: Sequence[str] = list(dict.fromkeys(cfg.baselines)) or beside
-    first = _find(cfg.checkpoint, found[cfg.checkpoint][1], cfg.hookpoints) if kinds else {}
+    first = _folders_by_label(cfg.checkpoint, found[cfg.checkpoint][1], cfg.hookpoints) if kinds else {}
     records = {name: RunRecord.of(path) for name, (path, _) in found.items()}
     record = records[cfg.checkpoint]
     text = _text(cfg, record, context_limit)
@@ -95,18 +95,21 @@ class StabilityPlan(NamedTuple):
 
 def plan_stability(cfg: EvalConfig) -> StabilityPlan:
     """Find the checkpoints. Raises ValueError in one line."""
-    path, dictionaries = _locate(cfg.checkpoint, cfg.hookpoints)
-    first = _find(cfg.checkpoint, dictionaries, cfg.hookpoints)
+    path, dictionaries = _folder_and_dictionaries(cfg.checkpoint, cfg.hookpoints)
+    first = _folders_by_label(cfg.checkpoint, dictionaries, cfg.hookpoints)
     found = dict(first)
     for name in cfg.stability:
-        found |= _find(name, _locate(name, cfg.hookpoints)[1], cfg.hookpoints)
+        found |= _folders_by_label(name, _folder_and_dictionaries(name, cfg.hookpoints)[1], cfg.hookpoints)
     return StabilityPlan(found, set(first), _free_folder(cfg, RunRecord.of(path)))
 
 
-def _find(
+def _folders_by_label(
     name: str, dictionaries: dict[str, StoredDictionary], hookpoints: Sequence[str]
 ) -> dict[str, dict[str, Path]]:
-    """Folders of the autoencoders of `name`, by label: one label for each configuration that a run trained."""
+    """Folders of the dictionaries of the checkpoint `name` at `hookpoints`, by label and hookpoint.
+
+    There is one label for each configuration that a run trained. Raises ValueError if no hookpoint is meant.
+    """
     grouped: dict[str, dict[str, Path]] = {}
     for full, stored in dictionaries.items():
         group, _, hookpoint = full.rpartition("/")
@@ -122,8 +125,8 @@ def _find(
     return grouped
 
 
-def _locate(name: str, hookpoints: Sequence[str]) -> tuple[Path, dict[str, StoredDictionary]]:
-    """Folder and autoencoders of that name; of a hub repository only those that are named."""
+def _folder_and_dictionaries(name: str, hookpoints: Sequence[str]) -> tuple[Path, dict[str, StoredDictionary]]:
+    """The folder of a checkpoint, and all dictionaries in it; of a hub repository only those at `hookpoints`."""
     if (folder := local(name)) is not None:
         return folder, find(folder)
     dictionaries = fetch(name, hookpoints or None)
@@ -151,14 +154,14 @@ def _text(cfg: EvalConfig, record: RunRecord | None, context_limit: Any) -> Text
                 f"{_runs_in(Path(cfg.checkpoint))}give CHECKPOINT MODEL DATASET"
             )
     model, dataset = cfg.model or recorded["model"], cfg.dataset or recorded["dataset"]
-    if not _may_be(dataset, "dataset", record):
+    if not _may_be_the_runs(dataset, "dataset", record):
         recorded = {name: value for name, value in recorded.items() if name == "ctx_len"}
     defaults = TextConfig()
     values = {name: _given_or(getattr(cfg, name), recorded.get(name, getattr(defaults, name))) for name in _OF_THE_DATA}
     if cfg.ctx_len is None and recorded.get("ctx_len") is None:
         values["ctx_len"] = min(defaults.ctx_len, context_limit(model) or defaults.ctx_len)
     shared = {name: getattr(cfg, name) for name in _OF_THE_MACHINE}
-    if cfg.revision is None and _may_be(model, "model", record):
+    if cfg.revision is None and _may_be_the_runs(model, "model", record):
         shared["revision"] = recorded.get("revision")
     shared |= _second(cfg, record)
     return TextConfig(model=model, dataset=dataset, **shared, **values)
@@ -168,7 +171,7 @@ def _second(cfg: EvalConfig, record: RunRecord | None) -> dict[str, Any]:
     """The second model, of a crosscoder of two: the one that was given, else the one of the run."""
     recorded = record.options if record is not None else {}
     model_b = _given_or(cfg.model_b, recorded.get("model_b"))
-    is_the_runs = model_b is not None and _may_be(model_b, "model_b", record)
+    is_the_runs = model_b is not None and _may_be_the_runs(model_b, "model_b", record)
     return {
         "model_b": model_b,
         "revision_b": _given_or(cfg.revision_b, recorded.get("revision_b") if is_the_runs else None),
@@ -176,7 +179,7 @@ def _second(cfg: EvalConfig, record: RunRecord | None) -> dict[str, Any]:
 
 
 def _is_the_runs_data(text: TextConfig, record: RunRecord) -> bool:
-    same = _may_be(text.dataset, "dataset", record) and _may_be(text.model, "model", record)
+    same = _may_be_the_runs(text.dataset, "dataset", record) and _may_be_the_runs(text.model, "model", record)
     as_read = all(getattr(text, name) == record.options.get(name) for name in _OF_THE_DATA)
     return same and as_read and isinstance(record.seed, int)
 
@@ -197,8 +200,11 @@ def _held_these_out(plan: EvalPlan, record: RunRecord | None) -> bool:
     return same and counts[0] * plan.text.ctx_len >= plan.max_tokens
 
 
-def _may_be(name: str, option: str, record: RunRecord | None) -> bool:
-    """Whether that is what the run had, or a copy under another name: if recorded, its contents decide."""
+def _may_be_the_runs(name: str, option: str, record: RunRecord | None) -> bool:
+    """Whether `name` may be what the run recorded as `option`: the same, or a copy under another path.
+
+    A copy must be called alike, and be of a run with fingerprints, which decide later.
+    """
     recorded = None if record is None else record.options.get(option)
     if record is None or not isinstance(recorded, str) or _same(name, recorded):
         return recorded is not None and _same(name, recorded)
