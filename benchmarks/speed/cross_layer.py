@@ -4,7 +4,7 @@
 
 Each runs in a process of its own, in turn, on random activations of SmolLM2-135M's width. The reference is what a user
 would write: dense codes, a decoder for every pair of layers in one product per source, autograd and torch's Adam; in
-float32, under autocast to bfloat16, and with decoders that are tied as ours are.
+float32, under autocast to bfloat16, and with decoders that are tied by source as ours are.
 """
 
 import argparse
