@@ -66,6 +66,11 @@ def recorders_of(module: nn.Module) -> list[int]:
     return [key for key, hook in module._forward_hooks.items() if hook.__module__ == _RECORDERS]
 
 
+def is_hooked(module: nn.Module) -> bool:
+    """Whether somebody's hooks wait for a module, those by which transformers records not counted."""
+    return bool(module._forward_pre_hooks or module._forward_hooks.keys() - recorders_of(module))
+
+
 def _state_of(module: nn.Module) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """A module's attributes, and the modules and tensors that it holds."""
     parts = {name: dict(vars(module)[name]) for name in ("_modules", "_parameters", "_buffers")}

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from sae.ops.native import library, transformer
 from sae.ops.native.transformer import covers
 
+from .forward import is_hooked
 from .wrappers import COMPILED_BY_US
 
 _SCALES = (1e-3, 1.0, 300.0)
@@ -270,7 +271,7 @@ def _restore(file: Any) -> None:
 
 def _is_watched(module: Any) -> bool:
     """Whether hooks wait for what the module returns."""
-    return bool(isinstance(module, nn.Module) and (module._forward_hooks or module._forward_pre_hooks))
+    return isinstance(module, nn.Module) and is_hooked(module)
 
 
 def _noise(d: int) -> Tensor:

@@ -33,7 +33,10 @@ else:  # they take seconds to import, and the tests' shape checks look annotatio
 
 
 def load_config(name: str, *, revision: str | None = None, token: str | None = None) -> PreTrainedConfig:
-    """The model's config: a few kB from the Hub, or read off a local folder or .gguf file; of an adapter its base's."""
+    """The model's config: a few kB from the Hub, or read off a local folder or .gguf file; of an adapter its base's.
+
+    What it says about the form of a forward's output is set as we read it: see `_FORM`.
+    """
     if adapter := adapter_in(name):
         return load_config(adapter.base, revision=adapter.revision, token=token)
     location, access = _location(name), Access(name, revision, token)
@@ -46,7 +49,24 @@ def load_config(name: str, *, revision: str | None = None, token: str | None = N
         written, _ = PreTrainedConfig.get_config_dict(**_source(location, access))
         _check_depth(written)
         config: PreTrainedConfig = AutoConfig.from_pretrained(**_source(location, access))
+        _set_form(config)
         return config
+
+
+_FORM = {"output_attentions": False, "output_hidden_states": False, "return_dict": True}
+"""Settings of a config that say what a forward shows beside its result, and in which form.
+
+They should change no activation. With `output_attentions` Falcon's tokens attend to later ones.
+"""
+
+
+def _set_form(config: PreTrainedConfig) -> None:
+    for name, value in _FORM.items():
+        if getattr(config, name, value) != value:
+            setattr(config, name, value)
+    for name in getattr(config, "sub_configs", ()):
+        if (part := getattr(config, name, None)) is not None:
+            _set_form(part)
 
 
 _MAX_CONFIG_BYTES, _MAX_LAYERS = 2**24, 10_000

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .forward import as_before, forward_instead
+from .forward import as_before, forward_instead, is_hooked
 from .graft import graft
 from .harvest import first_tensor
 from .hookpoints import base_model, block_list, block_names, locate
@@ -88,7 +88,7 @@ class Skips:
 
     def _can_begin(self, last: int) -> bool:
         # A user's hook would change known states once more, and perhaps at positions that no trial has.
-        if any(block._forward_hooks or block._forward_pre_hooks for block in self._blocks[: last + 1]):
+        if any(is_hooked(block) for block in self._blocks[: last + 1]):
             return False
         if last not in self._tried:
             try:

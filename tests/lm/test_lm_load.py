@@ -34,6 +34,9 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoModelForSeq2SeqLM,
+    FalconConfig,
+    FalconForCausalLM,
+    Gemma3Config,
     OPTConfig,
     PreTrainedConfig,
     PreTrainedModel,
@@ -611,3 +614,38 @@ def test_the_embedded_default_model_loads_dense_and_its_logits_make_sense() -> N
     tokens = torch.tensor([tokenizer("The capital of France is")["input_ids"]])
     final = harvest(model, tokens, ["layers.0", "norm"])["norm"][0, -1]
     assert tokenizer.decode((model.embed_tokens.weight @ final).argmax()) == " Paris"  # embeddings are tied to the head
+
+
+FORM = {"output_attentions": True, "output_hidden_states": True, "return_dict": False}
+
+
+@pytest.mark.parametrize("form", [*({name: value} for name, value in FORM.items()), FORM])
+def test_what_a_config_says_about_the_form_of_the_output_changes_no_activation(
+    form: dict[str, bool], tmp_path: Path
+) -> None:
+    """Falcon with output_attentions lets tokens attend to later ones."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": VOCAB_SIZE}
+    FalconForCausalLM(FalconConfig(**sizes)).save_pretrained(tmp_path / "plain")
+    shutil.copytree(tmp_path / "plain", tmp_path / "asked")
+    config = json.loads((tmp_path / "asked" / "config.json").read_text())
+    (tmp_path / "asked" / "config.json").write_text(json.dumps(config | form))
+    tokens, options = tiny_tokens(2, 11), {"device": "cpu", "dtype": torch.float32, "head": True}
+    plain, asked = (load_model(str(tmp_path / name), **options) for name in ("plain", "asked"))  # type: ignore[arg-type]
+    for name, activations in harvest(plain, tokens, ["h.0", "h.1"]).items():
+        assert torch.equal(harvest(asked, tokens, [name])[name], activations)
+        cut = harvest(asked, tokens[:, :6], [name])[name]
+        assert torch.allclose(cut, activations[:, :6], atol=1e-5), "no token sees a later one"
+    logits = []
+    for model in (plain, asked):
+        head = find_head(model)
+        logits.append(head.logits(tokens, head.run(tokens), slice(0, 11)))
+    assert torch.equal(*logits)
+
+
+def test_so_it_is_set_in_the_configs_that_a_config_holds(tmp_path: Path) -> None:
+    Gemma3Config().save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    written["text_config"] |= FORM
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    found = load_config(str(tmp_path)).text_config
+    assert {name: getattr(found, name) for name in FORM} == {name: not value for name, value in FORM.items()}

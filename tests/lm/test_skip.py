@@ -112,6 +112,22 @@ def test_what_a_users_hook_changes_is_not_changed_twice() -> None:
     assert skips.behind(["layers.2.mlp"]) == "layers.1"
 
 
+def test_what_transformers_records_is_no_users_hook() -> None:
+    model, tokens = tiny_model("llama", causal_lm=True), tiny_tokens(3, 11)
+    with torch.no_grad():
+        model(tokens, output_hidden_states=True)
+    skips, head = Skips(model, lm.find_head(model)), lm.find_head(model)
+    assert any(block._forward_hooks for block in model.model.layers), "they stay"
+    assert [skips.behind([name]) for name in ("layers.0", "layers.1", "layers.2.mlp")] == [
+        "layers.0", "layers.1", "layers.1"
+    ]  # fmt: skip
+    states = recorded(model, head, tokens, ["layers.1"])["layers.1"]
+    with torch.no_grad():
+        whole = head.run(tokens).states.clone()
+        with skips.begin("layers.1", states):
+            assert torch.equal(head.run(tokens).states, whole)
+
+
 def test_the_model_is_as_before() -> None:
     model = tiny_model("llama", causal_lm=True)
     before = [dict(vars(module)) for module in model.modules()]
