@@ -14,6 +14,7 @@ from sae.formats.hub import find_anywhere
 from sae.ops import eight_bit
 from sae.runs.log import note
 from sae.training.launch import Launch, join
+from sae.training.memory import return_freed_memory
 from sae.training.run_plan import names
 from sae.training.trainer import SaeTrainer
 
@@ -33,6 +34,7 @@ def train(cfg: RunConfig, typed: Collection[str] = ()) -> int:
         return fit(SaeTrainer(cfg, cache, launch=Launch.of(cfg, world=world, typed=typed)))
     launch = Launch.of(cfg, world=world, typed=typed)
     cfg, reading = launch.cfg, plan_text(launch)
+    return_freed_memory()
     head = cfg.loss_fn != "fvu" or cfg.eval_every > 0
     store = LiveStore(cfg, reading, load_language_model(cfg, devices[0], devices, head=head))
     return fit(SaeTrainer(cfg, store, launch=launch))

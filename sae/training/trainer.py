@@ -29,7 +29,7 @@ from sae.training.held_out import HeldOut
 from sae.training.joint import groups
 from sae.training.launch import Launch
 from sae.training.learner import FIRST_TOKENS, SaeLearner
-from sae.training.memory import free_memory
+from sae.training.memory import free_memory, return_freed_memory
 from sae.training.persistence import Persistence
 from sae.training.progress import RunLog, Speed
 from sae.training.run_plan import RunPlan, SaePlan, SaeShape, check_cross_layer_memory, check_memory, short_run_note
@@ -139,6 +139,7 @@ class SaeTrainer:
                 self.resume()
             if self.step == 0:
                 self.initialise()  # the first look at the data: what is wrong with it shows before anything is written
+                return_freed_memory()
             self.speed.look(time.perf_counter() - started)
             if not self.cfg.resume:
                 self._lock(lock)
