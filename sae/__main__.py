@@ -1,10 +1,12 @@
 """The command line: `python -m sae MODEL DATASET [options]`, or `sae …`. Training is the default command."""
 
+import atexit
 import ctypes
 import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from threading import current_thread, main_thread
 from types import FrameType
@@ -20,13 +22,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is not None or not own:
         return _run(list(sys.argv[1:] if arguments is None else arguments))
     handler: Any = signal.signal(signal.SIGINT, _interrupt)
+    atexit.register(_leave)  # before all others, so that it comes after them
+    status = 1
     try:
         status = _run(sys.argv[1:])
-        if status == 130:  # the process ends: one more Ctrl-C ends it at once, and no traceback tells where it was
-            handler = signal.SIG_DFL
         return status
     finally:
+        if status == 130:  # the process ends: one more Ctrl-C ends it at once, and no traceback tells where it was
+            handler = signal.SIG_DFL
+        else:
+            atexit.unregister(_leave)
         signal.signal(signal.SIGINT, handler)
+
+
+def _leave() -> None:
+    """End the stopped process here: a thread at work in PyTorch, as one that saves, aborts when Python ends itself."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(130)
 
 
 def _run(arguments: list[str]) -> int:

@@ -1,6 +1,7 @@
 """The command line from end to end: what it writes, what it says, and one line for every wrong input."""
 
 import ast
+import atexit
 import json
 import os
 import pty
@@ -134,6 +135,7 @@ def run(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     before = signal.getsignal(signal.SIGINT)
     yield run_command
     signal.signal(signal.SIGINT, before)
+    atexit.unregister(sae.__main__._leave)
 
 
 Run = Callable[..., Result]
@@ -811,6 +813,29 @@ sys.exit(status)
     assert done.stderr == f"sae: {words}\n"
     assert done.returncode == (-signal.SIGINT if again and function != "<module>" else 130)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_stopped_process_with_a_thread_at_work_in_pytorch_does_not_abort(tmp_path: Path) -> None:
+    code = """
+import atexit, signal, sys, threading, torch
+from sae.__main__ import main
+def work():
+    while True:
+        torch.ones(500, 500) @ torch.ones(500, 500)
+def stop(*arguments, **options):
+    atexit.register(print, "others come before")
+    raise KeyboardInterrupt
+import sae.lm
+sae.lm.load_skeleton = stop
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for _ in range(4):
+    threading.Thread(target=work, daemon=True).start()
+sys.exit(main())
+"""
+    for _ in range(3):
+        done = python("-c", code, "model", "text", cwd=tmp_path)
+        assert done.returncode == 130 and done.stderr == "sae: stopped; nothing was written\n"
+        assert done.stdout == "others come before\n"
 
 
 def test_a_terminal_shows_no_colours_of_the_parser_and_nothing_beside_an_unknown_option() -> None:
