@@ -59,7 +59,7 @@ class ShuffleBuffer:
     what one would.
 
     The state is the position in the source where the block begins. A restart, by any number of ranks, gathers the block
-    again instead of keeping it on disk.
+    again instead of keeping it on disk. Also where the data go on behind what was their end, as with more `max_tokens`.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class ShuffleBuffer:
         self._whole_steps = True
         """False in a run of an earlier version, which mixed what is left at the end of the data with the last steps."""
         self._index = 0
-        self._start = self._next_start = source.state_dict()
+        self._start = self._next_start = self._filled_to = source.state_dict()
         self._joined: Activations = {}
         self._shuffled: deque[Activations] = deque()
         self._own = self._order = torch.empty(0, dtype=torch.int64)
@@ -162,6 +162,8 @@ class ShuffleBuffer:
                 return
             self._filling.append(batch)
             self._filling_tokens.append(tokens)
+            if len(self._filling) == self._mixed_of(len(self._filling)):
+                self._filled_to = self._source.state_dict()
 
     def _read(self, *, mine: bool) -> tuple[int, Activations]:
         """Number of tokens in the next batch, and their activations; another rank's batch gives no activations."""
@@ -181,11 +183,15 @@ class ShuffleBuffer:
     def _of_whole_steps(self, batches: int) -> int:
         return batches - batches % self._step if self._whole_steps else batches
 
-    def _next_block(self) -> None:
-        self._gather(self._block_size())
-        if self._block % self._step == 0:  # else a block is a part of a step
-            kept = self._of_whole_steps(len(self._filling))
-            del self._filling[kept:], self._filling_tokens[kept:]
+    def _mixed_of(self, gathered: int) -> int:
+        """How many of so many gathered batches are mixed: those of whole steps, if a block is not a part of a step."""
+        return gathered if self._block % self._step else self._of_whole_steps(gathered)
+
+    def _next_block(self, at_most: int | None = None) -> None:
+        size = self._block_size()
+        self._gather(size if at_most is None else min(size, at_most))
+        mixed = self._mixed_of(len(self._filling))
+        del self._filling[mixed:], self._filling_tokens[mixed:]
         if not self._filling:
             raise StopIteration
         if self._parts:
@@ -194,7 +200,7 @@ class ShuffleBuffer:
         tokens, self._filling_tokens = self._filling_tokens, []
         self._parts, self._handed_out = len(batches) * self._split, 0
         self._filling_from = (self._filling_from + len(batches)) % self._step
-        self._start, self._next_start = self._next_start, self._source.state_dict()
+        self._start, self._next_start = self._next_start, self._filled_to
         self._joined = _join(batches)
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._index)
         self._own, self._peeked = self._own_rows(tokens), sum(tokens[: self._block])
@@ -222,7 +228,8 @@ class ShuffleBuffer:
         whole = {"whole_steps": True} if self._whole_steps else {}
         if self._parts and self._handed_out == self._parts:
             return {"block_start": self._next_start, "index": self._index + 1, "handed_out": 0, **whole}
-        return {"block_start": self._start, "index": self._index, "handed_out": self._handed_out, **whole}
+        batches = {"batches": self._parts // self._split} if self._handed_out else {}
+        return {"block_start": self._start, "index": self._index, "handed_out": self._handed_out, **batches, **whole}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Gather the block of a `state_dict` again, and what was gathered of the next."""
@@ -231,9 +238,10 @@ class ShuffleBuffer:
         self._whole_steps = bool(state.get("whole_steps"))
         self._forget()
         self._index, handed_out = count_in(state, "index"), count_in(state, "handed_out", self._block * self._split)
+        batches = count_in(state, "batches", max(self._block, self._step)) if "batches" in state else None
         if handed_out or self._index:
             with suppress(StopIteration):
-                self._next_block()
+                self._next_block(batches)
             if handed_out > self._parts:
                 raise ValueError("the data must reach to the saved place, but end before; resume with the same data")
             if handed_out:

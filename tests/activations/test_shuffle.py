@@ -253,6 +253,29 @@ def test_each_step_has_the_same_tokens_however_it_is_cut_also_where_the_data_do_
         assert cut(sequences, size, acc, ranks, steps, first, split) == whole, (size, acc, ranks)
 
 
+@pytest.mark.parametrize(("block", "first", "split"), [(16, 16, 1), (8, 2, 1), (4, 4, 2), (1, 1, 1)])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_more_data_behind_what_was_the_end_are_read_once_wherever_the_run_had_stopped(
+    block: int, first: int, split: int, ranks: int
+) -> None:
+    def buffer(batches: int, rank: int = 0, ranks: int = 1) -> ShuffleBuffer:
+        source = Counting(batches, 6)
+        return ShuffleBuffer(source, block, seed=0, step=2, split=split, first=first, rank=rank, ranks=ranks)
+
+    for stop in range(1, 11 // 2 * 2 * split + 1):
+        before, found = buffer(11), []
+        while len(found) < stop:
+            found.append(next(before)["a"][:, 0])
+        if not before.at_end_of_step:
+            continue
+        buffers = [buffer(23, rank, ranks) for rank in range(ranks)]
+        for after in buffers:
+            after.load_state_dict(before.state_dict())
+        found += [part["a"][:, 0] for after in buffers for part in after]
+        tokens = sorted(torch.cat(found).tolist())
+        assert tokens[: 22 * 6] == list(range(22 * 6)), stop
+
+
 @pytest.mark.parametrize("handed_out", [1, 4])
 def test_a_run_of_an_earlier_version_goes_on_with_the_end_of_the_data_mixed_in(handed_out: int) -> None:
     def buffer(step: int) -> ShuffleBuffer:
