@@ -150,6 +150,15 @@ class PackedStream:
         self._start: dict[str, Any] = {"documents": self._documents.state_dict(), "rest": [], "num_rows": 0}
         self._position = self._start
 
+    @property
+    def epoch(self) -> int:
+        """The epoch of the documents, which with the seed of a shuffle chooses their order."""
+        return int(self._documents.epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the documents for the passes that come."""
+        self._documents.set_epoch(epoch)
+
     def with_format(self, format: str | None) -> "PackedStream":
         """This stream from the beginning, with rows as tensors ("torch"), arrays ("numpy") or lists (None)."""
         return PackedStream(

@@ -116,8 +116,9 @@ class SequenceStream:
     """Token sequences that can only be read one after the other, and the position in them.
 
     `rows` yields mappings with `input_ids`. The rows' own `state_dict` keeps the position where it is exact:
-    `datasets.IterableDataset` without a shuffle buffer, `PackedStream`. Else it is found again by reading up to it. A
-    `read` that raises changes nothing, so that it can be tried again.
+    `datasets.IterableDataset` without a shuffle buffer, `PackedStream`. Else it is found again by reading up to it. The
+    epoch that was set on such rows belongs to the position: it chooses their order. A `read` that raises changes
+    nothing, so that it can be tried again.
     """
 
     def __init__(self, rows: Iterable[Any]) -> None:
@@ -182,19 +183,29 @@ class SequenceStream:
 
     def state_dict(self) -> dict[str, Any]:
         """The position after the last sequence that was read."""
-        return dict(self._position)
+        epoch = getattr(self._rows, "epoch", None)
+        return dict(self._position) if epoch is None else {**self._position, "epoch": epoch}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to the position of a `state_dict`."""
+        """Go to the position of a `state_dict`, in its epoch."""
         count_in(state, "num_read")
+        self._enter_epoch(state)
         self.ctx_len  # noqa: B018 - from the first row, while we stand at the beginning
         if not self._can_resume and state["num_read"] >= self.num_read:
             while self.num_read < state["num_read"] and self.read(1):
                 pass
             return
-        self._position, self._iterator = dict(state), None
+        self._position, self._iterator = {name: state[name] for name in ("num_read", "rows")}, None
         if not self._can_resume:
             self._iterator = self._open()
+
+    def _enter_epoch(self, state: dict[str, Any]) -> None:
+        """Start the rows anew in the epoch of a position, if it is another one; earlier versions did not keep it."""
+        epoch = getattr(self._rows, "epoch", None)
+        if epoch is None or "epoch" not in state or count_in(state, "epoch") == epoch:
+            return
+        self._rows.set_epoch(state["epoch"])
+        self._position, self._iterator = {"num_read": 0, "rows": self._rows_state()}, None
 
     def _open(self) -> Iterator[Any]:
         """The rows from `_position` on."""

@@ -1,5 +1,7 @@
 """Token batches: each sequence once, in an order that depends on the seed alone, from a place that can be saved."""
 
+import copy
+import itertools
 import json
 import re
 
@@ -10,7 +12,8 @@ from datasets import Dataset, DatasetDict, load_dataset
 from transformers import BatchEncoding
 
 from sae.data import MemmapTokens, TokenBatches, as_sequences, chunk_and_tokenize
-from sae.data.tokens import PiecedSequences, TensorSequences, held_out_count
+from sae.data.pack import ChunkLayout, PackedStream
+from sae.data.tokens import PiecedSequences, SequenceStream, TensorSequences, held_out_count
 
 TOKENS = torch.arange(1, 37 * 4 + 1).view(37, 4)  # every token tells where it came from
 ROWS = [{"input_ids": row} for row in TOKENS.tolist()]
@@ -305,3 +308,28 @@ def test_the_held_out_set_is_a_hundredth_and_a_batch():
     assert held_out_count(5000, 8, 256) == 50
     assert held_out_count(500, 8, 256) == 8
     assert held_out_count(40, 8, 256) == 4
+
+
+@pytest.mark.parametrize("buffer_size", [None, 1, 5])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_position_brings_its_epoch_to_a_stream_of_another(buffer_size: int | None, packed: bool) -> None:
+    def stream(epoch: int) -> SequenceStream:
+        rows = Dataset.from_dict({"input_ids": [[n, n] for n in range(20)]}).to_iterable_dataset(num_shards=4)
+        if buffer_size is not None:
+            rows = rows.shuffle(seed=1, buffer_size=buffer_size)
+        rows.set_epoch(epoch)
+        if not packed:
+            return SequenceStream(rows)
+        return SequenceStream(PackedStream(rows, lambda batch: [row["input_ids"] for row in batch], ChunkLayout(2)))
+
+    def read(rows: SequenceStream, count: int) -> list[int]:
+        return [int(ids[0]) for ids in rows.read(count)]
+
+    for of_state, of_stream, already in itertools.product(range(3), range(3), (0, 3, 10)):
+        before, resumed = stream(of_state), stream(of_stream)
+        begun = read(before, 7)
+        state = copy.deepcopy(before.state_dict())
+        read(resumed, already)
+        resumed.load_state_dict(state)
+        rest = read(resumed, 100)
+        assert rest == read(before, 100) and sorted(begun + rest) == list(range(20))
