@@ -23,7 +23,7 @@ def test_a_slow_beginning_shows_in_the_slowest_window_by_what_comes_after() -> N
 
 def test_only_what_differs_from_the_defaults_is_typed_and_our_command_line_takes_it() -> None:
     from benchmarks.as_typed.__main__ import CASES
-    from sae.__main__ import read
+    from sae.commands.table import read
 
     (line,) = CASES["default-500k"].typed(500_000)
     assert " ".join(line) == (
