@@ -12,9 +12,9 @@ from torch import Tensor
 from sae.activations.source import Activations, ActivationSource
 from sae.data.position import count_in
 
-STEPS, BYTES = 8, 2**31
-"""A block spans this many steps, and takes at most half of this memory. What of it was handed out is freed for the
-next one, so the two that exist at a time take little more."""
+STEPS, BYTES = 8, 2**30
+"""A block spans this many steps, and takes at most this much memory. What of it was handed out is freed for the next
+one, so the two that exist at a time take little more."""
 FIRST_TOKENS = 8192
 """Tokens of the first block, at least, which training waits for, and takes mean and variance from."""
 
@@ -26,9 +26,9 @@ def batches_per_block(batches_per_step: int, bytes_per_batch: int) -> int:
     If one step does not fit, it is an equal part of it. So one batch of 8 is mixed with the same tokens as two batches
     of 4.
     """
-    if steps := min(STEPS, BYTES // (2 * bytes_per_batch * batches_per_step)):
+    if steps := min(STEPS, BYTES // (bytes_per_batch * batches_per_step)):
         return steps * batches_per_step
-    fitting = max(1, BYTES // (2 * bytes_per_batch))
+    fitting = max(1, BYTES // bytes_per_batch)
     return max(part for part in range(1, batches_per_step + 1) if batches_per_step % part == 0 and part <= fitting)
 
 
@@ -90,15 +90,14 @@ class ShuffleBuffer:
         """False in a run of an earlier version, which mixed what is left at the end of the data with the last steps."""
         self._index = 0
         self._start = self._next_start = self._filled_to = source.state_dict()
-        self._joined: Activations = {}
-        self._shuffled: deque[Activations] = deque()
         self._own = self._order = torch.empty(0, dtype=torch.int64)
         self._peeked = 0
         self._forget()
 
     def _forget(self) -> None:
         self._parts = self._handed_out = self._handed_out_of_step = self._filling_from = 0
-        self._joined, self._shuffled = {}, deque()
+        self._joined: Activations = {}
+        self._shuffled: deque[Activations] = deque()
         self._filling: list[Activations] = []
         self._filling_tokens: list[int] = []
 
