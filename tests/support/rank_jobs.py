@@ -138,7 +138,7 @@ def small_sizes(fitting: int | None, massive: float | None) -> Iterator[None]:
     before = shuffle.BYTES, data_tokens.HELD_OUT_TOKENS_STREAM, losses.MASSIVE
     data_tokens.HELD_OUT_TOKENS_STREAM = 4 * SEQ
     if fitting is not None:
-        shuffle.BYTES = 2 * fitting * 4 * SEQ * 3 * 32 * 4
+        shuffle.BYTES = fitting * 4 * SEQ * 3 * 32 * 4
     if massive is not None:
         losses.MASSIVE = massive
     yield

@@ -189,7 +189,7 @@ def test_accumulating_gradients_equals_larger_batches(
     make: Make, float32: None, monkeypatch: pytest.MonkeyPatch, fitting: int, sequences: int
 ) -> None:
     """Also when no more than 3 batches of 4 sequences fit into a block of the shuffle, or the data end within one."""
-    monkeypatch.setattr("sae.activations.shuffle.BYTES", 2 * fitting * 4 * SEQ * 3 * 32 * 4)
+    monkeypatch.setattr("sae.activations.shuffle.BYTES", fitting * 4 * SEQ * 3 * 32 * 4)
     once = make(make_tokens(sequences), batch_size=8, run_name="once").fit()
     twice = make(make_tokens(sequences), batch_size=4, grad_acc_steps=2, run_name="twice").fit()
     assert once.name == twice.name == f"step_{(sequences - 8) // 8}"
@@ -323,9 +323,7 @@ def test_a_short_run_makes_several_steps_of_a_batch_and_a_long_one_one(
     assert steps("chosen", steps_per_batch=16) == (16, 160)
     assert steps("as_asked", steps_per_batch=1) == steps("paper", recipe="gao2024") == (1, 10)
     assert steps("whole", model=tiny_model("gpt_neox", causal_lm=True), loss_fn="kl") == (1, 10)
-    monkeypatch.setattr(
-        "sae.activations.shuffle.BYTES", 2 * 4 * SEQ * 32 * 4
-    )  # of two batches no more than one is mixed
+    monkeypatch.setattr("sae.activations.shuffle.BYTES", 4 * SEQ * 32 * 4)  # of two batches no more than one is mixed
     assert steps("large", grad_acc_steps=2) == (1, 5)
 
 
@@ -339,7 +337,7 @@ def test_a_short_run_makes_several_steps_of_a_batch_and_a_long_one_one(
 def test_a_number_of_steps_that_a_batch_cannot_be_divided_into_is_refused(
     make: Make, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], message: str
 ) -> None:
-    monkeypatch.setattr("sae.activations.shuffle.BYTES", 2 * 4 * SEQ * 3 * 32 * 4)
+    monkeypatch.setattr("sae.activations.shuffle.BYTES", 4 * SEQ * 3 * 32 * 4)
     with pytest.raises(ValueError, match=message):
         make(**options)
 
