@@ -45,8 +45,8 @@ class SaeConfig:
     too, with equal weight in the loss. The whole dictionary is always the last."""
 
     budgets: list[int] = field(default_factory=list)
-    """Hierarchical: numbers of latents. With a number n, the n largest of a token reconstruct by themselves too, with
-    equal weight in the loss. One dictionary then serves every k among them. k is always the last."""
+    """Hierarchical: numbers of latents. With a number n, the n largest of a token reconstruct by themselves too. One
+    dictionary then serves every k among them. k is always the last, and counts twice in the loss."""
 
     crosscode: bool = False
     """Crosscoder: one dictionary that reads all chosen hookpoints and reconstructs all of them. Each hookpoint counts

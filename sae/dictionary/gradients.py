@@ -148,7 +148,7 @@ class Reconstruction(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """What a step minimises: scale · Σ_tokens mean_levels ‖x̂_j − y‖²."""
+    """What a step minimises: scale · Σ_tokens Σ_levels w_j ‖x̂_j − y‖² / Σ w, with `Levels.weights`."""
 
     scale: float | Tensor
     limit: float | Tensor | None = None
@@ -167,7 +167,8 @@ class Known(NamedTuple):
     residual: Float[Tensor, "tokens d_out"]
     """x̂ − y, of the whole code."""
     own_pull: Float[Tensor, "tokens own"]
-    """Gradient by b_dec, in units of 2 · `Wanted.scale`: the mean of x̂_j − y over the levels, at its own place."""
+    """Gradient by b_dec, in units of 2 · `Wanted.scale`: the weighted mean of x̂_j − y over the levels, at its own
+    place."""
     pull: Float[Tensor, "bags d_out"]
     """Likewise by what its decoder makes, for the entries of each bag. Its rows may be apart in memory."""
     shares: Float[Tensor, "tokens"]
@@ -272,7 +273,8 @@ def _pullback_of_bags(
 
     slope = 2 * wanted.scale
     shares = residual.new_ones(tokens) if wanted.limit is None else token_shares(code.centred, residual, wanted.limit)
-    pulls = residuals * (shares / count).unsqueeze(1)
+    weights_of_levels = (1.0,) if levels is None else levels.weights
+    pulls = residuals * (shares.outer(shares.new_tensor(weights_of_levels)).T / sum(weights_of_levels)).unsqueeze(2)
     for j in reversed(range(count - 1)):  # Σ_{j ≥ b}
         pulls[j] += pulls[j + 1]
     grad_pre = ops.gather_dot_bags(pulls.flatten(0, 1), bags, weights.W_dec) * slope

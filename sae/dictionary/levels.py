@@ -2,8 +2,8 @@
 
 Prefixes (Matryoshka, Bussmann et al. 2025, arXiv:2503.17547): the level follows the latent's number, and the j-th
 dictionary is the first `ends[j]` latents. Budgets (Hierarchical, 2025, arXiv:2505.24473): the level follows the rank
-within the token. The loss is the mean of the levels' squared errors; an entry of level b is pulled by Σ_{j ≥ b} (x̂_j −
-y) / levels.
+within the token. The loss is a weighted mean of the levels' squared errors; an entry of level b is pulled by Σ_{j ≥ b}
+w_j (x̂_j − y) / Σ w.
 """
 
 from typing import NamedTuple
@@ -14,6 +14,10 @@ from torch import Tensor
 
 from sae.config import SaeConfig
 
+LARGEST_BUDGET = 2.0
+"""Weight of the largest budget's squared error; the others have 1. With equal weights, as published, the largest is 6 %
+behind a dictionary of its own, with this one half as much (docs/family.md)."""
+
 
 class Levels(NamedTuple):
     """Ends of the nested reconstructions, increasing; the last is the whole code."""
@@ -21,6 +25,13 @@ class Levels(NamedTuple):
     ends: tuple[int, ...]
     by_rank: bool
     """Ends are ranks within a token (budgets), not latents (prefixes)."""
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Weight of each level's squared error in the loss, a weighted mean. Those of prefixes are equal."""
+        if not self.by_rank:
+            return (1.0,) * len(self.ends)
+        return *(1.0,) * (len(self.ends) - 1), LARGEST_BUDGET
 
     @classmethod
     def of(cls, cfg: SaeConfig, num_latents: int, k: int) -> "Levels | None":

@@ -64,7 +64,7 @@ class Joint:
             own, learner = self._layout[name], self.learners[name]
             written[:tokens, own] += learner.bias - ys[name]
             written[:, own.start :] += learner.written(code, bags[name])
-        residual, pull = _residuals(self._sum(written).unsqueeze(0), tokens)
+        residual, pull = _residuals(self._sum(written).unsqueeze(0), self._level_weights())
         residual, pull = residual[0], pull[0]
         places = list(self._layout.values())
         squares = torch.stack([torch.linalg.vector_norm(residual[:, own], dim=1).square() for own in places])
@@ -92,12 +92,14 @@ class Joint:
         left, tokens = (scales @ written.flatten(1)).view(-1, *written.shape[1:]), len(next(iter(targets.values())))
         for layer, name in zip(held, codes, strict=True):
             left[layer, :tokens] += self.learners[name].bias - targets[name]
-        residual, own_pulls = _residuals(self._sum(left), tokens)
-        units, levels = self._units(), left.shape[1] // tokens
+        weights = self._level_weights()
+        residual, own_pulls = _residuals(self._sum(left), weights)
+        units = self._units()
         pulls = ((scales * units).T @ own_pulls.flatten(1)).view_as(written)
         for source, (layer, (name, code)) in enumerate(zip(held, codes.items(), strict=True)):
             learner, pull, own_pull = self.learners[name], pulls[source], own_pulls[layer, :tokens]
-            shares = learner.shares(code, torch.linalg.vector_norm(pull[-tokens:], dim=1) * levels)
+            lengths = torch.linalg.vector_norm(pull[-tokens:], dim=1) * sum(weights) / weights[-1]
+            shares = learner.shares(code, lengths)
             learner.accumulate_with_others(
                 code, targets[name], Known(bags[name], residual[layer], own_pull, pull, shares)
             )
@@ -124,7 +126,7 @@ class Joint:
             everyone([code.acts for code in codes.values()]),
             everyone([code.indices for code in codes.values()]),
             everyone(level) if level else None,
-            learners[0].num_levels,
+            len(self._level_weights()),
         )
         factors = everyone(list(tied_scales([each.sae for each in learners], len(self._layout)).detach().unbind(1)))
 
@@ -135,7 +137,7 @@ class Joint:
         for layer, (name, code) in zip(held, codes.items(), strict=True):
             left.append(self.learners[name].written(code, shared(layer).decoded))
             left[-1][:tokens] += self.learners[name].bias - targets[name]
-        residual, pulls = _residuals(torch.stack(left), tokens)
+        residual, pulls = _residuals(torch.stack(left), self._level_weights())
         units, squares = self._units(), everyone(list(torch.linalg.vector_norm(residual, dim=2).square()))
         own_shares = [
             learner.shares(code, (units[layer:, at] @ squares[layer:]).sqrt(), places=len(self._layout) - layer)
@@ -159,6 +161,9 @@ class Joint:
             # Whole tokens, as of ties by source.
             learner.add_layer_scale_gradient(by_factor[layer, layer + 1 :], units[layer + 1 :, at])
 
+    def _level_weights(self) -> tuple[float, ...]:
+        return next(iter(self.learners.values())).level_weights
+
     def _units(self) -> Float[Tensor, "layers held"]:
         """v_s / v_l, at [l, s], of the layers s that are here: layer l's squared errors in the units of layer s."""
         own = {name: learner.variance for name, learner in self.learners.items()}
@@ -169,16 +174,17 @@ class Joint:
         return units.to(next(iter(self.learners.values())).sae.dtype)
 
 
-def _residuals(written: Float[Tensor, "layers bags d"], tokens: int) -> tuple[Tensor, Tensor]:
-    """The residual, and the pull on each level's entries, from what each level adds.
+def _residuals(written: Float[Tensor, "layers bags d"], weights: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """The residual, and the pull on each level's entries, from what each level adds. `weights` are those of levels.
 
-    The residual is x̂ − y of the whole code (layers, tokens, d). The pull is Σ_{j ≥ b} (x̂_j − y) / levels (layers,
+    The residual is x̂ − y of the whole code (layers, tokens, d). The pull is Σ_{j ≥ b} w_j (x̂_j − y) / Σ w (layers,
     bags, d); with one level it takes no memory of its own.
     """
-    if written.shape[1] == tokens:
+    if len(weights) == 1:
         return written, written
-    by_level = written.unflatten(1, (-1, tokens)).cumsum(1)
-    pulls = by_level.flip(1).cumsum(1).flip(1) / by_level.shape[1]
+    by_level = written.unflatten(1, (len(weights), -1)).cumsum(1)
+    last_first = by_level.new_tensor(weights[::-1]).view(-1, 1, 1)
+    pulls = by_level.flip(1).mul_(last_first).cumsum(1).flip(1) / sum(weights)
     return by_level[:, -1], pulls.flatten(1, 2)
 
 

@@ -307,16 +307,16 @@ class SaeLearner:
 
     def bags(self, code: Code) -> ops.Bags:
         """Entries of a code that fired, by level of nested reconstructions."""
-        return ops.Bags.of(code.acts, code.indices, self.level(code), self.num_levels)
+        return ops.Bags.of(code.acts, code.indices, self.level(code), len(self.level_weights))
 
     def level(self, code: Code) -> Int[Tensor, "tokens width"] | None:
         """Level of each entry of a code. None: there is one reconstruction."""
         return None if self._levels is None else self._levels.at(code.acts, code.indices)
 
     @property
-    def num_levels(self) -> int:
-        """Number of nested reconstructions."""
-        return 1 if self._levels is None else len(self._levels.ends)
+    def level_weights(self) -> tuple[float, ...]:
+        """Weight of each nested reconstruction in the loss."""
+        return (1.0,) if self._levels is None else self._levels.weights
 
     def written(self, code: Code, bags: ops.Bags) -> Float[Tensor, "bags d_out"]:
         """What the dictionary writes of a code, whose entries are `bags`, beside b_dec, scaled."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from oracle import level_weights
 from safetensors.torch import load_file
 from tiny_models import tiny_model, tiny_tokens
 from tiny_trainer import Make, maker
@@ -110,7 +111,7 @@ def untied(saes: dict[str, Sae]) -> dict[str, Sae]:
 
 
 def dense(saes: dict[str, Sae], xs: list[Tensor], y: Tensor, variances: tuple[float, ...] = (1.0, 1.0, 1.0)) -> Tensor:
-    """The mean over levels of Σ_l ‖ŷ^l − y^l‖² / v_l of the sum of all layers' outputs, over dense tensors."""
+    """The weighted mean over levels of Σ_l ‖ŷ^l − y^l‖² / v_l of all layers' outputs, over dense tensors."""
     cfg = next(iter(saes.values())).cfg
     ends = cfg.levels_for(60) or [60]
     losses = []
@@ -135,7 +136,7 @@ def dense(saes: dict[str, Sae], xs: list[Tensor], y: Tensor, variances: tuple[fl
             continue
         parts = zip(total.chunk(len(saes), 1), variances, strict=True)
         losses.append(torch.stack([part.square().sum() / variance for part, variance in parts]).sum())
-    return torch.stack(losses).mean()
+    return torch.stack(losses) @ torch.tensor(level_weights(len(losses), budgets=bool(cfg.budgets)), dtype=y.dtype)
 
 
 def dense_code(sae: Sae, x: Tensor) -> Tensor:

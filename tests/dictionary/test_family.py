@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from oracle import level_weights
 from torch import Tensor
 
 from sae import Sae, SaeConfig, ops
@@ -68,7 +69,7 @@ def dense_kept(sae: Sae, pre_acts: Tensor) -> Tensor:
 
 
 def dense_loss(sae: Sae, x: Tensor, y: Tensor | None, scale: float, limit: float | None = None) -> Tensor:
-    """scale · Σ share · mean over levels of ‖x̂_j − y‖², over dense tensors."""
+    """scale · Σ share · weighted mean over levels of ‖x̂_j − y‖², over dense tensors."""
     x = x if sae.scale is None else x * sae.scale
     read = x if sae.cfg.transcode else x - sae.b_dec
     pre_acts = read @ sae.encoder.weight.T + sae.encoder.bias
@@ -81,8 +82,9 @@ def dense_loss(sae: Sae, x: Tensor, y: Tensor | None, scale: float, limit: float
     if sae.W_skip is not None:
         recons = [recon + x @ sae.W_skip.T for recon in recons]
     shares = 1.0 if limit is None else token_shares(read, recons[-1] - target, limit).detach()
-    errors = [(recon - target).square().sum(1) for recon in recons]
-    return scale * (shares * sum(errors) / len(errors)).sum()
+    weights = level_weights(len(recons), budgets=bool(sae.cfg.budgets))
+    errors = [weight * (recon - target).square().sum(1) for weight, recon in zip(weights, recons, strict=True)]
+    return scale * (shares * sum(errors)).sum()
 
 
 def explicit(sae: Sae, x: Tensor, y: Tensor | None, wanted: Wanted, parts: int = 1) -> Gradients:
@@ -208,6 +210,7 @@ def test_matryoshka_s_prefix_and_hierarchical_s_budget_reconstruct_by_themselves
     acts, indices = torch.tensor([[1.0, 3.0, 2.0]]), torch.tensor([[0, 5, 2]])
     assert Levels((2, 4, 8), False).at(acts, indices).tolist() == [[0, 2, 1]]
     assert Levels((1, 3), True).at(acts, indices).tolist() == [[1, 0, 1]]
+    assert Levels((2, 4, 8), False).weights == (1, 1, 1) and Levels((2, 4, 8), True).weights == (1, 1, 2)
 
 
 @pytest.mark.parametrize(

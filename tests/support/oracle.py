@@ -64,3 +64,9 @@ def dense_gradients(
         e_hat = dense_code(x, W_enc[dead], b_enc[dead], b_dec, k_aux) @ W_dec[dead]
         loss = loss + auxk_scale * (e_hat - e).square().sum()
     return Oracle(loss.detach(), recon.detach(), *torch.autograd.grad(loss, (W_enc, b_enc, W_dec, b_dec)))
+
+
+def level_weights(levels: int, *, budgets: bool) -> list[float]:
+    """Weights of the squared errors of nested reconstructions; they add up to 1. The largest budget has most."""
+    found = [*[1.0] * (levels - 1), 2.0] if budgets else [1.0] * levels
+    return [weight / sum(found) for weight in found]
