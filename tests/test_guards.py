@@ -334,6 +334,7 @@ def test_only_the_report_prints() -> None:
     printing = {place.split(":")[0] for place, call in calls() if ast.unparse(call.func) == "print"}
     assert printing <= {
         "report/training.py",
+        "report/evaluation.py",
         "report/selftest.py",
         "report/folder.py",
         "commands/browse.py",

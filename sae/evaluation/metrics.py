@@ -135,6 +135,7 @@ def _firing(fired: Tensor, tokens: int) -> dict[str, float]:
     return {
         "frac_alive": share(density > 0),
         "unused_fraction": share(density == 0),
+        "firings_per_latent": fired.double().mean().item(),
         "rare_fraction": share((density > 0) & (density < RARE)),
         "freq_over_1_percent": share(density > 0.01),
         "freq_over_10_percent": share(density > 0.1),

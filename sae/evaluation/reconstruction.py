@@ -1,5 +1,6 @@
 """Quality of reconstructions of activations that training never saw."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -29,6 +30,8 @@ class ReconstructionMetrics(NamedTuple):
     """Mean number of latents that fire per token."""
     unused_fraction: float
     """Share of latents that fire on none of the tokens. Falls as tokens are added."""
+    firings: float = math.nan
+    """Mean over latents of the number of tokens that one fires on."""
     fvu_at: dict[str, float] | None = None
     """FVU over the ordinary tokens at each hookpoint of a crosscoder, and of parts (`partial_names`)."""
 
@@ -96,6 +99,7 @@ class ReconstructionMeter:
             massive_tokens=tokens - int(self._ordinary_variance.tokens),
             l0=self._counts.sum().item() / max(1, tokens),
             unused_fraction=(self._counts == 0).double().mean().item(),
+            firings=self._counts.double().mean().item(),
             fvu_at=fvu_at or None,
         )
 

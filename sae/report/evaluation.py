@@ -21,6 +21,7 @@ from sae.report.folder import write_report
 from sae.report.html import document, facts, picture, table
 from sae.report.pictures import draw_all
 from sae.report.terminal import show_rows
+from sae.report.unused import note
 
 COLUMNS = {
     "FVU": ("fvu", "{:.4f}"),
@@ -109,6 +110,13 @@ def _print_table(evaluation: Evaluation) -> None:
         for (label, hookpoint), quality in evaluation.qualities.items()
     ]  # fmt: skip
     show_rows(title(evaluation), ["hookpoint"] + ["checkpoint"] * several, list(shown), rows, once=several)
+    if said := _unused(evaluation):
+        print(said)
+
+
+def _unused(evaluation: Evaluation) -> str | None:
+    found = (quality.metrics for quality in evaluation.qualities.values() if "firings_per_latent" in quality.metrics)
+    return note(evaluation.tokens, ((each["unused_fraction"], each["firings_per_latent"]) for each in found))
 
 
 def _print_probes(probed: Probed, short_labels: Mapping[str, str]) -> None:
@@ -152,6 +160,7 @@ def page(evaluation: Evaluation, about: Mapping[str, Any], pictures: Mapping[str
         facts(about),
         f"<p>{html.escape(title(evaluation))}</p>",
         table(["checkpoint", "hookpoint", *shown], quality_rows, names=2),
+        *[f"<p>{html.escape(said)}</p>" for said in [_unused(evaluation)] if said],
         *_relative_norms(evaluation),
         *differences.parts(evaluation.differences, labels),
         *probes.parts(evaluation.probes, labels),

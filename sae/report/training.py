@@ -11,6 +11,7 @@ from sae.report.colors import line_color
 from sae.report.frontier import draw_sweep_frontier
 from sae.report.labels import label_text
 from sae.report.terminal import show, text
+from sae.report.unused import note
 from sae.runs.log import Record, read_records
 
 _PANELS = {
@@ -87,6 +88,8 @@ def _print_table(
         for hookpoint, value in (metrics.fvu_at or {}).items():
             table.add_row(text(f"  {hookpoint}"), f"{value:.4f}")
     show(table)
+    if said := note(held_out, ((metrics.unused_fraction, metrics.firings) for metrics in results.values())):
+        print(said)
 
 
 def draw_curves(records: list[Record], path: Path) -> None:

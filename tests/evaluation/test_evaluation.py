@@ -96,6 +96,7 @@ def by_hand(model: nn.Module, tokens: Tensor, saes: dict[str, Sae], kept: Tensor
         "l0": fired.float().sum(-1).mean().item(),
         "frac_alive": (density > 0).float().mean().item(),
         "unused_fraction": (density == 0).float().mean().item(),
+        "firings_per_latent": fired.sum().item() / 96,
         "rare_fraction": ((density > 0) & (density < RARE)).float().mean().item(),
         "freq_over_1_percent": (density > 0.01).float().mean().item(),
         "freq_over_10_percent": (density > 0.1).float().mean().item(),

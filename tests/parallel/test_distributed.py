@@ -255,7 +255,7 @@ def test_the_bytes_of_split_latents_are_those_of_the_formula(two: Path, name: st
         assert any(dead) and (name == "sharded") == any(count > d_in // 2 for count in dead)
         code, recon = 2 * TOKENS * 4 * 4, 2 * TOKENS * 4 * d_in
         # a block of the shuffle for the length of W_enc, every step, and what is held out, a step's worth of tokens
-        expected += (8 + steps + 1) * (code + recon) + steps * (4 * d_in + 8) + 16
+        expected += (8 + steps + 1) * (code + recon) + steps * (4 * d_in + 8) + 24
         followed = d_in // 4  # by the optimizer: of each matrix their products, lengths, and its length
         expected += steps * 2 * 4 * (d_in * followed + followed + 1)
         expected += sum((count > 0) * (recon + 4 * d_in) for count in dead)

@@ -1,5 +1,6 @@
 """Tables on the terminal: names stay whole, however long they are, and no number is cut."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from sae.report.frontier import draw_sweep_frontier
 from sae.report.html import plain
 from sae.report.terminal import show, show_rows
 from sae.report.training import draw_curves, report
+from sae.report.unused import note
 
 NAMES = ["encoder.albert_layer_groups.0.albert_layers.0.attention.call11", "layers.3"]
 NUMBERS = [["0.1234", "32.0"], ["0.5678", "1.0"]]
@@ -88,3 +90,25 @@ def test_names_of_strangers_are_no_formulas_in_pictures(tmp_path: Path) -> None:
     draw_curves([record | {"tokens": 8.0}], tmp_path / "curves.png")
     draw_sweep_frontier({rf"$\bad{name}/{name}": METRICS for name in HOSTILE if "/" not in name}, tmp_path / "f.png")
     assert all((tmp_path / name).stat().st_size > 10_000 for name in ("curves.png", "f.png"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ([(0.134, 11.0), (0.5, 90.0)], "on 44,000 tokens a latent fires 11 times in the mean, .* --max_tokens 160000 "),
+        ([(0.009, 11.0), (0.134, 40.0)], None),  # next to none are unused, or the tokens suffice
+        ([(1.0, 0.0)], None),  # nothing fires: more tokens would tell nothing
+    ],
+)
+def test_unused_latents_of_few_tokens_may_be_rare_ones(rows: list[tuple[float, float]], told: str | None) -> None:
+    said = note(44_000, rows)
+    assert (said is None) == (told is None) and re.search(told or "", said or "")
+
+
+def test_the_end_of_a_run_says_how_far_unused_can_be_trusted(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    report(tmp_path, tmp_path, {"layers.0": METRICS._replace(firings=2.0)}, 99, {"layers.0": 1.0})
+    assert "on 9 tokens a latent fires 2 times in the mean" in capsys.readouterr().out
+    report(tmp_path, tmp_path, {"layers.0": METRICS._replace(firings=50.0)}, 99, {"layers.0": 1.0})
+    assert "times in the mean" not in capsys.readouterr().out

@@ -341,7 +341,8 @@ def test_a_stopwatch_counts_what_happens_inside_only(monkeypatch: pytest.MonkeyP
 
 def results(names: list[str]) -> dict[str, ReconstructionMetrics]:
     return {
-        name: ReconstructionMetrics(96, 0.1 + index, 0.1 + index, 0, 3.9, 0.125) for index, name in enumerate(names)
+        name: ReconstructionMetrics(96, 0.1 + index, 0.1 + index, 0, 3.9, 0.125, 50.0)
+        for index, name in enumerate(names)
     }
 
 
