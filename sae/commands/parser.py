@@ -43,6 +43,8 @@ def parse(
     def read(words: Sequence[str]) -> Config:
         return _parse_one(config, groups, words, prog=prog, description=description, positional=positional)
 
+    alone = {name for name, field in _fields(config).items() if _words_after(field.type)}
+    arguments = [part for word in arguments for part in _apart(word, alone)]
     _check_commas(arguments, {name for name, field in _fields(config).items() if _takes_several(field)} | set(swept))
     words, several = _first_of_several(arguments, {name: _literals(config, name) for name in swept})
     cfg: Any = read(words)
@@ -64,6 +66,17 @@ def typed(arguments: Sequence[str]) -> frozenset[str]:
     words = [word.removeprefix("--").partition("=")[0] for word in arguments if word.startswith("--")]
     names = [word.replace("-", "_") for word in words]
     return frozenset([*names, *(name.removeprefix("no_") for name in names)])
+
+
+def _apart(word: str, alone: Collection[str]) -> list[str]:
+    """`--name=value` as the two words that mean the same: what is told about the one is told about the other.
+
+    As it is if its value would then be taken for an option, or need not be the option's, which may stand `alone`.
+    """
+    name, is_set, value = word.partition("=")
+    is_option = value.startswith("-") and not _NUMBER.fullmatch(value)
+    is_whole = name.removeprefix("--").replace("-", "_").removeprefix("no_") in alone
+    return [word] if not word.startswith("--") or not is_set or is_option or is_whole else [name, value]
 
 
 def _takes_several(field: dataclasses.Field[Any]) -> bool:
@@ -266,7 +279,7 @@ def _unboxed(text: str, prog: str) -> str:
     meant = [line for line in lines if line.startswith("--") and line not in told]
     message = " ".join(told) or "the options cannot be read"
     # What stands beside an unknown option may be a secret that was meant for a known one.
-    if message.startswith("Unrecognized options:") and (unknown := re.findall(r"--?[^\s,=]+", message)):
+    if message.startswith("Unrecognized options:") and (unknown := re.findall(r"(?<!\S)--?[^\s,=]+", message)):
         message = f"there is no option {', '.join(unknown)}"
         meant = [line for line in meant if line.startswith(tuple(unknown))] or meant  # --layer is rather --layers
     perhaps = f"; perhaps you meant {' or '.join(meant)}" if meant and "no option" in message else ""

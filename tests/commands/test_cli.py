@@ -341,8 +341,26 @@ def test_the_options_that_begin_as_typed_are_the_ones_that_were_meant(run: Run) 
         "--batch": "--batch_size INT",
         "--latents": "--num_latents INT or --shard_latents INT",
     }.items():
-        told = run("model", "text.jsonl", typed, "5").err
-        assert f"there is no option {typed}; perhaps you meant {meant}; sae --help" in told
+        for words in ([typed, "5"], [f"{typed}=5"]):
+            told = run("model", "text.jsonl", *words).err
+            assert f"there is no option {typed}; perhaps you meant {meant}; sae --help" in told
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--k", "4", "8"], ["--lr", "1e-3", "2e-3"], ["--selection", "topk", "batchtopk"], ["--layers", "0", "-1"],
+     ["--hookpoints", "a=b", ""], ["--lr", "-1"], ["--k", "4,8"], ["--k", "x"], ["--hf_tokn", "x"]],
+)  # fmt: skip
+def test_an_option_means_the_same_with_its_value_behind_an_equals_sign(words: list[str]) -> None:
+    def meant(words: list[str]) -> RunConfig | str:
+        try:
+            return parse(["model", "text", *words])
+        except ValueError as error:
+            return str(error)
+
+    name, value, *others = words
+    assert meant([f"{name}={value}", *others]) == meant(words)
+    assert meant(["--run_name=-x"]) == RunConfig("model", "text", run_name="-x")  # what else would be an option
 
 
 @pytest.mark.parametrize("resumes", [False, True])
@@ -655,6 +673,10 @@ def test_a_message_that_the_parser_breaks_is_told_whole_and_without_what_stands_
     assert sae.__main__.main(["model", "text", *unknown, "hf_secret"]) == 2
     error = capsys.readouterr().err
     assert all(option in error for option in unknown) and "hf_secret" not in error
+    for words, said in {"--hf_tokn hf-secret": "there is no option --hf_tokn;", "--auxk_alpha 1 2e-3": "2e-3"}.items():
+        assert sae.__main__.main(["model", "text", *words.split()]) == 2
+        error = capsys.readouterr().err
+        assert said in error and "-secret" not in error and "no option -3" not in error
 
 
 # The list of options
