@@ -44,7 +44,7 @@ def plan_text(launch: Launch[RunConfig]) -> Reading:
     """The text, as batches of tokens, and the hookpoints that are chosen: all that needs no weights."""
     cfg = launch.cfg
     skeleton, hookpoints = check_model(cfg)
-    if cfg.finetune is not None:
+    if cfg.finetune is not None and launch.begun is None:
         find_anywhere(cfg.finetune, names(launch.combinations, hookpoints))
     with launch.world.one_first(note, "prepared the data"):
         return plan_reading(

@@ -257,7 +257,14 @@ def _changes(before: dict[str, Any], cfg: TrainConfig) -> dict[str, tuple[Any, A
         for name in now
         if name not in _FREE_TO_CHANGE
     }
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1] and not _leads_to(name, *pair)}
+
+
+def _leads_to(name: str, before: Any, now: Any) -> bool:
+    """Whether a path is another spelling of the recorded one, of which nothing may be left."""
+    if name not in _PATHS or not isinstance(before, str) or not isinstance(now, str):
+        return False
+    return os.path.abspath(os.path.expanduser(now)) == before
 
 
 def _completed(before: Any, default: Any) -> Any:
@@ -296,15 +303,20 @@ def _check_resumable(path: Path, cfg: TrainConfig) -> None:
     for name in cfg.resume_changed:
         if name not in _MAY_CHANGE:
             raise ValueError(f"resume_changed must name options that can change ({', '.join(_MAY_CHANGE)}), got {name}")
-    refused = [name for name in changed if name not in cfg.resume_changed]
+    refused = [n for n, pair in changed.items() if n not in cfg.resume_changed or not _can_change(n, pair)]
     if refused:
         pairs = {key: pair for name in refused for key, pair in _single(name, changed[name]).items()}
         was = ", ".join(f"{name} was {short(before)} and is {short(now)}" for name, (before, now) in pairs.items())
-        can_change = all(name in _MAY_CHANGE for name in refused)
+        can_change = all(_can_change(name, changed[name]) for name in refused)
         told = f", or tell that it is meant: --resume_changed {' '.join(changed)}" if can_change else ""
         raise ValueError(
             f"resume must not change what is computed, but {was}; use the options of {path}/config.json{told}"
         )
+
+
+def _can_change(name: str, pair: tuple[Any, Any]) -> bool:
+    """Whether --resume_changed may tell of this change: how k grows follows from whether there was a `finetune`."""
+    return name in _MAY_CHANGE and not (name == "finetune" and None in pair)
 
 
 def _kept_before(path: Path) -> int | None:

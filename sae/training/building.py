@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,19 +25,26 @@ from sae.training.run_plan import LearnerPlan, RunPlan, SaePlan
 
 
 def make_saes(
-    plan: RunPlan, world: World, device: torch.device, tell: Callable[[str], None], typed: Collection[str] = ()
+    plan: RunPlan,
+    world: World,
+    device: torch.device,
+    tell: Callable[[str], None],
+    typed: Collection[str] = (),
+    *,
+    begun: Path | None = None,
 ) -> dict[str, Sae]:
     """The autoencoders that this process holds, or its parts of them, by name.
 
-    Options that were `typed` must be those of an autoencoder to be trained further, also where they say the default.
-    Raises ValueError for one to be trained further that is not as the plan asks.
+    Those to be trained further are in `begun`, a checkpoint of this run, or where `finetune` says. Options that were
+    `typed` must be theirs, also where they say the default. Raises ValueError for one that is not as the plan asks.
     """
     held = plan.held_by(world.rank)
     if plan.cfg.finetune is None:
         return {name: _new(one, plan.widths, world, device) for name, one in held.items()}
-    hookpoints = dict.fromkeys(one.hookpoint for one in held.values())
-    found = Sae.load_many(plan.cfg.finetune, hookpoints, device) if hookpoints else {}
-    starts = {name: _start(one, found[one.hookpoint], plan, tell, typed) for name, one in held.items()}
+    source = begun or plan.cfg.finetune
+    called = {name: one.hookpoint if begun is None else name for name, one in held.items()}
+    found = Sae.load_many(source, dict.fromkeys(called.values()), device) if held else {}
+    starts = {name: _start(one, found[called[name]], plan, source, tell, typed) for name, one in held.items()}
     return {name: _copy(start, world, device) for name, start in starts.items()}
 
 
@@ -68,9 +76,11 @@ def _sae(d_in: int, cfg: SaeConfig, world: World, **options: Any) -> Sae:
     return SaePart(d_in, cfg, shards=world.latent_shards(), part=part, parts=placement.shards, **options)
 
 
-def _start(plan: SaePlan, sae: Sae, run: RunPlan, tell: Callable[[str], None], typed: Collection[str]) -> Sae:
+def _start(
+    plan: SaePlan, sae: Sae, run: RunPlan, source: Path | str, tell: Callable[[str], None], typed: Collection[str]
+) -> Sae:
     """An autoencoder to start from, which has what the plan asks for."""
-    name, source = plan.hookpoint, run.cfg.finetune
+    name = plan.hookpoint
     for option, default in vars(SaeConfig()).items():
         given, found = getattr(plan.cfg, option), getattr(sae, option, getattr(sae.cfg, option))
         if given != found and (given != default or option in typed):
@@ -97,7 +107,10 @@ def _start(plan: SaePlan, sae: Sae, run: RunPlan, tell: Callable[[str], None], t
                 f"finetune: {name} in {source} must be {wanted} wide, as the model is, got {found}; "
                 "is it of another model?"
             )
-    start = sae.to_continue()
+    try:
+        start = sae.to_continue()
+    except ValueError as error:
+        raise ValueError(f"finetune: {name} in {source} cannot be trained further: {error}; train a new one") from None
     if start.cfg != sae.cfg:
         tell(f"{name}: the rows of W_dec in {source} differ in length, so that they are trained freely")
     return start

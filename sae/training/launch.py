@@ -3,10 +3,12 @@
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from sae.config import TrainConfig
 from sae.parallel.world import World
+from sae.runs import checkpoint
 from sae.runs.folder import RunFolder, continue_after_restart, derived_before
 from sae.runs.stop_signals import StopRequests
 from sae.training.run_plan import Combination, combinations
@@ -30,6 +32,8 @@ class Launch(Generic[Cfg]):
     stop: StopRequests = field(default_factory=StopRequests)
     typed: frozenset[str] = frozenset()
     """Options that were typed, which are given also where they say the default."""
+    begun: Path | None = None
+    """Checkpoint of the resumed run that the dictionaries to train further are in; `finetune` is then not read."""
 
     @classmethod
     def of(
@@ -45,7 +49,9 @@ class Launch(Generic[Cfg]):
         folder = world.from_main(partial(RunFolder.plan, cfg, model_name=model_name))
         before = world.from_main(partial(derived_before, cfg, folder.path))
         stop = StopRequests(silent=not world.is_main)
-        return cls(world, cfg, model_name, chosen, folder, before, stop, frozenset(typed))
+        further = cfg.resume and cfg.finetune is not None
+        begun = world.from_main(partial(_newest_undamaged, folder.path), slow=True) if further else None
+        return cls(world, cfg, model_name, chosen, folder, before, stop, frozenset(typed), begun)
 
     @property
     def batches_at_once(self) -> int:
@@ -56,6 +62,10 @@ class Launch(Generic[Cfg]):
     def whole_documents(self) -> bool:
         """Whether whole documents are held out; runs of earlier versions go on as they began."""
         return not self.before or self.before.get("held_out_by") == "documents"
+
+
+def _newest_undamaged(run: Path) -> Path | None:
+    return checkpoint.newest_undamaged(run)[0]
 
 
 def join(cfg: TrainConfig) -> World:

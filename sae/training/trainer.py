@@ -91,7 +91,7 @@ class SaeTrainer:
             self._note(check_memory(held, plan.widths, cfg.recipe, free))
         elif cfg.finetune is None:  # whose sizes come with it
             check_cross_layer_memory(held, plan.widths, cfg.recipe, free)
-        self.saes = make_saes(plan, world, self.device, self._note, launch.typed)
+        self.saes = make_saes(plan, world, self.device, self._note, launch.typed, begun=launch.begun)
         """Autoencoders that this process holds, by name: all, unless they are distributed."""
         shapes = self._merged({name: SaeShape.of(sae, cfg.shard_latents) for name, sae in self.saes.items()})
         self.learner_plans = {name: plan.learner(name, shape) for name, shape in shapes.items()}

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -146,10 +147,16 @@ def test_two_ranks_train_from_one_cache_as_one_does_with_twice_the_accumulation(
 def test_autoencoders_to_start_from_come_to_who_trains_them(
     processes: Launcher, tmp_path: Path, two: Path, layout: dict[str, Any]
 ) -> None:
-    options = {"finetune": str(two / "plain"), "max_tokens": 512}
+    source = shutil.copytree(two / "plain", tmp_path / "source")
+    options: dict[str, Any] = {"finetune": str(source), "max_tokens": 512}
     processes.succeed("train", 2, save_dir=str(tmp_path / "two"), runs={"run": options | layout})
-    alone(tmp_path, "alone", **options, grad_acc_steps=2)
+    options["grad_acc_steps"] = 2
+    alone(tmp_path, "alone", **options)
     assert_same_result(tmp_path / "two" / "run", tmp_path / "alone")
+    rank_jobs.train(str(tmp_path), {"stopped": options | {"stop_after": 2}})
+    shutil.rmtree(source)  # what is resumed has them
+    processes.succeed("train", 2, save_dir=str(tmp_path), runs={"stopped": options | layout | {"resume": True}})
+    assert_same_result(tmp_path / "stopped", tmp_path / "alone")
 
 
 # On another number of ranks, after a stop

@@ -263,6 +263,7 @@ def test_a_change_that_is_told_is_made_and_written_down_and_needs_no_telling_aga
         ({"seed": 1, "resume_changed": ["seed"]}, "resume_changed must name options that can change .*, got seed"),
         ({"k": 5}, "but k was 4 and is 5; use the options of .*config.json$"),
         ({"batch_size": 4}, "batch_size was 2 and is 4; use the options of .*config.json$"),
+        ({"finetune": "x", "resume_changed": ["finetune"]}, "finetune was None and is 'x'; use .*config.json$"),
         ({"resume": False, "resume_changed": ["lr"]}, "resume_changed must come with resume, got lr without"),
     ],
 )
@@ -272,6 +273,24 @@ def test_a_change_that_is_not_told_or_cannot_be_is_refused(
     stop_after(make_trainer(tmp_path), 2)
     with pytest.raises(ValueError, match=message):
         make_trainer(tmp_path, **{"resume": True} | changes)
+
+
+@pytest.mark.parametrize("lr", [3e-3, [3e-3, 6e-3]])
+def test_a_run_that_trains_dictionaries_further_goes_on_without_the_files_that_it_began_with(
+    tmp_path: Path, lr: float | list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_trainer("first").fit()
+    options = {"finetune": "first/run", "lr": lr}
+    make_trainer("straight", **options).fit()
+    for step in (4, 6):
+        stop_after(make_trainer("stopped", **options, resume=step > 4), step)
+    Path("first").rename("elsewhere")
+    (next(Path("stopped/run/step_6").rglob("sae.safetensors"))).write_bytes(b"damaged")
+    make_trainer("stopped", resume=True, **options).fit()
+    assert_same_end(Path("stopped"), Path("straight"))
+    with pytest.raises(ValueError, match="finetune was '.*/first/run' and is None; use the options of .*config.json$"):
+        make_trainer("stopped", resume=True, lr=lr, resume_changed=["finetune"])
 
 
 def test_an_option_that_the_run_did_not_know_yet_had_its_default(tmp_path: Path, straight: Path) -> None:

@@ -26,7 +26,8 @@ def make_trainer(save_dir: Path | str, **changes: Any) -> SaeTrainer:
 def final_state(save_dir: Path) -> dict[str, torch.Tensor]:
     folder = max((save_dir / "run").glob("step_*"), key=lambda path: int(path.name[5:]))
     assert folder.name == f"step_{STEPS}"
-    return {f"{p.parent.name}/{k}": t for p in sorted(folder.rglob("*.safetensors")) for k, t in load_file(p).items()}
+    paths = sorted(folder.rglob("*.safetensors"))
+    return {f"{path.relative_to(folder)}/{key}": t for path in paths for key, t in load_file(path).items()}
 
 
 def records(save_dir: Path) -> list[dict[str, float]]:
