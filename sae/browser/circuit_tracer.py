@@ -15,17 +15,19 @@ from sae.storage.files import write_atomically
 
 from .notes import Notes
 from .payload import short
-from .store import Context, Index, Latent
+from .store import Context, Index, Latent, Place
 
 
 def write(index: Index, folder: Path, notes: Notes, latents: Sequence[int]) -> None:
-    """Write features/ of all places. Latents that are not chosen have empty records."""
+    """Write features/ of all places. Latents that are not chosen have empty records.
+
+    Raises ValueError, before anything is written, for two places at one layer.
+    """
+    places = _by_layer(index)
     features = folder / "features"
     features.mkdir()
     entries: dict[str, Any] = {}
-    for number, place in enumerate(index.places.values()):
-        found = re.search(r"\d+", place.hookpoint)
-        layer = found[0] if found and found[0] not in entries else str(number)
+    for layer, place in places.items():
         chosen = set(latents) if latents else None
         offsets, content = [0], bytearray()
         for latent in place:
@@ -35,6 +37,20 @@ def write(index: Index, folder: Path, notes: Notes, latents: Sequence[int]) -> N
         write_atomically(features / f"layer_{layer}.bin", bytes(content))
         entries[layer] = {"filename": f"layer_{layer}.bin", "offsets": offsets}
     write_atomically(features / "index.json.gz", gzip.compress(json.dumps(entries).encode(), 6, mtime=0))
+
+
+def _by_layer(index: Index) -> dict[str, Place]:
+    """Places by the numbers of their layers, or their own where they have none."""
+    found: dict[str, Place] = {}
+    for number, place in enumerate(index.places.values()):
+        digits = re.search(r"\d+", place.hookpoint)
+        other = found.setdefault(digits[0] if digits else str(number), place)
+        if other is not place:
+            raise ValueError(
+                f"circuit-tracer shows one dictionary of a layer, got {other.name} and {place.name}; choose with "
+                "--hookpoints"
+            )
+    return found
 
 
 def _record(latent: Latent, layer: str) -> bytes:

@@ -27,8 +27,9 @@ BATCH = 256
 def write(index: Index, folder: Path, notes: Notes, latents: Sequence[int]) -> None:
     """Write the folders of all places. Texts in them are as they are: JSON."""
     model = plain(Path(str(index.header.about.get("model", "model"))).stem)
-    for place in index.places.values():
-        source = source_of(place)
+    sources = [source_of(place) for place in index.places.values()]
+    for number, (place, source) in enumerate(zip(index.places.values(), sources, strict=True)):
+        source = source if sources.count(source) == 1 else f"{source}-{number}"
         root = folder / "exports" / model / source
         for part in ("features", "activations", "explanations"):
             (root / part).mkdir(parents=True)
@@ -51,11 +52,13 @@ def plain(name: str) -> str:
 
 
 def source_of(place: Place) -> str:
-    """`<layer>-<set>`: the block's number, and what is left of the hookpoint's name."""
-    found = re.search(r"\d+", place.hookpoint)
+    """`<layer>-<set>`: the block's number, the configuration, and what is left of the hookpoint's name."""
+    group, _, hookpoint = place.name.rpartition("/")
+    found = re.search(r"\d+", hookpoint)
     layer = found[0] if found else "0"
-    rest = plain(re.sub(r"^[^\d]*\d+\.?", "", place.name)) if found else plain(place.name)
-    return f"{layer}-sae-{rest if rest != 'model' else 'res'}-{place.num_latents}".lower()
+    rest = plain(re.sub(r"^[^\d]*\d+\.?", "", hookpoint))
+    parts = [*([plain(group)] if group else []), rest if rest != "model" else "res", str(place.num_latents)]
+    return f"{layer}-sae-{'-'.join(parts)}".lower()
 
 
 def _write_about(root: Path, index: Index, place: Place, model: str, source: str) -> None:

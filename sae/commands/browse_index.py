@@ -135,9 +135,10 @@ def _reads(what: EvalPlan, device: Any) -> dict[str, Read]:
             "sae browse shows dictionaries that write one hookpoint, got layers of a cross-layer transcoder; "
             "leave them out with --hookpoints"
         )
-    several = len(found) > 1
+    name = next(iter(what.records)).rstrip("/")
+    groups = {label: label.removeprefix(name) if len(found) > 1 else "" for label in found}
     return {
-        f"{label.rpartition('/')[2]}/{hookpoint}" if several else hookpoint: Read(hookpoint, dictionary)
+        f"{groups[label]}/{hookpoint}".lstrip("/"): Read(hookpoint, dictionary)
         for label, dictionaries in found.items()
         for hookpoint, dictionary in dictionaries.items()
     }

@@ -1,6 +1,5 @@
 """What `sae eval` will measure, decided before anything is loaded: which autoencoders, which data, which tokens."""
 
-import fnmatch
 import os
 import re
 from collections.abc import Sequence
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sae.config import EvalConfig, TextConfig
-from sae.formats.find import find, local
+from sae.formats.find import find, local, meant_by, named
 from sae.formats.format import StoredDictionary
 from sae.formats.hub import fetch
 from sae.runs.folder import RunRecord, fingerprints_in
@@ -111,12 +110,14 @@ def _folders_by_label(
     There is one label for each configuration that a run trained. Raises ValueError if no hookpoint is meant.
     """
     grouped: dict[str, dict[str, Path]] = {}
+    meant = meant_by(hookpoints, dictionaries) if hookpoints else set(dictionaries)
     for full, stored in dictionaries.items():
         group, _, hookpoint = full.rpartition("/")
         if stored.relative == "." and len(hookpoints) == 1 and not _is_pattern(hookpoints[0]):
             hookpoint = hookpoints[0]  # the user says which hookpoint a dictionary has that was named itself
-        if not hookpoints or any(fnmatch.fnmatchcase(hookpoint, pattern) for pattern in hookpoints):
-            grouped.setdefault(f"{name.rstrip('/')}/{group}".rstrip("/"), {})[hookpoint] = stored.path
+        elif full not in meant:
+            continue
+        grouped.setdefault(f"{name.rstrip('/')}/{group}".rstrip("/"), {})[hookpoint] = stored.path
     if not grouped:
         raise ValueError(
             f"hookpoints must name autoencoders of {name}, got {' '.join(hookpoints)}; "
@@ -129,8 +130,8 @@ def _folder_and_dictionaries(name: str, hookpoints: Sequence[str]) -> tuple[Path
     """The folder of a checkpoint, and all dictionaries in it; of a hub repository only those at `hookpoints`."""
     if (folder := local(name)) is not None:
         return folder, find(folder)
-    dictionaries = fetch(name, hookpoints or None)
-    return next(iter(dictionaries.values())).root, dictionaries
+    fetched = list(fetch(name, hookpoints or None).values())
+    return fetched[0].root, named(fetched)  # by hookpoint, whatever they were called here
 
 
 def _is_pattern(hookpoint: str) -> bool:

@@ -130,6 +130,11 @@ def chosen_of(
     return {name: found[chosen[name][0]] for name in sorted(chosen, key=_natural)}
 
 
+def meant_by(names: Iterable[str], found: dict[str, StoredDictionary]) -> set[str]:
+    """The keys of `found` that one of these names or globs stands for, as in `find`; several of one name are all."""
+    return {key for name in names for meant in _named(name, found).values() for key in meant}
+
+
 def _named(name: str, found: dict[str, StoredDictionary]) -> dict[str, list[str]]:
     """Which of `found` a name or a glob stands for: by that name, or each that matches by its own; empty if none."""
     if _GLOB.search(name) is None:

@@ -210,6 +210,22 @@ def test_circuit_tracers_records_are_where_its_index_says(run: Run, tmp_path: Pa
     assert few[1] - few[0] == 4 and few[2] - few[1] > 4
 
 
+def test_several_dictionaries_at_one_hookpoint_are_places_of_their_own_and_are_exported_as_such(run: Run) -> None:
+    (step,) = Path("runs/run").glob("step_*")
+    for group in ("a/same", "b/same"):
+        shutil.copytree(step / "layers.2", step / group / "layers.2")
+    shutil.rmtree(step / "layers.2")
+    names = ["a/same/layers.2", "b/same/layers.2"]
+    command = ("runs/run", "--max_tokens", "200", "--hookpoints", "layers.2")
+    assert run(*command)[0] == 0
+    assert list(Index.open("runs/run")) == names
+    assert run(*command, "--export", "neuronpedia")[0] == 0
+    exported = Path("runs/run/browse/neuronpedia/exports/model")
+    assert {each.name for each in exported.iterdir()} == {"2-sae-a-same-res-128", "2-sae-b-same-res-128"}
+    status, _, err = run(*command, "--export", "circuit-tracer")
+    assert status == 2 and f"one dictionary of a layer, got {names[0]} and {names[1]}; choose with --hookpoints" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -24,6 +24,8 @@ from sae.config import EvalConfig
 from sae.data import load_data
 from sae.evaluation.evaluate import Evaluation
 from sae.evaluation.metrics import Quality
+from sae.evaluation.plan import plan_stability
+from sae.formats.find import find
 from sae.report.evaluation import columns, page, report_evaluation
 
 SMALL = ["--expansion_factor", "4", "--batch_size", "4", "--ctx_len", "16", "--max_tokens", "1024"]
@@ -255,6 +257,37 @@ def test_configurations_of_one_run_are_measured_side_by_side(run: Run, no_pictur
     status, _, err = run("runs/sweep", "--max_tokens", "100")
     assert status == 0 and "of the sequences that runs/sweep held out" in err and "may have seen" not in err
     assert list(numbers("runs/sweep/eval")["results"]) == ["runs/sweep/k4", "runs/sweep/k8"]
+
+
+def test_hookpoints_are_named_as_everywhere_with_the_configuration_or_without(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for k in ("k4", "k8"):
+        shutil.copytree(f"runs/{k}/step_16", f"sweep/{k}")
+
+    def measured(name: str, words: str) -> dict[str, list[str]]:
+        plan = plan_stability(EvalConfig(checkpoint=name, stability=["sweep"], hookpoints=words.split(), out="out"))
+        return {label.removeprefix(name): list(plan.folders[label]) for label in plan.first}
+
+    both = ["layers.0", "layers.2"]
+    for words, expected in {
+        "layers.2": {"/k4": ["layers.2"], "/k8": ["layers.2"]},
+        "layers.*": {"/k4": both, "/k8": both},
+        "k4/*": {"/k4": both},
+        "k?/layers.0": {"/k4": ["layers.0"], "/k8": ["layers.0"]},
+        "k8/layers.2 k4/layers.0": {"/k4": ["layers.0"], "/k8": ["layers.2"]},
+    }.items():
+        assert measured("sweep", words) == expected
+    monkeypatch.setattr("sae.evaluation.plan.fetch", lambda name, names: find(Path("sweep"), names))
+    assert measured("owner/name", "k?/layers.0") == {"/k4": ["layers.0"], "/k8": ["layers.0"]}
+    assert measured("owner/name", "k8/layers.2") == {"/k8": ["layers.2"]}
+    for place in ("wide/a", "narrow/a"):  # paths that do not name their hookpoint
+        Sae.load_from_disk("sweep/k4/layers.0").save_to_disk(f"sweep/{place}", format="saelens")
+        cfg = json.loads(Path(f"sweep/{place}/cfg.json").read_text())
+        cfg["metadata"]["hookpoint"] = "layers.1"
+        Path(f"sweep/{place}/cfg.json").write_text(json.dumps(cfg))
+    assert measured("sweep", "wide/a") == {"/wide/a": ["layers.1"]}
+    assert measured("owner/name", "wide/a") == {"": ["layers.1"]}  # the only one there that is fetched
 
 
 DAMAGED: dict[str, Callable[[Path], Any]] = {
