@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sae.dictionary.autoencoder import Sae
-from sae.formats.files import read_tensors
+from sae.formats.files import read_tensors, shapes_in
 from sae.formats.find import BEST
 from sae.storage.files import MANIFEST, is_inside, link_that_leaves, read_json, sha256_of, sync, write_json
 
@@ -155,7 +155,7 @@ def load(folder: Path, like: Checkpoint) -> Checkpoint:
     """
     check(folder, like.saes)
     saes = {name: _read_sae(folder / name, sae) for name, sae in like.saes.items()}
-    states = {name: _read_state(folder / name / STATE, tensors) for name, tensors in like.states.items()}
+    states = {name: _read_state(folder, name, tensors) for name, tensors in like.states.items()}
     return Checkpoint(saes, states, read_json(folder / TRAINER, max_bytes=_MAX_JSON_BYTES))
 
 
@@ -169,7 +169,13 @@ def _read_sae(folder: Path, like: Sae) -> Sae:
     return sae
 
 
-def _read_state(path: Path, like: dict[str, Tensor]) -> dict[str, Tensor]:
+def _read_state(folder: Path, name: str, like: dict[str, Tensor]) -> dict[str, Tensor]:
+    path = folder / name / STATE
+    if missing := sorted(set(like) - set(shapes_in(path))):
+        raise ValueError(
+            f"{path} must hold {missing[0]}, which this version of sae needs to go on, and does not; resume with "
+            f"the version that wrote it, or train the dictionaries further in a new run: --finetune {folder}"
+        )
     state = read_tensors(path, {key: list(tensor.shape) for key, tensor in like.items()})
     for key, tensor in like.items():
         # Which of them hold the first moments follows from the processor, and from the version.

@@ -72,6 +72,16 @@ def test_whole_numbers_in_place_of_others_are_refused(tmp_path: Path) -> None:
         checkpoint.load(checkpoint.save(tmp_path / "run", 3, given), like)
 
 
+def test_the_state_of_a_version_that_kept_less_is_told_as_that(tmp_path: Path) -> None:
+    given, like = (
+        Checkpoint({"k4/h.1": make_sae()}, {"k4/h.1": {name: torch.ones(3) for name in names}}, {})
+        for names in (["m"], ["m", "longest"])
+    )
+    folder = checkpoint.save(tmp_path / "run", 3, given)
+    with pytest.raises(ValueError, match=rf"must hold longest, .* the version that wrote it, .* --finetune {folder}$"):
+        checkpoint.load(folder, like)
+
+
 def test_a_checkpoint_is_laid_out_as_promised_and_opens_as_a_folder_of_autoencoders(saved: Path) -> None:
     of_each = {f"{name}/{file}" for name in NAMES for file in ("cfg.json", "sae.safetensors", STATE)}
     assert saved.name == "step_3"
