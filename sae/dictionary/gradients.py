@@ -18,7 +18,7 @@ from torch.nn import functional as F
 import sae.ops.kernels as kernels
 from sae import ops
 from sae.dictionary.autoencoder import Sae
-from sae.dictionary.levels import Levels
+from sae.dictionary.levels import Levels, level_weights
 from sae.dictionary.losses import VarianceSums, auxk_scale
 from sae.dictionary.shards import WHOLE, LatentShards
 from sae.ops.encode import Encode, Select, chunk_tokens
@@ -260,8 +260,8 @@ def _pullback_of_bags(
     shards: LatentShards,
 ) -> tuple[Gradients, Reconstruction]:
     """The gradients of a code whose entries name their token and level. `target` is y − b_dec."""
-    levels, tokens = wanted.levels, len(target)
-    count = 1 if levels is None else len(levels.ends)
+    levels, tokens, by_level = wanted.levels, len(target), level_weights(wanted.levels)
+    count = len(by_level)
     level = None if levels is None else levels.at(code.acts, code.indices)
     bags = ops.Bags.of(code.acts, code.indices, level, count)
     residuals = shards.sum_(ops.decode_bags(bags, weights.W_dec)).view(count, tokens, -1)
@@ -273,8 +273,7 @@ def _pullback_of_bags(
 
     slope = 2 * wanted.scale
     shares = residual.new_ones(tokens) if wanted.limit is None else token_shares(code.centred, residual, wanted.limit)
-    weights_of_levels = (1.0,) if levels is None else levels.weights
-    pulls = residuals * (shares.outer(shares.new_tensor(weights_of_levels)).T / sum(weights_of_levels)).unsqueeze(2)
+    pulls = residuals * (shares.new_tensor(by_level).outer(shares) / sum(by_level)).unsqueeze(2)
     for j in reversed(range(count - 1)):  # Σ_{j ≥ b}
         pulls[j] += pulls[j + 1]
     grad_pre = ops.gather_dot_bags(pulls.flatten(0, 1), bags, weights.W_dec) * slope

@@ -50,3 +50,8 @@ class Levels(NamedTuple):
         else:
             number = indices
         return torch.bucketize(number, torch.tensor(self.ends, device=number.device), right=True)
+
+
+def level_weights(levels: Levels | None) -> tuple[float, ...]:
+    """Weight of each nested reconstruction in the loss; of one alone, if there are no levels."""
+    return (1.0,) if levels is None else levels.weights

@@ -25,7 +25,7 @@ from sae.dictionary.gradients import (
     token_shares,
     written,
 )
-from sae.dictionary.levels import Levels
+from sae.dictionary.levels import Levels, level_weights
 from sae.dictionary.losses import Ordinary, spread
 from sae.dictionary.selection import selection, width
 from sae.dictionary.shards import WHOLE, LatentShards
@@ -316,7 +316,7 @@ class SaeLearner:
     @property
     def level_weights(self) -> tuple[float, ...]:
         """Weight of each nested reconstruction in the loss."""
-        return (1.0,) if self._levels is None else self._levels.weights
+        return level_weights(self._levels)
 
     def written(self, code: Code, bags: ops.Bags) -> Float[Tensor, "bags d_out"]:
         """What the dictionary writes of a code, whose entries are `bags`, beside b_dec, scaled."""
