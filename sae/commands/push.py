@@ -48,7 +48,7 @@ def push(cfg: PushConfig) -> int:
         raise ValueError(f"SOURCE must be a local folder, and {cfg.source} is none; name a run or one of its steps")
     found = find(folder)
     if not cfg.dry_run:
-        check_repository(cfg.repository, token=cfg.hf_token, force=cfg.force)
+        check_repository(cfg.repository, token=cfg.hf_token, force=cfg.force, private=cfg.private)
     with TemporaryDirectory() as staged:
         files = _files(cfg, found, Path(staged))
         for path, content in files.items():

@@ -9,17 +9,36 @@ CARD = "README.md"
 _BELONGS_TO_NOBODY = {".gitattributes"}
 
 
-def check_repository(name: str, *, token: str | None, force: bool) -> None:
-    """Raise ValueError if a repository of that name holds files and is not to be written over (`force`)."""
-    from huggingface_hub import HfApi
+def check_repository(name: str, *, token: str | None, force: bool, private: bool) -> None:
+    """Raise ValueError if a repository of that name holds files and is not to be written over (`force`).
 
-    api = HfApi(token=token)
+    So it does without a token, and for a public repository where a `private` one is wanted: it would stay public.
+    """
+    from huggingface_hub import HfApi, get_token
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    api, held, is_public = HfApi(token=token), set[str](), False
     with _in_one_line(name):
-        held = set(api.list_repo_files(name)) - _BELONGS_TO_NOBODY if api.repo_exists(name) else set()
+        try:
+            is_public = api.repo_info(name).private is False
+            held = set(api.list_repo_files(name)) - _BELONGS_TO_NOBODY
+        except RepositoryNotFoundError as error:
+            if isinstance(error, GatedRepoError):  # it is there
+                raise
+    if private and is_public:
+        raise ValueError(
+            f"--private must be a new repository, or one that is private, but {name} is there and public; make it "
+            "private on the hub first, or choose another name"
+        )
     if held and not force:
         raise ValueError(
             f"OWNER/NAME must be a new or empty repository, but {name} holds {', '.join(sorted(held)[:4])}; "
             "choose another name, or add a commit to it with --force"
+        )
+    if token is None and get_token() is None:
+        raise ValueError(
+            "sae push needs a token of the hub that may write, got none; give --hf_token, set HF_TOKEN, or run "
+            "`hf auth login`"
         )
 
 
@@ -35,19 +54,21 @@ def upload(name: str, files: Mapping[str, Path | bytes], *, token: str | None, p
         CommitOperationAdd(path, content if isinstance(content, bytes) else str(content))
         for path, content in files.items()
     ]
-    with _in_one_line(name):
-        api.create_repo(name, private=private, exist_ok=True)
-        return str(api.create_commit(name, operations, commit_message=message).commit_url)
+    try:
+        with _in_one_line(name):
+            api.create_repo(name, private=private, exist_ok=True)
+            return str(api.create_commit(name, operations, commit_message=message).commit_url)
+    except KeyboardInterrupt as stop:
+        stop.add_note(f"all of it is in {name}, or nothing; the same command sends it, with --force if it is there")
+        raise
 
 
 @contextmanager
 def _in_one_line(name: str) -> Iterator[None]:
     """The hub client's message, in one line."""
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
-
     try:
         yield
-    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError) as error:
+    except Exception as error:  # those of the client's own HTTP library have no base that is ours to name
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise ValueError(
             f"{name} cannot be written on the hub ({reason}); check OWNER/NAME, the network, HF_HUB_OFFLINE, and that "

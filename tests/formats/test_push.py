@@ -25,6 +25,7 @@ from sae.formats.convert import write_one
 from sae.formats.describe import describe
 from sae.formats.find import find
 from sae.formats.format import About
+from sae.formats.upload import upload
 
 CREATED = {"url": "http://127.0.0.1/me/dicts", "name": "me/dicts", "id": "1"}
 SHA = "0" * 40
@@ -38,7 +39,8 @@ class Hub(ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.exists = False
         self.commits = 0
-        self.forbids = False
+        self.forbids = self.drops = False
+        self.private = True
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -65,7 +67,8 @@ class Handler(BaseHTTPRequestHandler):
             {"type": "file", "path": name, "size": len(content), "oid": SHA}
             for name, content in self.server.files.items()
         ]
-        self.answer(entries if "/tree/" in self.path else {"id": "me/dicts", "sha": SHA, "siblings": files})
+        about = {"id": "me/dicts", "sha": SHA, "siblings": files, "private": self.server.private}
+        self.answer(entries if "/tree/" in self.path else about)
 
     def do_POST(self) -> None:
         sent = self.rfile.read(int(self.headers.get("content-length", 0)))
@@ -78,6 +81,8 @@ class Handler(BaseHTTPRequestHandler):
             asked = json.loads(sent)["files"]
             modes = [{"path": each["path"], "uploadMode": "regular", "shouldIgnore": False} for each in asked]
             self.answer({"files": modes})
+        elif "/commit/" in self.path and self.server.drops:
+            self.close_connection = True  # without an answer
         elif "/commit/" in self.path:
             for line in sent.splitlines():
                 entry = json.loads(line)
@@ -121,11 +126,11 @@ Push = Callable[..., tuple[int, str, str]]
 
 
 @contextmanager
-def pushes(server: Hub, home: Path) -> Iterator[Push]:
+def pushes(server: Hub, home: Path, *, token: str = "hf_secret") -> Iterator[Push]:
     """A process that runs `sae push` with the given arguments, again and again: status, output, errors."""
     environment = os.environ | {
         "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(home), "HF_HUB_OFFLINE": "0",
-        "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": "hf_secret",
+        "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": token,
     }  # fmt: skip
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -180,6 +185,43 @@ def test_everything_is_pushed_in_one_commit_never_over_others_files_and_loads_as
     assert list(loaded) == ["layers.0", "layers.1"]
     for hookpoint, one in loaded.items():
         assert one(x).recon.equal(Sae.load_from_disk(dictionaries / hookpoint)(x).recon)
+
+
+def test_a_connection_that_breaks_is_one_line_and_leaves_nothing(dictionaries: Path, tmp_path: Path) -> None:
+    with hub() as server, pushes(server, tmp_path / "home") as push:
+        server.drops = True
+        status, out, err = push(str(dictionaries), "me/dicts")
+        assert (status, len(err.strip().splitlines())) == (2, 1) and server.files == {}
+        assert err.startswith("sae: error: me/dicts cannot be written on the hub (") and "hf_secret" not in err
+        server.drops = False
+        assert push(str(dictionaries), "me/dicts")[0] == 0 and server.commits == 1
+
+
+def test_ctrl_c_while_files_are_sent_does_not_say_that_nothing_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*given: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", lambda *given, **options: None)
+    monkeypatch.setattr("huggingface_hub.HfApi.create_commit", stopped)
+    with pytest.raises(KeyboardInterrupt) as stop:
+        upload("me/dicts", {"a": b""}, token="hf_secret", private=False, message="")
+    assert stop.value.__notes__[0].startswith("all of it is in me/dicts, or nothing")
+
+
+def test_what_is_to_be_private_never_goes_into_a_public_repository(dictionaries: Path, tmp_path: Path) -> None:
+    with hub() as server, pushes(server, tmp_path / "home") as push:
+        server.exists, server.private = True, False
+        status, out, err = push(str(dictionaries), "me/dicts", "--private", "--force")
+        assert (status, len(err.strip().splitlines())) == (2, 1) and "me/dicts is there and public" in err
+        assert server.files == {}
+        server.private = True
+        assert push(str(dictionaries), "me/dicts", "--private")[0] == 0 and server.commits == 1
+
+
+def test_a_missing_token_is_told_before_anything_is_written(dictionaries: Path, tmp_path: Path) -> None:
+    with hub() as server, pushes(server, tmp_path / "home", token="") as push:
+        status, out, err = push(str(dictionaries), "me/dicts")
+    assert (status, out, len(err.strip().splitlines())) == (2, "", 1) and "needs a token" in err
 
 
 def test_what_our_own_format_cannot_say_is_pushed_in_saelens_and_loads_as_what_was_saved(tmp_path: Path) -> None:
