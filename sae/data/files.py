@@ -4,7 +4,10 @@ import difflib
 import glob
 import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from sae.storage.files import read_json
 
 from .read import (
     CHAT,
@@ -124,12 +127,15 @@ def _open_rows(
 def _open_parquet(
     parts: Mapping[str, list[File]], *, split: str, streaming: bool, text_column: str
 ) -> "datasets.Dataset | datasets.IterableDataset":
-    """Only the wanted columns are read, so that files may differ in others."""
+    """Only the wanted columns are read, so that files may differ in others. `datasets` fails at a file without rows."""
     import pyarrow.parquet as pq
     from datasets import load_dataset
 
-    paths = {name: [file.path for file in part] for name, part in parts.items()}
-    every = {path: pq.read_schema(path).names for part in paths.values() for path in part}
+    about = {file.path: pq.read_metadata(file.path) for part in parts.values() for file in part}
+    paths = {name: [file.path for file in part if about[file.path].num_rows] for name, part in parts.items()}
+    if empty := next((parts[name] for name, left in paths.items() if not left), []):
+        raise empty_data(", ".join(file.name for file in empty[:3]))
+    every = {path: about[path].schema.to_arrow_schema().names for part in paths.values() for path in part}
     columns = wanted_columns(next(iter(every.values())), text_column)
     for path, names in every.items():
         if missing := [name for name in columns if name not in names]:
@@ -170,16 +176,25 @@ def is_saved_dataset(folder: str) -> bool:
 
 def open_saved(folder: str, *, split: str, streaming: bool) -> "datasets.Dataset | datasets.IterableDataset":
     """A split of a folder written by save_to_disk; one that holds a single data set has the one split train."""
-    from datasets import Dataset, load_from_disk
+    from datasets import load_from_disk
 
-    try:
-        loaded = load_from_disk(folder)
-    except IndexError:  # what `datasets` says when it has saved a data set without rows
-        raise empty_data(folder) from None
-    splits = {"train": loaded} if isinstance(loaded, Dataset) else dict(loaded)
-    check_split(split, splits, streaming=False)
+    folders = _saved_splits(folder)
+    check_split(split, folders, streaming=False)
+    splits: dict[str, Any] = {}
+    for name in folders if split == "all" else split_names(split):
+        try:
+            splits[name] = load_from_disk(folders[name])
+        except IndexError:  # what `datasets` says when it has saved a data set without rows
+            raise empty_data(folders[name]) from None
     rows = select_split(splits, split)
     return rows.to_iterable_dataset() if streaming else rows
+
+
+def _saved_splits(folder: str) -> dict[str, str]:
+    """The folder of each split of what save_to_disk wrote."""
+    splits = Path(folder, "dataset_dict.json")
+    names = read_json(splits)["splits"] if splits.is_file() else []
+    return {name: os.path.join(folder, name) for name in names} or {"train": folder}
 
 
 def split_names(split: str) -> list[str]:

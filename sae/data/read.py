@@ -159,7 +159,7 @@ def _ids(name: str, value: Any) -> list[int] | None:
 
 
 def _mask(name: str, value: Any) -> list[int] | None:
-    return value and _ids(name, [int(one) if type(one) is bool else one for one in value])
+    return _ids(name, [int(one) if type(one) is bool else one for one in value] if isinstance(value, list) else value)
 
 
 def _chat(name: str, value: Any) -> str | None:

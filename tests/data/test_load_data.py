@@ -10,6 +10,8 @@ import re
 import zipfile
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
@@ -372,6 +374,35 @@ def test_what_is_no_whole_number_is_refused_in_one_line(load, name, wrong, strea
     with pytest.raises(ValueError, match=r"(must hold lists|must be lists|must be one list) of whole numbers") as error:
         load(source, ctx_len=4, streaming=streaming)
     assert "\n" not in str(error.value)
+
+
+def test_a_mask_that_is_no_list_is_named_with_its_line(load):
+    write("ids.jsonl", '{"input_ids": [1, 2], "attention_mask": 5}\n')
+    with pytest.raises(
+        ValueError, match=r"'attention_mask' must hold lists of whole numbers, got int in line 1 of ids"
+    ):
+        load("ids.jsonl")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("named", ["folder/data/*.parquet", "folder"])
+@pytest.mark.parametrize("groups", [0, 1])
+def test_a_parquet_file_without_rows_stands_in_nobodys_way(load, texts, expected, named, groups, streaming):
+    write_folder(texts)
+    os.remove("folder/data/test-00000-of-00001.parquet")
+    with pq.ParquetWriter("folder/data/train-00000-of-00000.parquet", pa.schema([("text", pa.string())])) as empty:
+        if groups:
+            empty.write_table(empty.schema.empty_table())
+    assert torch.equal(everything(load(named, streaming=streaming)), expected)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_saved_split_without_rows_stands_in_no_others_way(load, texts, expected, streaming):
+    empty = Dataset.from_dict({"text": []})
+    DatasetDict(test=empty, train=Dataset.from_dict({"text": texts})).save_to_disk("dict")
+    assert torch.equal(everything(load("dict", streaming=streaming)), expected)
+    with pytest.raises(ValueError, match="at least one row, got none in dict/test; choose another --split"):
+        load("dict", split="test")
 
 
 @pytest.mark.parametrize("streaming", [False, True])
