@@ -1,5 +1,6 @@
 """The folder of a run: where it is, whether it is free, and config.json, which says how to repeat the run."""
 
+import hashlib
 import json
 import math
 import os
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -136,8 +138,17 @@ class RunFolder(NamedTuple):
         replaced = isinstance(recorded, dict) and now is not None and recorded.get(_FINGERPRINTS) != now
         if isinstance(recorded, dict) and replaced:
             recorded[_FINGERPRINTS] = now
-        if changed or replaced:
+        if other := _other_versions(document):
+            document["changes"] = [*document.get("changes", []), {"versions": [document["versions"], versions()]}]
+            document["versions"] = versions()
+        if changed or replaced or other:
             write_json(path, document)
+
+    def other_versions(self) -> list[str]:
+        """A sentence if the run that is resumed was made by other versions of what decides its bits."""
+        other = _other_versions(_config(self.path))
+        told = ", ".join(f"{name} {short(before)} (now {now})" for name, (before, now) in other.items())
+        return [f"the run was made with {told}: what comes now may differ from what those would have made"] * bool(told)
 
 
 def continue_after_restart(cfg: Cfg, model_name: str = "", *, restarted: bool) -> Cfg:
@@ -451,15 +462,32 @@ _TYPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
 }
 
 
+@cache
+def _sources() -> str:
+    """A name that tells these sources of sae from others of the same version."""
+    package, digest = Path(__file__).parents[1], hashlib.sha256()
+    for path in sorted(path for path in package.rglob("*") if path.suffix in (".py", ".c")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:8]
+
+
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide the result."""
+    """Versions of Python and of the packages that decide the result; of sae with a name of its sources."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             found[name] = "not installed"
-    return found
+    return found | {"sae": f"{found['sae']}+{_sources()}"}
+
+
+def _other_versions(document: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """Packages of which another version is here than a run's record names, with both."""
+    before = document.get("versions")
+    if not isinstance(before, dict):
+        return {}
+    return {name: (before[name], now) for name, now in versions().items() if before.get(name, now) != now}
 
 
 def derived_name(cfg: TrainConfig, model_name: str = "") -> str:

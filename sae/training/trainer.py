@@ -416,7 +416,8 @@ class SaeTrainer:
         Raises:
             ValueError: If the model or the data have been replaced since.
         """
-        for sentence in check_sources(self.launch.before, self.fingerprints, self.cfg):
+        replaced = check_sources(self.launch.before, self.fingerprints, self.cfg)
+        for sentence in [*replaced, *self.world.from_main(self.folder.other_versions)]:
             self._note(sentence)
         folder, complaints = self.persistence.newest_undamaged()
         for complaint in complaints:

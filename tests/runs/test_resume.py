@@ -517,6 +517,25 @@ def test_a_run_of_a_version_that_recorded_no_fingerprints_goes_on_with_one_line(
     assert "does not say" not in capfd.readouterr().err
 
 
+def test_a_run_of_another_version_is_told_once_as_that_and_the_record_names_both(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stop_after(make_trainer(tmp_path), 5)
+    config = tmp_path / "run/config.json"
+    document = json.loads(config.read_text())
+    now = dict(document["versions"])
+    document["versions"] |= {"sae": "0.1.0", "torch": "2.0"}
+    config.write_text(json.dumps(document))
+    capfd.readouterr()
+    stop_after(make_trainer(tmp_path, resume=True), 2)
+    told = f"the run was made with sae '0.1.0' (now {now['sae']}), torch '2.0' (now {now['torch']}):"
+    assert capfd.readouterr().err.count(told) == 1
+    written = json.loads(config.read_text())
+    assert written["versions"] == now and written["changes"] == [{"versions": [document["versions"], now]}]
+    make_trainer(tmp_path, resume=True).fit()
+    assert "the run was made with" not in capfd.readouterr().err
+
+
 # One writer
 
 
