@@ -4,6 +4,7 @@ The name of an index's folder comes from the files of the checkpoint, of the mod
 options. So another index is never taken for this one.
 """
 
+import glob
 import hashlib
 import json
 import os
@@ -62,7 +63,7 @@ def plan_browse(cfg: BrowseConfig, checkpoint: Path) -> BrowsePlan:
         "version": VERSION,
         "checkpoint": digest(checkpoint),
         "model": [absolute(model), digest(Path(model))],
-        "dataset": [absolute(dataset), digest(Path(dataset))],
+        "dataset": [absolute(dataset), digest_of_data(dataset)],
         "options": {name: getattr(cfg, name) for name in _ASKED},
         "recorded": {name: options.get(name) for name in _ASKED if name in options},
     }
@@ -80,6 +81,15 @@ def _digest_of_cache(name: str) -> str:
     if isinstance(place, Path):
         return digest(place / MANIFEST)
     return hashlib.sha256(place.read(MANIFEST, max_bytes=2**26)).hexdigest()
+
+
+def digest_of_data(name: str) -> str:
+    """`digest` of what a data set's name leads to: a file, a folder, one with a configuration, or a glob's files."""
+    name = os.path.expanduser(name)
+    if os.path.exists(name):
+        return digest(Path(name))
+    found = [digest(Path(path)) for path in sorted(glob.glob(name, recursive=True)) or [name.partition(":")[0]]]
+    return hashlib.sha256("".join(found).encode()).hexdigest() if any(found) else ""
 
 
 def digest(path: Path) -> str:

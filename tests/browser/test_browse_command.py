@@ -17,6 +17,7 @@ import sae.__main__
 from sae.browser import Index
 from sae.browser.circuit_tracer import write as write_circuit_tracer
 from sae.browser.notes import Notes
+from sae.browser.plan import plan_browse
 from sae.browser.server import free_socket
 from sae.commands.parser import field_docs
 from sae.commands.table import COMMANDS
@@ -112,6 +113,22 @@ def test_another_checkpoint_or_other_options_have_an_index_of_their_own(run: Run
     weights.write_bytes(content)
     status, _, err = run("runs/run", "--max_tokens", "300", "--hookpoints", "layers.0")
     assert status == 0 and len(list(Path("runs/run/browse").glob("*/manifest.json"))) == 3
+
+
+@pytest.mark.parametrize("name", ["*.jsonl", "one.jsonl", "", ":english"])
+def test_other_data_under_the_same_name_have_an_index_of_their_own(tmp_path: Path, name: str) -> None:
+    def key() -> str:
+        data = f"{tmp_path / 'data'}{name}" if name.startswith(":") else str(tmp_path / "data" / name)
+        cfg = BrowseConfig(checkpoint="it", model="owner/model", dataset=data, out=str(tmp_path))
+        return plan_browse(cfg, tmp_path / "it").key
+
+    (tmp_path / "it").mkdir(), (tmp_path / "data").mkdir()
+    file = tmp_path / "data" / "one.jsonl"
+    file.write_text('{"text": "a"}\n')
+    before = key()
+    assert key() == before
+    file.write_text('{"text": "b"}\n')
+    assert key() != before
 
 
 def test_a_damaged_index_is_named_and_made_anew(run: Run) -> None:
