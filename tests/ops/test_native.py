@@ -211,6 +211,20 @@ def test_without_a_compiler_that_works_the_twins_run_and_the_user_is_told(compil
     assert told_with(compiler).startswith("False  no C compiler works here")
 
 
+def test_a_compiler_that_is_not_done_in_time_is_tried_once_and_not_told_as_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    slow = tmp_path / "slow-cc"
+    slow.write_text(f"#!/bin/sh\necho >> {tmp_path}/calls\nexec sleep 60\n")
+    slow.chmod(0o755)
+    monkeypatch.setenv("CC", str(slow))
+    monkeypatch.setattr(native, "_SECONDS", 0.2)
+    monkeypatch.setattr(native, "_slow", [])
+    monkeypatch.setattr(native, "library", native._library.__wrapped__)
+    assert str(native.advice()).startswith(f"{slow} had not compiled the optimizer after 0.2 s")
+    assert (tmp_path / "calls").read_text() == "\n"
+
+
 def test_arguments_in_CC_reach_the_compiler() -> None:
     command = " ".join(native._compiler())
     assert told_with(f"{command} -g '-DA=a b'") == f"True {native.version()} None\n"

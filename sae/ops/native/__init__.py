@@ -28,14 +28,16 @@ from torch import Tensor
 _FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math")
 _TEAM = "-fopenmp"
 _SOURCES = [Path(__file__).with_name(name) for name in ("rows.c", "eight_bit.c")]
-_SECONDS = 60
-"""How long a compiler may take; it needs a third of one."""
+_SECONDS = 300
+"""How long a compiler may take; it needs a third of one, and many on a machine that is full."""
 _LEAST_ELEMENTS = 2**16
 """Elements of the smallest matrix that more than one thread is worth."""
 _PARTS = 4
 """Into how many parts the rows are split for each thread: some take longer."""
 
 _ONCE = Lock()
+_slow: list[str] = []
+"""The compiler, if it was given up after `_SECONDS`."""
 
 COPIES = (torch.float32, torch.bfloat16)
 """Types of what is written beside the float32 that is computed with."""
@@ -77,6 +79,9 @@ def _library() -> ctypes.CDLL | None:
     try:
         with tempfile.TemporaryDirectory(prefix="sae-") as folder:
             return _with_team(compiler, Path(folder)) or _built(compiler, Path(folder), [])
+    except subprocess.TimeoutExpired:
+        _slow.append(compiler[0])
+        return None
     except (OSError, subprocess.SubprocessError):
         return None
 
@@ -96,7 +101,7 @@ def _with_team(compiler: list[str], folder: Path) -> ctypes.CDLL | None:
     openmp = _openmp()
     try:
         return None if openmp is None else _built(compiler, folder, [_TEAM], [openmp, "-Wl,--no-undefined"])
-    except (OSError, subprocess.SubprocessError):
+    except (OSError, subprocess.CalledProcessError):
         return None
 
 
@@ -141,6 +146,11 @@ def advice() -> str | None:
     """What to tell who trains on a CPU without the compiled code; None if it is there."""
     if library() is not None:
         return None
+    if _slow:
+        return (
+            f"{_slow[0]} had not compiled the optimizer after {_SECONDS} s, so that it takes twice as long: begin the "
+            "run anew when the machine has less to do"
+        )
     return (
         "no C compiler works here, so that the optimizer takes twice as long: install gcc or clang, or name one in CC; "
         "it needs a folder for temporary files with room, from which programs may run (TMPDIR)"
