@@ -2,13 +2,15 @@
 
 import atexit
 import ctypes
+import io
 import os
 import signal
 import sys
+from _thread import interrupt_main
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from threading import current_thread, main_thread
+from threading import Timer, current_thread, main_thread
 from types import FrameType
 from typing import Any
 
@@ -22,6 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is not None or not own:
         return _run(list(sys.argv[1:] if arguments is None else arguments))
     handler: Any = signal.signal(signal.SIGINT, _interrupt)
+    told, sys.unraisablehook = sys.unraisablehook, _pass_on
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a table whose ± cannot be shown is better than none
+        sys.stdout.reconfigure(errors="replace")
     atexit.register(_leave)  # before all others, so that it comes after them
     status = 1
     try:
@@ -33,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             atexit.unregister(_leave)
         signal.signal(signal.SIGINT, handler)
+        sys.unraisablehook = told
 
 
 def _leave() -> None:
@@ -79,6 +85,14 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
             os._exit(130)
         frame = frame.f_back
     raise KeyboardInterrupt
+
+
+def _pass_on(unraisable: Any) -> None:
+    """Bring a Ctrl-C again that came while an object was removed: there Python only reports exceptions."""
+    if unraisable.exc_type is KeyboardInterrupt:
+        Timer(0.01, interrupt_main).start()
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 def _choose_waiting() -> None:

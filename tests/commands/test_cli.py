@@ -837,6 +837,36 @@ sys.exit(status)
     assert not list(tmp_path.iterdir())
 
 
+def test_ctrl_c_while_an_object_is_removed_is_not_lost(tmp_path: Path) -> None:
+    code = """
+import signal, sys, time
+from sae.__main__ import main
+class Removed:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+def stop(*arguments, **options):
+    Removed()
+    time.sleep(60)
+import sae.lm
+sae.lm.load_skeleton = stop
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(main())
+"""
+    done = python("-c", code, "model", "text", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (130, "sae: stopped; nothing was written\n")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_of_few_letters_is_shown_what_it_can_show(tmp_path: Path, encoding: str) -> None:
+    name = "müll-→"
+    Sae(4, SaeConfig(num_latents=8, k=2)).save_to_disk(tmp_path / name)
+    command = [sys.executable, "-m", "sae", "info", name]
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, encoding=encoding)
+    assert done.returncode == 0 and done.stderr == ""
+    assert ("müll-?" if encoding == "latin-1" else "m?ll-?") in done.stdout
+
+
 def test_a_stopped_process_with_a_thread_at_work_in_pytorch_does_not_abort(tmp_path: Path) -> None:
     code = """
 import atexit, signal, sys, threading, torch
