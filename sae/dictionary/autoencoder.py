@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -493,8 +494,9 @@ def _normal_rows(
 ) -> Float[Tensor, "rows d_in"]:
     """The rows of one part of (num_latents, d_in) normal random numbers; mostly only a part exists at a time."""
     rows = num_latents // parts
+    draw = partial(torch.randn, generator=generator, dtype=torch.float32)
     if rows * d_in % 16:  # torch draws normal numbers in blocks of 16
-        return torch.randn(num_latents, d_in, generator=generator)[part * rows : (part + 1) * rows]
+        return draw(num_latents, d_in)[part * rows : (part + 1) * rows]
     for _ in range(part):
-        torch.randn(rows, d_in, generator=generator)
-    return torch.randn(rows, d_in, generator=generator)
+        draw(rows, d_in)
+    return draw(rows, d_in)

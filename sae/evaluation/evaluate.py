@@ -25,6 +25,7 @@ from sae.evaluation.ranks import ALONE, Ranks, Share
 from sae.evaluation.relative_norms import histogram
 from sae.evaluation.sums import ActivationSums
 from sae.evaluation.targets import Dictionaries, Targets, harvested, rows, targets
+from sae.ops.defaults import own_defaults
 from sae.runs.log import Progress
 
 TOP = 0.01
@@ -122,6 +123,7 @@ class Evaluation(Mapping[Any, Quality]):
         return document
 
 
+@own_defaults()
 def evaluate(
     model: nn.Module,
     dataset: Any,

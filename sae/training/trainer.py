@@ -19,6 +19,7 @@ from sae.dictionary.cross_layer import Together
 from sae.dictionary.wiring import Pair, pairs_of
 from sae.evaluation.reconstruction import ReconstructionMetrics, evaluate_reconstruction
 from sae.ops import native
+from sae.ops.defaults import own_defaults
 from sae.report.training import report
 from sae.runs import checkpoint
 from sae.runs.folder import check_sources
@@ -46,6 +47,7 @@ class SaeTrainer:
     The autoencoders are in `saes`, by name; `plans` says which hookpoint each reads.
     """
 
+    @own_defaults()
     def __init__(
         self, cfg: TrainConfig, dataset: Any, model: nn.Module | None = None, *, launch: Launch[Any] | None = None
     ) -> None:
@@ -118,6 +120,7 @@ class SaeTrainer:
         )
         self.persistence = Persistence(self.folder, world, shapes, self.saes, self.learners)
 
+    @own_defaults()
     def fit(self) -> Path:
         """Train to the end of the data or of `max_tokens`.
 

@@ -11,7 +11,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -307,6 +308,36 @@ def test_an_option_that_the_run_did_not_know_yet_had_its_default(tmp_path: Path,
 
 
 # What training draws, and where its state is
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+        assert torch.get_default_dtype() == dtype
+    finally:
+        torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize(
+    "around",
+    [*(partial(default_dtype, dtype) for dtype in (torch.bfloat16, torch.float16, torch.float64)),
+     partial(torch.autocast, "cpu", dtype=torch.bfloat16), partial(torch.device, "meta")],
+    ids=["bfloat16", "float16", "float64", "autocast", "device"],
+)  # fmt: skip
+def test_defaults_of_pytorch_that_a_program_has_set_change_nothing(
+    tmp_path: Path, straight: Path, monkeypatch: pytest.MonkeyPatch, around: Any
+) -> None:
+    model = tiny_model("gpt_neox")
+    monkeypatch.setattr("twelve_steps.tiny_model", lambda family: model)
+    with nullcontext() if around.func is torch.device else around():  # where the tokens are, is said by who makes them
+        trainer = make_trainer(tmp_path)
+    with around():
+        trainer.fit()
+    assert_same_end(tmp_path, straight)
+    assert (tmp_path / "run/evaluation.json").read_text() == (straight / "run/evaluation.json").read_text()
 
 
 def test_training_draws_from_no_global_generator(tmp_path: Path) -> None:
