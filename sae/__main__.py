@@ -20,13 +20,13 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 2 if the input was wrong, 130 if it was stopped by Ctrl-C."""
+    if arguments is None and isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a table whose ± cannot be shown is better than none
     own = signal.getsignal(signal.SIGINT) is signal.default_int_handler and current_thread() is main_thread()
     if arguments is not None or not own:
         return _run(list(sys.argv[1:] if arguments is None else arguments))
     handler: Any = signal.signal(signal.SIGINT, _interrupt)
     told, sys.unraisablehook = sys.unraisablehook, _pass_on
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a table whose ± cannot be shown is better than none
-        sys.stdout.reconfigure(errors="replace")
     atexit.register(_leave)  # before all others, so that it comes after them
     status = 1
     try:

@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import fields
+from functools import partial
 from importlib.metadata import entry_points, version
 from pathlib import Path
 from types import FrameType
@@ -862,7 +863,10 @@ def test_a_terminal_of_few_letters_is_shown_what_it_can_show(tmp_path: Path, enc
     Sae(4, SaeConfig(num_latents=8, k=2)).save_to_disk(tmp_path / name)
     command = [sys.executable, "-m", "sae", "info", name]
     environment = os.environ | {"PYTHONIOENCODING": encoding}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, encoding=encoding)
+    in_the_background = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, encoding=encoding, preexec_fn=in_the_background
+    )
     assert done.returncode == 0 and done.stderr == ""
     assert ("müll-?" if encoding == "latin-1" else "m?ll-?") in done.stdout
 
