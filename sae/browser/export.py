@@ -3,16 +3,17 @@
 import base64
 import json
 import re
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sae.storage.files import check_writable, write_atomically
+from sae.storage.files import write_atomically
 
 from . import circuit_tracer, neuronpedia
 from .notes import Notes
 from .payload import about_index, about_latent, about_related, tokens_in
-from .plan import BrowsePlan
+from .plan import EXPORTS, BrowsePlan, export_folder
 from .server import PAGE, packed_columns
 from .store import Index, Place
 
@@ -22,25 +23,24 @@ TOP, OF_EACH_FIFTH = 12, 3
 """Contexts that are exported of each latent."""
 _MODULES = ("dom.js", "data.js", "charts.js", "list.js", "latent.js", "try.js", "app.js")
 """The page's modules, each after those that it needs."""
-_FORMATS = {"neuronpedia": neuronpedia.write, "circuit-tracer": circuit_tracer.write}
+_FORMATS = dict(zip(EXPORTS, (neuronpedia.write, circuit_tracer.write), strict=True))
 
 
 def export(index: Index, plan: BrowsePlan, what: str, latents: Sequence[int] = ()) -> Path:
     """Write static pages into the new folder `what`, or another tool's format beside the index; where it is.
 
-    Raises ValueError for a folder that holds something, or a latent that no place has.
+    It is there when it is whole. Raises ValueError for a folder that holds something, or a latent that no place has.
     """
     index.check_latents(latents)
-    folder = plan.base / what if what in _FORMATS else Path(what)
-    check_writable("export", folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"export must be a new or empty folder, but {folder} holds something; choose another --export")
-    folder.mkdir(parents=True, exist_ok=True)
-    chosen = sorted(set(latents))
-    if what in _FORMATS:
-        _FORMATS[what](index, folder, Notes(plan.notes), chosen)
-    else:
-        write_pages(index, folder, Notes(plan.notes), chosen)
+    folder = export_folder(plan, what)
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # what a kill has left
+    try:
+        partial.mkdir(parents=True)
+        _FORMATS.get(what, write_pages)(index, partial, Notes(plan.notes), sorted(set(latents)))
+        partial.replace(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 

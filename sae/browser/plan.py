@@ -21,6 +21,8 @@ from .layout import VERSION
 
 BROWSE = "browse"
 """The folder of a run that holds its indexes and its notes."""
+EXPORTS = ("neuronpedia", "circuit-tracer")
+"""Formats of other tools, which are written beside the index; any other export is a folder of pages."""
 _ASKED = (
     "hookpoints", "split", "text_column", "streaming", "ctx_len", "max_tokens", "exclude_tokens", "exclude_positions",
     "batch_size", "dtype", "load_in_8bit", "attn_implementation", "revision",
@@ -120,6 +122,16 @@ def _samples(file: Path) -> Iterator[bytes]:
         for place in range(_SAMPLES):
             opened.seek(size * place // _SAMPLES)
             yield opened.read(_SAMPLE_BYTES)
+
+
+def export_folder(plan: BrowsePlan, what: str) -> Path:
+    """The folder of an export. Raises ValueError unless it is new or empty, and can be written."""
+    folder = plan.base / what if what in EXPORTS else Path(what)
+    folder = folder if folder.name else folder.absolute()  # the current one, which has a name as well
+    check_writable("export", folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"export must be a new or empty folder, but {folder} holds something; choose another --export")
+    return folder
 
 
 def other_indexes(plan: BrowsePlan) -> list[Path]:

@@ -1,16 +1,18 @@
 """`sae browse CHECKPOINT`: make an index once, then show it. What an index needs is imported only where one is made."""
 
+import errno
 import os
 import shutil
 import webbrowser
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from threading import Timer
 from typing import TYPE_CHECKING
 
 from sae.browser.layout import DamagedError
-from sae.browser.plan import BrowsePlan, plan_browse
+from sae.browser.plan import BrowsePlan, export_folder, plan_browse
 from sae.browser.store import Index
 from sae.config import BrowseConfig
 from sae.storage.files import MANIFEST, short
@@ -22,11 +24,14 @@ if TYPE_CHECKING:
 def browse(cfg: BrowseConfig) -> int:
     """Open the index of a checkpoint, or make it, and show or export it."""
     plan = plan_browse(cfg, _checkpoint(cfg))
+    if cfg.export is not None:
+        export_folder(plan, cfg.export)
     index = open_index(plan)
     if index is None:
         from sae.commands.browse_index import make_index
 
-        is_main = make_index(cfg, plan)
+        with _told_where(plan.folder, "out", "the same command continues"):
+            is_main = make_index(cfg, plan)
         if not is_main:
             return 0
         index = Index.open(plan.folder)
@@ -37,9 +42,23 @@ def browse(cfg: BrowseConfig) -> int:
     if cfg.export is not None:
         from sae.browser.export import export
 
-        print(f"exported {export(index, plan, cfg.export, cfg.latents)}")
+        with _told_where(export_folder(plan, cfg.export), "export", "nothing of it is left"):
+            print(f"exported {export(index, plan, cfg.export, cfg.latents)}")
         return 0
     return show(cfg, plan, index)
+
+
+@contextmanager
+def _told_where(folder: Path, option: str, then: str) -> Iterator[None]:
+    """The error of a full disk, with the folder that was written and the way out."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise OSError(
+            f"{folder} cannot be written ({error.strerror}); make room, or choose another --{option}; {then}"
+        ) from error
 
 
 def _checkpoint(cfg: BrowseConfig) -> Path:

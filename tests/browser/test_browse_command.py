@@ -1,7 +1,9 @@
 """`sae browse` from end to end: which index it makes, when it makes none, what it exports; bad input is one line."""
 
+import errno
 import gzip
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -153,6 +155,44 @@ def test_a_flipped_bit_is_named_with_a_way_out_that_makes_the_index_anew(run: Ru
     values.unlink()
     status, out, _ = run(*command)
     assert status == 0 and "it is damaged; indexing anew" in out and values.read_bytes() == whole
+
+
+def test_an_export_that_cannot_be_is_told_before_anything_is_indexed(run: Run) -> None:
+    Path("site").mkdir()
+    Path("site/mine.txt").write_text("x")
+    status, _, err = run("runs/run", "--max_tokens", "500", "--export", "site")
+    assert status == 2 and "site holds something; choose another --export" in err
+    assert not Path("runs/run/browse").exists()
+
+
+@pytest.mark.parametrize("what", ["site", "neuronpedia", "circuit-tracer"])
+def test_an_export_that_fills_the_disk_is_one_line_and_leaves_nothing(
+    run: Run, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    command = ("runs/run", "--max_tokens", "500", "--export", what)
+    folder = Path("site") if what == "site" else Path("runs/run/browse", what)
+    with monkeypatch.context() as patch:
+        for module in ("export", "neuronpedia", "circuit_tracer"):
+            patch.setattr(f"sae.browser.{module}.write_atomically", _on_a_full_disk)
+        status, _, err = run(*command)
+    assert status == 2 and f"{folder} cannot be written (No space left on device); make room, or choose" in err
+    assert not [path for path in folder.parent.iterdir() if what in path.name]
+    assert run(*command)[0] == 0 and any(folder.iterdir())
+
+
+def test_an_index_that_fills_the_disk_is_one_line_and_continued(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ("runs/run", "--max_tokens", "500")
+    with monkeypatch.context() as patch:
+        patch.setattr("sae.browser.layout.write_atomically", _on_a_full_disk)
+        status, _, err = run(*command)
+    (told,) = [line for line in err.splitlines() if line.startswith("sae: error:")]
+    assert status == 2 and told.endswith("make room, or choose another --out; the same command continues")
+    assert run(*command)[0] == 0 and list(Index.open("runs/run")) == ["layers.0", "layers.2"]
+
+
+def _on_a_full_disk(path: Path, content: bytes) -> None:
+    path.with_name(f".{path.name}.partial").touch()
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_a_port_that_is_taken_gives_the_next_one_and_the_command_says_which(run: Run) -> None:
