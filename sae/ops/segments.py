@@ -23,21 +23,14 @@ class Segments(NamedTuple):
 class SegmentRows:
     """A matrix of sums over segments, (latents, d), whose rows are computed when they are asked for."""
 
-    def __init__(
-        self,
-        tokens: Int[Tensor, "entries"],
-        bounds: Int[Tensor, "latents_plus_1"],
-        weights: Float[Tensor, "entries"],
-        rows: Float[Tensor, "tokens d"],
-    ) -> None:
-        """Row j is the sum of weights[e] · rows[tokens[e]] over the entries e from bounds[j] to bounds[j + 1]."""
-        self._tokens, self._bounds, self._weights, self._rows = tokens, bounds, weights, rows
+    def __init__(self, segments: Segments) -> None:
+        self._segments = segments
         self._added: list[tuple[Tensor, Tensor]] = []
 
     @property
-    def segments(self) -> "Segments | None":
+    def segments(self) -> Segments | None:
         """What the rows are computed from; None if other rows were added."""
-        return None if self._added else Segments(self._bounds, self._tokens, self._weights, self._rows)
+        return None if self._added else self._segments
 
     def index_add_(self, dim: int, index: Int[Tensor, "some"], source: Float[Tensor, "some d"]) -> None:
         """Add `source` to the rows `index`, which ascend; `dim` is 0. The signature is a tensor's."""
@@ -46,13 +39,14 @@ class SegmentRows:
 
     def __getitem__(self, rows: slice) -> Float[Tensor, "some d"]:
         """These rows, computed now; the slice has no step."""
-        first, end, _ = rows.indices(len(self._bounds) - 1)
+        bounds, tokens, weights, table = self._segments
+        first, end, _ = rows.indices(len(bounds) - 1)
         if first >= end:
-            return self._rows[:0]
-        begin, stop = int(self._bounds[first]), int(self._bounds[end])
-        starts, weights = self._bounds[first:end] - begin, self._weights[begin:stop]
+            return table[:0]
+        begin, stop = int(bounds[first]), int(bounds[end])
+        starts, weights = bounds[first:end] - begin, weights[begin:stop]
         with torch.no_grad():
-            out = F.embedding_bag(self._tokens[begin:stop], self._rows, starts, per_sample_weights=weights, mode="sum")
+            out = F.embedding_bag(tokens[begin:stop], table, starts, per_sample_weights=weights, mode="sum")
         for index, source in self._added:
             some = slice(*torch.searchsorted(index, torch.tensor([first, end], device=index.device)).tolist())
             out.index_add_(0, index[some] - first, source[some])
@@ -126,7 +120,7 @@ class LatentSegments:
         `row_of` names the row of each flat entry. None: its token's row.
         """
         tokens = self._tokens if row_of is None else row_of[self._order]
-        return SegmentRows(tokens, self._bounds, weights.flatten()[self._order], rows)
+        return SegmentRows(Segments(self._bounds, tokens, weights.flatten()[self._order], rows))
 
     def sum_pair(
         self,
