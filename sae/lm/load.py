@@ -9,7 +9,7 @@ import importlib.util
 import logging
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import torch
 from torch import nn
 
+from sae.ops.exact import multiplies_bf16
 from sae.ops.native import compile_ahead
 
 from .adapter import adapter_in, check_peft, merge
@@ -337,7 +338,7 @@ def compute_dtype(device: torch.device) -> torch.dtype:
     """
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    return torch.bfloat16 if device.type == "cpu" and _cpu_has_bf16() else torch.float32
+    return torch.bfloat16 if device.type == "cpu" and multiplies_bf16() else torch.float32
 
 
 def vocab_size(model: nn.Module | PreTrainedConfig) -> int:
@@ -508,12 +509,3 @@ def _check_complete(name: str, model: nn.Module, missing: set[str]) -> None:
             f"model {name} must have all weights of {type(model).__name__}, and its files lack {len(absent)} of "
             f"{len(model.state_dict())} ({absent[0]} …); check that config.json and weights belong together"
         )
-
-
-def _cpu_has_bf16() -> bool:
-    # Not every torch that we run on has it.
-    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    if capabilities:
-        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, probe, bool)() for probe in probes)
