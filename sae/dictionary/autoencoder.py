@@ -14,7 +14,7 @@ from sae.config import SaeConfig
 from sae.dictionary.losses import VarianceSums, at_least_float32, fvu
 from sae.dictionary.selection import selection_of
 from sae.dictionary.shards import LatentShards
-from sae.dictionary.spec import Saved, Spec
+from sae.dictionary.spec import Saved, Spec, with_centre
 from sae.ops.autograd import DecodeFunction, EncodeFunction
 from sae.ops.momentum import settle_
 
@@ -278,11 +278,7 @@ class Sae(nn.Module):
             kind = "a layer norm" if self.spec.layer_norm else "thresholds of its own (JumpReLU, ReLU, gates)"
             raise ValueError(f"a dictionary to continue must be one that is trained here, got one with {kind}")
         sae = self.to(torch.float32)
-        if sae.spec.centred != sae.spec.is_autoencoder:  # b_enc takes up what b_dec is to be subtracted from, or not
-            shift = sae.encoder.weight.double() @ sae.b_dec.double()
-            shift = shift if sae.spec.is_autoencoder else -shift
-            bias = {"encoder.bias": (sae.encoder.bias.double() + shift).float()}
-            sae = Sae.of_tensors(sae.cfg, sae.state_dict() | bias, like=sae.spec)
+        sae = Sae.from_saved(with_centre(sae.saved(), sae.spec.is_autoencoder), sae.device)
         lengths = torch.linalg.vector_norm(sae.W_dec, dim=1)
         if not sae.cfg.normalize_decoder or (lengths - 1).abs().max() < _UNIT:
             return sae

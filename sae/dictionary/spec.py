@@ -1,10 +1,11 @@
 """The neutral record of one dictionary: which tensors it has, their shapes and their meaning. No file format."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from sae.config import SaeConfig
@@ -126,3 +127,28 @@ class Saved(NamedTuple):
     spec: Spec
     tensors: dict[str, Tensor]
     """Tensors by the names of `Spec.tensors`."""
+
+
+def in_float32(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors in float32 or wider: folding into half precision would round."""
+    return {name: t.to(torch.promote_types(t.dtype, torch.float32)) for name, t in tensors.items()}
+
+
+def with_centre(saved: Saved, centred: bool) -> Saved:
+    """The same function with, or without, b_dec being subtracted from what is read.
+
+    b_enc' = b_enc ∓ W_enc b_dec, computed in float64. Half precision becomes float32, which holds the result.
+    Raises ValueError for a transcoder, whose b_dec lies in another space.
+    """
+    spec, tensors = saved
+    if spec.centred == centred:
+        return saved
+    if spec.d_in != spec.d_out:
+        raise ValueError(
+            f"b_dec must be as wide as what is read to be subtracted from it, got {spec.d_out} and {spec.d_in}"
+        )
+    wide = in_float32(tensors)
+    shift = wide["encoder.weight"].double() @ wide["b_dec"].double()
+    bias = wide["encoder.bias"].double() + (shift if centred else -shift)
+    wide["encoder.bias"] = bias.to(wide["encoder.bias"].dtype)
+    return Saved(replace(spec, centred=centred), wide)

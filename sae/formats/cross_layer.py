@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sae.dictionary.spec import Saved, Spec
-from sae.formats.record import in_float32, record
+from sae.dictionary.spec import Saved, Spec, in_float32
+from sae.formats.record import record
 
 _MOST_LAYERS = 10_000
 

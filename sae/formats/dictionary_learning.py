@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import sae.formats.hooks as hooks
-from sae.dictionary.spec import Saved
+from sae.dictionary.spec import Saved, with_centre
 from sae.formats.files import read_torch
 from sae.formats.format import About, Claim, Format, beside, in_folder, nearby, quietly
 from sae.formats.record import (
@@ -19,7 +19,6 @@ from sae.formats.record import (
     gate_as_threshold,
     record,
     transposed,
-    with_centre,
 )
 from sae.storage.files import short
 

@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sae.config import SaeConfig
-from sae.dictionary.spec import Saved, Spec
+from sae.dictionary.spec import Saved, Spec, with_centre
 from sae.formats.files import check_link, check_one_float_type, read_tensors
 from sae.formats.format import About, Claim, Format, beside, in_folder, quietly
-from sae.formats.record import with_both_signs, with_centre
+from sae.formats.record import with_both_signs
 from sae.storage.files import is_inside, read_json, short
 
 CFG, WEIGHTS, RUN_CONFIG = "cfg.json", "sae.safetensors", "config.json"

@@ -12,11 +12,11 @@ from typing import Any
 from safetensors.torch import save_file
 
 import sae.formats.hooks as hooks
-from sae.dictionary.spec import Saved
+from sae.dictionary.spec import Saved, with_centre
 from sae.formats.cross_layer import joined, of_later_layers
 from sae.formats.files import read_npz
 from sae.formats.format import About, Claim, Format, beside, in_folder, nearby, quietly
-from sae.formats.record import Contents, as_jumprelu, check_plain, record, transposed, with_centre
+from sae.formats.record import Contents, as_jumprelu, check_plain, record, transposed
 
 NPZ, WEIGHTS, CONFIG = "params.npz", "params.safetensors", "config.json"
 _LAYER = re.compile(r"layer_(\d{1,4})")

@@ -15,17 +15,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import sae.formats.hooks as hooks
-from sae.dictionary.spec import Saved
+from sae.dictionary.spec import Saved, in_float32, with_centre
 from sae.formats.files import check_link
 from sae.formats.format import About, Claim, Format, beside, in_folder, nearby, quietly
 from sae.formats.record import (
     Contents,
     as_jumprelu,
     check_plain,
-    in_float32,
     record,
     transposed,
-    with_centre,
     with_norms_folded,
 )
 from sae.storage.files import read_json, short

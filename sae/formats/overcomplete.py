@@ -11,9 +11,9 @@ from pathlib import Path, PurePosixPath
 import torch
 from torch import Tensor
 
-from sae.dictionary.spec import Saved
+from sae.dictionary.spec import Saved, in_float32
 from sae.formats.format import Claim, Format
-from sae.formats.record import Contents, in_float32, record
+from sae.formats.record import Contents, record
 from sae.storage.files import short
 
 DICTIONARY = "dictionary._weights"

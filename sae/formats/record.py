@@ -1,6 +1,6 @@
 """From other libraries' tensors to `Saved`, and the exact changes of form between conventions.
 
-b_dec can go into b_enc, lengths of decoder rows into the encoder, and a gate is a threshold: the function stays.
+Lengths of decoder rows can go into the encoder, and a gate is a threshold: the function stays.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sae.config import SaeConfig
-from sae.dictionary.spec import Saved, Spec
+from sae.dictionary.spec import Saved, Spec, in_float32
 from sae.formats.files import check_one_float_type, read_npz, read_safetensors, read_torch
 from sae.storage.files import short
 
@@ -169,11 +169,6 @@ def with_both_signs(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return tensors | {name: torch.cat([tensors[name], -tensors[name]]) for name in signed}
 
 
-def in_float32(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors in float32 or wider: folding into half precision would round."""
-    return {name: t.to(torch.promote_types(t.dtype, torch.float32)) for name, t in tensors.items()}
-
-
 def gate_as_threshold(W_enc: Tensor, r_mag: Tensor, b_gate: Tensor, b_mag: Tensor) -> dict[str, Tensor]:
     """Encoder and threshold of a gated encoder, exactly: e^r w·x + b_mag, where w·x + b_gate > 0.
 
@@ -185,26 +180,6 @@ def gate_as_threshold(W_enc: Tensor, r_mag: Tensor, b_gate: Tensor, b_mag: Tenso
         "encoder.bias": b_mag,
         "threshold": b_mag - scale * b_gate,
     }
-
-
-def with_centre(saved: Saved, centred: bool) -> Saved:
-    """The same function with, or without, b_dec being subtracted from what is read.
-
-    b_enc' = b_enc ∓ W_enc b_dec, computed in float64. Half precision becomes float32, which holds the result.
-    Raises ValueError for a transcoder, whose b_dec lies in another space.
-    """
-    spec, tensors = saved
-    if spec.centred == centred:
-        return saved
-    if spec.d_in != spec.d_out:
-        raise ValueError(
-            f"b_dec must be as wide as what is read to be subtracted from it, got {spec.d_out} and {spec.d_in}"
-        )
-    wide = in_float32(tensors)
-    shift = wide["encoder.weight"].double() @ wide["b_dec"].double()
-    bias = wide["encoder.bias"].double() + (shift if centred else -shift)
-    wide["encoder.bias"] = bias.to(wide["encoder.bias"].dtype)
-    return Saved(replace(spec, centred=centred), wide)
 
 
 def thresholds(saved: Saved) -> Tensor | None:

@@ -18,13 +18,13 @@ from strangers import STRANGERS, D, M, gemma_scope, json_file, qwen_scope
 from torch import Tensor
 
 from sae import Sae, SaeConfig
-from sae.dictionary.spec import Saved, Spec
+from sae.dictionary.spec import Saved, Spec, with_centre
 from sae.formats import FORMATS
 from sae.formats.convert import write_one, write_set
 from sae.formats.describe import describe
 from sae.formats.find import find, stored_at
 from sae.formats.format import About
-from sae.formats.record import thresholds, with_centre
+from sae.formats.record import thresholds
 
 
 @pytest.mark.parametrize("name", STRANGERS)
