@@ -34,9 +34,9 @@ TRAIN, TEST, VALIDATION = 1024, 100, 100
 """Most rows to train on, fewest to test on (a third, if that is less), and training rows that choose C."""
 SEED = 42
 _TINY = 1e-6
-_AUC = "sae_top_{}_test_auc"
+AUC = "sae_top_{}_test_auc"
 """SAEBench's name, with the area under the curve in place of its accuracy."""
-_RAW_AUC = "llm_test_auc"
+RAW_AUC = "llm_test_auc"
 
 
 class Probed(NamedTuple):
@@ -97,12 +97,12 @@ def probe(
         train, test = split(y)
         for key, target in raws.items():
             x = _read(target, acts).double().numpy()
-            _add(probed, key, _RAW_AUC, task, raw_auc(x, y, train, test))
+            _add(probed, key, RAW_AUC, task, raw_auc(x, y, train, test))
         for label, of_one in found.items():
             for row, target in of_one.items():
                 acts_of, indices = (each.cpu() for each in _encode(target, acts))
                 for k, auc in sparse_aucs(acts_of, indices, y, train, test, target.sae.num_latents).items():
-                    _add(probed, (label, row), _AUC.format(k), task, auc)
+                    _add(probed, (label, row), AUC.format(k), task, auc)
         count += len(task.texts)
         done(count)
     return probed

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from sae.dictionary.autoencoder import Sae
-from sae.evaluation.matching import match
+from sae.evaluation.matching import LARGEST_OPTIMAL, match
 
 BINS = 20
 """Bins of the histogram of |cosine|, each 0.05 wide."""
@@ -62,7 +62,9 @@ def stabilities(
         tell(f"without a partner at the same hookpoint, and so left out: {', '.join(alone)}")
     found = [_stability(one, other, at, load[one][at](), load[other][at]()) for one, other, at in common]
     if any(each.matching == "greedy" for each in found):
-        tell("dictionaries of more than 20,000 latents are paired greedily: PW-MCC may be a little too low")
+        tell(
+            f"dictionaries of more than {LARGEST_OPTIMAL:,} latents are paired greedily: PW-MCC may be a little too low"
+        )
     return found
 
 

@@ -24,10 +24,7 @@ _BY_LAYER = {
     "kl_div_with_sae": "KL(clean ‖ grafted), nats",
     "unused_fraction": "unused latents (share)",
 }
-_BY_POSITION = {
-    "fvu": "FVU",
-    "kl_div_with_sae": "KL(clean ‖ grafted), nats",
-}
+_BY_POSITION = {metric: _BY_LAYER[metric] for metric in ("fvu", "kl_div_with_sae")}
 
 
 def draw_all(evaluation: Evaluation, out: Path) -> dict[str, bytes]:

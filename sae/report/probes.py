@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
-from sae.evaluation.probes import RAW, Probed
+from sae.evaluation.probes import AUC, KS, RAW, RAW_AUC, Probed
 from sae.report.html import table
 
-HEADINGS = {f"sae_top_{k}_test_auc": f"k = {k}" for k in (1, 2, 5, 16)} | {"llm_test_auc": "all dimensions"}
+HEADINGS = {AUC.format(k): f"k = {k}" for k in KS} | {RAW_AUC: "all dimensions"}
 """The metrics, and what stands above each."""
 
 
