@@ -16,13 +16,16 @@ RECONSTRUCTION = (
     "massive", "ordinary_squared_error", "ordinary_variance",
 )  # fmt: skip
 """Quantities summed over each sequence's tokens: 1, ‖x − x̂‖², ‖x − mean‖², latents that fired, cos(x, x̂), ‖x̂‖ / ‖x‖,
-‖x̂‖², x·x̂."""
+‖x̂‖², x·x̂, 1 if it is massive. Of the ordinary ones also ‖x − x̂‖² and ‖x − their mean‖²."""
 
 PREDICTION = (
     "tokens", "kl", "agree", "kl_zero", "kl_mean", "predicted", "ce_clean", "ce", "ce_zero", "ce_mean",
 )  # fmt: skip
 """Quantities summed over each sequence's tokens: 1, KL(clean ‖ grafted), 1 where both have the same most likely next
 token, the KLs of the ablations. Where the next token is known also 1 and its cross-entropies."""
+
+BY_POSITION = ("tokens", "kl", "predicted", "ce_clean", "ce")
+"""Sums of `PREDICTION` that are kept by position too."""
 
 
 class ActivationSums(NamedTuple):
@@ -123,18 +126,19 @@ class PredictionSums(NamedTuple):
     moments: Moments
     """Moments of `PREDICTION`."""
     by_position: Float[Tensor, "positions 5"]
-    """Tokens, KL, tokens whose next is known, and their clean and grafted cross-entropies, by `position_bin`."""
+    """Sums of `BY_POSITION`, by `position_bin`."""
 
     @classmethod
     def of(cls, per_token: Float[Tensor, "batch seq 10"], kept: Bool[Tensor, "batch seq"]) -> "PredictionSums":
         """The sums of the tokens that are kept; `per_token` in the order of `PREDICTION`."""
         per_token = per_token.double().where(kept.unsqueeze(-1), 0)
-        return cls(Moments.of(per_token.sum(1)), _by_position(per_token[..., [0, 1, 5, 6, 7]]))
+        at = [PREDICTION.index(name) for name in BY_POSITION]
+        return cls(Moments.of(per_token.sum(1)), _by_position(per_token[..., at]))
 
     @classmethod
     def zeros(cls, seq: int) -> "PredictionSums":
         """The sums of no sequence."""
-        return cls(Moments.zeros(len(PREDICTION)), _by_position(torch.zeros(0, seq, 5).double()))
+        return cls(Moments.zeros(len(PREDICTION)), _by_position(torch.zeros(0, seq, len(BY_POSITION)).double()))
 
 
 def position_bin(position: int) -> int:
