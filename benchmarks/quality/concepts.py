@@ -30,6 +30,7 @@ from sae import Sae
 from sae.data.labelled import Task, probing_tasks
 from sae.evaluation.baselines import baselines
 from sae.evaluation.matching import match
+from sae.evaluation.moments import mean_and_half
 from sae.evaluation.probes import KS, last_tokens, raw_auc, sparse_aucs, split
 from sae.lm import compute_dtype, load_tokenizer
 
@@ -154,8 +155,7 @@ def _differ_in_seed(one: Row, other: Row) -> bool:
 
 def difference(first: dict[str, float], second: dict[str, float]) -> tuple[float, float]:
     """The mean over tasks of one's advantage in AUC, and half of its 95 % interval."""
-    pairs = np.array([first[task] - second[task] for task in first])
-    return float(pairs.mean()), float(1.96 * pairs.std(ddof=1) / len(pairs) ** 0.5)
+    return mean_and_half([first[task] - second[task] for task in first])
 
 
 def table(rows: Rows, cell: Cell, texts: int) -> Iterator[str]:

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from sae.data.spelling import LETTERS, Spelling
 from sae.dictionary.autoencoder import Sae
 from sae.evaluation.logistic import fit_l2
+from sae.evaluation.moments import mean_and_half
 from sae.evaluation.probes import activations_at
 from sae.evaluation.targets import Dictionaries, harvested, rows, targets
 
@@ -83,9 +84,7 @@ class Absorbed(NamedTuple):
 
     def mean(self, key: tuple[str, str], metric: str) -> tuple[float, float]:
         """The mean over letters, and half of its 95 % interval; NaN where there is none."""
-        values = self._values(key, metric)
-        error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-        return float(values.mean()) if len(values) else math.nan, 1.96 * float(error)
+        return mean_and_half(self._values(key, metric))
 
     def _values(self, key: tuple[str, str], metric: str) -> np.ndarray:
         return np.array([getattr(letter, METRICS[metric]) for letter in self.by_letter[key]], dtype=np.float64)
@@ -282,9 +281,7 @@ def main_latents(
     values, order = weights.topk(min(max(KS), len(weights)))
     order = order[values > 0]
     dense = torch.stack([(acts * (indices == latent)).sum(1) for latent in order.tolist() or [-1]], 1).numpy()
-    labels = y.numpy()
-    share = labels[:num_train].mean()
-    balance = np.where(labels[:num_train] > 0, 0.5 / share, 0.5 / (1 - share))
+    labels, balance = y.numpy(), _balance(y[:num_train, None])[:, 0].numpy()
     taken, best = 0, -math.inf
     for k in (k for k in KS if k <= len(order)):
         fitted = fit_l2(dense[:num_train, :k], labels[:num_train], 1.0, weights=balance)

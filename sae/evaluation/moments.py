@@ -1,9 +1,10 @@
 """Sums over sequences, their ratios, and the confidence intervals of the ratios."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -89,3 +90,13 @@ class Moments(NamedTuple):
 def weights(names: tuple[str, ...], combination: Mapping[str, float]) -> Float[Tensor, "m"]:
     """The vector that a linear combination of named components stands for."""
     return torch.tensor([combination.get(name, 0.0) for name in names], dtype=torch.float64)
+
+
+def mean_and_half(values: Sequence[float] | np.ndarray, error: float = math.nan) -> tuple[float, float]:
+    """The mean of independent values, and half of its 95 % interval; NaN where there is none.
+
+    `error` is the standard error of a single value.
+    """
+    found = np.asarray(values)
+    error = found.std(ddof=1) / math.sqrt(len(found)) if len(found) > 1 else error
+    return float(found.mean()) if len(found) else math.nan, Z * float(error)

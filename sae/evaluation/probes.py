@@ -6,7 +6,6 @@ first k latents, and an L2 penalty on raw activations. The AUC on the last rows 
 on the test rows is reported.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -22,6 +21,7 @@ from sae.data.labelled import Task
 from sae.data.tokenize import encode_once
 from sae.dictionary.wiring import side_by_side
 from sae.evaluation.logistic import STRENGTHS, Array, Auc, Fitted, fit_l1, fit_l2
+from sae.evaluation.moments import mean_and_half
 from sae.evaluation.targets import Dictionaries, Target, Targets, harvested, rows, targets
 
 KS = (1, 2, 5, 16)
@@ -50,18 +50,12 @@ class Probed(NamedTuple):
     def mean(self, key: tuple[str, str], metric: str) -> tuple[float, float]:
         """The mean over tasks, and half of its 95 % interval: over tasks, or of the only one."""
         found = list(self.by_task[key][metric].values())
-        values = np.array([each.value for each in found])
-        error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else found[0].error
-        return float(values.mean()), 1.96 * float(error)
+        return mean_and_half([each.value for each in found], found[0].error)
 
     def difference(self, key: tuple[str, str], other: tuple[str, str], metric: str) -> tuple[float, float]:
         """Mean over tasks of one's advantage over the other, and half of its 95 % interval; NaN for one task."""
-        pairs = [
-            (self.by_task[key][metric][task].value, self.by_task[other][metric][task].value) for task in self.tasks
-        ]
-        found = np.array([a - b for a, b in pairs])
-        error = found.std(ddof=1) / math.sqrt(len(found)) if len(found) > 1 else math.nan
-        return float(found.mean()), 1.96 * float(error)
+        own, theirs = self.by_task[key][metric], self.by_task[other][metric]
+        return mean_and_half([own[task].value - theirs[task].value for task in self.tasks])
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON file."""

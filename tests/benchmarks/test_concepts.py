@@ -157,9 +157,10 @@ def test_probes_and_stability_are_kept_and_shown_beside_the_best_peer(
 
 def test_an_advantage_is_a_mean_over_tasks_with_its_interval() -> None:
     from benchmarks.quality.concepts import difference
+    from sae.evaluation.moments import Z
 
     mean, half = difference({"a": 0.9, "b": 0.7, "c": 0.8}, {"a": 0.8, "b": 0.7, "c": 0.6})
-    assert mean == pytest.approx(0.1) and half == pytest.approx(1.96 * 0.1 / 3**0.5)
+    assert mean == pytest.approx(0.1) and half == pytest.approx(Z * 0.1 / 3**0.5)
 
 
 def test_everybody_gets_the_tokens_of_the_self_test_behind_those_that_choose(

@@ -14,6 +14,7 @@ from tiny_models import tiny_model, tiny_tokenizer
 from sae import Sae, SaeConfig, lm
 from sae.data.labelled import Task, probing_tasks
 from sae.evaluation.logistic import Auc
+from sae.evaluation.moments import Z
 from sae.evaluation.probes import KS, RAW, last_tokens, probe, rank_latents, raw_auc, sparse_aucs, split
 from sae.report.probes import mean_rows, parts
 
@@ -114,7 +115,7 @@ def test_means_intervals_and_differences_are_over_tasks(monkeypatch: pytest.Monk
     assert told == [80, 160, 240] and found.tasks == {"a": 80, "b": 80, "c": 80}
     values = [auc.value for auc in found.by_task["one", "layers.1"]["sae_top_2_test_auc"].values()]
     mean, half = found.mean(("one", "layers.1"), "sae_top_2_test_auc")
-    assert mean == pytest.approx(np.mean(values)) and half == pytest.approx(1.96 * np.std(values, ddof=1) / 3**0.5)
+    assert mean == pytest.approx(np.mean(values)) and half == pytest.approx(Z * np.std(values, ddof=1) / 3**0.5)
     others = [auc.value for auc in found.by_task["two", "layers.1"]["sae_top_2_test_auc"].values()]
     difference, _ = found.difference(("one", "layers.1"), ("two", "layers.1"), "sae_top_2_test_auc")
     assert difference == pytest.approx(np.mean(values) - np.mean(others))
