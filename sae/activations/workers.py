@@ -1,8 +1,10 @@
 """Processes that share work, as rooms see them that do not know how processes talk."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
 
 
 @runtime_checkable
@@ -21,6 +23,9 @@ class Workers(Protocol):
     def gather(self, value: Any) -> list[Any]:
         """The `value` of every rank, on every rank."""
 
+    def add_up(self, tensors: Iterable[Tensor]) -> Callable[[], None]:
+        """Start to add up all ranks' tensors, in place; the result waits for it."""
+
 
 class OneWorker:
     """One process, which does all of it."""
@@ -35,6 +40,9 @@ class OneWorker:
 
     def gather(self, value: Any) -> list[Any]:
         return [value]
+
+    def add_up(self, tensors: Iterable[Tensor]) -> Callable[[], None]:
+        return lambda: None
 
 
 ONE_WORKER = OneWorker()

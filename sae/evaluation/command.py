@@ -12,6 +12,7 @@ from torch import nn
 from sae import lm
 from sae.activations.first import first_activations
 from sae.activations.source import counted
+from sae.activations.workers import ONE_WORKER, Workers
 from sae.data.labelled import Task
 from sae.data.spelling import Spelling
 from sae.data.tokens import SampledSequences, Sequences, SequenceStream, as_sequences, held_out_fingerprint
@@ -21,7 +22,6 @@ from sae.evaluation.baselines import FIT_TOKENS, baselines, can_have_baselines, 
 from sae.evaluation.evaluate import Evaluation, evaluate_many
 from sae.evaluation.plan import EvalPlan, may_have_seen
 from sae.evaluation.probes import probe
-from sae.evaluation.ranks import ALONE, Ranks
 from sae.runs.folder import RunRecord, fingerprints_in, may_be_same
 from sae.runs.log import Progress
 
@@ -66,7 +66,7 @@ def measure_plan(
     dictionaries: dict[str, dict[str, Sae]],
     *,
     batch_size: int,
-    ranks: Ranks = ALONE,
+    ranks: Workers = ONE_WORKER,
     concepts: Concepts = NO_CONCEPTS,
 ) -> tuple[Evaluation, list[str]]:
     """Measure, and sentences for the user about which tokens these were."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sae import lm
 from sae.activations.first import first_activations
 from sae.activations.source import CountedTokens, check_excluded, counted
+from sae.activations.workers import ONE_WORKER, Workers
 from sae.data.tokens import SampledSequences
 from sae.dictionary.autoencoder import Sae
 from sae.dictionary.losses import EVERYTHING, Ordinary, Spread, spread
@@ -21,7 +22,7 @@ from sae.evaluation.measure import ALL, Measurable, Measured, Reference, means, 
 from sae.evaluation.metrics import Quality, as_json, qualities
 from sae.evaluation.moments import merge, on_cpu, tensors_of
 from sae.evaluation.probes import Probed
-from sae.evaluation.ranks import ALONE, Ranks, Share
+from sae.evaluation.ranks import Share
 from sae.evaluation.relative_norms import histogram
 from sae.evaluation.sums import ActivationSums
 from sae.evaluation.targets import Dictionaries, Targets, harvested, rows, targets
@@ -134,7 +135,7 @@ def evaluate(
     exclude_tokens: Sequence[int] = (),
     exclude_positions: Sequence[int] = (),
     seed: int = 42,
-    ranks: Ranks = ALONE,
+    ranks: Workers = ONE_WORKER,
 ) -> Evaluation:
     """Measure autoencoders on tokenised data: each alone, and all grafted at once.
 
@@ -174,7 +175,7 @@ def evaluate_many(
     *,
     exclude_tokens: Sequence[int] = (),
     exclude_positions: Sequence[int] = (),
-    ranks: Ranks = ALONE,
+    ranks: Workers = ONE_WORKER,
     bar: Callable[..., Progress] = _HIDDEN,
 ) -> Evaluation:
     """Evaluation as by `evaluate`, for several checkpoints by label, on `batches`, which are read twice.
@@ -288,7 +289,7 @@ def _with_heads(model: nn.Module, ctx_len: int) -> tuple[list[Measurable], str]:
     return [Measurable(one, heads[side], lm.Skips(one, heads[side]), side) for side, one in models.items()], ""
 
 
-def _over_ranks(zeros: dict[str, Spread], own: Mapping[str, Spread], ranks: Ranks) -> dict[str, Spread]:
+def _over_ranks(zeros: dict[str, Spread], own: Mapping[str, Spread], ranks: Workers) -> dict[str, Spread]:
     """The sums over all ranks, on the CPU."""
     sums = zeros | {name: merge(zeros[name], on_cpu(found)) for name, found in own.items()}
     ranks.add_up([tensor for each in sums.values() for tensor in tensors_of(each)])()

@@ -4,7 +4,6 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from tiny_index import CTX_LEN, HOOKPOINTS, Made, dense, make
 from tiny_models import VOCAB_SIZE, tiny_tokenizer
 
 from sae import lm
+from sae.activations.workers import OneWorker
 from sae.browser import Index, layout, store
 from sae.browser.layout import DamagedError
 from sae.evaluation.metrics import RARE
@@ -327,7 +327,7 @@ def test_an_index_that_was_stopped_anywhere_is_continued_to_the_same_bits(
     assert contents(tmp_path / "index") == contents(made.folder)
 
 
-class OneOfThree:
+class OneOfThree(OneWorker):
     """A rank that makes its chunks; the main one comes last, and finds those of the others."""
 
     size = 3
@@ -335,14 +335,8 @@ class OneOfThree:
     def __init__(self, rank: int) -> None:
         self.rank = rank
 
-    def together(self) -> Any:
-        return nullcontext()
-
     def from_main(self, make: Callable[[], Any]) -> Any:
         return make() if self.rank == 0 else None
-
-    def gather(self, value: Any) -> list[Any]:
-        raise NotImplementedError  # an index asks for nothing of the others
 
 
 def test_an_index_of_three_processes_is_that_of_one(
