@@ -11,7 +11,7 @@ from torch import Tensor
 import sae.formats.hooks as hooks
 from sae.dictionary.spec import Saved, with_centre
 from sae.formats.files import read_torch
-from sae.formats.format import About, Claim, Format, beside, in_folder, nearby, quietly
+from sae.formats.format import About, Claim, Format, beside, config_of, in_folder
 from sae.formats.record import (
     Contents,
     as_jumprelu,
@@ -38,8 +38,7 @@ def _claim(file: PurePosixPath, names: Container[str]) -> Claim | None:
 
 
 def _options(path: Path) -> dict[str, Any]:
-    config = next((quietly(file) for file in nearby(path, CONFIG)), {})
-    trainer = config.get("trainer")
+    trainer = config_of(path, CONFIG).get("trainer")
     return trainer if isinstance(trainer, dict) else {}
 
 

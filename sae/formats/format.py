@@ -115,6 +115,11 @@ def quietly(path: Path) -> dict[str, object]:
         return {}
 
 
+def config_of(path: Path, *names: str) -> dict[str, object]:
+    """The JSON object in the first of these files that lies by a dictionary; empty without one that can be read."""
+    return next((quietly(file) for file in nearby(path, *names)), {})
+
+
 def beside(file: PurePosixPath, name: str) -> str:
     """Relative path of another file of the folder."""
     return (file.parent / name).as_posix()
@@ -123,3 +128,8 @@ def beside(file: PurePosixPath, name: str) -> str:
 def in_folder(file: PurePosixPath, *names: str) -> Claim:
     """A dictionary that is the folder of `file`, with these files in it."""
     return Claim(file.parent.as_posix(), tuple(beside(file, name) for name in names))
+
+
+def by_itself(file: PurePosixPath) -> Claim:
+    """A dictionary that is a file."""
+    return Claim(file.as_posix(), (file.as_posix(),))

@@ -15,7 +15,7 @@ import sae.formats.hooks as hooks
 from sae.dictionary.spec import Saved, with_centre
 from sae.formats.cross_layer import joined, of_later_layers
 from sae.formats.files import read_npz
-from sae.formats.format import About, Claim, Format, beside, in_folder, nearby, quietly
+from sae.formats.format import About, Claim, Format, beside, by_itself, config_of, in_folder
 from sae.formats.record import Contents, as_jumprelu, check_plain, record, transposed
 
 NPZ, WEIGHTS, CONFIG = "params.npz", "params.safetensors", "config.json"
@@ -32,7 +32,7 @@ def _claim_first(file: PurePosixPath, names: Container[str]) -> Claim | None:
 
 def _claim_second(file: PurePosixPath, names: Container[str]) -> Claim | None:
     if _CROSS_LAYER.fullmatch(file.name) and beside(file, "config.yaml") not in names:
-        return Claim(file.as_posix(), (file.as_posix(),))
+        return by_itself(file)
     if file.name != WEIGHTS:
         return None
     return in_folder(file, *(name for name in (CONFIG, WEIGHTS) if name == WEIGHTS or beside(file, CONFIG) in names))
@@ -59,7 +59,7 @@ def hookpoint(path: Path) -> str:
     """The hookpoint that config.json names, else the folder."""
     if layer := _CROSS_LAYER.fullmatch(path.name):
         return f"layers.{int(layer[1])}{_NORM}"
-    config = next((quietly(file) for file in nearby(path, CONFIG)), {})
+    config = config_of(path, CONFIG)
     name = config.get("hf_hook_point_out") or config.get("hf_hook_point_in")
     return hooks.to_module(name, config.get("model_name")) or _from_place(path)
 
@@ -87,7 +87,7 @@ def read_second(path: Path) -> Saved:
     if layer := _CROSS_LAYER.fullmatch(path.name):
         return _read_cross_layer(path, int(layer[1]))
     file = path / WEIGHTS
-    config = next((quietly(found) for found in nearby(path, CONFIG)), {})
+    config = config_of(path, CONFIG)
     found = Contents.of(file)
     W_enc, b_enc, W_dec, b_dec, threshold = found.tensors("w_enc", "b_enc", "w_dec", "b_dec", "threshold")
     if W_dec.dim() == 3:

@@ -17,7 +17,7 @@ from torch import Tensor
 import sae.formats.hooks as hooks
 from sae.dictionary.spec import Saved, in_float32, with_centre
 from sae.formats.files import check_link
-from sae.formats.format import About, Claim, Format, beside, in_folder, nearby, quietly
+from sae.formats.format import About, Claim, Format, beside, config_of, in_folder
 from sae.formats.record import (
     Contents,
     as_jumprelu,
@@ -45,13 +45,9 @@ def _claim_new(file: PurePosixPath, names: Container[str]) -> Claim | None:
     return in_folder(file, CONFIG, file.name)
 
 
-def _config(path: Path) -> dict[str, Any]:
-    return next((quietly(file) for file in nearby(path, CONFIG, HYPERPARAMS)), {})
-
-
 def hookpoint(path: Path) -> str:
     """The hookpoint that the configuration names as its output, else as its input."""
-    config = _config(path)
+    config = config_of(path, CONFIG, HYPERPARAMS)
     return hooks.to_module(config.get("hook_point_out") or config.get("hook_point_in"))
 
 

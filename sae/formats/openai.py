@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sae.dictionary.spec import Saved
-from sae.formats.format import Claim, Format
+from sae.formats.format import Claim, Format, by_itself
 from sae.formats.record import Contents, record, transposed
 from sae.storage.files import short
 
@@ -24,11 +24,11 @@ _STATISTICS = ("stats_last_nonzero", "latents_activation_frequency", "latents_me
 
 def _claim(file: PurePosixPath, names: Container[str]) -> Claim | None:
     is_theirs = _LAYER.fullmatch(file.name) and file.parent.name in ("autoencoders", "")
-    return Claim(file.as_posix(), (file.as_posix(),)) if is_theirs else None
+    return by_itself(file) if is_theirs else None
 
 
 def _claim_goodfire(file: PurePosixPath, names: Container[str]) -> Claim | None:
-    return Claim(file.as_posix(), (file.as_posix(),)) if _GOODFIRE.fullmatch(file.name) else None
+    return by_itself(file) if _GOODFIRE.fullmatch(file.name) else None
 
 
 def hookpoint(path: Path) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sae.dictionary.spec import Saved, in_float32
-from sae.formats.format import Claim, Format
+from sae.formats.format import Claim, Format, by_itself
 from sae.formats.record import Contents, record
 from sae.storage.files import short
 
@@ -27,7 +27,7 @@ _EPS = 1e-5
 
 def _claim(file: PurePosixPath, names: Container[str]) -> Claim | None:
     is_theirs = file.suffix == ".pt" and "overcomplete" in file.name.lower()
-    return Claim(file.as_posix(), (file.as_posix(),)) if is_theirs else None
+    return by_itself(file) if is_theirs else None
 
 
 def hookpoint(path: Path) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Container
 from pathlib import Path, PurePosixPath
 
 from sae.dictionary.spec import Saved
-from sae.formats.format import Claim, Format
+from sae.formats.format import Claim, Format, by_itself
 from sae.formats.record import Contents, record, transposed
 
 _FILE = re.compile(r"layer_?(\d{1,4})\.sae\.pt")
@@ -13,7 +13,7 @@ _K = re.compile(r"L0[_-](\d{1,6})(?!\d)")
 
 
 def _claim(file: PurePosixPath, names: Container[str]) -> Claim | None:
-    return Claim(file.as_posix(), (file.as_posix(),)) if _FILE.fullmatch(file.name) else None
+    return by_itself(file) if _FILE.fullmatch(file.name) else None
 
 
 def hookpoint(path: Path) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 import sae.formats.hooks as hooks
 from sae.dictionary.spec import Saved
 from sae.formats.files import check_link
-from sae.formats.format import About, Claim, Format, beside, in_folder, nearby, quietly
+from sae.formats.format import About, Claim, Format, beside, config_of, in_folder, quietly
 from sae.formats.record import (
     Contents,
     as_jumprelu,
@@ -49,8 +49,7 @@ def _knows(folder: Path) -> Claim | None:
 
 def hookpoint(path: Path) -> str:
     """The hookpoint that cfg.json names."""
-    cfg = next((quietly(file) for file in nearby(path, CFG)), {})
-    about = _about(cfg)
+    about = _about(config_of(path, CFG))
     return _module(about, "hookpoint_out", "hook_name_out") or _module(about, "hookpoint", "hook_name")
 
 
