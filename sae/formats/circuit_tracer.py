@@ -13,13 +13,12 @@ from urllib.parse import parse_qs, urlsplit
 import torch
 import yaml
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 import sae.formats.hooks as hooks
 from sae.dictionary.spec import Saved
 from sae.formats.cross_layer import apart, joined, of_later_layers
-from sae.formats.files import check_link, shapes_in
+from sae.formats.files import check_link, shapes_in, write_tensors
 from sae.formats.format import About, Claim, Format, beside
 from sae.formats.record import Contents, as_jumprelu, check_plain, record
 from sae.storage.files import is_inside, short
@@ -199,18 +198,14 @@ def write(folder: Path, saved: Saved, about: About) -> None:
     weights |= {"W_skip": tensors["W_skip"]} if "W_skip" in tensors else {}
     folder.mkdir(parents=True, exist_ok=True)
     if not spec.cfg.cross_layer:
-        return _save(folder / f"layer_{block}.safetensors", weights, ends)
+        return write_tensors(folder / f"layer_{block}.safetensors", weights, ends)
     W_dec, b_dec = apart(saved)
     weights |= {"b_dec": b_dec, "threshold": weights.pop(_THRESHOLD)}
     del weights["W_dec"]
     _check_later(spec.writes, block)
     one_type = {name: t.to(W_dec.dtype) for name, t in weights.items()}
-    _save(folder / f"W_enc_{block}.safetensors", {f"{name}_{block}": t for name, t in one_type.items()}, ends)
-    _save(folder / f"W_dec_{block}.safetensors", {f"W_dec_{block}": W_dec}, ends)
-
-
-def _save(path: Path, tensors: dict[str, Tensor], ends: dict[str, str]) -> None:
-    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path, ends)
+    write_tensors(folder / f"W_enc_{block}.safetensors", {f"{name}_{block}": t for name, t in one_type.items()}, ends)
+    write_tensors(folder / f"W_dec_{block}.safetensors", {f"W_dec_{block}": W_dec}, ends)
 
 
 def _named(reads: str, writes: str, model: str) -> dict[str, str]:

@@ -10,12 +10,11 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sae.config import SaeConfig
 from sae.dictionary.spec import Saved, Spec, with_centre
-from sae.formats.files import check_link, check_one_float_type, read_tensors
+from sae.formats.files import check_link, check_one_float_type, read_tensors, write_tensors
 from sae.formats.format import About, Claim, Format, beside, in_folder, quietly
 from sae.formats.record import with_both_signs
 from sae.storage.files import is_inside, read_json, short
@@ -29,7 +28,8 @@ _SEVERAL = ("crosscode", "cross_layer")
 for others."""
 _LARGEST_SCALE = 10_000
 """A factor of tied decoders beyond this is damage: layers' outputs do not differ so much."""
-_SEED = re.compile(r"seed\d+")
+SEED = re.compile(r"seed\d+")
+"""Name of a folder of eai-sparsify: one of several seeds."""
 _KINDS = {
     "expansion_factor": int, "normalize_decoder": bool, "num_latents": int, "k": int,
     "transcode": bool, "skip_connection": bool, "prefixes": list, "budgets": list, "crosscode": bool,
@@ -77,7 +77,7 @@ def write(folder: Path, saved: Saved) -> None:
     if spec.cfg.transcode and spec.reads and spec.writes:
         cfg |= {"reads": spec.reads[0], "writes": spec.writes[0]}
     (folder / CFG).write_text(json.dumps(cfg, indent=2) + "\n")
-    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, folder / WEIGHTS)
+    write_tensors(folder / WEIGHTS, tensors)
 
 
 def read(folder: Path) -> Saved:
@@ -235,7 +235,7 @@ def canonical(place: str) -> str:
     for length in (1, 2):
         if parts[-length:] == parts[-2 * length : -length]:
             parts = parts[:-length]
-    if len(parts) > 1 and _SEED.fullmatch(parts[-1]):
+    if len(parts) > 1 and SEED.fullmatch(parts[-1]):
         parts[-2:] = reversed(parts[-2:])
     return "/".join(parts)
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -98,6 +99,11 @@ def read_tensors(path: Path, shapes: Mapping[str, list[int]], *, others_too: boo
         raise _damaged(path, "a safetensors file") from error
 
 
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: dict[str, str] | None = None) -> None:
+    """Write a safetensors file of tensors on any device and of any layout; `about` is text for its header."""
+    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path, about)
+
+
 def check_one_float_type(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Raise ValueError unless all tensors, but for a threshold, have one type that can be computed in."""
     types = {tensor.dtype for name, tensor in tensors.items() if name != "threshold"}
@@ -166,15 +172,20 @@ def read_npz(path: Path) -> dict[str, Tensor]:
 
 def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Tensor:
     with archive.open(entry) as file:
-        version = np.lib.format.read_magic(file)
-        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = header(file)
+        shape, fortran, dtype = _header(file)
         size = prod(shape) * dtype.itemsize
         if dtype.kind not in "fiu" or any(dim < 0 for dim in shape) or size != entry.file_size - file.tell():
             raise ValueError(f"{short(entry.filename)} is no array of numbers")
         array = np.frombuffer(bytearray(file.read(size)), dtype=dtype)
     array = array.astype(dtype.newbyteorder("="), copy=False)
     return torch.from_numpy(array.reshape(shape, order="F" if fortran else "C"))
+
+
+def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, order and type of an array, behind which its numbers begin."""
+    version = np.lib.format.read_magic(file)
+    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return header(file)
 
 
 def _check_archive(path: Path, what: str, file: Any, *, largest: int, small: str) -> None:
@@ -259,7 +270,5 @@ def _shapes_npz(path: Path, file: Any) -> dict[str, Shape]:
 
 def _shape(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Shape:
     with archive.open(entry) as file:
-        version = np.lib.format.read_magic(file)
-        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = header(file)
+        shape, _, dtype = _header(file)
         return Shape(tuple(shape), str(dtype))

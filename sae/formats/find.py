@@ -7,7 +7,7 @@ from collections.abc import Container, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from sae.formats import FORMATS
-from sae.formats.eleuther import ELEUTHER, canonical
+from sae.formats.eleuther import ELEUTHER, SEED, canonical
 from sae.formats.files import shapes_of
 from sae.formats.format import StoredDictionary, names_below, quietly
 from sae.formats.overcomplete import DICTIONARY, OVERCOMPLETE
@@ -15,7 +15,6 @@ from sae.storage.files import MANIFEST, newest_step, read_json, short
 
 BEST = "best.json"
 _GLOB = re.compile(r"[*?\[]")
-_SEED = re.compile(r"seed\d+")
 _INPUT_OF_BLOCK = re.compile(r"(?:.+\.)?(\d+)\.input")
 
 
@@ -216,7 +215,7 @@ def _name_of(stored: StoredDictionary) -> str:
 
 def _is_a_seed(folder: Path) -> bool:
     """Whether `<run>/seed<n>` is no folder, but one seed of each `<run>/<hookpoint>/seed<n>`."""
-    return _SEED.fullmatch(folder.name) is not None and not folder.exists() and folder.parent.is_dir()
+    return SEED.fullmatch(folder.name) is not None and not folder.exists() and folder.parent.is_dir()
 
 
 def _is_wrapped(name: str, longer: str) -> bool:

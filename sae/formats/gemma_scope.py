@@ -9,12 +9,10 @@ from collections.abc import Container, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from safetensors.torch import save_file
-
 import sae.formats.hooks as hooks
 from sae.dictionary.spec import Saved, with_centre
 from sae.formats.cross_layer import joined, of_later_layers
-from sae.formats.files import read_npz
+from sae.formats.files import read_npz, write_tensors
 from sae.formats.format import About, Claim, Format, beside, by_itself, config_of, in_folder
 from sae.formats.record import Contents, as_jumprelu, check_plain, record, transposed
 
@@ -143,7 +141,7 @@ def write(folder: Path, saved: Saved, about: About) -> None:
     if spec.cfg.transcode:
         config |= {"hf_hook_point_out": _hf(writes), "affine_connection": spec.cfg.skip_connection}
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: t.detach().cpu().contiguous() for name, t in weights.items()}, folder / WEIGHTS)
+    write_tensors(folder / WEIGHTS, weights)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
 

@@ -11,12 +11,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 import sae.formats.hooks as hooks
 from sae.dictionary.spec import Saved, in_float32, with_centre
-from sae.formats.files import check_link
+from sae.formats.files import check_link, write_tensors
 from sae.formats.format import About, Claim, Format, beside, config_of, in_folder
 from sae.formats.record import (
     Contents,
@@ -195,7 +194,7 @@ def write(folder: Path, saved: Saved, about: About) -> None:
         "hook_point_in": hooks.to_lens(reads), "hook_point_out": hooks.to_lens(writes), "use_glu_encoder": False,
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: t.detach().cpu().contiguous() for name, t in weights.items()}, folder / WEIGHTS)
+    write_tensors(folder / WEIGHTS, weights)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
 

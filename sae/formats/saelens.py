@@ -6,12 +6,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 import sae.formats.hooks as hooks
 from sae.dictionary.spec import Saved
-from sae.formats.files import check_link
+from sae.formats.files import check_link, write_tensors
 from sae.formats.format import About, Claim, Format, beside, config_of, in_folder, quietly
 from sae.formats.record import (
     Contents,
@@ -184,7 +183,7 @@ def write(folder: Path, saved: Saved, about: About) -> None:
         cfg |= {"k": spec.cfg.k, "rescale_acts_by_decoder_norm": has_unit_rows(tensors["W_dec"])}
     cfg |= {"d_out": spec.d_out} if spec.cfg.transcode else {}
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({n: t.detach().cpu().to(dtype).contiguous() for n, t in weights.items()}, folder / WEIGHTS)
+    write_tensors(folder / WEIGHTS, {name: t.to(dtype) for name, t in weights.items()})
     (folder / CFG).write_text(json.dumps(cfg, indent=2) + "\n")
 
 

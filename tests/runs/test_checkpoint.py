@@ -206,13 +206,13 @@ def test_a_crash_while_saving_leaves_no_step_and_the_one_before(
     class PowerCut(BaseException):
         pass
 
-    def write(tensors: dict[str, Tensor], path: Path) -> None:
+    def write(tensors: dict[str, Tensor], path: Path, about: object = None) -> None:
         if next(calls) == after:
             raise PowerCut
         save_file(tensors, path)
 
     monkeypatch.setattr(checkpoint, "save_file", write)
-    monkeypatch.setattr("sae.formats.eleuther.save_file", write)
+    monkeypatch.setattr("sae.formats.files.save_file", write)
     if after == 6:  # all tensors are written
         monkeypatch.setattr(checkpoint, "_write_manifest", lambda folder: write({}, folder))
     with pytest.raises(PowerCut):
