@@ -6,7 +6,6 @@ import math
 import os
 import platform
 import re
-import shutil
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -21,6 +20,7 @@ from sae.storage.files import (
     MANIFEST,
     absolute,
     check_writable,
+    free_bytes,
     is_here,
     link_that_leaves,
     newest_step,
@@ -100,7 +100,7 @@ class RunFolder(NamedTuple):
         path, save_dir = self.path, Path(cfg.save_dir)
         if cfg.run_name is None and not cfg.resume and path.exists():
             _, path = _last_taken_and_next_free(save_dir, derived_name(cfg, model_name))
-        space = _free_bytes(save_dir)
+        space = free_bytes(save_dir)
         _check_space(save_dir, space, checkpoint_bytes)
         if cfg.resume and cfg.keep_last is None:
             return RunFolder(path, _kept_before(path))
@@ -515,11 +515,6 @@ def _last_taken_and_next_free(save_dir: Path, name: str) -> tuple[Path, Path]:
 def checkpoints_to_keep(planned: int, checkpoint_bytes: int, free: int) -> int | None:
     """None, for all, if the checkpoints that are planned take no more than half of the free disk; else 3."""
     return None if planned * checkpoint_bytes <= free / 2 else 3
-
-
-def _free_bytes(save_dir: Path) -> int:
-    existing = next(folder for folder in [save_dir.absolute(), *save_dir.absolute().parents] if folder.exists())
-    return shutil.disk_usage(existing).free
 
 
 def _check_space(save_dir: Path, free: int, needed: int) -> None:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import reprlib
+import shutil
 import tempfile
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -109,9 +110,19 @@ def is_here(path: str) -> bool:
     return os.path.exists(path) or bool(glob.glob(path)) or (bool(colon) and os.path.isdir(folder))
 
 
+def nearest(folder: Path) -> Path:
+    """The folder, or the first above it that is there."""
+    return next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes that are free on the disk of a folder that is, or will be."""
+    return shutil.disk_usage(nearest(folder)).free
+
+
 def check_writable(option: str, folder: Path) -> None:
     """Raise ValueError unless files can be made in `folder`, or where it will be. It is tried, and leaves nothing."""
-    existing = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
+    existing = nearest(folder)
     if not existing.is_dir():
         raise ValueError(f"{option} must be a folder, but {existing} is a file; choose another --{option}")
     try:

@@ -283,7 +283,7 @@ def test_a_resumed_run_keeps_what_it_had_decided_unless_told_otherwise(
 ) -> None:
     options: dict[str, Any] = {"save_dir": str(tmp_path), "run_name": "run", "save_every": 10}
     free = {"bytes": 10**12}
-    monkeypatch.setattr("sae.runs.folder._free_bytes", lambda folder: free["bytes"])
+    monkeypatch.setattr("sae.runs.folder.free_bytes", lambda folder: free["bytes"])
     first = RunFolder.plan(TrainConfig(**options), checkpoint_bytes=100, total_steps=1000)
     first.claim(TrainConfig(**options), {})
     free["bytes"] = 1000

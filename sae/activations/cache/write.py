@@ -10,7 +10,6 @@ read the tokens, each runs the language model on its share, and they meet before
 
 import errno
 import json
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -39,7 +38,7 @@ from sae.activations.cache.remote import AddressFiles
 from sae.activations.cache.remote import tidy as tidy_address
 from sae.activations.source import LiveActivations
 from sae.activations.workers import ONE_WORKER, Workers
-from sae.storage.files import MANIFEST, absolute
+from sae.storage.files import MANIFEST, absolute, free_bytes, nearest
 from sae.storage.lock import alone_in, holds_nothing
 from sae.storage.remote import RemoteFolder
 
@@ -77,12 +76,11 @@ def cache_size(
 
 def check_space(folder: Path, size: CacheSize) -> None:
     """Raise ValueError if what is left to write of a cache does not fit on the disk."""
-    existing = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
     written = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    free = shutil.disk_usage(existing).free
+    free = free_bytes(folder)
     if free + written < size.peak_bytes:
         raise ValueError(
-            f"the cache must fit on the disk with {size.peak_bytes / 1e9:.2f} GB, but {existing} has "
+            f"the cache must fit on the disk with {size.peak_bytes / 1e9:.2f} GB, but {nearest(folder)} has "
             f"{free / 1e9:.2f} GB left; make room, lower --max_tokens, or choose another --activations"
         )
 
