@@ -68,14 +68,12 @@ class RunFolder(NamedTuple):
         return self.path / "metrics.jsonl"
 
     @classmethod
-    def plan(
-        cls, cfg: TrainConfig, *, model_name: str = "", checkpoint_bytes: int = 0, total_steps: int = 0
-    ) -> "RunFolder":
-        """Choose the folder, and check that it is free (or can be resumed) and fits on the disk. Touches nothing.
+    def plan(cls, cfg: TrainConfig, *, model_name: str = "") -> "RunFolder":
+        """Choose the folder, and check that it is free, or can be resumed. Touches nothing.
 
         Raises ValueError for a named folder that holds another run, and for a run that cannot be resumed with these
-        options. So it does for a folder that cannot be written or that another process writes into, and for too little
-        space. An unnamed run takes the next free name; resumed, the last one taken.
+        options. So it does for a folder that cannot be written or that another process writes into. An unnamed run
+        takes the next free name; resumed, the last one taken.
         """
         save_dir = Path(cfg.save_dir)
         if cfg.run_name is not None:
@@ -89,9 +87,9 @@ class RunFolder(NamedTuple):
         else:
             check_free(path)
         check_writable("save_dir", path)
-        return cls(path).sized(cfg, model_name=model_name, checkpoint_bytes=checkpoint_bytes, total_steps=total_steps)
+        return cls(path)
 
-    def sized(self, cfg: TrainConfig, *, model_name: str, checkpoint_bytes: int, total_steps: int) -> "RunFolder":
+    def sized(self, cfg: TrainConfig, *, model_name: str = "", checkpoint_bytes: int, total_steps: int) -> "RunFolder":
         """The folder of a run whose size and length are now known. Touches nothing.
 
         An unnamed run whose folder another one has taken meanwhile takes the next free name. Raises ValueError for too

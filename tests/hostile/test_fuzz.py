@@ -285,7 +285,7 @@ def test_any_config_json_of_a_run_that_is_resumed(run: Path) -> None:
     cfg = TrainConfig(save_dir=str(run.parent), run_name="run", resume=True)
 
     def resume() -> None:
-        folder = RunFolder.plan(cfg, checkpoint_bytes=10, total_steps=10**6)
+        folder = RunFolder.plan(cfg).sized(cfg, checkpoint_bytes=10, total_steps=10**6)
         assert folder.path == run and (folder.keep_last is None or folder.keep_last > 0)
         folder.claim(cfg, {})
 

@@ -284,12 +284,15 @@ def test_a_resumed_run_keeps_what_it_had_decided_unless_told_otherwise(
     options: dict[str, Any] = {"save_dir": str(tmp_path), "run_name": "run", "save_every": 10}
     free = {"bytes": 10**12}
     monkeypatch.setattr("sae.runs.folder.free_bytes", lambda folder: free["bytes"])
-    first = RunFolder.plan(TrainConfig(**options), checkpoint_bytes=100, total_steps=1000)
+
+    def planned(**changed: Any) -> RunFolder:
+        cfg = TrainConfig(**options, **changed)
+        return RunFolder.plan(cfg).sized(cfg, checkpoint_bytes=100, total_steps=1000)
+
+    first = planned()
     first.claim(TrainConfig(**options), {})
     free["bytes"] = 1000
-    resumed = RunFolder.plan(TrainConfig(**options, resume=True), checkpoint_bytes=100, total_steps=1000)
-    assert (first.keep_last, resumed.keep_last) == (None, None)
-    told = RunFolder.plan(TrainConfig(**options, resume=True, keep_last=2), checkpoint_bytes=100, total_steps=1000)
-    assert told.keep_last == 2
+    assert (first.keep_last, planned(resume=True).keep_last) == (None, None)
+    assert planned(resume=True, keep_last=2).keep_last == 2
     (tmp_path / "run" / "config.json").unlink()
-    assert RunFolder.plan(TrainConfig(**options), checkpoint_bytes=100, total_steps=1000).keep_last == 3
+    assert planned().keep_last == 3
