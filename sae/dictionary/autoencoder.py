@@ -99,20 +99,20 @@ class Sae(nn.Module):
         self.encoder.weight = nn.Parameter(rows.detach().clone())
         self.encoder.bias = nn.Parameter(torch.zeros(self.num_latents, device=device, dtype=dtype))
         self.b_dec = nn.Parameter(torch.zeros(self.d_out, device=device, dtype=dtype))
-        declared = self.spec.tensors()
-        skip = torch.zeros(declared["W_skip"].shape, device=device, dtype=dtype) if "W_skip" in declared else None
+        shapes = self.spec.shapes()
+        skip = torch.zeros(shapes["W_skip"], device=device, dtype=dtype) if "W_skip" in shapes else None
         self.W_skip = None if skip is None else nn.Parameter(skip)
         self.layer_scale: nn.Parameter | None = None
-        if "layer_scale" in declared:  # as if it wrote its own module alone
-            own_alone = torch.zeros(declared["layer_scale"].shape, device=device, dtype=dtype)
+        if "layer_scale" in shapes:  # as if it wrote its own module alone
+            own_alone = torch.zeros(shapes["layer_scale"], device=device, dtype=dtype)
             own_alone[0] = 1  # of each latent, if it has factors of its own
             self.layer_scale = nn.Parameter(own_alone)
         self.scale: Tensor | None
-        scale = torch.ones(declared["scale"].shape, device=device, dtype=dtype) if "scale" in declared else None
+        scale = torch.ones(shapes["scale"], device=device, dtype=dtype) if "scale" in shapes else None
         self.register_buffer("scale", scale)
-        shape = declared["threshold"].shape if "threshold" in declared else None
         self.threshold: Tensor | None
-        self.register_buffer("threshold", None if shape is None else torch.zeros(shape, device=device))
+        threshold = torch.zeros(shapes["threshold"], device=device) if "threshold" in shapes else None
+        self.register_buffer("threshold", threshold)
 
     @property
     def device(self) -> torch.device:

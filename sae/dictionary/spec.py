@@ -10,19 +10,8 @@ from torch import Tensor
 
 from sae.config import SaeConfig
 
-PER_LATENT = {
-    "encoder.weight": True, "encoder.bias": True, "W_dec": True, "b_dec": False, "W_skip": False, "threshold": False,
-    "scale": False, "layer_scale": False,
-}  # fmt: skip
-"""Tensors of a dictionary in training, and whether they have a row for each latent."""
-
-
-class Declared(NamedTuple):
-    """A tensor of a dictionary."""
-
-    shape: tuple[int, ...]
-    per_latent: bool
-    """Whether its first dimension counts latents, so that it is split where latents are sharded."""
+PER_LATENT = ("encoder.weight", "encoder.bias", "W_dec")
+"""Tensors of a dictionary in training that have a row for each latent, and are split where latents are sharded."""
 
 
 @dataclass(frozen=True)
@@ -90,33 +79,32 @@ class Spec:
         ends = zip(names, self.widths, accumulate(self.widths), strict=True)
         return {name: slice(end - width, end) for name, width, end in ends}
 
-    def tensors(self) -> dict[str, Declared]:
-        """The tensors that the dictionary has, by name."""
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the tensors that the dictionary has, by name."""
         n = self.num_latents
-        shapes: dict[str, tuple[int, ...]] = {
+        found: dict[str, tuple[int, ...]] = {
             "encoder.weight": (n, self.d_in),
             "encoder.bias": (n,),
             "W_dec": (n, self.d_out),
             "b_dec": (self.d_out,),
         }
         if self.cfg.skip_connection:
-            shapes["W_skip"] = (self.d_out, self.d_in)
+            found["W_skip"] = (self.d_out, self.d_in)
         if self.cfg.tie_decoders:
             each = (n,) if self.cfg.tied_by_target else ()
-            shapes["layer_scale"] = (max(1, len(self.writes)), *each)
+            found["layer_scale"] = (max(1, len(self.writes)), *each)
         elif self.cfg.crosscode or self.cfg.cross_layer:
-            shapes["scale"] = (self.d_out,)
-        if self.selection == "batchtopk":
-            shapes["threshold"] = ()
-        declared = {name: Declared(shape, PER_LATENT[name]) for name, shape in shapes.items()}
-        return declared | ({"threshold": Declared((n,), True)} if self.selection == "jumprelu" else {})
+            found["scale"] = (self.d_out,)
+        if self.selection in ("batchtopk", "jumprelu"):
+            found["threshold"] = (n,) if self.selection == "jumprelu" else ()
+        return found
 
     def check(self, tensors: Mapping[str, Tensor]) -> None:
         """Raise ValueError unless these are the dictionary's tensors, of its shapes."""
-        declared = self.tensors()
-        if unlike := set(declared) ^ set(tensors):
-            raise ValueError(f"the dictionary must have the tensors {', '.join(declared)}, differing: {sorted(unlike)}")
-        for name, (shape, _) in declared.items():
+        shapes = self.shapes()
+        if unlike := set(shapes) ^ set(tensors):
+            raise ValueError(f"the dictionary must have the tensors {', '.join(shapes)}, differing: {sorted(unlike)}")
+        for name, shape in shapes.items():
             if tuple(tensors[name].shape) != shape:
                 raise ValueError(f"{name} must have shape {shape}, got {tuple(tensors[name].shape)}")
 
@@ -126,7 +114,7 @@ class Saved(NamedTuple):
 
     spec: Spec
     tensors: dict[str, Tensor]
-    """Tensors by the names of `Spec.tensors`."""
+    """Tensors by the names of `Spec.shapes`."""
 
 
 def in_float32(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -83,7 +83,7 @@ def write(folder: Path, saved: Saved) -> None:
 def read(folder: Path) -> Saved:
     """Read the dictionary in `folder`. Raises ValueError naming the file and the rule it breaks."""
     spec, signed = _read_cfg(folder / CFG)
-    shapes = {name: list(declared.shape) for name, declared in spec.tensors().items()}
+    shapes = {name: list(shape) for name, shape in spec.shapes().items()}
     tensors = read_tensors(folder / WEIGHTS, shapes, others_too=False)
     check_one_float_type(folder / WEIGHTS, tensors)
     if "layer_scale" in tensors:

@@ -588,6 +588,6 @@ def _optimizer(sae: Sae, recipe: Recipe, product_dtype: torch.dtype, shards: Lat
 def is_per_latent(name: str) -> bool:
     """Whether a tensor of the state_dict of an autoencoder or of its learner has a row for each latent."""
     if not name.startswith("adam."):
-        return PER_LATENT.get(name, name in ("dead.tokens_since_fired", "firing_rate"))
+        return name in (*PER_LATENT, "dead.tokens_since_fired", "firing_rate")
     parameter, _, moment = name.removeprefix("adam.").rpartition(".")
-    return moment in ("exp_avg", "exp_avg_sq") and (parameter == _LOG_LENGTH or PER_LATENT.get(parameter, False))
+    return moment in ("exp_avg", "exp_avg_sq") and parameter in (*PER_LATENT, _LOG_LENGTH)
