@@ -21,7 +21,7 @@ from sae.ops.native import library, transformer
 from sae.ops.native.transformer import covers
 
 from .forward import is_hooked
-from .wrappers import COMPILED_BY_US
+from .wrappers import has_compiled_blocks
 
 _SCALES = (1e-3, 1.0, 300.0)
 """Lengths of the vectors that a module is tried on; with the first, ε shows."""
@@ -90,7 +90,7 @@ def fused(model: nn.Module) -> Iterator[None]:
     """Meanwhile such work takes one pass where no gradient is wanted; the model is then as before."""
     first, modules = next(model.parameters(), None), list(model.modules())
     on_cpu = first is not None and first.is_cpu and library() is not None
-    if not on_cpu or any(hasattr(vars(module).get("forward"), COMPILED_BY_US) for module in modules):
+    if not on_cpu or has_compiled_blocks(model):
         yield
         return
     found = [(module, way) for module in modules if (way := _way_of(module)) is not None]

@@ -74,7 +74,7 @@ def block_list(model: nn.Module) -> tuple[str, int]:
     if not fitting:
         raise ValueError(
             f"{type(base).__name__} must have a list of its {depth} transformer blocks to choose layers from, and has "
-            f"none; name modules with --hookpoints instead ({_listed(name for name, _ in base.named_children())} …)"
+            f"none; name modules with --hookpoints instead ({', '.join(name for name, _ in base.named_children())} …)"
         )
     if depth is None and hasattr(base, "config"):
         _check_one_stack(base, fitting)
@@ -372,7 +372,7 @@ def _check_one_stack(base: nn.Module, lists: Mapping[str, nn.ModuleList]) -> Non
     if len({path.rpartition(".")[0] for path in outer}) > 1:
         raise ValueError(
             f"{type(base).__name__} has several stacks of blocks, and its config does not say which is the residual "
-            f"stream of the tokens; name one with --hookpoints ({_listed(f'{path}.*' for path in outer)})"
+            f"stream of the tokens; name one with --hookpoints ({', '.join(f'{path}.*' for path in outer)})"
         )
 
 
@@ -389,7 +389,7 @@ def _end_of_block(base: nn.Module, path: str, lists: Mapping[str, nn.ModuleList]
     if getattr(getattr(base, "config", None), "pre_norm", False):
         raise ValueError(
             f"{type(base).__name__} with pre_norm has no module that puts out its residual stream; name modules with "
-            f"--hookpoints instead ({_listed(f'{other}.*' for other in beside)})"
+            f"--hookpoints instead ({', '.join(f'{other}.*' for other in beside)})"
         )
     return norms[-1]
 
@@ -410,7 +410,7 @@ def _matches_nothing(base: nn.Module, pattern: str) -> str:
     if any(mark in pattern for mark in "*?["):
         paths = list(dict.fromkeys(re.sub(r"\b\d+\b", "*", path) for path in paths))
     near = difflib.get_close_matches(_spellings(base, pattern)[-1], paths, n=3, cutoff=0.5)
-    hint = f"near names: {_listed(near)}" if near else f"the model starts with {_listed(paths[:3])}"
+    hint = f"near names: {', '.join(near)}" if near else f"the model starts with {', '.join(paths[:3])}"
     return f"--hookpoints must name modules of {type(base).__name__}, and {pattern!r} matches nothing; {hint}" + (
         _block_hint(base)
     )
@@ -423,7 +423,3 @@ def _block_hint(base: nn.Module) -> str:
         return ""
     path = _short(_text_path(base), path)
     return f"; its {count} blocks are {path}.0 to {path}.{count - 1}"
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names)

@@ -40,11 +40,16 @@ def eagerly(model: nn.Module) -> Iterator[None]:
     Blocks that `compile_blocks` compiled have their hooks around them, and stay as they are.
     """
     compiler = sys.modules.get("torch._dynamo")  # not there before something is compiled, and slow to import
-    if compiler is None or any(hasattr(vars(module).get("forward"), COMPILED_BY_US) for module in model.modules()):
+    if compiler is None or has_compiled_blocks(model):
         yield
         return
     with torch.compiler.set_stance("force_eager"):
         yield
+
+
+def has_compiled_blocks(model: nn.Module) -> bool:
+    """Whether `compile_blocks` compiled a block of this model."""
+    return any(hasattr(vars(module).get("forward"), COMPILED_BY_US) for module in model.modules())
 
 
 def _inner(model: nn.Module) -> nn.Module | None:
