@@ -107,11 +107,7 @@ def chosen_of_cache(cfg: TrainConfig, names: Sequence[str], blocks: Sequence[str
 
 
 def cached_hookpoints(
-    names: Sequence[str],
-    blocks: Sequence[str],
-    hookpoints: Sequence[str] = (),
-    layers: Sequence[int] = (),
-    layer_stride: int = 1,
+    names: Sequence[str], blocks: Sequence[str], hookpoints: Sequence[str], layers: Sequence[int], layer_stride: int
 ) -> list[str]:
     """Cached hookpoints, of `names`, that a choice means; without a choice all. `blocks` are those that layers mean.
 

@@ -1,6 +1,5 @@
 """Store of a run, by what the run was given."""
 
-import time
 from typing import Any
 
 from torch import nn
@@ -17,10 +16,10 @@ def open_store(
     cfg: TrainConfig,
     dataset: Any,
     model: nn.Module | None,
-    batches_at_once: int | None = None,
+    batches_at_once: int | None,
     *,
-    whole_documents: bool = True,
-    wait: Wait = time.sleep,
+    whole_documents: bool,
+    wait: Wait,
 ) -> ActivationStore:
     """Store of `model` on `dataset`, or of the cache that `dataset` is; a store is what it is.
 

@@ -142,7 +142,7 @@ def check_exclusions(cfg: TrainConfig, *, vocab_size: int, ctx_len: int) -> None
         check_excluded(cfg.exclude_tokens, cfg.exclude_positions, vocab_size=vocab_size, ctx_len=ctx_len)
 
 
-def count_steps(cfg: TrainConfig, data: Extent, batches_at_once: int | None = None) -> int:
+def count_steps(cfg: TrainConfig, data: Extent, batches_at_once: int | None) -> int:
     """How often a run reads `batches_at_once` batches, for an optimizer step, or several (`recipe.steps_per_batch`).
 
     Raises ValueError for a stream without max_tokens, and for less data than one step.

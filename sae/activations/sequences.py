@@ -21,9 +21,9 @@ class SequenceSource:
         batches: TokenSource,
         read: Callable[[Tensor], dict[str, Tensor]],
         *,
-        step: int = 1,
-        rank: int = 0,
-        ranks: int = 1,
+        step: int,
+        rank: int,
+        ranks: int,
     ) -> None:
         """`read` makes activations of a batch; `step` is the number of batches of an optimizer step."""
         self._batches, self._read, self._step = batches, read, step

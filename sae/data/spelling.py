@@ -31,7 +31,7 @@ class Spelling(NamedTuple):
 
 
 def spelling_prompts(
-    tokenizer: "transformers.PreTrainedTokenizerBase", texts: Sequence[str], num_words: int, *, seed: int = 42
+    tokenizer: "transformers.PreTrainedTokenizerBase", texts: Sequence[str], num_words: int
 ) -> Spelling:
     """Prompts of up to `num_words` words: tokens of ASCII letters alone, with or without a space before them.
 
@@ -45,7 +45,7 @@ def spelling_prompts(
             f"absorption needs a tokenizer with at least {FEWEST_WORDS} tokens that are words of the letters A to Z, "
             f"got {len(known)}; leave --absorption out for this model"
         )
-    draw = random.Random(seed)
+    draw = random.Random(42)
     chosen = draw.sample(known, min(num_words, len(known)))
     start = list(special_ends(tokenizer)[0])
     question = _plain_ids(tokenizer, _QUESTION)

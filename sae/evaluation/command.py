@@ -12,7 +12,7 @@ from torch import nn
 from sae import lm
 from sae.activations.first import first_activations
 from sae.activations.source import counted
-from sae.activations.workers import ONE_WORKER, Workers
+from sae.activations.workers import Workers
 from sae.data.labelled import Task
 from sae.data.spelling import Spelling
 from sae.data.tokens import SampledSequences, Sequences, SequenceStream, as_sequences, held_out_fingerprint
@@ -66,8 +66,8 @@ def measure_plan(
     dictionaries: dict[str, dict[str, Sae]],
     *,
     batch_size: int,
-    ranks: Workers = ONE_WORKER,
-    concepts: Concepts = NO_CONCEPTS,
+    ranks: Workers,
+    concepts: Concepts,
 ) -> tuple[Evaluation, list[str]]:
     """Measure, and sentences for the user about which tokens these were."""
     source = as_sequences(dataset)

@@ -39,7 +39,7 @@ class ReconstructionMetrics(NamedTuple):
 class ReconstructionMeter:
     """Sums over tokens for one autoencoder."""
 
-    def __init__(self, sae: Sae, rule: Ordinary = EVERYTHING) -> None:
+    def __init__(self, sae: Sae, rule: Ordinary) -> None:
         """`rule` says which tokens are ordinary."""
         self._sae, self._rule = sae, rule
         self._own = slice(0, sae.spec.own_width)

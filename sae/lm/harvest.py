@@ -254,10 +254,8 @@ def _try_length(model: nn.Module, hookpoints: Sequence[str], ctx_len: int) -> No
 class Capture:
     """What one forward has left at the hookpoints so far: `found`, and the names still `missing`, in order."""
 
-    def __init__(
-        self, hookpoints: Sequence[str], shape: tuple[int, ...], layouts: Mapping[str, Layout] | None = None
-    ) -> None:
-        self.shape, self.layouts = shape, layouts or {}
+    def __init__(self, hookpoints: Sequence[str], shape: tuple[int, ...], layouts: Mapping[str, Layout]) -> None:
+        self.shape, self.layouts = shape, layouts
         self.missing = dict.fromkeys(hookpoints)
         self.found: dict[str, Tensor] = {}
         self.turned: set[str] = set()
@@ -351,10 +349,10 @@ def check_one_stream(hookpoint: str, output: Any, shape: tuple[int, ...] | None 
 def vectors(
     hookpoint: str,
     values: Any,
-    shape: tuple[int, ...] | None = None,
+    shape: tuple[int, ...] | None,
     *,
     turned: bool = False,
-    layout: Layout | None = None,
+    layout: Layout | None,
 ) -> Float[Tensor, "batch seq d_in"]:
     """What passes a hookpoint, one vector for each token of `shape`. Raises ValueError if it is nothing of the kind.
 

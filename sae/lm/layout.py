@@ -80,7 +80,7 @@ def as_tokens(
     return (value if first else value.movedim(0, 2)).flatten(2)
 
 
-def like(new: Float[Tensor, "batch seq d_in"], value: Tensor, *, positions_first: bool = False) -> Tensor:
+def like(new: Float[Tensor, "batch seq d_in"], value: Tensor, *, positions_first: bool) -> Tensor:
     """What `as_tokens` made of `value`, changed, in the shape of `value`."""
     if value.ndim == 3 and (positions_first or new.shape != value.shape):
         return new.transpose(0, 1)

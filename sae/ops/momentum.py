@@ -115,7 +115,7 @@ def descend_(
 
 
 def settle_(
-    parameter: Float[Tensor, "rows *d"], *, unit_rows: bool = False, copy: Float[Tensor, "rows *d"] | None = None
+    parameter: Float[Tensor, "rows *d"], *, unit_rows: bool, copy: Float[Tensor, "rows *d"] | None = None
 ) -> None:
     """The end of a step: rows of unit length if wanted, and the same in `copy`."""
     if unit_rows:

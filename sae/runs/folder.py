@@ -149,7 +149,7 @@ class RunFolder(NamedTuple):
         return [f"the run was made with {told}: what comes now may differ from what those would have made"] * bool(told)
 
 
-def continue_after_restart(cfg: Cfg, model_name: str = "", *, restarted: bool) -> Cfg:
+def continue_after_restart(cfg: Cfg, model_name: str, *, restarted: bool) -> Cfg:
     """`cfg`, with `resume` if torchrun started the processes anew (`restarted`) and the run is there already."""
     if cfg.resume or not restarted:
         return cfg

@@ -29,9 +29,9 @@ def make_saes(
     world: World,
     device: torch.device,
     tell: Callable[[str], None],
-    typed: Collection[str] = (),
+    typed: Collection[str],
     *,
-    begun: Path | None = None,
+    begun: Path | None,
 ) -> dict[str, Sae]:
     """The autoencoders that this process holds, or its parts of them, by name.
 

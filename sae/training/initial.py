@@ -53,7 +53,7 @@ def balance_(
     sae: Sae,
     x: Float[Tensor, "tokens d_out"],
     few: Float[Tensor, "some d_out"],
-    add_up: AddUp = lambda sums: None,
+    add_up: AddUp,
     *,
     spare_massive: bool,
 ) -> list[str]:
@@ -77,7 +77,7 @@ def balance_(
 
 @torch.no_grad()
 def start_transcoder_(
-    sae: Sae, x: Float[Tensor, "tokens d_in"], y: Float[Tensor, "tokens d_out"], add_up: AddUp = lambda sums: None
+    sae: Sae, x: Float[Tensor, "tokens d_in"], y: Float[Tensor, "tokens d_out"], add_up: AddUp
 ) -> None:
     """Set a new transcoder's weights by a few tokens: what each latent would best write by itself at its own place.
 

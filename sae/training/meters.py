@@ -32,9 +32,9 @@ class Meters:
     All are changed in place, so that a recorded step may hold them.
     """
 
-    def __init__(self, d_out: int, device: torch.device, parts: Mapping[str, slice] | None = None) -> None:
+    def __init__(self, d_out: int, device: torch.device, parts: Mapping[str, slice]) -> None:
         """`parts` are the dimensions of each hookpoint of a crosscoder."""
-        self.at = ErrorsByHookpoint(parts or {}, device)
+        self.at = ErrorsByHookpoint(parts, device)
         self.variance, self.step_variance = VarianceSums.zeros(d_out, device), VarianceSums.zeros(d_out, device)
         self.sums = torch.zeros(3, dtype=torch.float64, device=device)
         """(3,): squared error, what AuxK leaves of it, and latents that fired."""
