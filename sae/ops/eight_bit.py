@@ -51,7 +51,7 @@ def check_has_product(device: torch.device) -> None:
 
 
 def _lacks_product(device: torch.device) -> str | None:
-    """Reason why this device has no product in 8 bits; empty if it has one."""
+    """Reason why this device has no product in 8 bits; None if it has one."""
     if device.type == "cpu":
         of_torch = hasattr(torch.ops.onednn, "qlinear_pointwise") and torch.cpu._is_vnni_supported()
         return None if of_torch or native.has_product() else "this processor has no AVX512-VNNI and no AVX-VNNI"

@@ -44,15 +44,13 @@ def decode(
     acts: Float[Tensor, "tokens k"],
     indices: Int[Tensor, "tokens k"],
     W: Float[Tensor, "latents d_out"],
-    *,
-    dtype: torch.dtype | None = None,
 ) -> Float[Tensor, "tokens d_out"]:
-    """out[n] = Σ_i acts[n, i] · W[indices[n, i]], in `dtype`, by default what acts · W has. Twin: `naive.decode`.
+    """out[n] = Σ_i acts[n, i] · W[indices[n, i]], in the type that acts · W has. Twin: `naive.decode`.
 
     Entries with act 0 contribute 0, even where W is not finite.
     """
     (tokens, k), d = acts.shape, W.shape[1]
-    out = torch.empty(tokens, d, dtype=dtype or torch.promote_types(acts.dtype, W.dtype), device=W.device)
+    out = torch.empty(tokens, d, dtype=torch.promote_types(acts.dtype, W.dtype), device=W.device)
     blocks = _decode_blocks(W, k)
     if tokens:
         with on_device_of(W):
@@ -90,12 +88,10 @@ def gather_dot(
     rows: Float[Tensor, "tokens d"],
     indices: Int[Tensor, "tokens k"],
     W: Float[Tensor, "latents d"],
-    *,
-    dtype: torch.dtype | None = None,
 ) -> Float[Tensor, "tokens k"]:
-    """out[n, i] = ⟨rows[n], W[indices[n, i]]⟩, in `dtype`, by default what rows · W has. Twin: `naive.gather_dot`."""
+    """out[n, i] = ⟨rows[n], W[indices[n, i]]⟩, in the type that rows · W has. Twin: `naive.gather_dot`."""
     (tokens, k), d = indices.shape, W.shape[1]
-    out = torch.empty(tokens, k, dtype=dtype or torch.promote_types(rows.dtype, W.dtype), device=W.device)
+    out = torch.empty(tokens, k, dtype=torch.promote_types(rows.dtype, W.dtype), device=W.device)
     blocks = _gather_dot_blocks(W, k)
     if tokens:
         with on_device_of(W):
