@@ -28,6 +28,10 @@ _CLASSES = ("AutoEncoderTopK", "BatchTopKSAE", "MatryoshkaBatchTopKSAE", "JumpRe
 _TRAINERS = {"AutoEncoderTopK": "TopKTrainer", "BatchTopKSAE": "BatchTopKTrainer",
              "MatryoshkaBatchTopKSAE": "MatryoshkaBatchTopKTrainer", "JumpReluAutoEncoder": "JumpReluTrainer",
              "AutoEncoder": "StandardTrainer", "AutoEncoderNew": "StandardTrainerAprilUpdate"}  # fmt: skip
+_OWN_MATRICES = ("MatryoshkaBatchTopKSAE", "JumpReluAutoEncoder")
+"""Classes with matrices W_enc (d_in, latents) and W_dec of their own; the others have two linear layers."""
+_B_DEC = {"AutoEncoder": "bias", "AutoEncoderNew": "decoder.bias"}
+"""Where b_dec has another name."""
 _SCALED = ("bias", "b_dec", "b_enc", "encoder.bias", "decoder.bias", "decoder_bias", "mag_bias", "gate_bias")
 
 
@@ -127,10 +131,10 @@ def _class_of(path: Path, found: dict[str, Any]) -> str:
 
 def _tensors(kind: str, found: Contents) -> dict[str, Tensor]:
     """Encoder and decoder by our names."""
-    if kind in ("MatryoshkaBatchTopKSAE", "JumpReluAutoEncoder"):
+    if kind in _OWN_MATRICES:
         W_enc, b_enc, W_dec, b_dec = found.tensors("W_enc", "b_enc", "W_dec", "b_dec")
         return {"encoder.weight": transposed(W_enc), "encoder.bias": b_enc, "W_dec": W_dec, "b_dec": b_dec}
-    name = {"AutoEncoder": "bias", "AutoEncoderNew": "decoder.bias"}.get(kind, "b_dec")
+    name = _B_DEC.get(kind, "b_dec")
     W_enc, b_enc, W_dec, b_dec = found.tensors("encoder.weight", "encoder.bias", "decoder.weight", name)
     return {"encoder.weight": W_enc, "encoder.bias": b_enc, "W_dec": transposed(W_dec), "b_dec": b_dec}
 
@@ -159,10 +163,10 @@ def write(folder: Path, saved: Saved, about: About) -> None:
     saved, kind = _as_one_of_theirs(saved)
     spec, found = saved
     W_enc, b_enc, W_dec, b_dec = (found[name] for name in ("encoder.weight", "encoder.bias", "W_dec", "b_dec"))
-    if kind in ("MatryoshkaBatchTopKSAE", "JumpReluAutoEncoder"):
+    if kind in _OWN_MATRICES:
         tensors = {"W_enc": W_enc.T, "b_enc": b_enc, "W_dec": W_dec, "b_dec": b_dec}
     else:
-        name = {"AutoEncoder": "bias", "AutoEncoderNew": "decoder.bias"}.get(kind, "b_dec")
+        name = _B_DEC.get(kind, "b_dec")
         tensors = {"encoder.weight": W_enc, "encoder.bias": b_enc, "decoder.weight": W_dec.T, name: b_dec}
     options: dict[str, Any] = {}
     if "TopK" in kind:

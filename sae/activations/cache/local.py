@@ -24,11 +24,11 @@ from sae.activations.cache.format import (
     TOKENS,
     TRAIN,
     CacheHeader,
+    CacheManifest,
     manifest_to_json,
     row_bytes,
     rows_path,
 )
-from sae.activations.cache.format import CacheManifest as Manifest
 from sae.activations.cache.groups import Group, shards_with_rows
 from sae.activations.cache.order import permuted
 from sae.activations.workers import Workers
@@ -124,12 +124,12 @@ class FolderFiles:
 
     # The second pass
 
-    def finish(self, state: dict[str, Any]) -> Manifest:
+    def finish(self, state: dict[str, Any]) -> CacheManifest:
         """Permute what was dealt, each process some shards, and write the manifest."""
         with self._workers.together():
             own = self._complete_own(state["lengths"])
         hashes = {name: sha256 for each in self._workers.gather(own) for name, sha256 in each.items()}
-        made: Manifest = self._workers.from_main(lambda: self._write_manifest(state, hashes))
+        made: CacheManifest = self._workers.from_main(lambda: self._write_manifest(state, hashes))
         return made
 
     def _complete_own(self, lengths: dict[str, list[int]]) -> dict[str, str]:
@@ -159,12 +159,12 @@ class FolderFiles:
         dealt.unlink()
         return hashlib.sha256(rows.data).hexdigest()
 
-    def _write_manifest(self, state: dict[str, Any], hashes: dict[str, str]) -> Manifest:
+    def _write_manifest(self, state: dict[str, Any], hashes: dict[str, str]) -> CacheManifest:
         said = [name for name in self._sizes(state) if (self.folder / TRAIN / name).exists()]  # not without a batch
         texts = (f"{HELD_OUT}/{TOKENS}", f"{HELD_OUT}/{KEPT}", *(f"{TRAIN}/{name}" for name in said))
         hashes = hashes | {name: sha256_of(self.folder / name) for name in texts}
         files = {name: ((self.folder / name).stat().st_size, sha256) for name, sha256 in sorted(hashes.items())}
-        manifest = Manifest(self._header, state["lengths"], files)
+        manifest = CacheManifest(self._header, state["lengths"], files)
         write_atomically(self.folder / MANIFEST, manifest_to_json(manifest).encode())
         tidy(self.folder)
         return manifest
