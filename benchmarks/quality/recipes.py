@@ -23,8 +23,8 @@ from sae.config import SaeConfig
 from sae.dictionary.autoencoder import Sae
 from sae.dictionary.gradients import (
     Gradients,
+    Objective,
     Reconstruction,
-    Wanted,
     Weights,
     add_auxk_gradients_,
     encoded,
@@ -213,7 +213,7 @@ class Trainee:
             select = lambda pre_acts: ops.topk(pre_acts, k)  # noqa: E731
         limit = self.recipe.token_limit * self.variance or None
         code = encoded(self.weights, x, select)
-        grads, recon = pullback(self.weights, code, None, Wanted(scale, limit))
+        grads, recon = pullback(self.weights, code, None, Objective(scale, limit))
         if self.recipe.auxk and len(self.dead.indices):
             add_auxk_gradients_(grads, self.weights, recon, self.dead.indices, scale=scale * self.recipe.auxk)
         self.fired.zero_().index_add_(0, recon.top_indices.flatten(), recon.fired.flatten().int())

@@ -146,8 +146,30 @@ class Reconstruction(NamedTuple):
     ordinary: Float[Tensor, "tokens"] | None = None
     """1 for an ordinary token, 0 for a massive one (`massive_tokens`). None: all are ordinary."""
 
+    @classmethod
+    def of(
+        cls,
+        centred: Float[Tensor, "tokens d_out"],
+        residual: Float[Tensor, "tokens d_out"],
+        top_indices: Int[Tensor, "*entries"],
+        longest: Float[Tensor, ""] | None,
+        *,
+        fired: Bool[Tensor, "*entries"] | None = None,
+    ) -> "Reconstruction":
+        """A reconstruction of y with the sums over its ordinary tokens: those with ‖y − b_dec‖, the norm of `centred`,
+        of at most `longest`. `fired`: None means that all entries did.
+        """
+        fired = torch.ones_like(top_indices, dtype=torch.bool) if fired is None else fired
+        if longest is None:
+            squared_error = residual.flatten().dot(residual.flatten())
+            return cls(centred, residual, fired, top_indices, squared_error, VarianceSums.of(centred))
+        ordinary = (torch.linalg.vector_norm(centred, dim=1) <= longest).to(centred.dtype)
+        squared_error = ordinary.dot(torch.linalg.vector_norm(residual, dim=1).square())
+        variance = VarianceSums.of(centred, ordinary)
+        return cls(centred, residual, fired, top_indices, squared_error, variance, ordinary)
 
-class Wanted(NamedTuple):
+
+class Objective(NamedTuple):
     """What a step minimises: scale · Σ_tokens Σ_levels w_j ‖x̂_j − y‖² / Σ w, with `Levels.weights`."""
 
     scale: float | Tensor
@@ -159,15 +181,17 @@ class Wanted(NamedTuple):
     """Nested reconstructions. None: one."""
 
 
-class Known(NamedTuple):
-    """Effect of a code where other dictionaries add to x̂, and several hookpoints may be written."""
+class JointPull(NamedTuple):
+    """What `pullback_with_others` needs of a code where other dictionaries add to x̂, and several hookpoints may be
+    written.
+    """
 
     bags: ops.Bags
     """The entries of the code that fired."""
     residual: Float[Tensor, "tokens d_out"]
     """x̂ − y, of the whole code."""
     own_pull: Float[Tensor, "tokens own"]
-    """Gradient by b_dec, in units of 2 · `Wanted.scale`: the weighted mean of x̂_j − y over the levels, at its own
+    """Gradient by b_dec, in units of 2 · `Objective.scale`: the weighted mean of x̂_j − y over the levels, at its own
     place."""
     pull: Float[Tensor, "bags d_out"]
     """Likewise by what its decoder makes, for the entries of each bag. Its rows may be apart in memory."""
@@ -217,26 +241,26 @@ def pullback(
     weights: Weights,
     code: Code,
     y: Float[Tensor, "tokens d_out"] | None,
-    wanted: Wanted,
+    objective: Objective,
     *,
     ragged: bool = False,
     shards: LatentShards = WHOLE,
 ) -> tuple[Gradients, Reconstruction]:
-    """The gradient of what is `wanted`, by all weights. `y` is what is to be written; None: what was read.
+    """The gradient of the objective by all weights. `y` is what is to be written; None: what was read.
 
     A code that is `ragged`, or has levels, is computed entry by entry, which costs what fired and not its width.
     """
     target = code.centred if y is None else y.to(weights.b_dec.dtype) - weights.b_dec
-    if ragged or wanted.levels is not None or y is not None:
-        return _pullback_of_bags(weights, code, target, wanted, shards)
+    if ragged or objective.levels is not None or y is not None:
+        return _pullback_of_bags(weights, code, target, objective, shards)
     centred, low, top_acts, top_indices = code
     W, W_dec = weights.W_enc_compute, weights.W_dec_compute
     fired = top_acts > 0
     residual = shards.sum_(ops.decode(top_acts, top_indices, W_dec)).sub_(centred)
-    recon = described(centred, residual, fired, top_indices, wanted.longest)
+    recon = Reconstruction.of(centred, residual, top_indices, objective.longest, fired=fired)
 
-    slope = 2 * wanted.scale  # of the loss, by the reconstruction: slope · pull, which needs no memory beside pull's
-    limit = wanted.limit
+    slope = 2 * objective.scale  # of the loss, by the reconstruction: slope · pull, which needs no memory beside pull's
+    limit = objective.limit
     pull = residual if limit is None else residual * token_shares(centred, residual, limit).unsqueeze(1)
     grad_pre = ops.gather_dot(pull, top_indices, W_dec).mul_(fired).mul_(slope)
     rows = pull.to(W_dec.dtype), centred if W_dec.dtype == centred.dtype else low  # to gather, in W_dec's type
@@ -256,11 +280,11 @@ def _pullback_of_bags(
     weights: Weights,
     code: Code,
     target: Float[Tensor, "tokens d_out"],
-    wanted: Wanted,
+    objective: Objective,
     shards: LatentShards,
 ) -> tuple[Gradients, Reconstruction]:
     """The gradients of a code whose entries name their token and level. `target` is y − b_dec."""
-    levels, tokens, by_level = wanted.levels, len(target), level_weights(wanted.levels)
+    levels, tokens, by_level = objective.levels, len(target), level_weights(objective.levels)
     count = len(by_level)
     level = None if levels is None else levels.at(code.acts, code.indices)
     bags = ops.Bags.of(code.acts, code.indices, level, count)
@@ -269,10 +293,10 @@ def _pullback_of_bags(
     for level_before, residual in zip(residuals, residuals[1:], strict=False):
         residual += level_before
     residual = residuals[-1]
-    recon = described(target, residual, torch.ones_like(bags.indices, dtype=torch.bool), bags.indices, wanted.longest)
+    recon = Reconstruction.of(target, residual, bags.indices, objective.longest)
 
-    slope = 2 * wanted.scale
-    shares = residual.new_ones(tokens) if wanted.limit is None else token_shares(code.centred, residual, wanted.limit)
+    slope, limit = 2 * objective.scale, objective.limit
+    shares = residual.new_ones(tokens) if limit is None else token_shares(code.centred, residual, limit)
     pulls = residuals * (shares.new_tensor(by_level).outer(shares) / sum(by_level)).unsqueeze(2)
     for j in reversed(range(count - 1)):  # Σ_{j ≥ b}
         pulls[j] += pulls[j + 1]
@@ -291,21 +315,20 @@ def _pullback_of_bags(
 
 
 def pullback_with_others(
-    weights: Weights, code: Code, target: Float[Tensor, "tokens own"], wanted: Wanted, known: Known
+    weights: Weights, code: Code, target: Float[Tensor, "tokens own"], objective: Objective, joint: JointPull
 ) -> tuple[Gradients, Reconstruction]:
     """The same for a transcoder to whose output others add; `target` is y − b_dec at its own place.
 
     No gradient of a token is ever written down: what decides a weight's gradient are the pull and a number an entry.
     """
-    bags, pull, own = known.bags, known.pull, target.shape[1]
-    ones = torch.ones_like(bags.indices, dtype=torch.bool)
-    recon = described(target, known.residual[:, :own], ones, bags.indices, wanted.longest)
-    weighted = 2 * wanted.scale * known.shares
+    bags, pull, own = joint.bags, joint.pull, target.shape[1]
+    recon = Reconstruction.of(target, joint.residual[:, :own], bags.indices, objective.longest)
+    weighted = 2 * objective.scale * joint.shares
     slope = weighted[bags.token]
     grad_pre = ops.gather_dot_bags(pull, bags, weights.W_dec) * slope
     segments = ops.LatentSegments(bags.indices, len(weights.W_enc))
     b_dec = torch.zeros_like(weights.b_dec)
-    b_dec[:own] = weighted @ known.own_pull
+    b_dec[:own] = weighted @ joint.own_pull
     grads = Gradients(
         W_enc=segments.rows(grad_pre, code.centred, bags.token),
         b_enc=segments.sum_weights(grad_pre),
@@ -315,25 +338,6 @@ def pullback_with_others(
         W_skip=None if weights.W_skip is None else pull[: len(target)].T @ (code.centred * weighted.unsqueeze(1)),
     )
     return grads, recon._replace(centred=code.centred)
-
-
-def described(
-    centred: Float[Tensor, "tokens d_out"],
-    residual: Float[Tensor, "tokens d_out"],
-    fired: Bool[Tensor, "*entries"],
-    top_indices: Int[Tensor, "*entries"],
-    longest: Float[Tensor, ""] | None,
-) -> Reconstruction:
-    """A reconstruction of y with the sums over its ordinary tokens: those with ‖y − b_dec‖, the norm of `centred`, of
-    at most `longest`.
-    """
-    if longest is None:
-        squared_error = residual.flatten().dot(residual.flatten())
-        return Reconstruction(centred, residual, fired, top_indices, squared_error, VarianceSums.of(centred))
-    ordinary = (torch.linalg.vector_norm(centred, dim=1) <= longest).to(centred.dtype)
-    squared_error = ordinary.dot(torch.linalg.vector_norm(residual, dim=1).square())
-    variance = VarianceSums.of(centred, ordinary)
-    return Reconstruction(centred, residual, fired, top_indices, squared_error, variance, ordinary)
 
 
 def token_shares(

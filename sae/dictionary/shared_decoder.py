@@ -11,12 +11,11 @@ With r^l the pull on ŷ^l, the gradients are
 
 from typing import NamedTuple
 
-import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from sae import ops
-from sae.dictionary.gradients import Code, Gradients, Reconstruction, Wanted, Weights, described
+from sae.dictionary.gradients import Code, Gradients, Objective, Reconstruction, Weights
 from sae.ops.segments import MatrixRows
 
 
@@ -59,7 +58,7 @@ class Shared(NamedTuple):
 
     def pulled(
         self, W_dec: Float[Tensor, "latents d"], pull: Float[Tensor, "bags d"], weights: Float[Tensor, "sources tokens"]
-    ) -> "Pulled":
+    ) -> "DecoderGradients":
         """What the pull on the decoder's output makes of it. `weights` are those of each source's tokens for W_dec."""
         bags, (tokens, sources, width) = self.bags, self.shape
         dots = ops.gather_dot_bags(pull, bags, W_dec)
@@ -68,7 +67,7 @@ class Shared(NamedTuple):
         by_latent, weighted = segments.joined(sources), self.decoded.acts * weights[self.source, bags.token]
         acts = dots.new_zeros(tokens * sources * width)
         acts[bags.place] = dots * self.factors
-        return Pulled(
+        return DecoderGradients(
             W_dec=by_latent.rows(weighted, pull, bags.bag),
             radial=by_latent.sum_weights(weighted * dots),
             factors=segments.sum_weights(bags.acts * dots).view(-1, sources).T,
@@ -76,7 +75,7 @@ class Shared(NamedTuple):
         )
 
 
-class Pulled(NamedTuple):
+class DecoderGradients(NamedTuple):
     """Gradients of one layer's loss by its decoder, and by the codes of all layers up to it."""
 
     W_dec: MatrixRows
@@ -89,40 +88,39 @@ class Pulled(NamedTuple):
     """Gradient by each entry of the codes; 0 where it did not fire."""
 
 
-class KnownShared(NamedTuple):
-    """Effect of a layer's code and decoder, where decoders are shared."""
+class SharedPull(NamedTuple):
+    """What `pullback_shared` needs of a layer's code and decoder, where decoders are shared."""
 
     bags: ops.Bags
     """The entries of the code that fired."""
     residual: Float[Tensor, "tokens own"]
     """ŷ − y at its own place, of all codes."""
     own_pull: Float[Tensor, "tokens own"]
-    """Gradient by b_dec, in units of 2 · `Wanted.scale`."""
+    """Gradient by b_dec, in units of 2 · `Objective.scale`."""
     acts: Float[Tensor, "tokens width"]
     """Likewise by the code: the sum over all layers that it is decoded for."""
-    decoder: Pulled
+    decoder: DecoderGradients
     """Gradients by its own decoder, in units of 1."""
     shares: Float[Tensor, "tokens"]
     """Share of each token's gradient that is followed (`token_shares`)."""
 
 
 def pullback_shared(
-    weights: Weights, code: Code, target: Float[Tensor, "tokens own"], wanted: Wanted, known: KnownShared
+    weights: Weights, code: Code, target: Float[Tensor, "tokens own"], objective: Objective, joint: SharedPull
 ) -> tuple[Gradients, Reconstruction]:
     """The gradients by a layer's weights; `target` is y − b_dec at its own place."""
-    bags = known.bags
-    ones = torch.ones_like(bags.indices, dtype=torch.bool)
-    recon = described(target, known.residual, ones, bags.indices, wanted.longest)
-    weighted = 2 * wanted.scale * known.shares
-    grad_pre = known.acts.flatten()[bags.place] * weighted[bags.token]
+    bags = joint.bags
+    recon = Reconstruction.of(target, joint.residual, bags.indices, objective.longest)
+    weighted = 2 * objective.scale * joint.shares
+    grad_pre = joint.acts.flatten()[bags.place] * weighted[bags.token]
     segments = ops.LatentSegments(bags.indices, len(weights.W_enc))
     grads = Gradients(
         W_enc=segments.rows(grad_pre, code.centred, bags.token),
         b_enc=segments.sum_weights(grad_pre),
-        W_dec=known.decoder.W_dec,
-        b_dec=weighted @ known.own_pull,
-        radial=known.decoder.radial,
-        W_skip=None if weights.W_skip is None else known.own_pull.T @ (code.centred * weighted.unsqueeze(1)),
+        W_dec=joint.decoder.W_dec,
+        b_dec=weighted @ joint.own_pull,
+        radial=joint.decoder.radial,
+        W_skip=None if weights.W_skip is None else joint.own_pull.T @ (code.centred * weighted.unsqueeze(1)),
         by_activation=segments.sum_weights(bags.acts * grad_pre),
     )
     return grads, recon._replace(centred=code.centred)

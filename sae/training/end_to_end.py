@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sae import lm
 from sae.dictionary.autoencoder import Sae
-from sae.dictionary.gradients import Gradients, Reconstruction, described
+from sae.dictionary.gradients import Gradients, Reconstruction
 from sae.training.learner import SaeLearner
 
 LossName = Literal["ce", "kl"]
@@ -173,7 +173,8 @@ def _reconstruction(learner: SaeLearner, passed: Passed, kept: Tensor, loss: Ten
     """The tokens that count, for the meters and AuxK."""
     x = passed.x[kept].to(learner.sae.dtype)
     centred, residual = x - learner.sae.b_dec.detach(), passed.recon[kept] - x
-    recon = described(centred, residual, passed.top_acts[kept] > 0, passed.top_indices[kept], learner.rule.farthest)
+    fired, farthest = passed.top_acts[kept] > 0, learner.rule.farthest
+    recon = Reconstruction.of(centred, residual, passed.top_indices[kept], farthest, fired=fired)
     # With a loss that is not finite neither is the squared error, which is what the learner looks at.
     return recon._replace(squared_error=recon.squared_error + 0 * loss.to(residual))
 

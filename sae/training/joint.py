@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae.dictionary.cross_layer import members, of_all, tied_scales
-from sae.dictionary.gradients import Code, Known
-from sae.dictionary.shared_decoder import Codes, KnownShared, Shared
+from sae.dictionary.gradients import Code, JointPull
+from sae.dictionary.shared_decoder import Codes, Shared, SharedPull
 from sae.dictionary.wiring import Pair
 from sae.ops import Bags, native
 from sae.training.learner import SaeLearner
@@ -73,8 +73,8 @@ class Joint:
             own, learner, layer = self._layout[name], self.learners[name], list(self._layout).index(name)
             shares = learner.shares(code, lengths[layer], places=len(places) - layer)
             later = _table(pull[:, own.start :])
-            known = Known(bags[name], residual[:, own.start :], pull[:tokens, own], later, shares)
-            learner.accumulate_with_others(code, ys[name], known)
+            joint = JointPull(bags[name], residual[:, own.start :], pull[:tokens, own], later, shares)
+            learner.accumulate_with_others(code, ys[name], joint)
 
     def _own_scaled(self, name: str, y: Tensor) -> Tensor:
         """The target at the layer's own module, in the units of the error."""
@@ -101,7 +101,7 @@ class Joint:
             lengths = torch.linalg.vector_norm(pull[-tokens:], dim=1) * sum(weights) / weights[-1]
             shares = learner.shares(code, lengths)
             learner.accumulate_with_others(
-                code, targets[name], Known(bags[name], residual[layer], own_pull, pull, shares)
+                code, targets[name], JointPull(bags[name], residual[layer], own_pull, pull, shares)
             )
             # Whole tokens, whatever their share: what a massive one would write for later modules must be felt.
             products = own_pulls[layer + 1 :].flatten(1) @ written[source].flatten()
@@ -156,7 +156,7 @@ class Joint:
             learner.accumulate_with_others(
                 code,
                 targets[name],
-                KnownShared(bags[name], residual[at], pulls[at, :tokens], own, decoders[at], own_shares[at]),
+                SharedPull(bags[name], residual[at], pulls[at, :tokens], own, decoders[at], own_shares[at]),
             )
             # Whole tokens, as of ties by source.
             learner.add_layer_scale_gradient(by_factor[layer, layer + 1 :], units[layer + 1 :, at])

@@ -14,9 +14,9 @@ from sae.dictionary.autoencoder import Sae
 from sae.dictionary.gradients import (
     Code,
     Gradients,
-    Known,
+    JointPull,
+    Objective,
     Reconstruction,
-    Wanted,
     Weights,
     add_auxk_gradients_,
     encoded,
@@ -29,7 +29,7 @@ from sae.dictionary.levels import Levels, level_weights
 from sae.dictionary.losses import Ordinary, spread
 from sae.dictionary.selection import selection, width
 from sae.dictionary.shards import WHOLE, LatentShards
-from sae.dictionary.shared_decoder import KnownShared, pullback_shared
+from sae.dictionary.shared_decoder import SharedPull, pullback_shared
 from sae.dictionary.spec import PER_LATENT
 from sae.ops import eight_bit
 from sae.ops.encode import Encode
@@ -269,16 +269,16 @@ class SaeLearner:
             return False
         return self._thresholds is None and self._levels is None and self._is_autoencoder
 
-    def accumulate_with_others(self, code: Code, y: Float[Tensor, "tokens own"], known: Known | KnownShared) -> None:
-        """Accumulate for a code of `encode`, where others write too: `known` is what all leave of y, both scaled."""
-        wanted = Wanted(self._scale(), longest=self._normaliser.longest)
+    def accumulate_with_others(self, code: Code, y: Float[Tensor, "tokens own"], joint: JointPull | SharedPull) -> None:
+        """Accumulate for a code of `encode`, where others write too: `joint` is what all leave of y, both scaled."""
+        objective = Objective(self._scale(), longest=self._normaliser.longest)
         target = y - self._weights.b_dec[: self._own]
-        if isinstance(known, Known):
-            grads, recon = pullback_with_others(self._weights, code, target, wanted, known)
+        if isinstance(joint, JointPull):
+            grads, recon = pullback_with_others(self._weights, code, target, objective, joint)
         else:
-            grads, recon = pullback_shared(self._weights, code, target, wanted, known)
+            grads, recon = pullback_shared(self._weights, code, target, objective, joint)
         self._note(recon, target)
-        self._collect(grads, recon, known.residual if self._own < self.sae.d_out else None)
+        self._collect(grads, recon, joint.residual if self._own < self.sae.d_out else None)
 
     def shares(self, code: Code, pull_norms: Float[Tensor, "tokens"], *, places: int = 1) -> Float[Tensor, "tokens"]:
         """The share of each token's gradient that is followed (`token_shares`), by the length of its pull.
@@ -352,8 +352,8 @@ class SaeLearner:
         self, x: Float[Tensor, "tokens d_in"], y: Float[Tensor, "tokens d_out"] | None = None
     ) -> tuple[Gradients, Reconstruction]:
         code, by_threshold = self.encode(x), self._thresholds is not None
-        wanted = Wanted(self._scale(), self._limit(), self._normaliser.longest, self._levels)
-        grads, recon = pullback(self._weights, code, y, wanted, ragged=by_threshold, shards=self._shards)
+        objective = Objective(self._scale(), self._limit(), self._normaliser.longest, self._levels)
+        grads, recon = pullback(self._weights, code, y, objective, ragged=by_threshold, shards=self._shards)
         if self._recipe.spare_massive and self._is_autoencoder:
             assert recon.ordinary is not None
             self._massive.add(recon.centred, self._weights.b_dec, 1 - recon.ordinary)

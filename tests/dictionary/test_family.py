@@ -9,7 +9,7 @@ from oracle import level_weights
 from torch import Tensor
 
 from sae import Sae, SaeConfig, ops
-from sae.dictionary.gradients import Gradients, Wanted, Weights, encoded, pullback, token_shares
+from sae.dictionary.gradients import Gradients, Objective, Weights, encoded, pullback, token_shares
 from sae.dictionary.levels import Levels
 from sae.dictionary.selection import groupmax, jumprelu, selection
 from sae.dictionary.spec import Saved, Spec
@@ -87,12 +87,12 @@ def dense_loss(sae: Sae, x: Tensor, y: Tensor | None, scale: float, limit: float
     return scale * (shares * sum(errors)).sum()
 
 
-def explicit(sae: Sae, x: Tensor, y: Tensor | None, wanted: Wanted, parts: int = 1) -> Gradients:
+def explicit(sae: Sae, x: Tensor, y: Tensor | None, objective: Objective, parts: int = 1) -> Gradients:
     weights, total = Weights.of(sae, sae.dtype), None
     select, ragged = selection(sae.cfg, threshold=sae.threshold), sae.cfg.selection == "batchtopk"
     for part in torch.arange(len(x)).tensor_split(parts):
         code = encoded(weights, x[part], select)
-        grads, _ = pullback(weights, code, None if y is None else y[part], wanted, ragged=ragged)
+        grads, _ = pullback(weights, code, None if y is None else y[part], objective, ragged=ragged)
         total = grads if total is None else total.plus(grads)
     assert total is not None
     return Gradients(*total.dense())
@@ -105,7 +105,7 @@ def test_every_gradient_of_every_member_equals_dense_autograd(
 ) -> None:
     sae = member(rule, levels, wiring)
     x, y = activations(sae)
-    grads = explicit(sae, x, y, Wanted(0.7, limit, None, Levels.of(sae.cfg, LATENTS, K)), parts)
+    grads = explicit(sae, x, y, Objective(0.7, limit, None, Levels.of(sae.cfg, LATENTS, K)), parts)
     dense_loss(sae, x, y, 0.7, limit).backward()
     for name, found in grads.by_parameter().items():
         torch.testing.assert_close(found, sae.get_parameter(name).grad, msg=lambda t, n=name: f"{n}: {t}")

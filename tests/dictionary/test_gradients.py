@@ -7,7 +7,7 @@ from oracle import dense_gradients, make_sae
 from sae import Sae
 from sae.dictionary.gradients import (
     Gradients,
-    Wanted,
+    Objective,
     Weights,
     add_auxk_gradients_,
     encoded,
@@ -33,7 +33,7 @@ def explicit(
     weights, total = Weights.of(sae, sae.dtype), None
     for part in x.tensor_split(parts):
         code = encoded(weights, part, selection(sae.cfg))
-        grads, recon = pullback(weights, code, None, Wanted(scale, limit))
+        grads, recon = pullback(weights, code, None, Objective(scale, limit))
         if len(dead):
             add_auxk_gradients_(grads, weights, recon, dead, scale=auxk)
         total = grads if total is None else total.plus(grads)
@@ -108,7 +108,7 @@ def test_all_latents_kept_is_a_dense_autoencoder() -> None:
 def test_bf16_gradients_stay_close_to_float64() -> None:
     sae, x = make_sae(dtype=torch.float32), torch.randn(256, 48)
     weights = Weights.of(sae, torch.bfloat16)
-    grads, _ = pullback(weights, encoded(weights, x, selection(sae.cfg)), None, Wanted(1.0))
+    grads, _ = pullback(weights, encoded(weights, x, selection(sae.cfg)), None, Objective(1.0))
     oracle = dense_gradients(sae, x)
     for name in NAMES:
         one, other = getattr(grads, name)[:].double(), getattr(oracle, name)

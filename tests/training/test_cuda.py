@@ -11,7 +11,7 @@ from tiny_models import VOCAB_SIZE, tiny_model
 from whole_runs import stop_after
 
 from sae import Sae, SaeConfig, SaeTrainer, TrainConfig, ops
-from sae.dictionary.gradients import Wanted, Weights, add_auxk_gradients_, encoded, pullback
+from sae.dictionary.gradients import Objective, Weights, add_auxk_gradients_, encoded, pullback
 from sae.dictionary.losses import auxk_scale
 from sae.dictionary.selection import selection
 from sae.ops import eight_bit, naive
@@ -67,7 +67,7 @@ def test_gradients_are_the_oracles(num_dead: int) -> None:
     sae = sae.float().to("cuda")
     weights = Weights.of(sae, torch.float32)
     code = encoded(weights, x.to("cuda"), selection(sae.cfg))
-    grads, recon = pullback(weights, code, None, Wanted(0.7))
+    grads, recon = pullback(weights, code, None, Objective(0.7))
     if num_dead:
         add_auxk_gradients_(grads, weights, recon, dead.to("cuda"), scale=0.2)
     for name in ("W_enc", "b_enc", "W_dec", "b_dec"):
