@@ -61,6 +61,11 @@ def fixed_seed() -> None:
 
 
 @pytest.fixture
+def compiler_starts_anew() -> None:
+    torch._dynamo.reset()
+
+
+@pytest.fixture
 def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs end without curves: drawing takes longer than training here; tests/runs/test_log.py looks at pictures."""
     monkeypatch.setattr("sae.report.training.draw_curves", lambda records, path: None)

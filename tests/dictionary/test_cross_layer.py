@@ -3,7 +3,6 @@
 import json
 import math
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 from oracle import level_weights
+from replaced import fvu_of, kl_of, raises_one_line
 from safetensors.torch import load_file
 from tiny_models import tiny_model, tiny_tokens
 from tiny_trainer import Make, maker
 from torch import Tensor
-from whole_runs import save_after
+from whole_runs import save_after, weights_only
 
 from sae import Sae, SaeConfig, SaeTrainer, evaluate, graft
 from sae.commands.cache import cache_activations
@@ -387,18 +387,15 @@ SHAPES: list[dict[str, Any]] = [
 def test_it_resumes_to_the_bit_and_a_cache_trains_as_the_model_does(
     make: Make, tmp_path: Path, shape: dict[str, Any]
 ) -> None:
-    def weights(folder: Path) -> list[bytes]:
-        return [path.read_bytes() for path in sorted(folder.rglob("sae.safetensors"))]
-
     options: dict[str, Any] = {"sae": SaeConfig(num_latents=96, k=6, cross_layer=True, **shape), "save_every": 4}
     whole = make(run_name="whole", **options).fit()
     save_after(make(run_name="stopped", **options), 7)
-    assert weights(whole) == weights(make(run_name="stopped", resume=True, **options).fit())
+    assert weights_only(whole) == weights_only(make(run_name="stopped", resume=True, **options).fit())
 
     written = {"hookpoints": ["layers.*.mlp", "layers.*.mlp.input"], "dtype": "float32", "shuffle": False}
     cfg = CacheConfig(batch_size=4, activations=str(tmp_path / "cache"), **written)
     cached = str(cache_activations(cfg, tiny_tokens(84, 8, seed=1), tiny_model("gpt_neox")))
-    assert weights(whole) == weights(make(ActivationCache(cached), None, run_name="cached", **options).fit())
+    assert weights_only(whole) == weights_only(make(ActivationCache(cached), None, run_name="cached", **options).fit())
 
 
 @pytest.mark.parametrize("tied", [False, *TIES])
@@ -462,16 +459,10 @@ def test_sae_eval_measures_each_output_alone_and_all_replaced_at_once(tied: Any)
         seen = harvest(model, tokens, [*MLPS, *(f"{name}.input" for name in MLPS)])
         _, total = reconstruct(group, [seen[f"{name}.input"] for name in MLPS])
 
-        def kl(replaced: dict[str, Tensor]) -> float:
-            with graft(model, {name: lambda x, name=name: replaced[name] for name in replaced}):
-                grafted = model(tokens).logits.log_softmax(-1)
-            return float((clean.exp() * (clean - grafted)).sum(-1).mean())
-
         for layer in group:
-            y, new = seen[layer.name].flatten(0, 1), total[..., layer.own]
-            expected = (new.flatten(0, 1) - y).square().sum() / (y - y.mean(0)).square().sum()
-            assert found[layer.name].metrics["fvu"] == pytest.approx(expected.item(), rel=1e-4)
-            assert found[layer.name].metrics["kl_div_with_sae"] == pytest.approx(kl({layer.name: new}), rel=1e-4)
+            new, metrics = total[..., layer.own], found[layer.name].metrics
+            assert metrics["fvu"] == pytest.approx(fvu_of(new, seen[layer.name]), rel=1e-4)
+            assert metrics["kl_div_with_sae"] == pytest.approx(kl_of(model, tokens, {layer.name: new}), rel=1e-4)
 
         replaced: dict[str, Tensor] = {}  # layer after layer, each encoding what the replaced ones before it leave
         written = torch.zeros_like(total)
@@ -482,10 +473,11 @@ def test_sae_eval_measures_each_output_alone_and_all_replaced_at_once(tied: Any)
                     model(tokens)
             written[..., layer.start :] += layer.sae.decode(*layer.sae.encode(caught[0]), caught[0])
             replaced[layer.name] = written[..., layer.own].clone()
-        assert found["all"].metrics["kl_div_with_sae"] == pytest.approx(kl(replaced), rel=1e-4)
+        expected = kl_of(model, tokens, replaced)
+        assert found["all"].metrics["kl_div_with_sae"] == pytest.approx(expected, rel=1e-4)
         with graft(model, coders(saes)):
             grafted = model(tokens).logits.log_softmax(-1)
-        assert float((clean.exp() * (clean - grafted)).sum(-1).mean()) == pytest.approx(kl(replaced), rel=1e-4)
+        assert float((clean.exp() * (clean - grafted)).sum(-1).mean()) == pytest.approx(expected, rel=1e-4)
         known = coders(saes)
         with graft(model, known):
             model(tokens + 1)
@@ -494,12 +486,6 @@ def test_sae_eval_measures_each_output_alone_and_all_replaced_at_once(tied: Any)
 
 
 # What does not go together, in one line
-
-
-def raises_one_line(message: str, call: Callable[[], object]) -> None:
-    with pytest.raises(ValueError, match=message) as caught:
-        call()
-    assert "\n" not in str(caught.value)
 
 
 def test_what_it_cannot_be_is_one_line(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,17 +1,17 @@
 """Crosscoders: one dictionary for several hookpoints, trained, measured, saved and resumed."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from replaced import fvu_of, kl_of, raises_one_line
 from safetensors.torch import load_file
 from tiny_models import tiny_model, tiny_tokens
 from tiny_trainer import Make, maker
 from torch import Tensor, nn
-from whole_runs import save_after
+from whole_runs import save_after, weights_only
 
 from sae import Sae, SaeConfig, evaluate, graft
 from sae.commands.cache import cache_activations
@@ -33,10 +33,6 @@ LAYERS = ["layers.0", "layers.1", "layers.2"]
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
     return maker(tmp_path, SaeConfig(num_latents=96, k=6, crosscode=True))
-
-
-def weights(folder: Path) -> list[bytes]:
-    return [path.read_bytes() for path in sorted(folder.rglob("sae.safetensors"))]
 
 
 def crosscoder(widths: tuple[int, ...] = (32, 32, 32)) -> Sae:
@@ -151,13 +147,13 @@ def test_crosscoders_resume_to_the_bit_and_a_cache_trains_as_the_model_does(make
     whole = make(run_name="whole", save_every=4, log_every=3).fit()
     save_after(make(run_name="stopped", save_every=4, log_every=3), 7)
     resumed = make(run_name="stopped", save_every=4, log_every=3, resume=True).fit()
-    assert weights(whole) == weights(resumed)
+    assert weights_only(whole) == weights_only(resumed)
     last, again = (read_records(folder.parent / "metrics.jsonl")[-1] for folder in (whole, resumed))
     assert all(last[key] == again[key] for key in last if key.startswith(CROSSCODER))
 
     options = {"layers": [0, 1, 2], "dtype": "float32", "shuffle": False, "activations": str(tmp_path / "cache")}
     cached = cache_activations(CacheConfig(batch_size=4, **options), tiny_tokens(84, 8, seed=1), tiny_model("gpt_neox"))
-    assert weights(whole) == weights(make(ActivationCache(str(cached)), None, run_name="cached").fit())
+    assert weights_only(whole) == weights_only(make(ActivationCache(str(cached)), None, run_name="cached").fit())
 
 
 def test_a_sweep_trains_crosscoders_beside_each_other_and_beside_autoencoders(make: Make) -> None:
@@ -191,22 +187,15 @@ def test_sae_eval_measures_each_hookpoint_alone_and_all_at_once() -> None:
     found = evaluate(model, tokens, {CROSSCODER: sae}, max_tokens=56)
     assert [hookpoint for _, hookpoint in found.qualities] == [*LAYERS, "all"]
     with torch.no_grad():
-        clean = model(tokens).logits.log_softmax(-1)
         activations = harvest(model, tokens, LAYERS)
         recon = sae(torch.cat([activations[name] for name in LAYERS], -1)).recon
         new = {name: recon[..., part] for name, part in sae.spec.parts.items()}
 
-        def kl(*names: str) -> float:
-            with graft(model, {name: lambda x, name=name: new[name] for name in names}):
-                grafted = model(tokens).logits.log_softmax(-1)
-            return float((clean.exp() * (clean - grafted)).sum(-1).mean())
-
         for name in LAYERS:
-            y, metrics = activations[name].flatten(0, 1), found[name].metrics
-            expected = (new[name].flatten(0, 1) - y).square().sum() / (y - y.mean(0)).square().sum()
-            assert metrics["fvu"] == pytest.approx(expected.item(), rel=1e-4)
-            assert metrics["kl_div_with_sae"] == pytest.approx(kl(name), rel=1e-4)
-        assert found["all"].metrics["kl_div_with_sae"] == pytest.approx(kl(*LAYERS), rel=1e-4)
+            metrics = found[name].metrics
+            assert metrics["fvu"] == pytest.approx(fvu_of(new[name], activations[name]), rel=1e-4)
+            assert metrics["kl_div_with_sae"] == pytest.approx(kl_of(model, tokens, {name: new[name]}), rel=1e-4)
+        assert found["all"].metrics["kl_div_with_sae"] == pytest.approx(kl_of(model, tokens, new), rel=1e-4)
 
 
 def test_an_evaluation_of_a_crosscoder_of_one_hookpoint_is_an_autoencoder_s() -> None:
@@ -237,12 +226,6 @@ def test_relative_norms_are_shares_and_say_where_a_latent_is() -> None:
 
 
 # What does not go together, in one line
-
-
-def raises_one_line(message: str, call: Callable[[], object]) -> None:
-    with pytest.raises(ValueError, match=message) as caught:
-        call()
-    assert "\n" not in str(caught.value)
 
 
 def test_what_a_crosscoder_cannot_be_is_one_line(make: Make, tmp_path: Path) -> None:

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from replaced import fvu_of, kl_of, raises_one_line
 from safetensors.torch import load_file
 from tiny_models import tiny_model, tiny_tokens
 from tiny_trainer import Make, maker
 from torch import Tensor
-from whole_runs import save_after
+from whole_runs import save_after, weights_only
 
 from sae import Sae, SaeConfig, evaluate, graft
 from sae.commands.cache import cache_activations
@@ -36,10 +37,6 @@ def make(tmp_path: Path) -> Make:
     return lambda data=None, model="pair", **changes: made(data, pair() if model == "pair" else model, **changes)
 
 
-def weights(folder: Path) -> list[bytes]:
-    return [path.read_bytes() for path in sorted(folder.rglob("sae.safetensors"))]
-
-
 def crosscoder(parts: dict[str, int], num_latents: int = 96, **shape: Any) -> Sae:
     """In general position: scales, decoder and biases differ."""
     cfg = SaeConfig(num_latents=num_latents, k=6, crosscode=True, **shape)
@@ -53,12 +50,6 @@ def crosscoder(parts: dict[str, int], num_latents: int = 96, **shape: Any) -> Sa
         assert sae.scale is not None
         sae.scale.copy_(torch.linspace(0.5, 2, d))
     return sae
-
-
-def raises_one_line(message: str, call: Any) -> None:
-    with pytest.raises(ValueError, match=message) as caught:
-        call()
-    assert "\n" not in str(caught.value)
 
 
 # Reading
@@ -129,12 +120,13 @@ def test_models_of_other_widths_and_all_that_crosscoders_can_do(make: Make, chan
 def test_two_models_resume_to_the_bit_and_a_cache_trains_as_they_do(make: Make, tmp_path: Path) -> None:
     whole = make(run_name="whole", save_every=4).fit()
     save_after(make(run_name="stopped", save_every=4), 7)
-    assert weights(whole) == weights(make(run_name="stopped", save_every=4, resume=True).fit())
+    assert weights_only(whole) == weights_only(make(run_name="stopped", save_every=4, resume=True).fit())
 
     options: dict[str, Any] = {"dtype": "float32", "shuffle": False, "activations": str(tmp_path / "cache")}
     folder = cache_activations(CacheConfig(batch_size=4, **options), tiny_tokens(84, 8, seed=1), pair())
     cache = ActivationCache(str(folder))
-    assert weights(whole) == weights(make(cache, None, run_name="cached").fit())  # its layers 0 and 2, of both
+    from_cache = make(cache, None, run_name="cached").fit()  # its layers 0 and 2, of both
+    assert weights_only(whole) == weights_only(from_cache)
     of_one = make(cache, None, run_name="named", layers=[], hookpoints=["b:layers.0", "a:layers.*"])
     assert list(of_one.saes[CROSSCODER].spec.parts) == ["a:layers.0", "a:layers.1", "a:layers.2", "b:layers.0"]
     raises_one_line(
@@ -282,20 +274,13 @@ def test_each_model_predicts_with_its_own_places_replaced() -> None:
         recon = sae(torch.cat([acts[name] for name in PLACES], -1)).recon
         new = {name: recon[..., part] for name, part in sae.spec.parts.items()}
 
-        def kl(one: Any, side: str, *names: str) -> float:
-            clean = one(tokens).logits.log_softmax(-1)
-            with graft(one, {name: lambda x, name=name: new[side + name] for name in names}):
-                grafted = one(tokens).logits.log_softmax(-1)
-            return float((clean.exp() * (clean - grafted)).sum(-1).mean())
-
         for side, one in (("a:", both.a), ("b:", both.b)):
             for name in ("layers.0", "layers.2"):
-                metrics, y = found[side + name].metrics, acts[side + name].flatten(0, 1)
-                expected = (new[side + name].flatten(0, 1) - y).square().sum() / (y - y.mean(0)).square().sum()
-                assert metrics["fvu"] == pytest.approx(expected.item(), rel=1e-4)
-                assert metrics["kl_div_with_sae"] == pytest.approx(kl(one, side, name), rel=1e-4)
-            at_once = found[f"{side}all"].metrics["kl_div_with_sae"]
-            assert at_once == pytest.approx(kl(one, side, "layers.0", "layers.2"), rel=1e-4)
+                metrics, replaced = found[side + name].metrics, new[side + name]
+                assert metrics["fvu"] == pytest.approx(fvu_of(replaced, acts[side + name]), rel=1e-4)
+                assert metrics["kl_div_with_sae"] == pytest.approx(kl_of(one, tokens, {name: replaced}), rel=1e-4)
+            at_once = kl_of(one, tokens, {name: new[side + name] for name in ("layers.0", "layers.2")})
+            assert found[f"{side}all"].metrics["kl_div_with_sae"] == pytest.approx(at_once, rel=1e-4)
 
 
 def test_a_pair_is_not_grafted_and_a_saved_crosscoder_says_its_places(tmp_path: Path) -> None:

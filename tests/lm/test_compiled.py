@@ -7,10 +7,7 @@ from torch._dynamo.testing import CompileCounter
 
 from sae.lm import block_list, compile_blocks, graft, harvest
 
-
-@pytest.fixture(autouse=True)
-def forget_what_was_compiled():
-    torch._dynamo.reset()
+pytestmark = pytest.mark.usefixtures("compiler_starts_anew")
 
 
 @pytest.mark.parametrize("family", FAMILIES)

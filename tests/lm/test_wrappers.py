@@ -15,7 +15,10 @@ from sae import SaeConfig, SaeTrainer, TrainConfig, graft, lm
 from sae.lm import base_model, compile_blocks, harvest, resolve_hookpoints, unwrapped
 
 BLOCK = "layers.1"
-pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # by PEFT
+pytestmark = [
+    pytest.mark.usefixtures("compiler_starts_anew"),
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),  # by PEFT
+]
 
 
 class Tuner(nn.Module):
@@ -108,11 +111,6 @@ def wrapped(name: str) -> nn.Module:
 def logits(model: nn.Module, tokens: Tensor) -> Tensor:
     with torch.no_grad():
         return model(input_ids=tokens).logits
-
-
-@pytest.fixture(autouse=True)
-def compiler_starts_anew() -> None:
-    torch._dynamo.reset()
 
 
 @pytest.mark.parametrize("name", WRAPPERS)
