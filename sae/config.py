@@ -321,6 +321,10 @@ class TrainConfig:
         for name in ("lr_warmup_steps", "auxk_alpha"):
             value = getattr(self, name)
             _check(name, value, value is None or value >= 0, "0 or more", f"leave --{name} out for the default")
+        for name in ("seed", "dead_feature_threshold"):
+            for number in several(getattr(self, name)):
+                fits = number is None or abs(number) < 2**63
+                _check(name, number, fits, "a number of 64 bits", f"give --{name} a smaller one")
         for lr in several(self.lr):
             _check("lr", lr, lr is None or lr > 0, "greater than 0", "set --lr to a positive number")
         for name in ("lr", "auxk_alpha"):

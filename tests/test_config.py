@@ -29,6 +29,16 @@ def test_weights_and_warm_up_may_be_0_and_not_less(name: str) -> None:
     assert getattr(TrainConfig(**{name: 0}), name) == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("seed", 2**63), ("seed", [1, -(2**63)]), ("dead_feature_threshold", 10**30)]
+)
+def test_numbers_that_pytorch_is_given_have_64_bits(name: str, value: int | list[int]) -> None:
+    with pytest.raises(
+        ValueError, match=f"{name} must be a number of 64 bits, got -?\\d+; give --{name} a smaller one"
+    ):
+        TrainConfig(**{name: value})
+
+
 @pytest.mark.parametrize("name", ["lr", "auxk_alpha"])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_numbers_are_finite(name: str, value: float) -> None:

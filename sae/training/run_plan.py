@@ -6,7 +6,7 @@ combination with a label. It trains an autoencoder named label/hookpoint at each
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from itertools import product
+from itertools import accumulate, product
 from typing import Any, NamedTuple, TypeVar
 
 from sae import lm
@@ -430,6 +430,30 @@ def check_cross_layer_memory(
     raise ValueError(
         f"cross_layer must fit into memory, but weights and moments of {len(layers)} modules with {latents} latents "
         f"take {needed / 1e9:.2f} GB, of {free / 1e9:.2f} GB that are free; these would fit: {', or '.join(fitting)}"
+    )
+
+
+def check_plain_memory(
+    plans: Mapping[str, SaePlan], widths: Mapping[str, int], recipe: str, free: int | None, *, parts: int = 1
+) -> None:
+    """Raise ValueError, naming sizes that would do, for dictionaries whose weights and moments alone are more than is
+    free (bytes).
+
+    A process holds one of `parts` of each.
+    """
+    taken = [_least_bytes(plan, widths, recipe) // parts for plan in plans.values()]
+    needed = sum(taken)
+    if free is None or needed <= free:
+        return
+    latents = max(plan.cfg.latents_for(plan.d_in(widths)) for plan in plans.values())
+    fewer = sum(total <= free for total in accumulate(taken))
+    fitting = [
+        f"--num_latents {int(latents * free / needed)}",
+        *[f"{fewer} hookpoints at a time (--layers)"] * (fewer > 0),
+    ]
+    raise ValueError(
+        f"the autoencoders must fit into memory, but weights and moments of {len(plans)} with {latents} latents take "
+        f"{needed / 1e9:.2f} GB, of {free / 1e9:.2f} GB that are free; these would fit: {', or '.join(fitting)}"
     )
 
 

@@ -33,7 +33,15 @@ from sae.training.learner import FIRST_TOKENS, SaeLearner
 from sae.training.memory import free_memory, return_freed_memory
 from sae.training.persistence import Persistence
 from sae.training.progress import RunLog, Speed
-from sae.training.run_plan import RunPlan, SaePlan, SaeShape, check_cross_layer_memory, check_memory, short_run_note
+from sae.training.run_plan import (
+    RunPlan,
+    SaePlan,
+    SaeShape,
+    check_cross_layer_memory,
+    check_memory,
+    check_plain_memory,
+    short_run_note,
+)
 
 T = TypeVar("T")
 
@@ -93,6 +101,7 @@ class SaeTrainer:
             self._note(check_memory(held, plan.widths, cfg.recipe, free))
         elif cfg.finetune is None:  # whose sizes come with it
             check_cross_layer_memory(held, plan.widths, cfg.recipe, free)
+            check_plain_memory(held, plan.widths, cfg.recipe, free, parts=cfg.shard_latents)
         self.saes = make_saes(plan, world, self.device, self._note, launch.typed, begun=launch.begun)
         """Autoencoders that this process holds, by name: all, unless they are distributed."""
         shapes = self._merged({name: SaeShape.of(sae, cfg.shard_latents) for name, sae in self.saes.items()})

@@ -18,7 +18,7 @@ from sae.commands.cache import cache_activations
 from sae.config import CacheConfig
 from sae.data import ActivationCache
 from sae.report.frontier import frontier
-from sae.training.run_plan import check_memory, combinations, plan_saes, training_bytes
+from sae.training.run_plan import check_memory, check_plain_memory, combinations, plan_saes, training_bytes
 
 pytestmark = pytest.mark.usefixtures("no_picture")
 
@@ -135,6 +135,23 @@ def test_memory_is_announced_and_what_does_not_fit_is_named(tmp_path: Path, monk
     monkeypatch.setattr(sae.training.trainer, "free_memory", lambda device: 1000)
     with pytest.raises(ValueError, match="drop k2_x2, k5_x2, k2_x4, k5_x4"):
         make(tmp_path, CONFIGS)
+
+
+def test_autoencoders_that_do_not_fit_are_told_with_sizes_that_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widths = {"a": 100, "b": 100, "c": 50}
+    plans = plan_saes(combinations(TrainConfig(SaeConfig(num_latents=1000))), widths)
+    needed = 2 * (100 + 100 + 50) * 1000 * 6  # a weight in 4 bytes and its moment in 2, of encoder and decoder
+    check_plain_memory(plans, widths, "default", needed)
+    check_plain_memory(plans, widths, "default", needed // 2, parts=2)
+    check_plain_memory(plans, widths, "default", None)
+    with pytest.raises(ValueError, match="these would fit: --num_latents 999, or 2 hookpoints at a time"):
+        check_plain_memory(plans, widths, "default", needed - 1)
+    with pytest.raises(ValueError, match="of 3 with 1000 latents take 0.00 GB, .* would fit: --num_latents 66$"):
+        check_plain_memory(plans, widths, "default", needed // 15)
+    with pytest.raises(ValueError, match="the autoencoders must fit into memory"):  # before any of it is taken
+        make(tmp_path, SaeConfig(num_latents=10**12))
 
 
 # What is shown
