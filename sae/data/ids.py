@@ -76,7 +76,7 @@ def as_ids(ids: Any) -> Int64[np.ndarray, " tokens"]:
     if ids.ndim == 1 and not len(ids):
         return np.zeros(0, np.int64)
     if ids.ndim != 1 or not (np.issubdtype(ids.dtype, np.integer) or ids.dtype == np.bool_):
-        raise ValueError(
+        raise DataError(
             f"input_ids must be one list of whole numbers per row, got {ids.dtype} of shape {ids.shape}; "
             "make them with chunk_and_tokenize"
         )
