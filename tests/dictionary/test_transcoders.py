@@ -166,7 +166,8 @@ def transcoder(skip: bool = True) -> Sae:
 def test_from_a_module_s_input_to_its_output_is_that_module_s_transcoder_to_the_bit(make: Make) -> None:
     named = make(hookpoints=["layers.1.mlp.input -> layers.1.mlp"], run_name="named")
     assert list(named.saes) == ["layers.1.mlp.input->layers.1.mlp"]
-    assert weights_only(named.fit()) == weights_only(make(hookpoints=[MLP], run_name="module").fit())
+    of_module = make(hookpoints=[MLP], run_name="module").fit()
+    assert [*weights_only(named.fit()).values()] == [*weights_only(of_module).values()] != []  # names differ
 
 
 def test_a_transcoder_between_any_two_hookpoints_is_trained_kept_and_resumed(make: Make, tmp_path: Path) -> None:
