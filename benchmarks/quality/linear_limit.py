@@ -31,7 +31,7 @@ from sae.activations.synthetic import Features, Sample
 from sae.commands.selftest import train_on
 from sae.config import SelftestConfig
 from sae.dictionary.autoencoder import Encoded
-from sae.evaluation.recovery import Recovery, recovery
+from sae.evaluation.recovery import Recovery, recovery, which_fire
 
 MOST = 4
 """Steps of the pursuit, and so latents of a token."""
@@ -59,14 +59,13 @@ def detectors(rows: Tensor, world: World) -> Sae:
 
 def labels(sample: Sample, num_features: int) -> Tensor:
     """Which features fire, (tokens, features), 0 or 1."""
-    found = torch.zeros(len(sample.x), num_features)
-    return found.scatter_add_(1, sample.features, (sample.acts > 0).float()).clamp_max_(1)
+    return which_fire(sample.acts, sample.features, num_features).float()
 
 
 def with_encoder(W_dec: Tensor, b_dec: Tensor, W_enc: Tensor, b_enc: Tensor, threshold: float) -> Sae:
     """A dictionary of these weights; a latent fires above the threshold."""
     sae = Sae(W_dec.shape[1], SaeConfig(num_latents=len(W_dec), k=2 * MOST, selection="batchtopk"))
-    assert sae.threshold is not None and sae.W_dec is not None and sae.spec.centred
+    assert sae.threshold is not None and sae.spec.centred
     with torch.no_grad():
         sae.W_dec.copy_(W_dec), sae.b_dec.copy_(b_dec)
         sae.encoder.weight.copy_(W_enc), sae.encoder.bias.copy_(b_enc)
@@ -141,7 +140,7 @@ def fitted_to_pursuit(sae: Sae, features: Features, steps: int, least: float, *,
         values, indices = pursuit(x, rows.detach())
         fires = values > least
         acts = x @ W_enc.T + b_enc
-        wanted = torch.zeros_like(acts).scatter_add_(1, indices, fires.float()).clamp_max_(1)
+        wanted = which_fire(values * fires, indices, len(rows)).float()
         loss = F.binary_cross_entropy_with_logits(SHARPNESS * (acts - least), wanted, reduction="sum")
         loss = loss + VALUES * (acts.gather(1, indices) - values).square().mul(fires).sum()
         if with_decoder:

@@ -1,11 +1,9 @@
 """`sae browse CHECKPOINT`: make an index once, then show it. What an index needs is imported only where one is made."""
 
-import errno
 import os
 import shutil
 import webbrowser
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from pathlib import Path
 from threading import Timer
@@ -15,7 +13,7 @@ from sae.browser.layout import DamagedError
 from sae.browser.plan import BrowsePlan, export_folder, plan_browse
 from sae.browser.store import Index
 from sae.config import BrowseConfig
-from sae.storage.files import MANIFEST, short
+from sae.storage.files import MANIFEST, full_disk_explained, short
 
 if TYPE_CHECKING:
     from sae.browser.steering import Loaded
@@ -48,17 +46,11 @@ def browse(cfg: BrowseConfig) -> int:
     return show(cfg, plan, index)
 
 
-@contextmanager
-def _told_where(folder: Path, option: str, then: str) -> Iterator[None]:
+def _told_where(folder: Path, option: str, then: str) -> AbstractContextManager[None]:
     """The error of a full disk, with the folder that was written and the way out."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise OSError(
-            f"{folder} cannot be written ({error.strerror}); make room, or choose another --{option}; {then}"
-        ) from error
+    return full_disk_explained(
+        lambda reason: f"{folder} cannot be written ({reason}); make room, or choose another --{option}; {then}"
+    )
 
 
 def _checkpoint(cfg: BrowseConfig) -> Path:

@@ -63,8 +63,8 @@ def recovery(
         tokens = tokens.to(sae.device)
         code = sae.encode(tokens)
         error += float((sae.decode(*code, tokens) - tokens).double().square().sum())
-        latents = _dense(code.top_acts, code.top_indices, sae.num_latents + 1)  # the last stands for no latent
-        there = _dense(true.to(sae.device), which.to(sae.device), len(directions))
+        latents = which_fire(code.top_acts, code.top_indices, sae.num_latents + 1)  # the last stands for no latent
+        there = which_fire(true.to(sae.device), which.to(sae.device), len(directions))
         fired += latents.sum(0)
         said = latents[:, latent_of]
         counts += torch.stack([(said & there).sum(0), said.sum(0), there.sum(0)])
@@ -81,7 +81,7 @@ def recovery(
     )
 
 
-def _dense(acts: Float[Tensor, "tokens width"], indices: Int[Tensor, "tokens width"], columns: int) -> Tensor:
+def which_fire(acts: Float[Tensor, "tokens width"], indices: Int[Tensor, "tokens width"], columns: int) -> Tensor:
     """Which of the `columns` have a positive entry, (tokens, columns) bool."""
     dense = torch.zeros(len(acts), columns, dtype=torch.bool, device=acts.device)
     token, place = (acts > 0).nonzero(as_tuple=True)

@@ -1,5 +1,6 @@
 """Small files: read as if a stranger had written them, and written so that a crash leaves the old one or the new."""
 
+import errno
 import glob
 import hashlib
 import json
@@ -7,6 +8,8 @@ import os
 import reprlib
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -118,6 +121,17 @@ def nearest(folder: Path) -> Path:
 def free_bytes(folder: Path) -> int:
     """Bytes that are free on the disk of a folder that is, or will be."""
     return shutil.disk_usage(nearest(folder)).free
+
+
+@contextmanager
+def full_disk_explained(message: Callable[[str], str]) -> Iterator[None]:
+    """The OSError of a disk, or a share of it, that is full gets a message made of the system's words for it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise OSError(message(str(error.strerror))) from error
 
 
 def check_writable(option: str, folder: Path) -> None:

@@ -8,10 +8,9 @@ Where a row lies depends on its token alone, so several processes write side by 
 read the tokens, each runs the language model on its share, and they meet before the progress is saved.
 """
 
-import errno
 import json
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,7 +37,7 @@ from sae.activations.cache.remote import AddressFiles
 from sae.activations.cache.remote import tidy as tidy_address
 from sae.activations.source import LiveActivations
 from sae.activations.workers import ONE_WORKER, Workers
-from sae.storage.files import MANIFEST, absolute, free_bytes, nearest
+from sae.storage.files import MANIFEST, absolute, free_bytes, full_disk_explained, nearest
 from sae.storage.lock import alone_in, holds_nothing
 from sae.storage.remote import RemoteFolder
 
@@ -188,16 +187,10 @@ def _not_new(folder: Path | RemoteFolder) -> ValueError:
     )
 
 
-@contextmanager
-def _full_disk_explained(folder: Path | RemoteFolder) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise OSError(
-            f"the disk is full ({error.strerror}: {folder}); make room and repeat the command: it continues"
-        ) from error
+def _full_disk_explained(folder: Path | RemoteFolder) -> AbstractContextManager[None]:
+    return full_disk_explained(
+        lambda reason: f"the disk is full ({reason}: {folder}); make room and repeat the command: it continues"
+    )
 
 
 def _write(
