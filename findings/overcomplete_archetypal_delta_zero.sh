@@ -1,20 +1,12 @@
 #!/usr/bin/env bash
 # overcomplete's archetypal SAE with delta=0, the paper's A-SAE: dictionary and reconstruction are NaN from the first forward.
 set -euo pipefail
-source "$(dirname "$0")/environment.sh" torch==2.13.0 overcomplete==0.3.0
+source "$(dirname "$0")/environment_overcomplete.sh"
 "$python" -W ignore - <<'PY'
-import sys
 from importlib.metadata import version
-from importlib.util import find_spec
-from types import ModuleType
 
 import torch
-
-# The package imports torchvision for its models of images, which does not load beside a torch for CPUs alone.
-package = ModuleType("overcomplete")
-package.__path__ = list(find_spec("overcomplete").submodule_search_locations)
-sys.modules["overcomplete"] = package
-from overcomplete.sae.rasae import RATopKSAE  # noqa: E402
+from overcomplete.sae.rasae import RATopKSAE
 
 torch.manual_seed(0)
 points, x = torch.randn(40, 16), torch.randn(50, 16)

@@ -1,22 +1,13 @@
 #!/usr/bin/env bash
 # overcomplete's AsyncTensorDataset: each file's rows beyond full batches are left out, so files under 2,048 rows give none, nor do unreadable ones.
 set -euo pipefail
-source "$(dirname "$0")/environment.sh" torch==2.13.0 overcomplete==0.3.0
+source "$(dirname "$0")/environment_overcomplete.sh"
 "$python" -W ignore - <<'PY'
-import sys
+import tempfile
 from importlib.metadata import version
-from importlib.util import find_spec
-from types import ModuleType
 
 import torch
-
-# The package imports torchvision for its models of images, which does not load beside a torch for CPUs alone.
-package = ModuleType("overcomplete")
-package.__path__ = list(find_spec("overcomplete").submodule_search_locations)
-sys.modules["overcomplete"] = package
-import tempfile  # noqa: E402
-
-from overcomplete.data import AsyncTensorDataset  # noqa: E402
+from overcomplete.data import AsyncTensorDataset
 
 FILES, ROWS, WIDTH = 4, 2000, 8
 print(f"overcomplete {version('overcomplete')}, {FILES} files of {ROWS} activations\nexpected: all {FILES * ROWS} rows, or all but a last batch; an error where a file is none")

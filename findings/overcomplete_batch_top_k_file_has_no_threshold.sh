@@ -1,20 +1,12 @@
 #!/usr/bin/env bash
 # overcomplete's BatchTopKSAE: the threshold that inference needs is not in its state dict, and top_k is of a batch, not a token.
 set -euo pipefail
-source "$(dirname "$0")/environment.sh" torch==2.13.0 overcomplete==0.3.0
+source "$(dirname "$0")/environment_overcomplete.sh"
 "$python" - <<'PY'
-import sys
 from importlib.metadata import version
-from importlib.util import find_spec
-from types import ModuleType
 
 import torch
-
-# The package imports torchvision for its models of images, which does not load beside a torch for CPUs alone.
-package = ModuleType("overcomplete")
-package.__path__ = list(find_spec("overcomplete").submodule_search_locations)
-sys.modules["overcomplete"] = package
-from overcomplete.sae import BatchTopKSAE  # noqa: E402
+from overcomplete.sae import BatchTopKSAE
 
 torch.manual_seed(0)
 WIDTH, LATENTS, K = 16, 64, 4

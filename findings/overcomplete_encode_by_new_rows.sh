@@ -1,21 +1,13 @@
 #!/usr/bin/env bash
 # overcomplete's ConvexNMF and ArchetypalAnalysis: encode builds its dictionary of the rows it is given; decode has that of the rows of fit.
 set -euo pipefail
-source "$(dirname "$0")/environment.sh" torch==2.13.0 overcomplete==0.3.0
+source "$(dirname "$0")/environment_overcomplete.sh"
 "$python" -W ignore - <<'PY'
-import sys
 from importlib.metadata import version
-from importlib.util import find_spec
-from types import ModuleType
 
 import torch
-
-# The package imports torchvision for its models of images, which does not load beside a torch for CPUs alone.
-package = ModuleType("overcomplete")
-package.__path__ = list(find_spec("overcomplete").submodule_search_locations)
-sys.modules["overcomplete"] = package
-from overcomplete.optimization import ConvexNMF  # noqa: E402
-from overcomplete.optimization.archetypal_analysis import ArchetypalAnalysis  # noqa: E402
+from overcomplete.optimization import ConvexNMF
+from overcomplete.optimization.archetypal_analysis import ArchetypalAnalysis
 
 torch.manual_seed(0)
 ROWS, WIDTH, ATOMS = 60, 8, 5

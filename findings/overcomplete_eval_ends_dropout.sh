@@ -1,21 +1,13 @@
 #!/usr/bin/env bash
 # overcomplete's MpSAE and OMPSAE: one eval(), as for a validation, ends the dropout of atoms for the rest of training.
 set -euo pipefail
-source "$(dirname "$0")/environment.sh" torch==2.13.0 overcomplete==0.3.0
+source "$(dirname "$0")/environment_overcomplete.sh"
 "$python" -W ignore - <<'PY'
-import sys
 from importlib.metadata import version
-from importlib.util import find_spec
-from types import ModuleType
 
 import torch
-
-# The package imports torchvision for its models of images, which does not load beside a torch for CPUs alone.
-package = ModuleType("overcomplete")
-package.__path__ = list(find_spec("overcomplete").submodule_search_locations)
-sys.modules["overcomplete"] = package
-from overcomplete.sae.mp_sae import MpSAE  # noqa: E402
-from overcomplete.sae.omp_sae import OMPSAE  # noqa: E402
+from overcomplete.sae.mp_sae import MpSAE
+from overcomplete.sae.omp_sae import OMPSAE
 
 torch.manual_seed(0)
 x = torch.randn(200, 16)

@@ -1,20 +1,12 @@
 #!/usr/bin/env bash
 # overcomplete: weights loaded into a model that is in eval mode encode, and the dictionary that decodes stays the random one.
 set -euo pipefail
-source "$(dirname "$0")/environment.sh" torch==2.13.0 overcomplete==0.3.0
+source "$(dirname "$0")/environment_overcomplete.sh"
 "$python" - <<'PY'
-import sys
 from importlib.metadata import version
-from importlib.util import find_spec
-from types import ModuleType
 
 import torch
-
-# The package imports torchvision for its models of images, which does not load beside a torch for CPUs alone.
-package = ModuleType("overcomplete")
-package.__path__ = list(find_spec("overcomplete").submodule_search_locations)
-sys.modules["overcomplete"] = package
-from overcomplete.sae import TopKSAE  # noqa: E402
+from overcomplete.sae import TopKSAE
 
 torch.manual_seed(0)
 print(f"overcomplete {version('overcomplete')}\nexpected: eval() and load_state_dict() in either order make the same model")

@@ -1,20 +1,12 @@
 #!/usr/bin/env bash
 # overcomplete's JumpSAE: the thresholds' pseudo-gradient is divided by the bandwidth twice, and is 2,000 times the gradient by default.
 set -euo pipefail
-source "$(dirname "$0")/environment.sh" torch==2.13.0 overcomplete==0.3.0
+source "$(dirname "$0")/environment_overcomplete.sh"
 "$python" -W ignore - <<'PY'
-import sys
 from importlib.metadata import version
-from importlib.util import find_spec
-from types import ModuleType
 
 import torch
-
-# The package imports torchvision for its models of images, which does not load beside a torch for CPUs alone.
-package = ModuleType("overcomplete")
-package.__path__ = list(find_spec("overcomplete").submodule_search_locations)
-sys.modules["overcomplete"] = package
-from overcomplete.sae.jump_sae import JumpSAE, jump_relu  # noqa: E402
+from overcomplete.sae.jump_sae import JumpSAE, jump_relu
 
 THRESHOLD, SAMPLES = 0.5, 2_000_001
 sae = JumpSAE(4, 8)

@@ -1,21 +1,13 @@
 #!/usr/bin/env bash
 # overcomplete's R2, which train_sae logs: it subtracts one number from all dimensions, so the mean activation alone scores nearly 1.
 set -euo pipefail
-source "$(dirname "$0")/environment.sh" torch==2.13.0 overcomplete==0.3.0
+source "$(dirname "$0")/environment_overcomplete.sh"
 "$python" -W ignore - <<'PY'
-import sys
 from importlib.metadata import version
-from importlib.util import find_spec
-from types import ModuleType
 
 import torch
-
-# The package imports torchvision for its models of images, which does not load beside a torch for CPUs alone.
-package = ModuleType("overcomplete")
-package.__path__ = list(find_spec("overcomplete").submodule_search_locations)
-sys.modules["overcomplete"] = package
-from overcomplete.metrics import r2_score  # noqa: E402
-from sklearn.metrics import r2_score as sklearn_r2  # noqa: E402
+from overcomplete.metrics import r2_score
+from sklearn.metrics import r2_score as sklearn_r2
 
 torch.manual_seed(0)
 TOKENS, WIDTH = 1000, 64
