@@ -1,6 +1,7 @@
 """For every test: shapes are checked, memory starts as NaN, and no network is used."""
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,18 @@ def compiler_starts_anew() -> None:
 def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs end without curves: drawing takes longer than training here; tests/runs/test_log.py looks at pictures."""
     monkeypatch.setattr("sae.report.training.draw_curves", lambda records, path: None)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, of one megabyte."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root may mount a tmpfs")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ MAY_KNOW = {
         "activations", "config", "data", "dictionary", "formats", "lm", "ops", "runs", "storage",
     },
     "browser": {"activations", "config", "data", "dictionary", "lm", "ops", "runs", "storage"},
-    "report": {"config", "evaluation", "runs"},
+    "report": {"config", "evaluation", "runs", "storage"},  # files that are whole or not there
     "training": {
         "activations", "config", "data", "dictionary", "evaluation", "lm", "ops", "parallel", "report", "runs",
     },

@@ -21,6 +21,7 @@ from sae.formats.find import find, local
 from sae.formats.format import About, StoredDictionary
 from sae.formats.hub import Headers, find_anywhere, look
 from sae.runs.folder import RunRecord
+from sae.storage.files import full_disk_explained
 
 _MOST_TOKENS, _BATCH = 65_536, 8
 _REQUESTS = 8
@@ -41,10 +42,11 @@ def convert(cfg: ConvertConfig) -> int:
         _make_folder(partial_target)
         fitted = _fitted_together(cfg, found, cache)
         readers = {name: partial(_read, cfg, name, stored, cache, fitted) for name, stored in found.items()}
-        write_set(partial_target, readers, cfg.to, about_run(next(iter(found.values()))))
-        if target.exists():
-            target.rmdir()
-        partial_target.rename(target)
+        with full_disk_explained(
+            lambda reason: f"{target} cannot be written ({reason}); make room, or choose another; nothing of it is left"
+        ):
+            write_set(partial_target, readers, cfg.to, about_run(next(iter(found.values()))))
+        partial_target.replace(target)
     finally:
         shutil.rmtree(partial_target, ignore_errors=True)
     _show([describe(name, stored) for name, stored in find(target).items()])

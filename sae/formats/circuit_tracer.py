@@ -21,7 +21,7 @@ from sae.formats.cross_layer import apart, joined, of_later_layers
 from sae.formats.files import check_link, shapes_in, write_tensors
 from sae.formats.format import About, Claim, Format, beside
 from sae.formats.record import Contents, as_jumprelu, check_plain, record
-from sae.storage.files import is_inside, short
+from sae.storage.files import is_inside, short, write_atomically
 
 CONFIG = "config.yaml"
 _FILE = re.compile(r"(?:layer|W_enc)_(\d{1,4})\.safetensors")
@@ -244,7 +244,7 @@ def finish(folder: Path, hookpoints: list[str], about: About) -> None:
         **_ends_of_all(paths),
         "scan": about.model.rpartition("/")[2] or "transcoders",
     }
-    (folder / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False))
+    write_atomically(folder / CONFIG, yaml.safe_dump(config, sort_keys=False).encode())
 
 
 def _ends_of_all(paths: list[Path]) -> dict[str, str]:

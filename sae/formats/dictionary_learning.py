@@ -1,6 +1,5 @@
 """dictionary_learning: a folder with ae.pt and config.json. Files apply to raw activations."""
 
-import json
 from collections.abc import Container
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -10,7 +9,7 @@ from torch import Tensor
 
 import sae.formats.hooks as hooks
 from sae.dictionary.spec import Saved, with_centre
-from sae.formats.files import read_torch
+from sae.formats.files import read_torch, write_torch
 from sae.formats.format import About, Claim, Format, beside, config_of, in_folder
 from sae.formats.record import (
     Contents,
@@ -20,7 +19,7 @@ from sae.formats.record import (
     record,
     transposed,
 )
-from sae.storage.files import short
+from sae.storage.files import short, write_json
 
 WEIGHTS, CONFIG = "ae.pt", "config.json"
 _CLASSES = ("AutoEncoderTopK", "BatchTopKSAE", "MatryoshkaBatchTopKSAE", "JumpReluAutoEncoder", "GatedAutoEncoder",
@@ -187,9 +186,9 @@ def write(folder: Path, saved: Saved, about: About) -> None:
         "submodule_name": place, "hookpoint": place, **options,
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
-    torch.save({n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}, folder / WEIGHTS)
+    write_torch(folder / WEIGHTS, tensors)
     config = {"trainer": trainer, "buffer": {"ctx_len": about.ctx_len} if about.ctx_len else {}}
-    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    write_json(folder / CONFIG, config)
 
 
 def _as_one_of_theirs(saved: Saved) -> tuple[Saved, str]:

@@ -3,7 +3,6 @@
 Files may come from strangers: every name, type, size and shape is checked before memory is taken.
 """
 
-import json
 import re
 from collections.abc import Container
 from dataclasses import replace
@@ -17,7 +16,7 @@ from sae.dictionary.spec import Saved, Spec, with_centre
 from sae.formats.files import check_link, check_one_float_type, read_tensors, write_tensors
 from sae.formats.format import About, Claim, Format, beside, in_folder, quietly
 from sae.formats.record import with_both_signs
-from sae.storage.files import is_inside, read_json, short
+from sae.storage.files import is_inside, read_json, short, write_json
 
 CFG, WEIGHTS, RUN_CONFIG = "cfg.json", "sae.safetensors", "config.json"
 _CENTRED = "centred_transcoder"
@@ -76,7 +75,7 @@ def write(folder: Path, saved: Saved) -> None:
         cfg = {name: value for name, value in cfg.items() if name != "transcode"} | {_CENTRED: True}
     if spec.cfg.transcode and spec.reads and spec.writes:
         cfg |= {"reads": spec.reads[0], "writes": spec.writes[0]}
-    (folder / CFG).write_text(json.dumps(cfg, indent=2) + "\n")
+    write_json(folder / CFG, cfg)
     write_tensors(folder / WEIGHTS, tensors)
 
 

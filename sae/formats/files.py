@@ -4,6 +4,7 @@ Every reader raises ValueError, in one line that names the file and the rule tha
 """
 
 import json
+import os
 import re
 import zipfile
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sae.storage.damage import DAMAGED
-from sae.storage.files import short
+from sae.storage.files import short, whole_file
 
 _MAX_HEADER_BYTES = 2**20
 _GLOBAL = re.compile(r"(?:[Uu]nsupported (?:global: )?GLOBAL|unrecognized function) (\S{1,100})")
@@ -100,8 +101,18 @@ def read_tensors(path: Path, shapes: Mapping[str, list[int]], *, others_too: boo
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: dict[str, str] | None = None) -> None:
-    """Write a safetensors file of tensors on any device and of any layout; `about` is text for its header."""
-    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path, about)
+    """Write a safetensors file of tensors on any device and of any layout; `about` is text for its header.
+
+    Raises OSError if the disk is full, and leaves what was there.
+    """
+    plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    try:
+        with whole_file(path) as partial:
+            save_file(plain, partial, about)
+    except SafetensorError as error:
+        if (code := re.search(r"os error (\d+)", str(error))) is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
 
 
 def check_one_float_type(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -119,6 +130,13 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 # torch
+
+
+def write_torch(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a file of `torch.save`, as `write_tensors` does. Tensors own what they store: views would bring all."""
+    plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+    with whole_file(path) as partial, partial.open("wb") as file:  # by its path a full disk is a RuntimeError
+        torch.save(plain, file)
 
 
 def read_torch(path: Path) -> dict[str, Any]:

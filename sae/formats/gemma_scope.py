@@ -3,7 +3,6 @@
 Gemma Scope 2's cross-layer transcoders are a file layer_<i>.safetensors for each layer.
 """
 
-import json
 import re
 from collections.abc import Container, Sequence
 from pathlib import Path, PurePosixPath
@@ -15,6 +14,7 @@ from sae.formats.cross_layer import joined, of_later_layers
 from sae.formats.files import read_npz, write_tensors
 from sae.formats.format import About, Claim, Format, beside, by_itself, config_of, in_folder
 from sae.formats.record import Contents, as_jumprelu, check_plain, record, transposed
+from sae.storage.files import write_json
 
 NPZ, WEIGHTS, CONFIG = "params.npz", "params.safetensors", "config.json"
 _LAYER = re.compile(r"layer_(\d{1,4})")
@@ -142,7 +142,7 @@ def write(folder: Path, saved: Saved, about: About) -> None:
         config |= {"hf_hook_point_out": _hf(writes), "affine_connection": spec.cfg.skip_connection}
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder / WEIGHTS, weights)
-    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    write_json(folder / CONFIG, config)
 
 
 def _hf(hookpoint: str) -> str:

@@ -4,7 +4,6 @@ Scales of activations are folded, so that a dictionary reads and writes raw ones
 read, and t the same of what is written. An activation is then 1 / s of theirs, and W_dec is s / t of theirs.
 """
 
-import json
 import math
 from collections.abc import Container
 from pathlib import Path, PurePosixPath
@@ -25,7 +24,7 @@ from sae.formats.record import (
     transposed,
     with_norms_folded,
 )
-from sae.storage.files import read_json, short
+from sae.storage.files import read_json, short, write_json
 
 HYPERPARAMS, FINAL = "hyperparams.json", "checkpoints/final.safetensors"
 CONFIG, WEIGHTS, TORCH_WEIGHTS = "config.json", "sae_weights.safetensors", "sae_weights.pt"
@@ -195,7 +194,7 @@ def write(folder: Path, saved: Saved, about: About) -> None:
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder / WEIGHTS, weights)
-    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    write_json(folder / CONFIG, config)
 
 
 def _factor(d_in: int, num_latents: int) -> float:

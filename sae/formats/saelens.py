@@ -1,6 +1,5 @@
 """SAELens: a folder with cfg.json and sae_weights.safetensors, of version 6 and of the flat files before it."""
 
-import json
 from collections.abc import Container
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -23,7 +22,7 @@ from sae.formats.record import (
     with_both_signs,
     with_norms_folded,
 )
-from sae.storage.files import read_json, short
+from sae.storage.files import read_json, short, write_json
 
 CFG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 _VERSION = "6.54.12"
@@ -184,7 +183,7 @@ def write(folder: Path, saved: Saved, about: About) -> None:
     cfg |= {"d_out": spec.d_out} if spec.cfg.transcode else {}
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder / WEIGHTS, {name: t.to(dtype) for name, t in weights.items()})
-    (folder / CFG).write_text(json.dumps(cfg, indent=2) + "\n")
+    write_json(folder / CFG, cfg)
 
 
 def _architecture_of(saved: Saved) -> str:

@@ -4,7 +4,6 @@ Names come from strangers' files: they are shown as text and never as markup.
 """
 
 import html
-import json
 import math
 import sys
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from sae.report.html import document, facts, picture, table
 from sae.report.pictures import draw_all
 from sae.report.terminal import show_rows
 from sae.report.unused import note
+from sae.storage.files import write_atomically, write_json
 
 COLUMNS = {
     "FVU": ("fvu", "{:.4f}"),
@@ -66,9 +66,9 @@ def report_evaluation(evaluation: Evaluation, out: Path, about: Mapping[str, Any
 
 def _write(evaluation: Evaluation, out: Path, about: Mapping[str, Any]) -> None:
     numbers = {"about": dict(about), **evaluation.to_json()}
-    (out / "eval.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+    write_json(out / "eval.json", numbers)
     pictures = draw_all(evaluation, out)
-    (out / "report.html").write_text(page(evaluation, about, pictures), encoding="utf-8")
+    write_atomically(out / "report.html", page(evaluation, about, pictures).encode())
 
 
 def columns(evaluation: Evaluation) -> dict[str, tuple[str, str]]:

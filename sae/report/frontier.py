@@ -6,6 +6,7 @@ from pathlib import Path
 from sae.evaluation.reconstruction import ReconstructionMetrics
 from sae.report.colors import line_color
 from sae.report.labels import label_text
+from sae.storage.files import whole_file
 
 
 def draw_sweep_frontier(results: Mapping[str, ReconstructionMetrics], path: Path) -> None:
@@ -38,7 +39,8 @@ def draw_sweep_frontier(results: Mapping[str, ReconstructionMetrics], path: Path
         axis.set_minor_formatter(ScalarFormatter())
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize="small")
-    figure.savefig(path, dpi=110)
+    with whole_file(path) as partial:
+        figure.savefig(partial, dpi=110, format="png")
 
 
 def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -13,6 +13,7 @@ from sae.evaluation.metrics import BINS_PER_DECADE, DECADES, Quality
 from sae.report.colors import line_color
 from sae.report.frontier import frontier
 from sae.report.labels import label_text
+from sae.storage.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,7 +40,7 @@ def draw_all(evaluation: Evaluation, out: Path) -> dict[str, bytes]:
     images = {}
     for name, draw in drawings.items():
         images[name] = png(partial(draw, evaluation))
-        (out / f"{name}.png").write_bytes(images[name])
+        write_atomically(out / f"{name}.png", images[name])
     return images
 
 

@@ -1,6 +1,5 @@
 """The end of `sae selftest`: one table, and a JSON file if one was asked for."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +9,7 @@ from sae.evaluation.metrics import as_json
 from sae.evaluation.recovery import Recoveries, Recovery
 from sae.report.terminal import show_rows
 from sae.runs.folder import command, versions
+from sae.storage.files import write_json
 
 COLUMNS = {
     "F1": ("f1", "{:.3f}"),
@@ -30,7 +30,7 @@ def report_selftest(found: Mapping[str, Recoveries], cfg: SelftestConfig) -> Non
         rows = {label: {name: each._asdict() for name, each in one._asdict().items()} for label, one in found.items()}
         document = {"command": command(), "versions": versions(), "options": asdict(cfg), "results": as_json(rows)}
         Path(cfg.out).parent.mkdir(parents=True, exist_ok=True)
-        Path(cfg.out).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        write_json(Path(cfg.out), document)
         print(f"{'numbers':<11} {cfg.out}")
 
 

@@ -1,6 +1,5 @@
 """The end of `sae eval --stability`: a table, eval.json, the histograms, and one HTML file that holds it all."""
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from sae.report.html import document, facts, picture, table
 from sae.report.labels import label_text
 from sae.report.pictures import png
 from sae.report.terminal import show_rows
+from sae.storage.files import write_atomically, write_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,9 +34,9 @@ def report_stability(found: Sequence[Stability], out: Path, about: Mapping[str, 
 def _write(found: Sequence[Stability], about: Mapping[str, Any], out: Path) -> None:
     image = png(partial(draw_histograms, found))
     numbers = {"about": dict(about), "stability": as_json([each.to_json() for each in found])}
-    (out / "eval.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
-    (out / "stability.png").write_bytes(image)
-    (out / "report.html").write_text(page(found, about, image), encoding="utf-8")
+    write_json(out / "eval.json", numbers)
+    write_atomically(out / "stability.png", image)
+    write_atomically(out / "report.html", page(found, about, image).encode())
 
 
 NAMES = ("hookpoint", "checkpoint", "other")

@@ -1,6 +1,5 @@
 """The end of a run: a table for the terminal, evaluation.json, and a picture of the training curves."""
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from sae.report.labels import label_text
 from sae.report.terminal import show, text
 from sae.report.unused import note
 from sae.runs.log import Record, read_records
+from sae.storage.files import whole_file, write_json
 
 _PANELS = {
     "fvu": "FVU (fraction of variance unexplained)",
@@ -52,7 +52,7 @@ def report(
 
 def _write(run: Path, results: Mapping[str, ReconstructionMetrics], records: list[Record]) -> None:
     measured = as_json({name: _flat(metrics) for name, metrics in results.items()})
-    (run / "evaluation.json").write_text(json.dumps(measured, indent=2) + "\n")
+    write_json(run / "evaluation.json", measured)
     draw_curves(records, run / "curves.png")
     if any("/" in name for name in results):  # a sweep
         draw_sweep_frontier(results, run / "frontier.png")
@@ -123,4 +123,5 @@ def draw_curves(records: list[Record], path: Path) -> None:
         fontsize="small",
         ncols=1 + len(names) // 33,
     )
-    figure.savefig(path, dpi=110)
+    with whole_file(path) as partial:
+        figure.savefig(partial, dpi=110, format="png")

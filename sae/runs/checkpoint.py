@@ -21,12 +21,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sae.dictionary.autoencoder import Sae
-from sae.formats.files import read_tensors, shapes_in
+from sae.formats.files import read_tensors, shapes_in, write_tensors
 from sae.formats.find import BEST
 from sae.storage.files import MANIFEST, is_inside, link_that_leaves, read_json, sha256_of, sync, write_json
 
@@ -63,7 +61,7 @@ def save(run: Path, step: int, checkpoint: Checkpoint, *, anew: bool = False) ->
     try:
         write_part(partial, checkpoint)
         return finish(partial, checkpoint.trainer)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)  # the disk may be full
         raise OSError(f"{final} cannot be written ({error}); make room, or choose another --save_dir") from error
     except FloatingPointError:
@@ -89,7 +87,7 @@ def write_part(partial: Path, checkpoint: Checkpoint) -> None:
         state = {key: t.detach().cpu().contiguous() for key, t in checkpoint.states[name].items()}
         _check_finite(name, sae.state_dict(), state)
         sae.save_to_disk(partial / name)
-        save_file(state, partial / name / STATE)
+        write_tensors(partial / name / STATE, state)
 
 
 def finish(partial: Path, trainer: dict[str, Any]) -> Path:

@@ -17,6 +17,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from tqdm import tqdm
 
+from sae.storage.files import write_atomically
+
 _MAX_LINE_BYTES = 2**22
 _MAX_WAITING = 10_000
 """Records that wait for a service before it is given up."""
@@ -44,11 +46,8 @@ class JsonLines:
     def __init__(self, path: Path, *, keep_until_step: int = 0) -> None:
         """Records of later steps are dropped: a run that is resumed writes them again."""
         kept = [record for record in read_records(path) if record["step"] <= keep_until_step]
-        partial = path.with_name(f".{path.name}.partial")  # a crash here leaves the old file
-        partial.unlink(missing_ok=True)
-        partial.write_bytes(b"".join(map(_line, kept)))
-        self._path, self._file = path, partial.open("ab", buffering=0)
-        partial.replace(path)
+        write_atomically(path, b"".join(map(_line, kept)))
+        self._path, self._file = path, path.open("ab", buffering=0)
         self._waiting = bytearray()
         """Lines that a full disk has not taken yet."""
         self._told = False

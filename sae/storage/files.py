@@ -85,13 +85,24 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Write the file so that a crash at any moment leaves the old one or the new one, complete."""
+    with whole_file(path) as partial:
+        partial.write_bytes(content)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A path to write to inside `with`, whose file becomes `path` at its end. An error leaves what was there."""
     partial = path.with_name(f".{path.name}.partial")
     partial.unlink(missing_ok=True)
-    with partial.open("xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        yield partial
+        sync(partial)
+        partial.replace(path)
+    except BaseException as error:
+        if isinstance(error, OSError) and error.errno and not error.filename:
+            error.filename = str(path)  # of a full disk Python does not say which file it was
+        partial.unlink(missing_ok=True)
+        raise
     sync(path.parent)
 
 

@@ -3,17 +3,17 @@
 import json
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import browse_job
 import pytest
+from full_disk import files_of_at_most
 from tiny_models import save_tiny
 
 import sae.__main__
@@ -105,17 +105,6 @@ def test_an_index_of_three_processes_under_torchrun_is_that_of_one(command: list
         assert done.stdout.count("exported ") == 1
     (one,), (three,) = (list((tmp_path / name).glob("*/")) for name in jobs)
     assert contents(three) == contents(one) and len(contents(one)) > 50
-
-
-@contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """No file can grow beyond so many bytes: what a full disk looks like."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("size", [200, 5000, 16_000])

@@ -601,14 +601,14 @@ def test_a_disk_that_fills_up_is_one_line_and_the_checkpoints_before_stay(
 ) -> None:
     from safetensors import SafetensorError
 
-    save, calls = checkpoint.save_file, iter(range(100))
+    calls = iter(range(100))
 
-    def fails_later(tensors: dict[str, torch.Tensor], path: Path) -> None:
-        if next(calls) >= 4:
+    def fails_later(tensors: dict[str, torch.Tensor], path: Path, about: object) -> None:
+        if next(calls) >= 9:
             raise SafetensorError("I/O error: No space left on device (os error 28)")
-        save(tensors, path)
+        save_file(tensors, path)
 
-    monkeypatch.setattr(checkpoint, "save_file", fails_later)
+    monkeypatch.setattr("sae.formats.files.save_file", fails_later)
     result = run("model", "text.jsonl", *SMALL, *FIXED, "--save_every", "2")
     assert result.status == 2 and "Traceback" not in result.err
     assert len(result.errors) == 1 and "No space left on device" in result.errors[0]

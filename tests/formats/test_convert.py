@@ -166,6 +166,17 @@ def test_a_target_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pyt
     assert (tmp_path / "file").read_text() == "mine"
 
 
+@pytest.mark.parametrize("to", ["saelens", "dictionary-learning"])
+def test_a_disk_that_fills_up_is_one_line_and_leaves_nothing(
+    small_disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], to: str
+) -> None:
+    make_sae(WIDTH, 4096, 5, dtype=torch.float32).save_to_disk(tmp_path / "run/layers.0")
+    assert main(["convert", str(tmp_path / "run"), str(small_disk / "out"), "--to", to]) == 2
+    said = capsys.readouterr().err
+    assert re.search(r"out cannot be written \(No space left on device\); make room, or choose another; nothing", said)
+    assert said.count("\n") == 1 and not list(small_disk.iterdir())
+
+
 def test_what_is_there_is_never_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_of_two(tmp_path / "run")
     (tmp_path / "mine").mkdir()

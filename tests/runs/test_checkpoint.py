@@ -211,7 +211,6 @@ def test_a_crash_while_saving_leaves_no_step_and_the_one_before(
             raise PowerCut
         save_file(tensors, path)
 
-    monkeypatch.setattr(checkpoint, "save_file", write)
     monkeypatch.setattr("sae.formats.files.save_file", write)
     if after == 6:  # all tensors are written
         monkeypatch.setattr(checkpoint, "_write_manifest", lambda folder: write({}, folder))

@@ -4,14 +4,13 @@ import json
 import os
 import random
 import re
-import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import numpy as np
 import pytest
 import several
 import torch
+from full_disk import files_of_at_most
 from safetensors.torch import load_file
 from tiny_models import VOCAB_SIZE, tiny_model
 from twelve_steps import STEPS, assert_same_end, final_state, make_trainer
@@ -364,18 +364,6 @@ def test_metrics_that_are_damaged_do_not_stand_in_the_way_of_resuming(tmp_path: 
 # A disk that is full
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, of one megabyte."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("only root may mount a tmpfs")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
 def fill(folder: Path, leave: int) -> Path:
     left = shutil.disk_usage(folder).free - leave
     (folder / "filler").write_bytes(b"x" * left)
@@ -411,20 +399,17 @@ def test_a_disk_that_fills_up_stops_the_run_keeps_what_was_saved_and_with_room_i
 def test_a_limit_on_file_sizes_is_told_like_a_full_disk(tmp_path: Path, straight: Path) -> None:
     """What quotas do, without being root."""
     trainer = make_trainer(tmp_path, save_every=4)
-    train_step, limits = trainer.train_step, resource.getrlimit(resource.RLIMIT_FSIZE)
+    train_step, limits = trainer.train_step, ExitStack()
 
     def limiting() -> bool:
         went_on = train_step()
         if trainer.step == 6:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (15_000, limits[1]))
+            limits.enter_context(files_of_at_most(15_000))
         return went_on
 
     trainer.train_step = limiting  # type: ignore[method-assign]
-    try:
-        with pytest.raises(OSError, match=r"step_8 cannot be written \(.*File too large.*\); make room"):
-            trainer.fit()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with limits, pytest.raises(OSError, match=r"step_8 cannot be written \(.*File too large.*\); make room"):
+        trainer.fit()
     assert {path.name for path in (tmp_path / "run").glob("*step*")} == {"step_4"}
     make_trainer(tmp_path, resume=True, save_every=4).fit()
     assert_same_end(tmp_path, straight)
