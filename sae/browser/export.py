@@ -3,17 +3,16 @@
 import base64
 import json
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sae.storage.files import write_atomically
+from sae.storage.files import whole_folder, write_atomically
 
 from . import circuit_tracer, neuronpedia
 from .notes import Notes
 from .payload import about_index, about_latent, about_related, tokens_in
-from .plan import EXPORTS, BrowsePlan, export_folder
+from .plan import EXPORTS
 from .server import PAGE, packed_columns
 from .store import Index, Place
 
@@ -26,22 +25,14 @@ _MODULES = ("dom.js", "data.js", "charts.js", "list.js", "latent.js", "try.js", 
 _FORMATS = dict(zip(EXPORTS, (neuronpedia.write, circuit_tracer.write), strict=True))
 
 
-def export(index: Index, plan: BrowsePlan, what: str, latents: Sequence[int] = ()) -> Path:
-    """Write static pages into the new folder `what`, or another tool's format beside the index; where it is.
+def export(index: Index, folder: Path, what: str, notes: Notes, latents: Sequence[int] = ()) -> None:
+    """Write static pages into a new or empty folder, or the format of `EXPORTS` that is asked for (`what`).
 
-    It is there when it is whole. Raises ValueError for a folder that holds something, or a latent that no place has.
+    It is there when it is whole. Raises ValueError for a latent that no place has.
     """
     index.check_latents(latents)
-    folder = export_folder(plan, what)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # what a kill has left
-    try:
-        partial.mkdir(parents=True)
-        _FORMATS.get(what, write_pages)(index, partial, Notes(plan.notes), sorted(set(latents)))
-        partial.replace(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return folder
+    with whole_folder(folder) as partial:
+        _FORMATS.get(what, write_pages)(index, partial, notes, sorted(set(latents)))
 
 
 def write_pages(index: Index, folder: Path, notes: Notes, latents: Sequence[int]) -> None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from sae.config import BrowseConfig
 from sae.runs.folder import RunRecord
-from sae.storage.files import MANIFEST, absolute, check_writable, newest_step
+from sae.storage.files import MANIFEST, absolute, check_writable, is_new_or_empty, newest_step
 from sae.storage.remote import place_of
 
 from .layout import VERSION
@@ -127,9 +127,8 @@ def _samples(file: Path) -> Iterator[bytes]:
 def export_folder(plan: BrowsePlan, what: str) -> Path:
     """The folder of an export. Raises ValueError unless it is new or empty, and can be written."""
     folder = plan.base / what if what in EXPORTS else Path(what)
-    folder = folder if folder.name else folder.absolute()  # the current one, which has a name as well
     check_writable("export", folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not is_new_or_empty(folder):
         raise ValueError(f"export must be a new or empty folder, but {folder} holds something; choose another --export")
     return folder
 

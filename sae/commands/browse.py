@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 def browse(cfg: BrowseConfig) -> int:
     """Open the index of a checkpoint, or make it, and show or export it."""
     plan = plan_browse(cfg, _checkpoint(cfg))
-    if cfg.export is not None:
-        export_folder(plan, cfg.export)
+    export_to = None if cfg.export is None else export_folder(plan, cfg.export)
     index = open_index(plan)
     if index is None:
         from sae.commands.browse_index import make_index
@@ -37,11 +36,13 @@ def browse(cfg: BrowseConfig) -> int:
         write_explanations(cfg.explain, cfg, plan, index)
         if cfg.export is None:
             return 0
-    if cfg.export is not None:
+    if cfg.export is not None and export_to is not None:
         from sae.browser.export import export
+        from sae.browser.notes import Notes
 
-        with _told_where(export_folder(plan, cfg.export), "export", "nothing of it is left"):
-            print(f"exported {export(index, plan, cfg.export, cfg.latents)}")
+        with _told_where(export_to, "export", "nothing of it is left"):
+            export(index, export_to, cfg.export, Notes(plan.notes), cfg.latents)
+        print(f"exported {export_to}")
         return 0
     return show(cfg, plan, index)
 

@@ -1,6 +1,5 @@
 """`sae convert SOURCE TARGET`: dictionaries in another library's format. `sae info SOURCE`: what is there."""
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -21,7 +20,7 @@ from sae.formats.find import find, local
 from sae.formats.format import About, StoredDictionary
 from sae.formats.hub import Headers, find_anywhere, look
 from sae.runs.folder import RunRecord
-from sae.storage.files import full_disk_explained
+from sae.storage.files import check_writable, full_disk_explained, is_new_or_empty, whole_folder
 
 _MOST_TOKENS, _BATCH = 65_536, 8
 _REQUESTS = 8
@@ -32,35 +31,22 @@ def convert(cfg: ConvertConfig) -> int:
     """Write, or leave nothing. The cheap checks come first."""
     writable(cfg.to)
     target = Path(cfg.target)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ValueError(f"TARGET must be a new folder, but {target} is there; choose another")
+    check_writable("TARGET", target)
+    if not is_new_or_empty(target):
+        raise ValueError(f"TARGET must be a new or empty folder, but {target.absolute()} is there; choose another")
     found = find_anywhere(cfg.source, cfg.hookpoints or None)
     cache = ActivationCache(cfg.activations) if cfg.activations is not None else None
-    partial_target = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial_target, ignore_errors=True)
-    try:
-        _make_folder(partial_target)
+    with (
+        full_disk_explained(
+            lambda reason: f"{target} cannot be written ({reason}); make room, or choose another; nothing of it is left"
+        ),
+        whole_folder(target) as folder,
+    ):
         fitted = _fitted_together(cfg, found, cache)
         readers = {name: partial(_read, cfg, name, stored, cache, fitted) for name, stored in found.items()}
-        with full_disk_explained(
-            lambda reason: f"{target} cannot be written ({reason}); make room, or choose another; nothing of it is left"
-        ):
-            write_set(partial_target, readers, cfg.to, about_run(next(iter(found.values()))))
-        partial_target.replace(target)
-    finally:
-        shutil.rmtree(partial_target, ignore_errors=True)
+        write_set(folder, readers, cfg.to, about_run(next(iter(found.values()))))
     _show([describe(name, stored) for name, stored in find(target).items()])
     return 0
-
-
-def _make_folder(folder: Path) -> None:
-    """Create it. Raises ValueError in one line if it cannot be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(
-            f"TARGET must be in a folder that can be written, got {folder.parent} ({error.strerror}); choose another"
-        ) from None
 
 
 def about_run(stored: StoredDictionary) -> About:

@@ -18,6 +18,8 @@ from sae.storage.damage import plainly
 MANIFEST = "manifest.json"
 """Name of the list of a folder's files, written last: where it is, the checkpoint or cache is complete."""
 _MAX_DIGITS, _MAX_PATH = 20, 400
+_PARTIAL = ".partial"
+"""End of the name of what is not whole yet."""
 
 
 def read_json(path: Path, *, max_bytes: int = 2**20) -> dict[str, Any]:
@@ -92,7 +94,7 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A path to write to inside `with`, whose file becomes `path` at its end. An error leaves what was there."""
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}{_PARTIAL}")
     partial.unlink(missing_ok=True)
     try:
         yield partial
@@ -104,6 +106,32 @@ def whole_file(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder to fill inside `with`. `folder`, new or empty before, has all of it at the end; an error leaves nothing.
+
+    An empty one stays the same, for it may be another disk's, or the current one.
+    """
+    was_there = folder.exists()
+    partial = folder / _PARTIAL if was_there else folder.with_name(f".{folder.name}{_PARTIAL}")
+    shutil.rmtree(partial, ignore_errors=True)  # what a kill has left
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        if was_there:
+            for path in list(partial.iterdir()):
+                path.rename(folder / path.name)
+        else:
+            partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def is_new_or_empty(folder: Path) -> bool:
+    """Whether `whole_folder` can fill it."""
+    return not folder.exists() or (folder.is_dir() and all(path.name == _PARTIAL for path in folder.iterdir()))
 
 
 def absolute(name: str) -> str:
@@ -146,16 +174,19 @@ def full_disk_explained(message: Callable[[str], str]) -> Iterator[None]:
 
 
 def check_writable(option: str, folder: Path) -> None:
-    """Raise ValueError unless files can be made in `folder`, or where it will be. It is tried, and leaves nothing."""
-    existing = nearest(folder)
+    """Raise ValueError unless files can be made in `folder`, or where it will be. It is tried, and leaves nothing.
+
+    `option` is its name; in capitals it is one that is typed without a name.
+    """
+    existing, typed = nearest(folder), option if option.isupper() else f"--{option}"
     if not existing.is_dir():
-        raise ValueError(f"{option} must be a folder, but {existing} is a file; choose another --{option}")
+        raise ValueError(f"{option} must be a folder, but {existing} is a file; choose another {typed}")
     try:
         tempfile.TemporaryFile(dir=existing).close()
     except OSError as error:
         raise ValueError(
             f"{option} must be a folder that can be written, but {existing} cannot ({error.strerror}); "
-            f"choose another --{option}"
+            f"choose another {typed}"
         ) from None
 
 

@@ -162,7 +162,8 @@ def test_a_target_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pyt
     (tmp_path / "file").write_text("mine")
     assert main(["convert", str(tmp_path / "run"), str(tmp_path / "file" / "out"), "--to", "saelens"]) == 2
     said = capsys.readouterr().err
-    assert "TARGET must be in a folder that can be written, got " in said and said.count("\n") == 1
+    assert f"TARGET must be a folder, but {tmp_path / 'file'} is a file; choose another TARGET" in said
+    assert said.count("\n") == 1
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -182,8 +183,19 @@ def test_what_is_there_is_never_overwritten(tmp_path: Path, capsys: pytest.Captu
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes").write_text("mine")
     assert main(["convert", str(tmp_path / "run"), str(tmp_path / "mine")]) == 2
-    assert "TARGET must be a new folder" in capsys.readouterr().err
+    assert "TARGET must be a new or empty folder" in capsys.readouterr().err
     assert (tmp_path / "mine" / "notes").read_text() == "mine"
+
+
+def test_the_current_folder_is_filled_and_stays_the_same_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_of_two(tmp_path / "run")
+    here = tmp_path / "here"
+    (here / ".partial").mkdir(parents=True)  # what a kill has left
+    monkeypatch.chdir(here)
+    inode = here.stat().st_ino
+    assert main(["convert", str(tmp_path / "run"), ".", "--to", "saelens"]) == 0
+    assert here.stat().st_ino == inode and sorted(Sae.load_many(".")) == ["layers.0", "layers.1"]
+    assert not [path for path in (*tmp_path.iterdir(), *here.iterdir()) if path.name.endswith(".partial")]
 
 
 @pytest.mark.parametrize("name", STRANGERS)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from full_disk import files_of_at_most
 
-from sae.config import SaeConfig, SelftestConfig
+from sae.config import SelftestConfig, SelftestSaeConfig
 from sae.evaluation.evaluate import Evaluation
 from sae.evaluation.metrics import Quality
 from sae.evaluation.reconstruction import ReconstructionMetrics
@@ -33,7 +33,7 @@ def of_stability(folder: Path) -> None:
 
 def of_selftest(folder: Path) -> None:
     one = Recovery(*[0.5] * len(Recovery._fields))
-    report_selftest({"": Recoveries(one, one, one)}, SelftestConfig(sae=SaeConfig(k=4), out=str(folder / "o.json")))
+    report_selftest({"": Recoveries(one, one, one)}, SelftestConfig(sae=SelftestSaeConfig(k=4), out=str(folder / "o.json")))
 
 
 def of_sweep(folder: Path) -> None:
