@@ -245,12 +245,13 @@ def _by_step(run: Path) -> list[Path]:
     return sorted(steps, key=lambda path: int(path.name[5:]), reverse=True)
 
 
-def newest_undamaged(run: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint of a run that `check` passes, and what is wrong with each newer one."""
+def newest_undamaged(run: Path, *, checked: Path | None = None) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint of a run that `check` passes, or has (`checked`), and what is wrong with each newer one."""
     complaints: list[str] = []
     for folder in _by_step(run):
         try:
-            check(folder)
+            if folder != checked:
+                check(folder)
             return folder, complaints
         except ValueError as error:
             complaints.append(str(error))

@@ -72,13 +72,16 @@ class Persistence:
         """The last checkpoint."""
         return checkpoint.latest(self._path)
 
-    def newest_undamaged(self) -> tuple[Path | None, list[str]]:
-        """The checkpoint to continue from, and what is wrong with newer ones, which are set aside."""
-        return self._world.from_main(self._newest_undamaged, slow=True)
+    def newest_undamaged(self, checked: Path | None = None) -> tuple[Path | None, list[str]]:
+        """The checkpoint to continue from, and what is wrong with newer ones, which are set aside.
 
-    def _newest_undamaged(self) -> tuple[Path | None, list[str]]:
+        One that was found undamaged when the run began (`checked`) is not read for that again: `load` does it.
+        """
+        return self._world.from_main(partial(self._newest_undamaged, checked), slow=True)
+
+    def _newest_undamaged(self, checked: Path | None) -> tuple[Path | None, list[str]]:
         checkpoint.put_back(self._path)
-        folder, complaints = checkpoint.newest_undamaged(self._path)
+        folder, complaints = checkpoint.newest_undamaged(self._path, checked=checked)
         checkpoint.set_damaged_aside(self._path, folder)
         return folder, complaints
 

@@ -431,7 +431,7 @@ class SaeTrainer:
         replaced = check_sources(self.launch.before, self.fingerprints, self.cfg)
         for sentence in [*replaced, *self.world.from_main(self.folder.other_versions)]:
             self._note(sentence)
-        folder, complaints = self.persistence.newest_undamaged()
+        folder, complaints = self.persistence.newest_undamaged(self.launch.begun)
         for complaint in complaints:
             self._note(f"passed over: {complaint}")
         if folder is None:

@@ -288,8 +288,12 @@ def test_a_run_that_trains_dictionaries_further_goes_on_without_the_files_that_i
         stop_after(make_trainer("stopped", **options, resume=step > 4), step)
     Path("first").rename("elsewhere")
     (next(Path("stopped/run/step_6").rglob("sae.safetensors"))).write_bytes(b"damaged")
+    hashed, sha256_of = list[Path](), checkpoint.sha256_of
+    monkeypatch.setattr(checkpoint, "sha256_of", lambda path: hashed.append(path) or sha256_of(path))
     make_trainer("stopped", resume=True, **options).fit()
     assert_same_end(Path("stopped"), Path("straight"))
+    of_begun = [path for path in hashed if path.parts[2] == "step_4" and path.name == "sae.safetensors"]
+    assert len(of_begun) == 2 * len(set(of_begun))  # where it is looked for, and where it is read
     with pytest.raises(ValueError, match="finetune was '.*/first/run' and is None; use the options of .*config.json$"):
         make_trainer("stopped", resume=True, lr=lr, resume_changed=["finetune"])
 
