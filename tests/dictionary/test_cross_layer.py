@@ -387,7 +387,8 @@ SHAPES: list[dict[str, Any]] = [
 def test_it_resumes_to_the_bit_and_a_cache_trains_as_the_model_does(
     make: Make, tmp_path: Path, shape: dict[str, Any]
 ) -> None:
-    options: dict[str, Any] = {"sae": SaeConfig(num_latents=96, k=6, cross_layer=True, **shape), "save_every": 4}
+    few = {"save_every": 4, "max_tokens": 10 * 4 * 8}
+    options: dict[str, Any] = {"sae": SaeConfig(num_latents=96, k=6, cross_layer=True, **shape), **few}
     whole = make(run_name="whole", **options).fit()
     save_after(make(run_name="stopped", **options), 7)
     assert weights_only(whole) == weights_only(make(run_name="stopped", resume=True, **options).fit())

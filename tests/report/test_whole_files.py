@@ -33,7 +33,9 @@ def of_stability(folder: Path) -> None:
 
 def of_selftest(folder: Path) -> None:
     one = Recovery(*[0.5] * len(Recovery._fields))
-    report_selftest({"": Recoveries(one, one, one)}, SelftestConfig(sae=SelftestSaeConfig(k=4), out=str(folder / "o.json")))
+    report_selftest(
+        {"": Recoveries(one, one, one)}, SelftestConfig(sae=SelftestSaeConfig(k=4), out=str(folder / "o.json"))
+    )
 
 
 def of_sweep(folder: Path) -> None:
@@ -53,7 +55,7 @@ def test_what_a_disk_does_not_take_is_not_there_and_the_rest_is_whole(
     """Without `capsys` what is printed would go to a file, too."""
     write(tmp_path / "whole")
     whole = {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
-    for limit in (min(map(len, whole.values())) - 1, max(map(len, whole.values())) - 1):
+    for limit in (min(map(len, whole.values())) // 2, max(map(len, whole.values())) - 100):
         cut = tmp_path / str(limit)
         if "metrics.jsonl" in whole:
             cut.mkdir()
