@@ -55,7 +55,7 @@ def write(checkpoint: Path, folder: Path, names: list[str]) -> None:
 
 def compare(folder: Path) -> int:
     """Print the AUCs of both, task by task."""
-    sys.path = [path for path in sys.path if not (Path(path or ".") / "sae" / "config.py").exists()]
+    sys.path = [path for path in sys.path if not (Path(path or ".") / "sae" / "config").exists()]
     import torch
     from sae_probes.run_sae_evals import get_sorted_indices, mean_act_normalization
     from sae_probes.utils_data import get_train_test_indices

@@ -727,10 +727,13 @@ def test_every_option_is_documented_under_itself_and_read_somewhere(name: str) -
 def options_read() -> set[str]:
     """Attributes that are read from a configuration: anywhere but in its own checks and where it is parsed."""
     trees = {path: ast.parse(path.read_text()) for path in (ROOT / "sae").rglob("*.py")}
-    config_file = trees.pop(ROOT / "sae" / "config.py")
+    config = [trees.pop(path) for path in (ROOT / "sae" / "config").glob("*.py")]
     readers: list[ast.AST] = [*trees.values()]
     readers += [
-        f for f in ast.walk(config_file) if isinstance(f, ast.FunctionDef) and f.name in ("latents_for", "levels_for")
+        f
+        for tree in config
+        for f in ast.walk(tree)
+        if isinstance(f, ast.FunctionDef) and f.name in ("latents_for", "levels_for")
     ]
     return {node.attr for tree in readers for node in ast.walk(tree) if is_read_from_a_config(node)}
 
