@@ -4,7 +4,7 @@ from .compiled import compile_blocks
 from .context import check_ctx_len, context_limit
 from .graft import Latents, graft
 from .harvest import cannot_compute, harvest, widths
-from .hookpoints import base_model, block_list, block_names, canonical, canonical_ends, fits, locate, resolve_hookpoints
+from .hookpoints import block_list, block_names, canonical, canonical_ends, fits, locate, resolve_hookpoints
 from .identity import fingerprint, fingerprints
 from .load import (
     check_device,
@@ -20,7 +20,7 @@ from .pair import MODELS, ModelPair, models_in, side_of
 from .skip import Skips
 from .unembedding import Unembedding, find_unembedding, path_to_logits
 from .vocabulary import check_same_tokens, token_texts
-from .wrappers import unwrapped
+from .wrappers import base_model, unwrapped
 
 __all__ = [
     "MODELS",

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from .explain import Access, model_errors_explained
-from .hookpoints import base_model
+from .wrappers import base_model
 
 CONFIG = "adapter_config.json"
 _MAX_CONFIG_BYTES = 2**20

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from .hookpoints import base_model, block_list, locate
+from .hookpoints import block_list, locate
 from .pair import apart, of_side
-from .wrappers import COMPILED_BY_US
+from .wrappers import COMPILED_BY_US, base_model
 
 
 def compile_blocks(

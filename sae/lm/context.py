@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from .hookpoints import base_model, block_list, embedding_path
+from .hookpoints import block_list, embedding_path
 from .pair import models_in, of_side
+from .wrappers import base_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig

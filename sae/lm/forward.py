@@ -3,26 +3,44 @@
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Lock, RLock
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
+
+from .wrappers import base_model
 
 _RECORDERS = "transformers.utils.output_capturing"
 """Module of these hooks."""
 
 
+_LOCKS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+_LOOKING = Lock()
+
+
+@contextmanager
+def alone(model: nn.Module) -> Iterator[None]:
+    """No other thread has hooks on the model meanwhile: they would see this one's forward, too."""
+    with _LOOKING:
+        lock = _LOCKS.setdefault(base_model(model), RLock())
+    with lock:
+        yield
+
+
 @contextmanager
 def evaluating(base: nn.Module) -> Iterator[None]:
-    """Dropout off, and each module's own training flag back afterwards."""
-    training = [module for module in base.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
+    """Dropout off, and each module's own training flag back afterwards; `alone`."""
+    with alone(base):
+        training = [module for module in base.modules() if module.training]
         for module in training:
-            module.training = True
+            module.training = False
+        try:
+            yield
+        finally:
+            for module in training:
+                module.training = True
 
 
 @contextmanager
@@ -44,21 +62,22 @@ def as_before(model: nn.Module) -> Iterator[None]:
     """What modules note of the tokens they read is forgotten: a few of them make BigBird another model for good.
 
     transformers notes that it records hidden states. With that note its recording hooks go too: the next time they are
-    asked for it would add them again, and show each state twice.
+    asked for it would add them again, and show each state twice. `alone`.
     """
-    before = [(module, *_state_of(module), set(module._forward_hooks)) for module in model.modules()]
-    try:
-        yield
-    finally:
-        for module, attributes, parts, hooks in before:
-            module.__dict__.clear()
-            module.__dict__.update(attributes)
-            for name, part in parts.items():
-                module.__dict__[name].clear()
-                module.__dict__[name].update(part)
-            for key in recorders_of(module):
-                if key not in hooks:
-                    del module._forward_hooks[key]
+    with alone(model):
+        before = [(module, *_state_of(module), set(module._forward_hooks)) for module in model.modules()]
+        try:
+            yield
+        finally:
+            for module, attributes, parts, hooks in before:
+                module.__dict__.clear()
+                module.__dict__.update(attributes)
+                for name, part in parts.items():
+                    module.__dict__[name].clear()
+                    module.__dict__[name].update(part)
+                for key in recorders_of(module):
+                    if key not in hooks:
+                        del module._forward_hooks[key]
 
 
 def recorders_of(module: nn.Module) -> list[int]:

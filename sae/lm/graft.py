@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from .forward import recorders_of
+from .forward import alone, recorders_of
 from .harvest import Runs, check_one_stream, first_tensor, layouts, positions_first, vectors
-from .hookpoints import ARROW, base_model, locate
+from .hookpoints import ARROW, locate
 from .layout import Layout, like, received
 from .pair import models_in
-from .wrappers import check_hooks_are_alone, eagerly, unwrapped
+from .wrappers import base_model, check_hooks_are_alone, eagerly, unwrapped
 
 
 @runtime_checkable
@@ -91,7 +91,7 @@ def graft(
     `harvest`. A transcoder reads what all other grafts leave there. The model's `hidden_states` show what was replaced.
     A model that is compiled or wrapped (`torch.compile`, PEFT) is grafted inside, and runs uncompiled meanwhile; give
     the wrapper, if that is what runs.
-    The model is as before afterwards, also after an error.
+    The model is as before afterwards, also after an error. Another thread that harvests or grafts it waits meanwhile.
 
     Args:
         model: Model of transformers, wrapped or not.
@@ -120,6 +120,7 @@ def graft(
         for name, sae in saes.items()
     ]
     with ExitStack() as stack:
+        stack.enter_context(alone(base))
         stack.enter_context(eagerly(model))
         for splice in splices:
             module, side, call = locate(base, splice.writes)

@@ -14,12 +14,12 @@ from .context import context_limit
 from .explain import one_line
 from .forward import as_before, device_of, evaluating, without_cache
 from .fused import fused
-from .hookpoints import base_model, block_list, locate
+from .hookpoints import block_list, locate
 from .layout import Layout, as_tokens, found_instead, received, tensors_in
 from .load import vocab_size
 from .pair import apart, of_side
 from .shown import layouts_shown
-from .wrappers import eagerly
+from .wrappers import base_model, eagerly
 
 
 class HookpointError(ValueError):
@@ -79,7 +79,7 @@ def _harvest(
 
 def _run(base: nn.Module, tokens: Tensor, hookpoints: Sequence[str]) -> "Capture":
     capture = Capture(hookpoints, tuple(tokens.shape), layouts(base))
-    with eagerly(base), fused(base), _hooked(base, capture), evaluating(base), torch.no_grad(), suppress(_Stop):
+    with evaluating(base), eagerly(base), fused(base), _hooked(base, capture), torch.no_grad(), suppress(_Stop):
         base(tokens.to(device_of(base)), **without_cache(base))
     return capture
 

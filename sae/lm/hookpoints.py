@@ -26,7 +26,7 @@ from torch import nn
 
 from .pair import MODELS, model_at, models_in, of_side, side_of
 from .repeats import run_once_in_turn, runs_of_blocks
-from .wrappers import unwrapped
+from .wrappers import base_model
 
 SIDES = ("input", "output")
 ARROW = "->"
@@ -46,12 +46,6 @@ class HookSite(NamedTuple):
     """What passes there: its "input" or its "output"."""
     call: int = 0
     """The run of the module in a forward, counted from 0."""
-
-
-def base_model(model: nn.Module) -> nn.Module:
-    """The model without its head and without wrappers, where module paths start; the model itself if it has neither."""
-    model = unwrapped(model)
-    return unwrapped(getattr(model, "base_model", model))
 
 
 def block_list(model: nn.Module) -> tuple[str, int]:

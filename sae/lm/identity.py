@@ -5,8 +5,9 @@ import hashlib
 import torch
 from torch import Tensor, nn
 
-from .hookpoints import base_model, block_names, locate
+from .hookpoints import block_names, locate
 from .pair import by_option, models_in
+from .wrappers import base_model
 
 _SAMPLES = 64
 """Numbers that are read of each parameter, evenly over it: a model of 400 tensors takes some milliseconds."""

@@ -24,8 +24,9 @@ from .adapter import adapter_in, check_peft, merge
 from .explain import Access, model_errors_explained
 from .gguf import read_quickly
 from .gguf_header import check_whole
-from .hookpoints import base_model, part_that_reads
+from .hookpoints import part_that_reads
 from .pair import models_in
+from .wrappers import base_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase

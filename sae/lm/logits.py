@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from .forward import as_before, device_of, evaluating, forward_instead, without_cache
 from .fused import fused
-from .hookpoints import base_model
 from .load import class_with_head, is_masked, vocab_size
-from .wrappers import eagerly, unwrapped
+from .wrappers import base_model, eagerly, unwrapped
 
 
 class NoHeadError(ValueError):
@@ -138,7 +137,7 @@ class _Stop(Exception):
 
 
 def _forward(model: nn.Module, tokens: Tensor) -> Any:
-    with eagerly(model), fused(model), evaluating(model):
+    with evaluating(model), eagerly(model), fused(model):
         return model(input_ids=tokens.to(device_of(model)), **without_cache(model))
 
 

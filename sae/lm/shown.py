@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from .forward import as_before, device_of, evaluating, without_cache
-from .hookpoints import HookSite, base_model, locate
+from .hookpoints import HookSite, locate
 from .layout import Layout, received, tensors_in
 from .load import vocab_size
-from .wrappers import eagerly
+from .wrappers import base_model, eagerly
 
 _LENGTHS = (3, 5)
 """Numbers of tokens of the forwards: what is the same for both belongs to the model."""

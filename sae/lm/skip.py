@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from .forward import as_before, forward_instead, is_hooked
 from .graft import graft
 from .harvest import first_tensor
-from .hookpoints import base_model, block_list, block_names, locate
+from .hookpoints import block_list, block_names, locate
 from .logits import Head, probe_tokens
+from .wrappers import base_model
 
 _PROBE_TOKENS = 8
 

@@ -7,9 +7,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .forward import as_before, device_of, evaluating, without_cache
-from .hookpoints import base_model, block_names
+from .hookpoints import block_names
 from .logits import NoHeadError, full_logits, probe_tokens
-from .wrappers import eagerly, unwrapped
+from .wrappers import base_model, eagerly, unwrapped
 
 _ALIKE = 0.99
 """Correlation, over the vocabulary, of a model's logits with W h: capping and scaling them leaves it near 1."""

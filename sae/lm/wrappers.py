@@ -23,6 +23,12 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
+def base_model(model: nn.Module) -> nn.Module:
+    """The model without its head and without wrappers, where module paths start; the model itself if it has neither."""
+    model = unwrapped(model)
+    return unwrapped(getattr(model, "base_model", model))
+
+
 def check_hooks_are_alone(model: nn.Module) -> None:
     """Raise ValueError for a model that copies of itself run in place of, on several devices at once."""
     for module in model.modules():
