@@ -10,7 +10,8 @@ from sae import lm
 from sae.activations.source import check_excluded
 from sae.config import TrainConfig, several
 from sae.data.retry import Wait, patiently
-from sae.data.tokens import TokenBatches, as_sequences, held_out_count
+from sae.data.sequences import as_sequences
+from sae.data.tokens import TokenBatches, held_out_count
 from sae.dictionary.wiring import ARROW, Wiring, to_harvest
 
 

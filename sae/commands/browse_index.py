@@ -16,7 +16,8 @@ from sae.browser.reading import CachedText, LiveText, Text
 from sae.browser.steering import Loaded
 from sae.commands.load import load_language_model, load_text
 from sae.config import BrowseConfig
-from sae.data.tokens import SampledSequences, as_sequences
+from sae.data.sequences import as_sequences
+from sae.data.tokens import SampledSequences
 from sae.dictionary.wiring import CROSSCODER
 from sae.evaluation.command import load_dictionaries, other_models
 from sae.evaluation.plan import EvalPlan, plan_evaluation

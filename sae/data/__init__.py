@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING, Any
 
 from .load import TokenizerNeededError, load_data
 from .memmap import MemmapTokens
+from .sequences import as_sequences
 from .tokenize import chunk_and_tokenize
-from .tokens import TokenBatches, as_sequences
+from .tokens import TokenBatches
 
 if TYPE_CHECKING:
     from sae.activations.cache.read import ActivationCache

@@ -166,3 +166,12 @@ def _unpad(table: "pyarrow.Table", name: str) -> "pyarrow.Table":
 
     rows = table.rename_columns([IDS[0], MASK]).to_pylist()
     return pa.table({IDS[0]: pa.array(ids_of(rows), type=pa.list_(pa.int64()))})
+
+
+def check_length(index: int, length: int, ctx_len: int) -> None:
+    """Raise ValueError unless row `index` is as long as the first."""
+    if length != ctx_len:
+        raise ValueError(
+            f"all rows of input_ids must be {ctx_len} tokens long like the first, got {length} in row {index}; "
+            "pack them with chunk_and_tokenize"
+        )

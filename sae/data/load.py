@@ -19,8 +19,9 @@ from .ids import ids_of, row_lengths, rows_without_padding
 from .memmap import MemmapTokens
 from .pack import ChunkLayout, PackedStream, own_view, pack_dataset
 from .read import IDS, DataError, File, wanted_columns
+from .sequences import PiecedSequences, RowSequences, Sequences
+from .stream import SequenceStream
 from .tokenize import chunk_and_tokenize
-from .tokens import PiecedSequences, RowSequences, Sequences, SequenceStream
 
 if TYPE_CHECKING:
     import datasets

@@ -14,8 +14,10 @@ from sae.activations.first import first_activations
 from sae.activations.source import counted
 from sae.activations.workers import Workers
 from sae.data.labelled import Task
+from sae.data.sequences import Sequences, as_sequences
 from sae.data.spelling import Spelling
-from sae.data.tokens import SampledSequences, Sequences, SequenceStream, as_sequences, held_out_fingerprint
+from sae.data.stream import SequenceStream
+from sae.data.tokens import SampledSequences, held_out_fingerprint
 from sae.dictionary.autoencoder import Sae
 from sae.evaluation.absorption import absorption, sentences
 from sae.evaluation.baselines import FIT_TOKENS, baselines, can_have_baselines, check_can_have_baselines

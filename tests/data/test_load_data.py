@@ -18,7 +18,7 @@ from datasets import Dataset, DatasetDict
 
 from sae.data import TokenBatches, chunk_and_tokenize, load_data
 from sae.data.read import PIECE_CHARACTERS, File, rows_of
-from sae.data.tokens import as_sequences
+from sae.data.sequences import as_sequences
 
 CTX_LEN = 16
 

@@ -13,7 +13,9 @@ from transformers import BatchEncoding
 
 from sae.data import MemmapTokens, TokenBatches, as_sequences, chunk_and_tokenize
 from sae.data.pack import ChunkLayout, PackedStream
-from sae.data.tokens import PiecedSequences, SequenceStream, TensorSequences, held_out_count
+from sae.data.sequences import PiecedSequences, TensorSequences
+from sae.data.stream import SequenceStream
+from sae.data.tokens import held_out_count
 
 TOKENS = torch.arange(1, 37 * 4 + 1).view(37, 4)  # every token tells where it came from
 ROWS = [{"input_ids": row} for row in TOKENS.tolist()]
