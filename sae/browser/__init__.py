@@ -4,6 +4,7 @@
 Reading an index needs numpy alone.
 """
 
-from .store import Context, Index, Latent, Place
+from .findings import Context
+from .store import Index, Latent, Place
 
 __all__ = ["Context", "Index", "Latent", "Place"]

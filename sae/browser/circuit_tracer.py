@@ -13,9 +13,10 @@ from typing import Any
 
 from sae.storage.files import write_atomically
 
+from .findings import Context
 from .notes import Notes
 from .payload import short
-from .store import Context, Index, Latent, Place
+from .store import Index, Latent, Place
 
 
 def write(index: Index, folder: Path, notes: Notes, latents: Sequence[int]) -> None:

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from http.client import HTTPException
 from typing import Any, NamedTuple
 
+from .findings import Context
 from .notes import Notes
-from .store import Context, Index, Latent, Place
+from .store import Index, Latent, Place
 
 TIMEOUT, TRIES = 300.0, 3
 """Seconds that an answer may take, and how often a service that is busy or silent is asked."""

@@ -16,9 +16,10 @@ import numpy as np
 
 from sae.storage.files import write_atomically
 
+from .findings import Context
 from .notes import Notes
 from .payload import short
-from .store import Context, Index, Latent, Place
+from .store import Index, Latent, Place
 
 BATCH = 256
 """Latents in a file."""

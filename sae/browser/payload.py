@@ -4,8 +4,9 @@ from typing import Any
 
 import numpy as np
 
+from .findings import Context
 from .layout import NONE
-from .store import FLAGS, Context, Index, Latent, Place
+from .store import FLAGS, Index, Latent, Place
 
 SIGNIFICANT = 4
 """Digits of a number that is only shown."""

@@ -4,16 +4,16 @@
 makes a table of them.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from sae.storage.files import MANIFEST
 
+from .findings import Active, Context, Logit, Match, Neighbour, TokenShare
 from .layout import (
     COLUMNS,
     NONE,
@@ -26,6 +26,7 @@ from .layout import (
     read_manifest,
     read_vocabulary,
 )
+from .search import Text, best_matches
 from .statistics import Corpus, Events, top_of
 from .together import ENOUGH, TOKENS, Coactive, Sample, coactive
 
@@ -36,67 +37,6 @@ BEFORE, AFTER = 24, 12
 """Tokens that are shown around the strongest one of a context."""
 FLAGS = ("dead", "massive only", "rare", "dense", "single token", "first token")
 _EVENTS_AT_ONCE = 2**22
-_MAX_MATCHES = 20_000
-
-
-class Context(NamedTuple):
-    """A passage around a token on which a latent fires."""
-
-    activation: float
-    """On the token in question."""
-    token: str
-    text: str
-    """The passage, as one text."""
-    tokens: list[str]
-    activations: list[float]
-    """The latent's activation on each of the tokens; 0 where it does not fire."""
-    peak: int
-    """Index, in `tokens`, of the token in question."""
-    position: int
-    """Position of that token in the index: sequence · ctx_len + position in the sequence."""
-    sequence: int
-    ids: list[int]
-
-
-class TokenShare(NamedTuple):
-    """A token that a latent fires on, and which share of its events stands there, or its mean activation there."""
-
-    token: str
-    value: float
-    id: int
-
-
-class Logit(NamedTuple):
-    """A token, and what an activation of 1 adds to its logit, up to the final norm's factor."""
-
-    token: str
-    logit: float
-    id: int
-
-
-class Neighbour(NamedTuple):
-    """A latent whose decoder row points the same way."""
-
-    place: str
-    latent: int
-    cosine: float
-
-
-class Active(NamedTuple):
-    """A latent that fires on a token."""
-
-    latent: int
-    activation: float
-
-
-class Match(NamedTuple):
-    """A latent that fires where a text stands."""
-
-    latent: int
-    score: float
-    """Its activation there, as a share of its maximum, in the mean over the places where the text stands."""
-    hits: int
-    """Tokens of the text on which it fires."""
 
 
 class Index:
@@ -201,21 +141,11 @@ class Index:
         Returns:
             Positions (n,) of the first few thousand places.
         """
-        whole, ends = self._text
-        found: list[np.ndarray] = []
-        for match in re.finditer(re.escape(text), whole, re.IGNORECASE):
-            first, last = np.searchsorted(ends, [match.start(), match.end() - 1], "right")
-            found.append(np.arange(first, last + 1))
-            if len(found) >= _MAX_MATCHES:
-                break
-        return np.concatenate(found) if found else np.empty(0, np.int64)
+        return self._text.positions_of(text)
 
     @cached_property
-    def _text(self) -> tuple[str, np.ndarray]:
-        """All tokens as one text, and where in it each ends."""
-        ids = self.tokens
-        lengths = np.array([len(text) for text in self.vocabulary])
-        return "".join(map(self.vocabulary.__getitem__, ids.tolist())), np.cumsum(lengths[ids])
+    def _text(self) -> Text:
+        return Text(self.tokens, self.vocabulary)
 
     def _file(self, name: str) -> CheckedFile:
         return CheckedFile(self.folder / name, self.header.files.get(name, -1))
@@ -412,11 +342,7 @@ class Place:
         events = self.where_active(marked)
         latents = np.searchsorted(self.starts, events, "right") - 1
         values = self._files["values"].read()[events].astype(np.float64) * self.header.scale
-        hits = np.bincount(latents, minlength=self.num_latents)
-        total = np.bincount(latents, values, minlength=self.num_latents)
-        scores = total / np.maximum(self.column("max"), 1e-30) / max(1, int(marked.sum()))
-        best = np.argsort(-scores, kind="stable")[:number]
-        return [Match(int(at), float(scores[at]), int(hits[at])) for at in best if hits[at]]
+        return best_matches(latents, values, self.column("max"), int(marked.sum()), number)
 
     @property
     def corpus(self) -> Corpus:
