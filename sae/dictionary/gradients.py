@@ -251,7 +251,7 @@ def pullback(
     A code that is `ragged`, or has levels, is computed entry by entry, which costs what fired and not its width.
     """
     target = code.centred if y is None else y.to(weights.b_dec.dtype) - weights.b_dec
-    if ragged or objective.levels is not None or y is not None:
+    if not is_rectangular(objective.levels, ragged=ragged, writes_what_it_reads=y is None):
         return _pullback_of_bags(weights, code, target, objective, shards)
     centred, low, top_acts, top_indices = code
     W, W_dec = weights.W_enc_compute, weights.W_dec_compute
@@ -274,6 +274,11 @@ def pullback(
         radial=sums.products / slope,
     )
     return grads, recon
+
+
+def is_rectangular(levels: Levels | None, *, ragged: bool, writes_what_it_reads: bool) -> bool:
+    """Whether `pullback` computes all entries of a code, of which there are as many in each step, fired or not."""
+    return not ragged and levels is None and writes_what_it_reads
 
 
 def _pullback_of_bags(

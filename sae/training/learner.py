@@ -20,6 +20,7 @@ from sae.dictionary.gradients import (
     Weights,
     add_auxk_gradients_,
     encoded,
+    is_rectangular,
     pullback,
     pullback_with_others,
     token_shares,
@@ -38,22 +39,19 @@ from sae.training.calibration import Calibration, Thresholds
 from sae.training.capped_adam import CappedAdam
 from sae.training.cuda_graphs import StepRecording
 from sae.training.dead_latents import DeadLatents
+from sae.training.firing_rates import FiringRates
 from sae.training.initial import AddUp, balance_, best_encoder_scale, start_transcoder_
+from sae.training.layer_scale import LayerScale
 from sae.training.massive_tokens import MassiveTokens
 from sae.training.meters import Meters, Metrics
 from sae.training.normaliser import Normaliser
-from sae.training.recipe import LEAST_SHARE, Recipe, firings, floor_at, k_at, nearest_divisor
+from sae.training.recipe import Recipe, firings, k_at, nearest_divisor
 
 GAO2024 = Recipe()
 FIRST_TOKENS = 4096
 """Tokens on which the length of a new encoder's rows is chosen."""
 _LOG_LENGTH = "encoder.log_length"
 """Optimizer's name for the logarithm of the length of W_enc's rows."""
-_LAYER_SCALE_RATES = {"source": 0.05, "target": 1.0}
-"""Rate of a tied decoder's factors, in units of that of the lengths. By source at 1 the outputs of 30 layers got worse
-from the twentieth step on. By target, where a factor is one latent's, 0.2 and 4 were worse (docs/family.md)."""
-_FIRING_SHARE = 0.1
-"""Weight of the newest step in the moving average of each latent's firing rate."""
 _PROBE = 16
 """Tokens on which the recall of 8-bit candidates is measured."""
 
@@ -97,7 +95,9 @@ class SaeLearner:
         self._product_dtype = compute_dtype
         self._compute_dtype = sae.dtype if encode_in_8bit else compute_dtype
         self._encode_in_8bit = bool(encode_in_8bit)
+        """Whether candidates for the largest latents come from a product in 8 bits."""
         self._probe: Tensor | None = None
+        """A few of the last tokens, on which the recall of these candidates is measured."""
         self._thresholds = Thresholds.of(sae)
         self._is_autoencoder = sae.spec.is_autoencoder
         me = weakref.proxy(self)  # so that only its users keep the learner
@@ -108,15 +108,11 @@ class SaeLearner:
         self._recipe = recipe = recipe if self._is_autoencoder else recipe._replace(encoder_follows=0.0)
         self._optimizer = _optimizer(sae, recipe, compute_dtype, shards)
         self._set_weights()
-        self._firing_rate = torch.ones(sae.num_latents, device=sae.device)
-        self._fired = torch.zeros(sae.num_latents, dtype=torch.int32, device=sae.device)
+        self._rates = FiringRates(sae.num_latents, sae.device)
         self._tokens = torch.zeros((), dtype=torch.int64)  # on the CPU, where it is asked for
-        self._layer_scale_grad = None if sae.layer_scale is None else torch.zeros_like(sae.layer_scale.detach())
-        self._layer_scale_rates = None if self._layer_scale_grad is None else torch.ones_like(self._layer_scale_grad)
+        self._layer_scale = None if sae.layer_scale is None else LayerScale(sae.layer_scale.detach())
         self._massive = MassiveTokens(sae.d_out, sae.device)
         self._lr = torch.zeros((), device=sae.device)
-        self._average_firings = torch.ones((), device=sae.device)
-        self._floor_left = torch.ones((), device=sae.device)
         self._own = sae.spec.own_width
         """Leading dimensions of the output, which are this layer's own: b_dec covers these alone."""
         self._normaliser = Normaliser(self._own, sae.device)
@@ -221,7 +217,7 @@ class SaeLearner:
         rates["W_skip"] = ratio
         rates[_LOG_LENGTH] = (self._recipe.row_length_rate or 0.0) * math.sqrt(self.sae.d_out)
         tie = "target" if self.sae.cfg.tied_by_target else "source"
-        rates["layer_scale"] = _LAYER_SCALE_RATES[tie] * rates[_LOG_LENGTH] or 1.0
+        rates["layer_scale"] = LayerScale.RATES[tie] * rates[_LOG_LENGTH] or 1.0
         if self._recipe.bias_rate is not None:
             rates["encoder.bias"] = rates["b_dec"] = self._recipe.bias_rate * math.sqrt(self.variance / own)
 
@@ -242,7 +238,7 @@ class SaeLearner:
 
         Without a call all k are kept, and the most firings asked for.
         """
-        self._floor_left.fill_(floor_at(step, total_steps))
+        self._rates.begin_step(step, total_steps)
         k = k_at(
             step,
             total_steps,
@@ -267,7 +263,8 @@ class SaeLearner:
         """Whether a step's shapes are known before: not for sharded latents, nor for later parts of a step."""
         if not kernels.usable(self._weights.W_dec) or self._shards is not WHOLE or self._grads is not None:
             return False
-        return self._thresholds is None and self._levels is None and self._is_autoencoder
+        ragged, alike = self._thresholds is not None, self._is_autoencoder
+        return is_rectangular(self._levels, ragged=ragged, writes_what_it_reads=alike)
 
     def accumulate_with_others(self, code: Code, y: Float[Tensor, "tokens own"], joint: JointPull | SharedPull) -> None:
         """Accumulate for a code of `encode`, where others write too: `joint` is what all leave of y, both scaled."""
@@ -295,15 +292,9 @@ class SaeLearner:
     def add_layer_scale_gradient(
         self, products: Float[Tensor, "later *latents"], units: Float[Tensor, "later"]
     ) -> None:
-        """Add the gradient of the factors on what later layers get, from Σ ⟨their residuals, what is written⟩.
-
-        With ties by target the products are those of each latent. `units` are the variance of this layer in that of
-        each later one, which is what their errors are divided by.
-        """
-        assert self._layer_scale_grad is not None and self._layer_scale_rates is not None
-        units = units.view(-1, *(1 for _ in products.shape[1:]))
-        self._layer_scale_grad[1:] += 2 * self._scale() * products * units
-        self._layer_scale_rates[1:] = units.rsqrt()
+        """Add the gradient of the factors on what later layers get; see `LayerScale.add`."""
+        assert self._layer_scale is not None
+        self._layer_scale.add(products, units, self._scale())
 
     def bags(self, code: Code) -> ops.Bags:
         """Entries of a code that fired, by level of nested reconstructions."""
@@ -376,7 +367,7 @@ class SaeLearner:
 
         `target` is what was to be written, centred; None: what was encoded.
         """
-        self._fired.index_add_(0, recon.top_indices.flatten(), recon.fired.flatten().int())
+        self._rates.count(recon.top_indices, recon.fired)
         shift = self.sae.b_dec.detach()[: self._own] - self._normaliser.mean
         fired = self._shards.sum_(recon.fired.sum().double())
         self._meters.add(recon.variance.shifted_by(shift), recon.squared_error, fired)
@@ -408,7 +399,8 @@ class SaeLearner:
         else:  # whichever is smaller is kept: the matrices, or the tokens that they are computed from
             lazily = not isinstance(grads.W_enc, Tensor) and int(self._tokens) <= self.sae.num_latents
             self._grads = self._grads.plus(grads, lazily=lazily)
-        self._probe = recon.centred[:_PROBE].clone()
+        if self._encode_in_8bit:
+            self._probe = recon.centred[:_PROBE].clone()
 
     def sums(self) -> list[Tensor]:
         """Sums over the step's tokens so far. Others may add theirs in place before `update`."""
@@ -418,8 +410,8 @@ class SaeLearner:
         dense = self._grads.dense()
         massive = [self._massive.step_total] if self._recipe.spare_massive else []
         counts = [] if self._thresholds is None else [self._thresholds.histogram.step_counts]
-        later = [] if self._layer_scale_grad is None else [self._layer_scale_grad]
-        return [*dense, self._fired, self._tokens, *massive, *counts, *later, *self._meters.of_step()]
+        later = [] if self._layer_scale is None else [self._layer_scale.grad]
+        return [*dense, self._rates.step_counts, self._tokens, *massive, *counts, *later, *self._meters.of_step()]
 
     def _scale(self) -> Tensor:
         """Factor that makes a squared error this step's share of the loss."""
@@ -430,16 +422,16 @@ class SaeLearner:
         tokens, descend = int(self._tokens), self._recording.end() or self._take_step
         if self._grads is not None and tokens:
             self._lr.fill_(lr)
-            self._average_firings.fill_(firings(tokens, self._k, self._all_latents))
+            self._rates.set_average(firings(tokens, self._k, self._all_latents))
             descend()
         else:
             self._meters.count_step()
         self._grads = None
-        self.dead.update(self._fired > 0, tokens)
-        self._fired.zero_()
+        self.dead.update(self._rates.step_counts > 0, tokens)
+        self._rates.end_step()
         self._tokens.zero_()
-        if self._layer_scale_grad is not None:
-            self._layer_scale_grad.zero_()
+        if self._layer_scale is not None:
+            self._layer_scale.end_step()
         if self._thresholds is not None:
             self._thresholds.end_step(self._k, self._shards)
         if self._recipe.spare_massive and self._is_autoencoder:
@@ -448,13 +440,14 @@ class SaeLearner:
     def _take_step(self) -> None:
         assert self._grads is not None
         self._meters.count_step()
-        self._slow_rare_latents()
+        self._rates.follow()
+        self._set_row_rates()
         self._descend(self._grads)
 
     def _descend(self, grads: Gradients) -> None:
         by_name: dict[str, Gradient] = {**grads.by_parameter()}
-        if self._layer_scale_grad is not None:
-            by_name["layer_scale"] = self._layer_scale_grad.flatten()
+        if self._layer_scale is not None:
+            by_name["layer_scale"] = self._layer_scale.grad.flatten()
         if self.sae.cfg.normalize_decoder:
             by_name["W_dec"] = Tangent(grads.W_dec, grads.radial, self.sae.W_dec.detach())
         if self._recipe.row_length_rate is not None:
@@ -466,32 +459,16 @@ class SaeLearner:
         skip = (~self._meters.finite()).float()
         self._optimizer.step(by_name, self._lr if self._lr.is_cuda else self._lr.item(), skip=skip)
         if self._recipe.least_firings:
-            self._raise_silent_latents(1 - skip)
+            step = self._lr * (1 - skip) * self._optimizer.rates.get("encoder.bias", 1.0)
+            self._rates.raise_silent_(self._weights.b_enc, step, self._recipe.least_firings)
 
-    def _slow_rare_latents(self) -> None:
-        """Lower the learning rate of the encoder's rows of latents that fire rarely; dead ones follow AuxK at the full
-        rate.
-
-        Adam's step is as long for a gradient from one token as for one from a hundred. So the noisiest rows would move
-        as far as the surest, and end where nothing selects them.
-        """
-        self._firing_rate.lerp_(self._fired / self._average_firings, _FIRING_SHARE)
-        if self._layer_scale_rates is not None:
-            self._optimizer.row_rates["layer_scale"] = self._layer_scale_rates.flatten()
+    def _set_row_rates(self) -> None:
+        """Lower the learning rate of the rows of latents that fire rarely."""
+        if self._layer_scale is not None:
+            self._optimizer.row_rates["layer_scale"] = self._layer_scale.rates()
         if self._recipe.min_rare_rate < 1:
-            rates = torch.where(self.dead.mask(), 1.0, self._firing_rate.clamp(self._recipe.min_rare_rate, 1.0))
+            rates = self._rates.learning_rates(self.dead.mask(), self._recipe.min_rare_rate)
             self._optimizer.row_rates |= dict.fromkeys(("encoder.weight", "encoder.bias", _LOG_LENGTH), rates)
-
-    def _raise_silent_latents(self, count: Float[Tensor, ""]) -> None:
-        """Raise the bias of latents that fire too rarely, b ← b + lr (1 − rate / floor)₊. `count` 0: change nothing.
-
-        While others learn, what a silent latent must exceed grows, and nothing moves it. So it would be overtaken in
-        the first steps, and stay silent.
-        """
-        floor = (self._recipe.least_firings / self._average_firings).clamp_max(LEAST_SHARE) * self._floor_left
-        lack = (1 - self._firing_rate / floor).clamp_min(0)
-        step = self._lr * count * self._optimizer.rates.get("encoder.bias", 1.0)
-        self._weights.b_enc.add_((step * lack).to(self._weights.b_enc.dtype))
 
     def _reconstruct_massive(self) -> None:
         """Let the step's massive tokens count, and reconstruct their mean, if the step was finite for all shards.
@@ -520,7 +497,7 @@ class SaeLearner:
 
     def read_recall(self) -> float | None:
         """Share of the true k largest among the 8-bit candidates, on a few of the last tokens; else None. Waits."""
-        if not self._encode_in_8bit or self._probe is None:
+        if self._probe is None:
             return None
         return eight_bit.recall(self._probe, self._weights.W_enc, self._weights.b_enc, self._k).item()
 
@@ -530,7 +507,7 @@ class SaeLearner:
         """Everything beside the weights that survives a restart, between steps."""
         state = {f"dead.{name}": t for name, t in self.dead.state_dict().items()}
         state |= {
-            "firing_rate": self._firing_rate,
+            "firing_rate": self._rates.rates,
             "massive": self._massive.total,
         }
         state |= self._normaliser.state_dict(of_read=not self._is_autoencoder)

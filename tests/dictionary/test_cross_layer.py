@@ -216,9 +216,9 @@ def test_every_gradient_of_tied_layers_equals_dense_autograd(
     dense(saes, xs, y, variances).backward()
     for name, sae in saes.items():
         learner = learners[name]
-        assert learner._grads is not None and learner._layer_scale_grad is not None and sae.layer_scale is not None
+        assert learner._grads is not None and learner._layer_scale is not None and sae.layer_scale is not None
         grads = learner._grads.densified()
-        found = {**grads.by_parameter(), "layer_scale": learner._layer_scale_grad}
+        found = {**grads.by_parameter(), "layer_scale": learner._layer_scale.grad}
         if sae.layer_scale.grad is None:  # of the last layer
             sae.layer_scale.grad = torch.zeros_like(sae.layer_scale)
         sae.layer_scale.grad[0] = 0  # its own module gets what it writes
@@ -253,9 +253,9 @@ def test_a_tied_layer_s_factors_feel_tokens_of_which_its_other_weights_follow_a_
     joint.accumulate(dict(zip(saes, zip(xs, y.chunk(3, 1), strict=True), strict=True)))
     dense(saes, xs, y).backward()
     learner, sae = learners[MLPS[0]], saes[MLPS[0]]
-    assert learner._grads is not None and learner._layer_scale_grad is not None and sae.layer_scale is not None
+    assert learner._grads is not None and learner._layer_scale is not None and sae.layer_scale is not None
     assert sae.layer_scale.grad is not None and sae.encoder.bias.grad is not None
-    torch.testing.assert_close(learner._layer_scale_grad[1:] * 37, sae.layer_scale.grad[1:])
+    torch.testing.assert_close(learner._layer_scale.grad[1:] * 37, sae.layer_scale.grad[1:])
     assert (learner._grads.b_enc * 37).norm() < 0.1 * sae.encoder.bias.grad.norm()
 
 

@@ -213,7 +213,7 @@ def test_the_encoders_rows_of_latents_that_fire_rarely_learn_slowly_but_those_of
     for x in batches(5):
         dead = learner.dead.indices.clone()
         learner.accumulate(x)
-        counts.copy_(learner._fired)
+        counts.copy_(learner._rates.step_counts)
         rate.lerp_(counts / (N * sae.cfg.k / sae.num_latents), 0.1)
         learner.update(1e-3)
         expected = rate.clamp(0.2, 1)
@@ -236,10 +236,10 @@ def test_the_bias_of_a_latent_that_fires_too_rarely_rises_by_its_lack_and_nothin
     for learner in (plain, raised):
         learner.initialise(x)
         learner.begin_step(40, 100)
-        learner._firing_rate.copy_(torch.linspace(0, 0.4, plain.sae.num_latents))
+        learner._rates.rates.copy_(torch.linspace(0, 0.4, plain.sae.num_latents))
         learner.accumulate(x)
         learner.update(1e-3)
-    rate = raised._firing_rate
+    rate = raised._rates.rates
     lack = (1 - rate / floor).clamp_min(0)
     assert 0 < (lack > 0).sum() < len(lack)
     expected = weights(plain)
@@ -251,7 +251,7 @@ def test_the_bias_of_a_latent_that_fires_too_rarely_rises_by_its_lack_and_nothin
 def test_a_step_that_is_not_finite_raises_no_bias() -> None:
     learner, (x,) = make_learner(recipe=Recipe.named("default", 100, 1.0)), batches(1)
     learner.initialise(x)
-    learner._firing_rate.zero_()
+    learner._rates.rates.zero_()
     before = learner.sae.encoder.bias.detach().clone()
     learner.accumulate(x * torch.inf)
     learner.update(1e-3)
