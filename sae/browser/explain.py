@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from http.client import HTTPException
 from typing import Any, NamedTuple
 
+from sae.storage.damage import in_one_line
+
 from .findings import Context
 from .notes import Notes
 from .store import Index, Latent, Place
@@ -90,7 +92,7 @@ class Explainer(NamedTuple):
             self.wait(2.0**attempt)
         raise ServiceError(
             f"explain must name a service that speaks OpenAI's protocol, but {self.address}{route} answers: "
-            f"{' '.join(reason.split())[:200]}; give an address like http://127.0.0.1:8080/v1"
+            f"{in_one_line(reason)}; give an address like http://127.0.0.1:8080/v1"
         )
 
     def _send(self, route: str, asked: Any) -> bytes:

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from threading import Lock
 from typing import Any
 
+from sae.storage.damage import in_one_line
+
 
 class LiveModel:
     """A model that is loaded when it is first asked for."""
@@ -41,7 +43,7 @@ class LiveModel:
             try:
                 self._loaded = self._load()
             except (ValueError, OSError, RuntimeError, MemoryError) as error:
-                reason = " ".join(str(error).split())[:300] or type(error).__name__
+                reason = in_one_line(error)
                 self._failed = f"the language model cannot be loaded, so that only this box does not work: {reason}"
                 raise ValueError(self._failed) from error
         return self._loaded

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from sae import lm
 from sae.data.tokenize import encode_once
+from sae.dictionary.losses import divergence
 
 from .collect import Read
 
@@ -49,7 +50,7 @@ def steer(
     clean = lm.full_logits(loaded.model, tokens)[0].float().log_softmax(-1)
     with lm.graft(loaded.model, saes, keep_error=True, edit=edit):
         changed = lm.full_logits(loaded.model, tokens)[0].float().log_softmax(-1)
-    kl = (clean.exp() * (clean - changed)).nan_to_num().sum(-1).clamp_min(0)
+    kl = divergence(clean, changed).nan_to_num().clamp_min(0)
     plain = _continue(loaded.model, tokens, new_tokens)
     with lm.graft(loaded.model, saes, keep_error=True, edit=edit):
         steered = _continue(loaded.model, tokens, new_tokens)

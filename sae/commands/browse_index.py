@@ -24,6 +24,7 @@ from sae.evaluation.plan import EvalPlan, plan_evaluation
 from sae.parallel.world import World
 from sae.runs.folder import command, may_be_same, versions
 from sae.runs.log import Progress, note
+from sae.storage.damage import in_one_line
 from sae.storage.remote import place_of
 
 MAX_TOKENS = 1_000_000
@@ -88,7 +89,7 @@ def _for_logits(
     try:
         model = load_language_model(what.text, device, head=True)
     except (OSError, ValueError, MemoryError) as error:
-        why = f"the language model cannot be loaded ({' '.join(str(error).split())[:200]})"
+        why = f"the language model cannot be loaded ({in_one_line(error)})"
         note(f"{why}; the index has no effects on the logits")
         return skeleton, why
     if not may_be_same(cache.header.fingerprints.get("model", ""), lm.fingerprint(model)):

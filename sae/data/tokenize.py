@@ -5,6 +5,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sae.storage.damage import in_one_line
 from sae.storage.files import short
 
 from .chat import RULE, ChatError, Turn, as_part, takes_parts, turns_of
@@ -158,7 +159,7 @@ class Tokenize:
         except Exception as error:  # some kinds of tokenizers refuse what is not in their vocabulary
             raise ValueError(
                 f"text column {self.text_key!r} must hold what the tokenizer can read, got a text of which it says: "
-                f"{str(error).strip()[:200]}; clean the text, or give the tokenizer an unknown token"
+                f"{in_one_line(error)}; clean the text, or give the tokenizer an unknown token"
             ) from error
 
     def _texts(self, column: list[Any], indices: Sequence[int]) -> list[str]:
@@ -192,10 +193,9 @@ class Tokenize:
         try:
             return str(self.tokenizer.apply_chat_template(turns, tokenize=False))
         except Exception as error:  # templates raise what they like
-            said = " ".join(str(error).split())[:200]
             raise ValueError(
                 f"column {self.text_key!r} must hold chats that the tokenizer's chat template can render, got one"
-                f"{where} ({short(turns)}) of which it says: {type(error).__name__}: {said}; "
+                f"{where} ({short(turns)}) of which it says: {type(error).__name__}: {in_one_line(error)}; "
                 "mend or leave out that row, or make the chats text, in another column"
             ) from error
 

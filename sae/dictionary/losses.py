@@ -214,3 +214,11 @@ def fvu(squared_error: Float[Tensor, ""], total_variance: Float[Tensor, ""]) -> 
 def auxk_scale(num_dead: int, k_aux: int) -> float:
     """Factor that phases AuxK in while fewer latents are dead than it would pick: min(num_dead / k_aux, 1)."""
     return min(num_dead / k_aux, 1.0)
+
+
+def divergence(
+    log_p: Float[Tensor, "*positions vocab"], log_q: Float[Tensor, "*positions vocab"]
+) -> Float[Tensor, "*positions"]:
+    """KL(p ‖ q), nats. Tokens with p = 0 add nothing, whatever q is: a vocabulary may be padded with them."""
+    p = log_p.exp()
+    return (p * (log_p - log_q).masked_fill(p == 0, 0)).sum(-1)

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from sae.data.spelling import LETTERS, Spelling
 from sae.dictionary.autoencoder import Sae
 from sae.evaluation.logistic import fit_l2
-from sae.evaluation.moments import mean_and_half
+from sae.evaluation.moments import f1_of, mean_and_half
 from sae.evaluation.probes import activations_at
 from sae.evaluation.targets import Dictionaries, harvested, rows, targets
 
@@ -294,9 +294,8 @@ def main_latents(
 
 
 def f1(found: Bool[Tensor, "rows classes"], truth: Bool[Tensor, "rows classes"]) -> Float[Tensor, "classes"]:
-    """2 tp / (2 tp + fp + fn) of each class; 0 where nothing is right."""
-    right = (found & truth).sum(0)
-    return 2 * right / (found.sum(0) + truth.sum(0)).clamp_min(1)
+    """F1 of each class."""
+    return f1_of((found & truth).sum(0), found.sum(0), truth.sum(0))
 
 
 # Logistic regressions of all letters at once, both classes of each with half of the weight

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 Sums = TypeVar("Sums", bound=tuple[Any, ...])
@@ -100,3 +100,15 @@ def mean_and_half(values: Sequence[float] | np.ndarray, error: float = math.nan)
     found = np.asarray(values)
     error = found.std(ddof=1) / math.sqrt(len(found)) if len(found) > 1 else error
     return float(found.mean()) if len(found) else math.nan, Z * float(error)
+
+
+def f1_of(
+    both: Float[Tensor, "classes"] | Int[Tensor, "classes"],
+    found: Float[Tensor, "classes"] | Int[Tensor, "classes"],
+    there: Float[Tensor, "classes"] | Int[Tensor, "classes"],
+) -> Float[Tensor, "classes"]:
+    """F1 = 2 tp / (2 tp + fp + fn) by numbers of cases: in `both`, that are `found`, that are `there`.
+
+    0 where nothing is right.
+    """
+    return 2 * both / (found + there).clamp_min(1)

@@ -9,6 +9,7 @@ from torch import Tensor
 from sae.dictionary.autoencoder import Sae
 from sae.dictionary.losses import VarianceSums, fvu
 from sae.evaluation.matching import match
+from sae.evaluation.moments import f1_of
 
 _PART = 2048
 
@@ -19,8 +20,8 @@ class Recovery(NamedTuple):
     f1: float
     """Mean F1 over the features that fire: how well a feature's latent fires where the feature does.
 
-    F1 = 2 tp / (2 tp + fp + fn), counted in tokens; 0 for a feature without a latent. Directions alone pair latents
-    with features (`matching.match`). Source: Chanin and Garriga-Alonso 2026, arXiv:2602.14687, where the mean is over
+    `moments.f1_of`, counted in tokens; 0 for a feature without a latent. Directions alone pair latents with features
+    (`matching.match`). Source: Chanin and Garriga-Alonso 2026, arXiv:2602.14687, where the mean is over
     latents. Here a feature that nobody finds counts too."""
     mcc: float
     """Mean |cosine| of features and their latents' rows of W_dec, over the pairs (`Matching.mean`)."""
@@ -70,7 +71,7 @@ def recovery(
         counts += torch.stack([(said & there).sum(0), said.sum(0), there.sum(0)])
     both, said_sum, there_sum = counts.double()
     fires = there_sum > 0
-    f1 = (2 * both / (said_sum + there_sum).clamp_min(1))[fires]
+    f1 = f1_of(both, said_sum, there_sum)[fires]
     return Recovery(
         f1=f1.mean().item(),
         mcc=pairs.mean,

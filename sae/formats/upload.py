@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sae.formats.hub import reason_of
+
 CARD = "README.md"
 _BELONGS_TO_NOBODY = {".gitattributes"}
 
@@ -69,10 +71,9 @@ def _in_one_line(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # those of the client's own HTTP library have no base that is ours to name
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise ValueError(
-            f"{name} cannot be written on the hub ({reason}); check OWNER/NAME, the network, HF_HUB_OFFLINE, and that "
-            "--hf_token may write"
+            f"{name} cannot be written on the hub ({reason_of(error)}); check OWNER/NAME, the network, "
+            "HF_HUB_OFFLINE, and that --hf_token may write"
         ) from None
 
 

@@ -17,6 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from tqdm import tqdm
 
+from sae.storage.damage import in_one_line
 from sae.storage.files import write_atomically
 
 _MAX_LINE_BYTES = 2**22
@@ -141,7 +142,7 @@ class Detached:
     def _give_up(self, reason: str) -> None:
         if not self._failed.is_set():
             self._failed.set()
-            note(f"no longer logging to {self._what} ({' '.join(reason.split())[:160]}); metrics go to {self._instead}")
+            note(f"no longer logging to {self._what} ({in_one_line(reason)}); metrics go to {self._instead}")
 
 
 class WandbSink:

@@ -6,10 +6,16 @@ import struct
 import zipfile
 import zlib
 
+_MOST = 200
 DAMAGED = "it is cut off, damaged or of another kind"
 _OF_CONTENTS = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, struct.error)
 _NAMES_OF_CONTENTS = {"ArrowInvalid", "BadGzipFile", "SafetensorError", "UnpicklingError", "ZstdError"}
 """Classes of libraries that are imported where they are needed."""
+
+
+def in_one_line(said: object) -> str:
+    """What a library or its error says, in one line of at most 200 characters; an error without words by its class."""
+    return " ".join(str(said).split())[:_MOST] or type(said).__name__
 
 
 def plainly(error: BaseException) -> str:
@@ -22,7 +28,7 @@ def plainly(error: BaseException) -> str:
         return "it is nested too deeply"
     if isinstance(error, _OF_CONTENTS) or type(error).__name__ in _NAMES_OF_CONTENTS or _is_arrows(error):
         return DAMAGED
-    return f"{type(error).__name__}: {error}".strip().split("\n")[0][:200]
+    return f"{type(error).__name__}: {error}".strip().split("\n")[0][:_MOST]
 
 
 def _is_arrows(error: BaseException) -> bool:

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from sae.storage.damage import in_one_line
+
 _PROTOCOL = re.compile(r"[a-z][a-z0-9+.-]*(?=://)")
 _ONE_SLASH = re.compile(r"([a-z][a-z0-9+.-]+):/(?!/)")
 _HERE = ("file", "local")
@@ -226,7 +228,7 @@ def _missing(protocol: str, error: ImportError) -> str:
 
 def _one_line(error: Exception) -> str:
     told = f"{type(error).__name__}: {error}".strip().split("\n")[0]
-    return " ".join(_without_secrets(told).split())[:200]
+    return in_one_line(_without_secrets(told))
 
 
 def _without_secrets(text: str) -> str:

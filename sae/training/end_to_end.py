@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sae import lm
 from sae.dictionary.autoencoder import Sae
 from sae.dictionary.gradients import Gradients, Reconstruction
+from sae.dictionary.losses import divergence
 from sae.training.learner import SaeLearner
 
 LossName = Literal["ce", "kl"]
@@ -99,7 +100,7 @@ class EndToEnd:
                 if clean is not None:
                     with torch.no_grad():
                         log_p = self._head.logits(tokens, clean, part).float().log_softmax(-1)
-                    losses, counts = _divergence(log_p, log_q), kept[:, part]
+                    losses, counts = divergence(log_p, log_q), kept[:, part]
                 else:
                     targets = tokens.roll(-1, 1)[:, part]
                     losses = -log_q.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
@@ -145,14 +146,6 @@ def _head_for(loss_fn: LossName, model: nn.Module, ctx_len: int) -> lm.Head:
             "sees those after it; use --loss_fn kl or fvu"
         )
     return head
-
-
-def _divergence(
-    log_p: Float[Tensor, "batch seq vocab"], log_q: Float[Tensor, "batch seq vocab"]
-) -> Float[Tensor, "batch seq"]:
-    """KL(p ‖ q). Tokens with p = 0 add nothing, whatever q is: a vocabulary may be padded with them."""
-    p = log_p.exp()
-    return (p * (log_p - log_q).masked_fill(p == 0, 0)).sum(-1)
 
 
 def _recording(sae: Sae, passed: dict[str, Passed], name: str) -> Callable[[Tensor], Tensor]:
