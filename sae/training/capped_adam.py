@@ -10,6 +10,7 @@ costs 4 · (latents + 8 · d_in) · d_in · RANK operations a matrix, and no dec
 
 import math
 from collections.abc import Collection, Iterable, Mapping
+from threading import local
 from types import MappingProxyType
 
 import torch
@@ -195,19 +196,26 @@ def _stride(entries: int, d_in: int) -> int:
     return max(1, entries // (_ROWS_TO_FOLLOW * d_in**2))
 
 
-_workspaces: dict[torch.dtype, Tensor] = {}
+class _Workspaces(local):
+    """Memory that the steps of one thread share, by its type."""
+
+    def __init__(self) -> None:
+        self.kept: dict[torch.dtype, Tensor] = {}
+
+
+_workspaces = _Workspaces()
 
 
 def _workspace(
     parameter: Float[Tensor, "latents d_in"], rank: int, dtype: torch.dtype
 ) -> tuple[Float[Tensor, "latents d_in"], Float[Tensor, "latents rank"]]:
-    """Memory for U and for U q of all q. On a CPU all steps share it: to allocate it costs more than to fill it."""
-    (latents, d_in), kept = parameter.shape, _workspaces.get(dtype)
+    """Memory for U and for U q of all q. On a CPU a thread's steps share it: allocating costs more than filling."""
+    (latents, d_in), kept = parameter.shape, _workspaces.kept.get(dtype)
     size = latents * (d_in + rank)
     if not parameter.is_cpu or kept is None or len(kept) < size:
         kept = torch.empty(size, dtype=dtype, device=parameter.device)
     if parameter.is_cpu:
-        _workspaces[dtype] = kept
+        _workspaces.kept[dtype] = kept
     step, along = kept[:size].split([latents * d_in, latents * rank])
     return step.view(latents, d_in), along.view(latents, rank)
 

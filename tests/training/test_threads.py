@@ -1,0 +1,44 @@
+"""Trainers in threads of one process, and what they share."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import VOCAB_SIZE, tiny_model
+from torch import nn
+from whole_runs import weights_only
+
+from sae import Sae, SaeConfig, SaeTrainer, TrainConfig
+from sae.lm import graft, harvest
+
+pytestmark = pytest.mark.usefixtures("no_picture")
+
+
+def train(folder: Path, model: nn.Module, seed: int) -> dict[str, bytes]:
+    """The weights of a run on a layer of its own, and tokens of its own."""
+    torch.set_num_threads(1)  # a thread's own
+    tokens = torch.randint(3, VOCAB_SIZE, (36, 16), generator=torch.Generator().manual_seed(seed))
+    cfg = TrainConfig(SaeConfig(num_latents=64, k=4), batch_size=2, layers=[seed], save_dir=str(folder),
+                      run_name=f"run{seed}", log_to_wandb=False, lr=3e-3)  # fmt: skip
+    return weights_only(SaeTrainer(cfg, tokens, model).fit())
+
+
+def test_two_trainers_in_two_threads_on_one_model_learn_what_each_learns_alone(tmp_path: Path) -> None:
+    model = tiny_model("gpt_neox")
+    with ThreadPoolExecutor(2) as pool:
+        alone = [pool.submit(train, tmp_path / "alone", model, seed).result() for seed in (0, 2)]
+        both = [pool.submit(train, tmp_path / "both", model, seed) for seed in (0, 2)]
+        assert [each.result() for each in both] == alone
+
+
+def test_a_thread_that_harvests_waits_until_another_ones_graft_is_gone() -> None:
+    model, tokens = tiny_model("gpt_neox"), torch.randint(3, VOCAB_SIZE, (2, 7))
+    clean = harvest(model, tokens, ["layers.2"])["layers.2"]
+    with ThreadPoolExecutor(1) as pool:
+        with graft(model, {"layers.0": Sae(32, SaeConfig(num_latents=64, k=4))}):
+            waiting = pool.submit(harvest, model, tokens, ["layers.2"])
+            own = harvest(model, tokens, ["layers.2"])["layers.2"]
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=0.2)
+        assert torch.equal(waiting.result()["layers.2"], clean) and not torch.equal(own, clean)
