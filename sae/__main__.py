@@ -78,19 +78,32 @@ def _run(arguments: list[str]) -> int:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Raise KeyboardInterrupt. While a library is imported the process ends here: an exception may abort PyTorch."""
-    while frame is not None:
-        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
-            os.write(2, b"sae: stopped while its libraries were loaded\n")
-            os._exit(130)
+    """Raise KeyboardInterrupt, when no library is being imported: an exception may abort PyTorch.
+
+    Until PyTorch is there, nothing has begun, and the process ends here.
+    """
+    while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
         frame = frame.f_back
-    raise KeyboardInterrupt
+    if frame is None:
+        raise KeyboardInterrupt
+    torch = sys.modules.get("torch")
+    if torch is None or getattr(torch.__spec__, "_initializing", False):
+        os.write(2, b"sae: stopped while its libraries were loaded\n")
+        os._exit(130)
+    _again()
+
+
+def _again() -> None:
+    """Let the Ctrl-C come once more, in a moment."""
+    timer = Timer(0.01, interrupt_main)
+    timer.daemon = True
+    timer.start()
 
 
 def _pass_on(unraisable: Any) -> None:
     """Bring a Ctrl-C again that came while an object was removed: there Python only reports exceptions."""
     if unraisable.exc_type is KeyboardInterrupt:
-        Timer(0.01, interrupt_main).start()
+        _again()
     else:
         sys.__unraisablehook__(unraisable)
 

@@ -860,6 +860,23 @@ sys.exit(main())
     assert (done.returncode, done.stderr) == (130, "sae: stopped; nothing was written\n")
 
 
+def test_ctrl_c_while_something_is_imported_late_says_what_is_on_disk_as_ever(tmp_path: Path) -> None:
+    (tmp_path / "late.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\nprint('imported')\n")
+    code = """
+import signal, sys, time
+from sae.__main__ import main
+def stop(*arguments, **options):
+    import late
+    time.sleep(60)
+import sae.lm
+sae.lm.load_skeleton = stop
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(main())
+"""
+    done = python("-c", code, "model", "text", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "imported\n", "sae: stopped; nothing was written\n")
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_a_terminal_of_few_letters_is_shown_what_it_can_show(tmp_path: Path, encoding: str) -> None:
     name = "müll-→"
