@@ -16,7 +16,8 @@ class TrainConfig:
     """Shape of the dictionary at every hookpoint, or several: each is trained, with each value of `lr` and `seed`."""
 
     batch_size: int = 8
-    """Sequences per forward pass of the language model."""
+    """Sequences per forward pass of the language model. Those at the end of the data that do not fill one are left
+    out."""
 
     grad_acc_steps: int = 1
     """Forward passes whose gradients are summed into one step."""

@@ -237,6 +237,21 @@ def test_what_is_pushed_in_several_formats_is_loaded_once_and_the_others_by_thei
         assert {*find(tmp_path, [f"{other}/*"])} == {*find(tmp_path, pattern=f"{other}/*")} == {*paths}
 
 
+def test_a_file_that_does_not_say_its_hookpoint_is_of_the_one_that_is_named(tmp_path: Path) -> None:
+    for name, says in (("overcomplete tied", False), ("OpenAI TopK", True)):
+        stranger = STRANGERS[name]
+        stranger.write(tmp_path)
+        file = tmp_path / stranger.file
+        if says:
+            with pytest.raises(ValueError, match="must hold .*layers.3"):
+                find(file, ["layers.3"])
+            continue
+        assert [stored.path for stored in find(file, ["layers.3"]).values()] == [file]
+        assert list(find(file, ["layers.3"])) == ["layers.3"] and list(find(file)) == [file.stem]
+        with pytest.raises(ValueError, match="must hold .*layers.4"):
+            find(file, ["layers.3", "layers.4"])
+
+
 def test_another_dictionary_in_a_folder_that_is_called_as_its_format_is_not_passed_over(tmp_path: Path) -> None:
     Sae(D, SaeConfig(num_latents=M, k=3)).save_to_disk(tmp_path / "mine" / "layers.3")
     STRANGERS["saelens topk"].write(tmp_path / "saelens" / "other")
