@@ -42,6 +42,8 @@ class Run:
     """On held-out tokens, and the report; eai-sparsify has none."""
     slowest_window: float | None = None
     """Least tokens/s of a window by the median of those after it. The first record does not count."""
+    slowest_steps: float | None = None
+    """The same of the autoencoders' own training alone, without the language model, which reads ahead; only ours."""
     peak_bytes: int = 0
     """The largest resident set of the process, or of one that it started."""
     peak_until_trained: int = 0
@@ -76,9 +78,15 @@ def ours(arguments: Sequence[str], folder: Path, threads: int | None) -> tuple[R
     run.saving, run.evaluation = saved - trained, begun + run.total - saved
     run.peak_until_trained = memory.peak(trained)
     run.slowest_window = slowest_window([(r["tokens"], r["tokens"] / r["tokens_per_second"]) for r in records])
+    run.slowest_steps = slowest_window([(r["tokens"], _own_seconds(r)) for r in records])
     ending = "/dead_fraction"
     run.dead = {name.removesuffix(ending): value for name, value in last.items() if name.endswith(ending)}
     return run, metrics.parent
+
+
+def _own_seconds(record: dict[str, float]) -> float:
+    """Seconds of all autoencoders' own training until this record of metrics.jsonl."""
+    return sum(record["tokens"] / speed for name, speed in record.items() if name.endswith("/tokens_per_second"))
 
 
 def prepared(arguments: Sequence[str], folder: Path, threads: int | None) -> float:

@@ -46,6 +46,7 @@ def _summary(rows: Sequence[Row]) -> str:
                 "whole run": f"{1 / total:.2f} ×",
                 "memory": f"{memory:.2f} ×",
                 "slowest window": _least(pair[0], "slowest_window"),
+                "of the steps": _least(pair[0], "slowest_steps"),
             }
         )
     return markdown(list(cells[0]), cells) if cells else "nothing measured"
@@ -77,7 +78,7 @@ def _times(row: Row, library: str) -> dict[str, str]:
         {"": NAMES[library], "tokens": f"{runs[0]['tokens']:,}", "tokens/s": _spread(runs, "tokens_per_second")}
         | {"total s": _spread(runs, "total")}
         | {label: _median(runs, name) for name, label in seconds.items()}
-        | {"slowest window": _least(runs, "slowest_window")}
+        | {"slowest window": _least(runs, "slowest_window"), "of the steps": _least(runs, "slowest_steps")}
         | {"peak MB": _megabytes(runs, "peak_bytes"), "until trained": _megabytes(runs, "peak_until_trained")}
         | {"other cores": " ".join("?" if run["other_cores"] is None else f"{run['other_cores']:.1f}" for run in runs)}
     )
@@ -106,7 +107,7 @@ def _runs(row: Row, library: str) -> list[Row]:
 
 
 def _known(runs: Sequence[Row], name: str) -> list[float]:
-    return [run[name] for run in runs if run[name] is not None]
+    return [run[name] for run in runs if run.get(name) is not None]  # older files lack newer numbers
 
 
 def _ratio(pair: Sequence[Sequence[Row]], name: str) -> float:

@@ -2,12 +2,13 @@
 
 JOB is JSON: `pairs`, a file of X, Y (training, in order) and HX, HY (held out), each (tokens, d); `expansion_factor`,
 `k`, `skip_connection`, and `lr` (null: its default). Its own `Trainer.fit` trains with batches of 2048 tokens; the last
-line printed is JSON with FVU and unused latents on the held-out tokens.
+line printed is JSON with FVU and unused latents on the held-out tokens, and tokens a second of the training alone.
 """
 
 import json
 import sys
 import tempfile
+import time
 from typing import Any
 
 import torch
@@ -34,6 +35,8 @@ class GivenModel(nn.Module):
     def __init__(self, X: Tensor, Y: Tensor) -> None:
         super().__init__()
         self.written, self.inputs, self.weight = Written(Y), X, nn.Parameter(torch.zeros(1))
+        self.begun: list[float] = []
+        """When each batch was asked for."""
         self.config = type("Config", (), {"hidden_size": X.shape[1], "is_encoder_decoder": False, "use_cache": False})()
 
     device = property(lambda self: self.weight.device)
@@ -42,6 +45,7 @@ class GivenModel(nn.Module):
     dummy_inputs = property(lambda self: {"input_ids": torch.arange(4).view(1, 4)})
 
     def forward(self, input_ids: Tensor, **options: Any) -> Tensor:
+        self.begun.append(time.perf_counter())
         self.written.ids = input_ids.flatten()
         self.written(self.inputs[self.written.ids].view(*input_ids.shape, -1))
         return input_ids
@@ -81,9 +85,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         options = {"hookpoints": ["written"], "log_to_wandb": False, "save_every": 10**9, "save_dir": folder}
         cfg = TrainConfig(shape, batch_size=BATCH, lr=job["lr"], **options)
-        trainer = Trainer(cfg, Numbers(len(X)), GivenModel(X, Y))
+        model = GivenModel(X, Y)
+        trainer = Trainer(cfg, Numbers(len(X)), model)
         trainer.fit()
-    print(json.dumps(measured(next(iter(trainer.saes.values())), HX, HY)))
+    begun = model.begun[-(len(X) // (ROW * BATCH)) :]  # those before are its look at the shapes
+    speed = (len(begun) - 1) * ROW * BATCH / (begun[-1] - begun[0])
+    print(json.dumps({"tokens_per_second": speed} | measured(next(iter(trainer.saes.values())), HX, HY)))
 
 
 if __name__ == "__main__":

@@ -143,7 +143,10 @@ def main() -> None:
         l0 = f"  L0 {row['l0']:.2f}" if "l0" in row else ""
         parts = "".join(f"  {part} {fvu:.4f}" for part, fvu in (row.get("fvu_at") or {}).items())
         unused = f"unused {row['unused_fraction']:.2%}"
-        print(f"{row['kind']:<30} {row['hookpoint']:<14} FVU {row['fvu']:.4f}{l0}  {unused}{parts}", flush=True)
+        speed = f"{row['tokens_per_second']:,.0f} tokens/s"
+        print(
+            f"{row['kind']:<30} {row['hookpoint']:<14} FVU {row['fvu']:.4f}{l0}  {unused}{parts}  {speed}", flush=True
+        )
     if given.out:
         given.out.write_text(
             json.dumps({"machine": machine.describe("cpu", torch.get_num_threads()), "rows": found}, indent=2) + "\n"

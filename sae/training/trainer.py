@@ -219,7 +219,9 @@ class SaeTrainer:
 
     def _log(self, log: RunLog) -> None:
         tokens, seconds = self.speed.steps(self.step) * self.tokens_per_step, self.speed.seconds()
+        own = progress.speeds(tokens, self._seconds())
         record = self.metrics(tokens_per_second=tokens / seconds)
+        record |= {f"{name}/tokens_per_second": speed for name, speed in own.items()}
         if self._every(self.cfg.eval_every):
             with self.world.together():
                 record |= self.evaluate_grafted() if self.world.is_main else {}
@@ -372,10 +374,13 @@ class SaeTrainer:
 
     def _report(self, saved: Path) -> None:
         results, tokens = self.held_out_quality(), self.speed.steps(self.step) * self.tokens_per_step
-        seconds = self._merged({name: watch.read() for name, watch in self.speed.stopwatches.items()})
+        speeds = progress.speeds(tokens, self._seconds())
         if self.world.is_main:
-            speeds = progress.speeds(tokens, seconds)
             report(self.folder.path, saved, results, self.step * self.tokens_per_step, speeds)
+
+    def _seconds(self) -> dict[str, float]:
+        """Seconds of each autoencoder's own training by this process. Waits for the device."""
+        return self._merged({name: watch.read() for name, watch in self.speed.stopwatches.items()})
 
     def describe(self) -> dict[str, Any]:
         """What config.json says beside the configuration: what was derived from model and data."""

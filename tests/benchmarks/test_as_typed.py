@@ -71,6 +71,7 @@ def test_a_run_as_typed_is_taken_apart_and_nothing_is_lost(tmp_path: Path, monke
     assert run.start > 0 and 0 < run.first_look < run.training and run.saving >= 0 and run.evaluation > 0
     parts = run.start + run.training + run.saving + run.evaluation
     assert parts == pytest.approx(run.total, abs=0.05)
+    assert run.slowest_window is not None and run.slowest_steps is not None and run.slowest_steps > 0
     assert 10**8 < run.peak_until_trained <= run.peak_bytes and set(run.dead) == {"layers.1"}
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from whole_runs import without_speed
 
 from sae.runs.log import read_records
 
@@ -47,4 +48,4 @@ def assert_close(tensor: torch.Tensor, twin: torch.Tensor, what: str) -> None:
 
 
 def records(run: Path) -> list[dict[str, float]]:
-    return [{key: v for key, v in r.items() if key != "tokens_per_second"} for r in read_records(run / "metrics.jsonl")]
+    return [without_speed(record) for record in read_records(run / "metrics.jsonl")]

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from tiny_models import VOCAB_SIZE, tiny_model
+from whole_runs import without_speed
 
 from sae import SaeConfig, SaeTrainer, TrainConfig
 from sae.runs.log import read_records
@@ -32,7 +33,7 @@ def final_state(save_dir: Path) -> dict[str, torch.Tensor]:
 
 def records(save_dir: Path) -> list[dict[str, float]]:
     """What was logged, but for the speed."""
-    return [r | {"tokens_per_second": 0.0} for r in read_records(save_dir / "run" / "metrics.jsonl")]
+    return [without_speed(r) for r in read_records(save_dir / "run" / "metrics.jsonl")]
 
 
 def assert_same_end(stopped: Path, straight: Path) -> None:

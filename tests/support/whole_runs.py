@@ -25,13 +25,18 @@ def weights(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.safetensors"))}
 
 
+def without_speed(record: dict[str, float]) -> dict[str, float]:
+    """A record of metrics.jsonl but for the speeds, which differ from run to run."""
+    return {name: value for name, value in record.items() if not name.endswith("tokens_per_second")}
+
+
 def weights_only(folder: Path) -> dict[str, bytes]:
     return {name: content for name, content in weights(folder).items() if name.endswith("sae.safetensors")}
 
 
 def losses(run: Path) -> list[dict[str, float]]:
     """The records of a run without its speed."""
-    return [{k: v for k, v in record.items() if k != "tokens_per_second"} for record in read_records(run)]
+    return [without_speed(record) for record in read_records(run)]
 
 
 def evaluation(run: Path) -> dict[str, dict[str, float]]:

@@ -108,6 +108,16 @@ def test_the_speed_of_a_run_counts_the_first_look_which_reads_a_block_of_activat
         assert record["tokens"] / record["tokens_per_second"] >= waited
 
 
+def test_every_record_tells_how_fast_each_autoencoder_alone_is(make: Make) -> None:
+    trainer = make(log_every=1)
+    trainer.fit()
+    records = read_records(trainer.folder.path / "metrics.jsonl")
+    assert len(records) == trainer.total_steps
+    for record in records:
+        seconds = [record["tokens"] / record[f"{name}/tokens_per_second"] for name in trainer.learners]
+        assert min(seconds) > 0 and sum(seconds) < record["tokens"] / record["tokens_per_second"]
+
+
 # Every model, every layer
 
 
