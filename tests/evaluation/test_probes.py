@@ -127,8 +127,8 @@ def test_raw_activations_are_those_that_each_dictionary_reads_where_they_read_di
 ) -> None:
     monkeypatch.setattr("sae.evaluation.probes.KS", (1,))
     model, tokenizer = tiny_model("gpt_neox"), tiny_tokenizer()
-    texts = [f"the {'quick fox' if i % 2 else 'lazy dog'} {i % 7}" for i in range(30)]
-    task = Task("a", texts, [bool(i // 4 % 2) for i in range(30)])
+    texts = [f"the {'quick fox' if i % 2 else 'lazy dog'} {i % 7}" for i in range(32)]
+    task = Task("a", texts, [bool(i // 4 % 2) for i in range(32)])
     plain = {"layers.1.mlp": Sae(32, SaeConfig(num_latents=64, k=8))}
     reading_input = {"layers.1.mlp": Sae(32, SaeConfig(num_latents=64, k=8, transcode=True), d_out=32)}
     alone = [probe(model, tokenizer, [task], {"one": saes}, batch_size=8) for saes in (plain, reading_input)]

@@ -240,8 +240,8 @@ def test_what_is_pushed_in_several_formats_is_loaded_once_and_the_others_by_thei
 def test_a_file_that_does_not_say_its_hookpoint_is_of_the_one_that_is_named(tmp_path: Path) -> None:
     for name, says in (("overcomplete tied", False), ("OpenAI TopK", True)):
         stranger = STRANGERS[name]
-        stranger.write(tmp_path)
-        file = tmp_path / stranger.file
+        file = tmp_path / name / stranger.file
+        stranger.write(file.parent)
         if says:
             with pytest.raises(ValueError, match="must hold .*layers.3"):
                 find(file, ["layers.3"])
