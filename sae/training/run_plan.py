@@ -4,9 +4,9 @@ With one configuration an autoencoder is trained for each hookpoint, and has its
 combination with a label. It trains an autoencoder named label/hookpoint at each hookpoint, all on the same activations.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
-from itertools import accumulate, product
+from itertools import product
 from typing import Any, NamedTuple, TypeVar
 
 from sae import lm
@@ -27,12 +27,6 @@ PAPERS_DEAD_THRESHOLD = 10_000_000
 """Tokens without firing after which AuxK takes a latent for dead: Gao et al. 2024, arXiv:2406.04093, app. A.2."""
 SHORT = {"expansion_factor": "x", "num_latents": "n", "selection": ""}
 """Short names of options in labels."""
-BYTES_PER_PARAMETER = {"default": 2 * 4 + 2 * 2, "gao2024": 4 * 4 + 2}
-"""Bytes of a parameter, by recipe: weight and gradient in float32, and one moment in bfloat16, or two in float32. The
-weight is there in bfloat16 too, on a CPU the encoder's alone."""
-
-LEAST_BYTES_PER_PARAMETER = {"default": 4 + 2, "gao2024": 3 * 4}
-"""Bytes by recipe of the weight and its moments alone."""
 
 
 class Steps(NamedTuple):
@@ -398,96 +392,3 @@ def check_each_has_a_layer(placement: Placement, saes: Mapping[str, SaePlan]) ->
                 f"distribute_layers must give every process a layer of {label or 'the cross-layer transcoder'}, got "
                 f"{len(layers)} modules for {placement.size} processes; start fewer, or leave out --distribute_layers"
             )
-
-
-# Memory
-
-
-def training_bytes(plans: Mapping[str, SaePlan], widths: Mapping[str, int], recipe: str) -> dict[str, int]:
-    """About how much memory the training of each autoencoder takes beside the activations, by name."""
-    per_parameter = BYTES_PER_PARAMETER[recipe]
-    return {name: _numbers(plan, widths) * per_parameter for name, plan in plans.items()}
-
-
-def check_cross_layer_memory(
-    plans: Mapping[str, SaePlan], widths: Mapping[str, int], recipe: str, free: int | None
-) -> None:
-    """Raise ValueError, naming sizes that would do, for cross-layer transcoders whose weights and moments alone are
-    more than is free (bytes)."""
-    layers = [plan for plan in plans.values() if plan.cfg.cross_layer]
-    needed = sum(_least_bytes(plan, widths, recipe) for plan in layers)
-    if not layers or free is None or needed <= free:
-        return
-    latents = max(plan.cfg.latents_for(plan.d_in(widths)) for plan in layers)
-    fitting = [f"--num_latents {int(latents * free / needed)}"]
-    fewer = next((n for n in range(len(layers), 0, -1) if _least_of_first(layers, n, widths, recipe) <= free), 0)
-    fitting += [f"{fewer} modules (--hookpoints)"] * (fewer > 0)
-    if not layers[0].cfg.tie_decoders:
-        tied = [plan._replace(cfg=replace(plan.cfg, tie_decoders=True)) for plan in layers]
-        less = sum(_least_bytes(plan, widths, recipe) for plan in tied)
-        most = f" with --num_latents {int(latents * free / less)}" if less > free else ""
-        fitting.append(f"--tie_decoders{most}, which takes {min(less, free) / 1e9:.2f} GB")
-    raise ValueError(
-        f"cross_layer must fit into memory, but weights and moments of {len(layers)} modules with {latents} latents "
-        f"take {needed / 1e9:.2f} GB, of {free / 1e9:.2f} GB that are free; these would fit: {', or '.join(fitting)}"
-    )
-
-
-def check_plain_memory(
-    plans: Mapping[str, SaePlan], widths: Mapping[str, int], recipe: str, free: int | None, *, parts: int = 1
-) -> None:
-    """Raise ValueError, naming sizes that would do, for dictionaries whose weights and moments alone are more than is
-    free (bytes).
-
-    A process holds one of `parts` of each.
-    """
-    taken = [_least_bytes(plan, widths, recipe) // parts for plan in plans.values()]
-    needed = sum(taken)
-    if free is None or needed <= free:
-        return
-    latents = max(plan.cfg.latents_for(plan.d_in(widths)) for plan in plans.values())
-    fewer = sum(total <= free for total in accumulate(taken))
-    fitting = [
-        f"--num_latents {int(latents * free / needed)}",
-        *[f"{fewer} hookpoints at a time (--layers)"] * (fewer > 0),
-    ]
-    raise ValueError(
-        f"the autoencoders must fit into memory, but weights and moments of {len(plans)} with {latents} latents take "
-        f"{needed / 1e9:.2f} GB, of {free / 1e9:.2f} GB that are free; these would fit: {', or '.join(fitting)}"
-    )
-
-
-def _least_bytes(plan: SaePlan, widths: Mapping[str, int], recipe: str) -> int:
-    """Weights and moments of one dictionary, in bytes."""
-    return _numbers(plan, widths) * LEAST_BYTES_PER_PARAMETER[recipe]
-
-
-def _numbers(plan: SaePlan, widths: Mapping[str, int]) -> int:
-    """Numbers in the matrices of one dictionary, and in what ties its decoders by target."""
-    d_in, factors = plan.d_in(widths), len(plan.across) if plan.cfg.tied_by_target else 0
-    return (d_in + plan.d_out(widths) + factors) * plan.cfg.latents_for(d_in)
-
-
-def _least_of_first(layers: Sequence[SaePlan], count: int, widths: Mapping[str, int], recipe: str) -> int:
-    """The same for a cross-layer transcoder of the first `count` of these layers alone."""
-    shorter = [plan._replace(across=plan.across[: count - index]) for index, plan in enumerate(layers[:count])]
-    return sum(_least_bytes(plan, widths, recipe) for plan in shorter)
-
-
-def check_memory(plans: Mapping[str, SaePlan], widths: Mapping[str, int], recipe: str, free: int | None) -> str:
-    """What a sweep takes, in one line. Raises ValueError, naming what to drop, if it is more than is free (bytes)."""
-    needed = training_bytes(plans, widths, recipe)
-    total, labels = sum(needed.values()), dict.fromkeys(plan.label for plan in plans.values())
-    size = f"{len(plans)} autoencoders, {len(labels)} combinations at each hookpoint, take {total / 1e9:.2f} GB"
-    if free is None or total <= free:
-        return size if free is None else f"{size} of {free / 1e9:.2f} GB that are free"
-    kept: list[str] = []
-    by_label = {label: sum(n for name, n in needed.items() if plans[name].label == label) for label in labels}
-    for label in sorted(by_label, key=lambda label: by_label[label]):
-        if sum(by_label[each] for each in (*kept, label)) <= free:
-            kept.append(label)
-    dropped = [label for label in labels if label not in kept]
-    raise ValueError(
-        f"{size}, and {free / 1e9:.2f} GB are free; drop {', '.join(dropped)}, or train fewer hookpoints at a time, "
-        "from cached activations"
-    )

@@ -31,15 +31,13 @@ from sae.training.joint import groups
 from sae.training.launch import Launch
 from sae.training.learner import FIRST_TOKENS, SaeLearner
 from sae.training.memory import free_memory, return_freed_memory
+from sae.training.memory_plan import check_fits, check_sweep_fits
 from sae.training.persistence import Persistence
 from sae.training.progress import RunLog, Speed
 from sae.training.run_plan import (
     RunPlan,
     SaePlan,
     SaeShape,
-    check_cross_layer_memory,
-    check_memory,
-    check_plain_memory,
     short_run_note,
 )
 
@@ -98,10 +96,9 @@ class SaeTrainer:
         world.placement = plan.placement
         held, free = plan.held_by(world.rank), free_memory(self.device)
         if plan.is_sweep:
-            self._note(check_memory(held, plan.widths, cfg.recipe, free))
+            self._note(check_sweep_fits(held, plan.widths, cfg.recipe, free))
         elif cfg.finetune is None:  # whose sizes come with it
-            check_cross_layer_memory(held, plan.widths, cfg.recipe, free)
-            check_plain_memory(held, plan.widths, cfg.recipe, free, parts=cfg.shard_latents)
+            check_fits(held, plan.widths, cfg.recipe, free, parts=cfg.shard_latents)
         self.saes = make_saes(plan, world, self.device, self._note, launch.typed, begun=launch.begun)
         """Autoencoders that this process holds, by name: all, unless they are distributed."""
         shapes = self._merged({name: SaeShape.of(sae, cfg.shard_latents) for name, sae in self.saes.items()})

@@ -33,8 +33,9 @@ from sae.parallel.placement import placement_of
 from sae.runs.log import read_records
 from sae.training.joint import Joint, Single
 from sae.training.learner import SaeLearner
+from sae.training.memory_plan import check_fits
 from sae.training.recipe import Recipe
-from sae.training.run_plan import Combination, check_cross_layer_memory, check_each_has_a_layer, plan_saes
+from sae.training.run_plan import Combination, check_each_has_a_layer, plan_saes
 
 pytestmark = pytest.mark.usefixtures("no_picture")
 
@@ -530,7 +531,7 @@ def test_the_sizes_that_are_named_fit_and_larger_ones_do_not() -> None:
     def check(num_latents: int, modules: int = 3, **options: Any) -> None:
         cfg = SaeConfig(num_latents=num_latents, k=2, cross_layer=True, **options)
         plans = plan_saes({"": Combination(cfg, None, 0)}, MLPS[:modules])
-        check_cross_layer_memory(plans, widths, "default", free)
+        check_fits(plans, widths, "default", free)
 
     with pytest.raises(ValueError, match="must fit into memory") as caught:
         check(60)
@@ -546,7 +547,6 @@ def test_the_sizes_that_are_named_fit_and_larger_ones_do_not() -> None:
     by_target = tied * 2 * 10 * 3 // (2 * 10 * 3 + 3 + 2 + 1)  # whose factors take memory too
     check(by_target, tie_decoders="target")
     raises_one_line("must fit", lambda: check(by_target + 2, tie_decoders="target"))
-    check_cross_layer_memory(plan_saes({"": Combination(SaeConfig(), None, 0)}, MLPS), widths, "default", 1)
 
 
 def test_every_process_must_have_a_layer() -> None:

@@ -18,7 +18,8 @@ from sae.commands.cache import cache_activations
 from sae.config import CacheConfig
 from sae.data import ActivationCache
 from sae.report.frontier import frontier
-from sae.training.run_plan import check_memory, check_plain_memory, combinations, plan_saes, training_bytes
+from sae.training.memory_plan import check_fits, check_sweep_fits, training_bytes
+from sae.training.run_plan import combinations, plan_saes
 
 pytestmark = pytest.mark.usefixtures("no_picture")
 
@@ -127,10 +128,12 @@ def test_memory_is_announced_and_what_does_not_fit_is_named(tmp_path: Path, monk
     assert needed["k4_x8/a"] == 2 * 100 * 800 * 18 == 4 * needed["k8_x8/b"]
     assert training_bytes(plans, widths, "default")["k4_x8/a"] == 2 * 100 * 800 * 12
     total = sum(needed.values())
-    assert "8 autoencoders, 4 combinations at each hookpoint, take 0.0" in check_memory(plans, widths, "gao2024", None)
-    assert "that are free" in check_memory(plans, widths, "gao2024", total)
+    assert "8 autoencoders, 4 combinations at each hookpoint, take 0.0" in check_sweep_fits(
+        plans, widths, "gao2024", None
+    )
+    assert "that are free" in check_sweep_fits(plans, widths, "gao2024", total)
     with pytest.raises(ValueError, match="GB are free; drop k8_x64, or train fewer") as error:
-        check_memory(plans, widths, "gao2024", total - 1)
+        check_sweep_fits(plans, widths, "gao2024", total - 1)
     assert "k4_x64" not in str(error.value)
     monkeypatch.setattr(sae.training.trainer, "free_memory", lambda device: 1000)
     with pytest.raises(ValueError, match="drop k2_x2, k5_x2, k2_x4, k5_x4"):
@@ -143,13 +146,13 @@ def test_autoencoders_that_do_not_fit_are_told_with_sizes_that_do(
     widths = {"a": 100, "b": 100, "c": 50}
     plans = plan_saes(combinations(TrainConfig(SaeConfig(num_latents=1000))), widths)
     needed = 2 * (100 + 100 + 50) * 1000 * 6  # a weight in 4 bytes and its moment in 2, of encoder and decoder
-    check_plain_memory(plans, widths, "default", needed)
-    check_plain_memory(plans, widths, "default", needed // 2, parts=2)
-    check_plain_memory(plans, widths, "default", None)
+    check_fits(plans, widths, "default", needed)
+    check_fits(plans, widths, "default", needed // 2, parts=2)
+    check_fits(plans, widths, "default", None)
     with pytest.raises(ValueError, match="these would fit: --num_latents 999, or 2 hookpoints at a time"):
-        check_plain_memory(plans, widths, "default", needed - 1)
+        check_fits(plans, widths, "default", needed - 1)
     with pytest.raises(ValueError, match="of 3 with 1000 latents take 0.00 GB, .* would fit: --num_latents 66$"):
-        check_plain_memory(plans, widths, "default", needed // 15)
+        check_fits(plans, widths, "default", needed // 15)
     with pytest.raises(ValueError, match="the autoencoders must fit into memory"):  # before any of it is taken
         make(tmp_path, SaeConfig(num_latents=10**12))
 
