@@ -12,22 +12,30 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_cache import BATCH, COUNT, HELD_OUT, SEQ, WIDTHS, all_files, harvest, header, live, rows_of
+from tiny_cache import (
+    BATCH,
+    COUNT,
+    HELD_OUT,
+    SEQ,
+    WIDTHS,
+    Died,
+    all_files,
+    harvest,
+    header,
+    live,
+    rows_of,
+    with_small_shards,
+)
 from torch import Tensor
 
 from sae.activations.cache import format as cache_format
 from sae.activations.cache import local as cache_local
-from sae.activations.cache import write as cache_write
 from sae.activations.cache.format import TRAIN, decode_rows, encode_rows, row_bytes
 from sae.activations.cache.read import AHEAD, ActivationCache, CachedActivations, held_out_batches
 from sae.activations.cache.write import cache_size, check_space, write_cache
 from sae.activations.source import ActivationSource, LiveActivations
 from sae.data.tokens import TokenBatches
 from sae.storage import files as disk
-
-
-class Died(Exception):
-    """What kill -9 is to a process."""
 
 
 def write(folder: Path, *, fail: Callable[[int], None] = lambda batches: None, **changes: Any) -> ActivationCache:
@@ -39,12 +47,14 @@ def write(folder: Path, *, fail: Callable[[int], None] = lambda batches: None, *
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shards and buffers of a few rows, and no waiting for the disk."""
+    without_waiting(monkeypatch)
+
+
+def without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small shards, and no waiting for the disk."""
     monkeypatch.setattr(os, "sync", lambda: None)
     monkeypatch.setattr(os, "fsync", lambda file: None)
-    monkeypatch.setattr(cache_write, "SHARD_BYTES", 64 * row_bytes(6, "float32"))
-    monkeypatch.setattr(cache_write, "BUFFER_BYTES", 3 * BATCH * SEQ * 10 * 4)
-    monkeypatch.setattr(cache_write, "APPEND_BYTES", 1)
+    with_small_shards(monkeypatch)
 
 
 def asking_for(sequences: int | None, folder: Path, **changes: Any) -> None:
@@ -250,11 +260,8 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(
 def die_at(monkeypatch: pytest.MonkeyPatch, moment: int | None) -> list[int]:
     """Let the writer die at its n-th change of the disk; the list counts them."""
     monkeypatch.undo()
-    monkeypatch.setattr(os, "sync", lambda: None)
-    monkeypatch.setattr(os, "fsync", lambda file: None)
+    without_waiting(monkeypatch)
     moments: list[int] = []
-    for name, value in (("SHARD_BYTES", 64 * 24), ("BUFFER_BYTES", 3 * BATCH * SEQ * 10 * 4), ("APPEND_BYTES", 1)):
-        monkeypatch.setattr(cache_write, name, value)
 
     def guarded(function: Callable[..., Any], half: Callable[..., Any] = lambda *given: None) -> Callable[..., Any]:
         def call(*given: Any, **options: Any) -> Any:

@@ -17,12 +17,11 @@ import pytest
 import torch
 from command_inputs import READING, text
 from fsspec.implementations.memory import MemoryFileSystem
-from tiny_cache import BATCH, WIDTHS, all_files, header, live, rows_of
+from tiny_cache import WIDTHS, Died, all_files, header, live, rows_of, with_small_shards
 from whole_runs import weights
 
 import sae.__main__
-from sae.activations.cache import write as cache_write
-from sae.activations.cache.format import TRAIN, row_bytes
+from sae.activations.cache.format import TRAIN
 from sae.activations.cache.read import ActivationCache, CachedActivations
 from sae.activations.cache.write import write_cache
 from sae.browser.plan import plan_browse
@@ -34,16 +33,10 @@ from sae.storage.remote import RemoteFolder, place_of
 EXCLUDE = {"exclude_positions": [0, 3], "exclude_tokens": list(range(40, 60))}
 
 
-class Died(Exception):
-    """What kill -9 is to a process."""
-
-
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Shards and buffers of a few rows, and an empty store."""
-    monkeypatch.setattr(cache_write, "SHARD_BYTES", 64 * row_bytes(6, "float32"))
-    monkeypatch.setattr(cache_write, "BUFFER_BYTES", 3 * BATCH * 8 * 10 * 4)
-    monkeypatch.setattr(cache_write, "APPEND_BYTES", 1)
+    with_small_shards(monkeypatch)
     MemoryFileSystem.store.clear()
     yield
     MemoryFileSystem.store.clear()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from oracle import make_sae
-from tiny_models import FAMILIES, IDS, VOCAB_SIZE, tiny_config, tiny_model, tiny_tokens
+from tiny_models import FAMILIES, IDS, VOCAB_SIZE, logits, tiny_config, tiny_model, tiny_tokens
 from torch import Tensor, nn
 from transformers import (
     AutoModel,
@@ -86,11 +86,6 @@ def build(config: PreTrainedConfig, auto: type = AutoModelForCausalLM) -> nn.Mod
 def model_of(name: str) -> nn.Module:
     make, auto = MODELS[name]
     return build(make(), auto)
-
-
-def logits(model: nn.Module, tokens: Tensor) -> Tensor:
-    with torch.no_grad():
-        return model(input_ids=tokens).logits
 
 
 @pytest.mark.parametrize("name", MODELS)

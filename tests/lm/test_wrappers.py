@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from oracle import make_sae
-from tiny_models import tiny_model, tiny_tokens
+from tiny_models import logits, tiny_model, tiny_tokens
 from torch import Tensor, nn
 
 import sae
@@ -106,11 +106,6 @@ WRAPPERS: dict[str, Callable[[nn.Module], nn.Module]] = {
 
 def wrapped(name: str) -> nn.Module:
     return WRAPPERS[name](tiny_model("llama", causal_lm=True))
-
-
-def logits(model: nn.Module, tokens: Tensor) -> Tensor:
-    with torch.no_grad():
-        return model(input_ids=tokens).logits
 
 
 @pytest.mark.parametrize("name", WRAPPERS)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from several import Launcher, launcher
+from tiny_cache import all_files
 
 CACHES: dict[str, dict[str, Any]] = {
     "shuffled": {"exclude_positions": [0], "max_tokens": 640},
@@ -25,11 +26,7 @@ def alone(processes: Launcher, tmp_path_factory: pytest.TempPathFactory) -> dict
     """The files of each cache that one process writes."""
     folder = tmp_path_factory.mktemp("alone")
     processes.succeed("write_caches", 1, folder=str(folder), caches=CACHES)
-    return {name: files(folder / name) for name in CACHES}
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {name: all_files(folder / name) for name in CACHES}
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
@@ -39,7 +36,7 @@ def test_several_processes_write_the_bytes_of_one(
     processes.succeed("write_caches", ranks, folder=str(tmp_path), caches=CACHES)
     for name in CACHES:
         assert len(alone[name]) > 15
-        assert files(tmp_path / name) == alone[name]
+        assert all_files(tmp_path / name) == alone[name]
 
 
 @pytest.mark.parametrize("name", ["shuffled", "in_order"])
@@ -54,7 +51,7 @@ def test_when_one_fails_all_end_and_any_number_continues_to_the_same_bytes(
         assert said in ended.errors[rank] and "PeerFailed: " in ended.errors[1 - rank]
         assert not (tmp_path / name / "manifest.json").exists()
     processes.succeed("write_caches", 3 if how == "killed" else 1, folder=folder, caches=one)
-    assert files(tmp_path / name) == alone[name]
+    assert all_files(tmp_path / name) == alone[name]
 
 
 @pytest.mark.parametrize("name", ["shuffled", "in_order"])
@@ -67,7 +64,7 @@ def test_behind_an_address_several_processes_write_the_bytes_of_one_in_a_folder_
         ended = processes.run("write_caches", 2, **shelf, **job, rank=rank, batch=batch, how="killed")
         assert 0 not in ended.codes and ended.codes[rank] == -9
     processes.succeed("write_caches", 3, **shelf, **job)
-    assert files(tmp_path / "caches" / name) == alone[name]
+    assert all_files(tmp_path / "caches" / name) == alone[name]
 
 
 def test_processes_that_would_cache_different_things_do_not_begin(processes: Launcher, tmp_path: Path) -> None:

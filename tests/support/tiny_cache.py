@@ -3,13 +3,20 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
-from sae.activations.cache.format import TRAIN, CacheHeader
+from sae.activations.cache import write
+from sae.activations.cache.format import TRAIN, CacheHeader, row_bytes
 from sae.activations.cache.read import ActivationCache
 from sae.activations.source import Activations, LiveActivations
 from sae.data.tokens import TokenBatches
+
+
+class Died(Exception):
+    """What kill -9 is to a process."""
+
 
 SEQ, COUNT, BATCH = 8, 45, 4
 WIDTHS = {"wide": 6, "narrow": 4}
@@ -39,3 +46,10 @@ def rows_of(cache: ActivationCache, name: str = "wide") -> Tensor:
 
 def all_files(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def with_small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards and buffers of a few rows."""
+    monkeypatch.setattr(write, "SHARD_BYTES", 64 * row_bytes(WIDTHS["wide"], "float32"))
+    monkeypatch.setattr(write, "BUFFER_BYTES", 3 * BATCH * SEQ * sum(WIDTHS.values()) * 4)
+    monkeypatch.setattr(write, "APPEND_BYTES", 1)

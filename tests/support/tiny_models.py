@@ -131,3 +131,9 @@ _CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
     "bert": _bert,
     "gemma3_multimodal": _gemma3_multimodal,
 }
+
+
+def logits(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    """The logits of a model with a head."""
+    with torch.no_grad():
+        return model(input_ids=tokens).logits
