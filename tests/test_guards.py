@@ -12,6 +12,8 @@ import pytest
 from smoke import SMOKE
 
 import sae
+import sae.dictionary.wiring
+import sae.lm.hookpoints
 
 PACKAGE = Path(sae.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -262,6 +264,10 @@ def documented() -> Iterator[tuple[str, ast.FunctionDef]]:
                 shown = not members or node is thing or getattr(node, "name", "") in members.split(", ")
                 if isinstance(node, ast.FunctionDef) and ast.get_docstring(node) and shown:
                     yield f"{module}.{name}: {node.name}", node
+
+
+def test_rooms_that_may_not_share_how_a_pair_is_written_write_it_alike() -> None:
+    assert sae.dictionary.wiring.ARROW == sae.lm.hookpoints.ARROW
 
 
 def test_what_the_reference_shows_explains_each_of_several_arguments_and_its_result() -> None:

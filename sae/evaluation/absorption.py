@@ -26,7 +26,7 @@ from sae.dictionary.autoencoder import Sae
 from sae.evaluation.logistic import fit_l2
 from sae.evaluation.moments import f1_of, mean_and_half
 from sae.evaluation.probes import activations_at
-from sae.evaluation.targets import Dictionaries, harvested, rows, targets
+from sae.evaluation.targets import Dictionaries, harvested, kind_of_no_autoencoder, rows, targets
 
 KS = range(1, 11)
 """Numbers of latents that may be main ones."""
@@ -137,7 +137,7 @@ def sentences(absorbed: Absorbed, num_parameters: int) -> list[str]:
 def autoencoders(dictionaries: Dictionaries) -> dict[str, dict[str, Sae]]:
     """The dictionaries that write what they read. Raises ValueError if there are none."""
     found = {
-        label: {name: sae for name, sae in saes.items() if sae.spec.is_autoencoder and not sae.cfg.crosscode}
+        label: {name: sae for name, sae in saes.items() if not kind_of_no_autoencoder(sae)}
         for label, saes in dictionaries.items()
     }
     found = {label: saes for label, saes in found.items() if saes}

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from sae.config import SaeConfig
 from sae.dictionary.autoencoder import Sae
 from sae.dictionary.losses import spread
+from sae.evaluation.targets import kind_of_no_autoencoder
 
 NAMES = {"random": "random rows", "pca": "PCA"}
 """What each of `--baselines` is called in tables."""
@@ -21,14 +22,13 @@ FIT_TOKENS = 16_384
 
 def can_have_baselines(saes: Mapping[str, Sae]) -> bool:
     """Whether all dictionaries write what they read."""
-    return not any(sae.reads_input or sae.cfg.crosscode for sae in saes.values())
+    return not any(map(kind_of_no_autoencoder, saes.values()))
 
 
 def check_can_have_baselines(saes: Mapping[str, Sae]) -> None:
     """Raise ValueError for a dictionary, by hookpoint, that does not write what it reads."""
     for hookpoint, sae in saes.items():
-        if sae.reads_input or sae.cfg.crosscode:
-            kind = "crosscoder" if sae.cfg.crosscode else "transcoder"
+        if kind := kind_of_no_autoencoder(sae):
             raise ValueError(
                 f"baselines must stand beside autoencoders, got a {kind} at {hookpoint}; leave out --baselines, or "
                 "choose others with --hookpoints"

@@ -18,6 +18,11 @@ Dictionaries = Mapping[str, Mapping[str, Sae]]
 """Autoencoders by the label of their checkpoint and by hookpoint. A crosscoder may have any name."""
 
 
+def kind_of_no_autoencoder(sae: Sae) -> str:
+    """Kind of a dictionary that does not write, at one hookpoint, what it reads; empty for an autoencoder."""
+    return "crosscoder" if sae.cfg.crosscode else "transcoder" if sae.reads_input else ""
+
+
 class Target(NamedTuple):
     """One hookpoint that a dictionary writes."""
 
