@@ -11,7 +11,7 @@ from sae.formats.find import find, local, meant_by, named
 from sae.formats.format import StoredDictionary
 from sae.formats.hub import fetch
 from sae.runs.folder import RunRecord, fingerprints_in
-from sae.storage.files import absolute, check_writable
+from sae.storage.files import absolute, check_writable, is_new_or_empty, last_taken_and_next_free
 
 SAMPLE_TOKENS = 65_536
 """Tokens to measure on when there is no held-out set."""
@@ -237,13 +237,10 @@ def _free_folder(cfg: EvalConfig, record: RunRecord | None) -> Path:
     if cfg.out is not None:
         path = Path(cfg.out)
         check_writable("out", path)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if not is_new_or_empty(path):
             raise ValueError(f"out must be a new or empty folder, got {cfg.out}; choose another --out")
         return path
     first = record.folder / "eval" if record is not None else Path(f"eval-{Path(cfg.checkpoint).name}")
-    path, number = first, 1
-    while path.exists():
-        number += 1
-        path = first.with_name(f"{first.name}-{number}")
+    _, path = last_taken_and_next_free(first)
     check_writable("out", path)
     return path

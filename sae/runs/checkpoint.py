@@ -26,7 +26,7 @@ from torch import Tensor
 from sae.dictionary.autoencoder import Sae
 from sae.formats.files import read_tensors, shapes_in, write_tensors
 from sae.formats.find import BEST
-from sae.storage.files import MANIFEST, is_inside, link_that_leaves, read_json, sha256_of, sync, write_json
+from sae.storage.files import MANIFEST, is_inside, link_that_leaves, read_json, sha256_of, steps_of, sync, write_json
 
 TRAINER, STATE, CONFIG = "trainer.json", "state.safetensors", "config.json"
 _REPLACED = ".replaced"
@@ -241,8 +241,7 @@ def latest(run: Path) -> Path | None:
 
 def _by_step(run: Path) -> list[Path]:
     """The complete checkpoints of a run, newest first."""
-    steps = [path.parent for path in run.glob(f"step_*/{MANIFEST}") if path.parent.name[5:].isdigit()]
-    return sorted(steps, key=lambda path: int(path.name[5:]), reverse=True)
+    return [path for path in steps_of(run) if (path / MANIFEST).exists()]
 
 
 def newest_undamaged(run: Path, *, checked: Path | None = None) -> tuple[Path | None, list[str]]:

@@ -22,6 +22,7 @@ from sae.storage.files import (
     check_writable,
     free_bytes,
     is_here,
+    last_taken_and_next_free,
     link_that_leaves,
     newest_step,
     read_json,
@@ -79,7 +80,7 @@ class RunFolder(NamedTuple):
         if cfg.run_name is not None:
             path = save_dir / cfg.run_name
         else:
-            taken, free = _last_taken_and_next_free(save_dir, derived_name(cfg, model_name))
+            taken, free = last_taken_and_next_free(save_dir / derived_name(cfg, model_name))
             path = taken if cfg.resume else free
         check_unlocked(path)
         if cfg.resume:
@@ -97,7 +98,7 @@ class RunFolder(NamedTuple):
         """
         path, save_dir = self.path, Path(cfg.save_dir)
         if cfg.run_name is None and not cfg.resume and path.exists():
-            _, path = _last_taken_and_next_free(save_dir, derived_name(cfg, model_name))
+            _, path = last_taken_and_next_free(save_dir / derived_name(cfg, model_name))
         space = free_bytes(save_dir)
         _check_space(save_dir, space, checkpoint_bytes)
         if cfg.resume and cfg.keep_last is None:
@@ -499,15 +500,6 @@ def derived_name(cfg: TrainConfig, model_name: str = "") -> str:
 def _short(source: str) -> str:
     path = Path(source)
     return path.stem if path.suffix in (".gguf", ".jsonl", ".json", ".txt", ".parquet", ".csv", ".bin") else path.name
-
-
-def _last_taken_and_next_free(save_dir: Path, name: str) -> tuple[Path, Path]:
-    taken, free = save_dir / name, save_dir / name
-    number = 1
-    while free.exists():
-        number += 1
-        taken, free = free, save_dir / f"{name}-{number}"
-    return taken, free
 
 
 def checkpoints_to_keep(planned: int, checkpoint_bytes: int, free: int) -> int | None:

@@ -65,10 +65,27 @@ def _with_each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def newest_step(run: Path) -> Path:
-    """The newest checkpoint `step_<n>` in the folder of a run; the folder itself if it holds none."""
+def steps_of(run: Path) -> list[Path]:
+    """The folders `step_<n>` in the folder of a run, newest first, complete or not."""
     steps = [path for path in run.glob("step_*") if path.is_dir() and path.name[5:].isdigit()]
-    return max(steps, key=lambda path: int(path.name[5:]), default=run)
+    return sorted(steps, key=lambda path: int(path.name[5:]), reverse=True)
+
+
+def newest_step(run: Path) -> Path:
+    """The newest checkpoint in the folder of a run; the folder itself if it holds none."""
+    return next(iter(steps_of(run)), run)
+
+
+def last_taken_and_next_free(path: Path) -> tuple[Path, Path]:
+    """Of this name and those with a number after it, -2 and so on: the last that is there, and the first that is not.
+
+    Where none is there, both are the name.
+    """
+    taken, free, number = path, path, 1
+    while free.exists():
+        number += 1
+        taken, free = free, path.with_name(f"{path.name}-{number}")
+    return taken, free
 
 
 def short(value: object) -> str:
