@@ -11,7 +11,7 @@ class ConvertConfig:
     """Folder of a run, of one of its steps or of one dictionary, of any format that is known, a file, or hub id."""
 
     target: str = ""
-    """New folder to write into: one folder for each hookpoint, as the format has it."""
+    """New or empty folder to write into: one folder for each hookpoint, as the format has it."""
 
     to: str = "saelens"
     """Format to write: saelens, eleuther, dictionary-learning, circuit-tracer, llamascopium or gemma-scope-2."""

@@ -77,9 +77,9 @@ def newest_step(run: Path) -> Path:
 
 
 def last_taken_and_next_free(path: Path) -> tuple[Path, Path]:
-    """Of this name and those with a number after it, -2 and so on: the last that is there, and the first that is not.
+    """Name that was taken last, and the next that is free: the name itself, then with -2 and so on.
 
-    Where none is there, both are the name.
+    Where none is taken, both are the name itself.
     """
     taken, free, number = path, path, 1
     while free.exists():
