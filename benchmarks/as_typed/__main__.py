@@ -77,6 +77,7 @@ CASES = {
         Case("small-500k", (5, 10, 15), 500_000, 8),
         Case("default-500k", (5, 10, 15), 500_000),
         Case("cached-500k", (10,), 500_000, cached=True),
+        Case("all-layers-32k", tuple(range(30)), 32_768, 8, measured=False),
         Case("memory-8", (1, 4, 7, 10, 13, 16, 19, 22), 32_768, measured=False),
     )
 }
