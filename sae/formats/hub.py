@@ -1,5 +1,6 @@
 """Dictionaries on the hub: what a repository holds, by its small files, and the files of those that are wanted."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -248,6 +249,11 @@ def _beside(path: Path) -> str:
     return f"; {path.parent} holds {', '.join(beside[:8])}" if beside and len(path.parts) > 1 else ""
 
 
-def reason_of(error: Exception) -> str:
-    """The first line of the hub client's message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+def reason_of(error: BaseException) -> str:
+    """The first line of the hub client's message; of one that only names the file, with the reason behind it."""
+    if isinstance(error, json.JSONDecodeError):
+        return "what answered is not the hub, or a proxy before it: it sent no JSON"
+    said = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+    if type(error) is RuntimeError and error.__cause__ is not None:  # the client's for a file's upload
+        return f"{said.rstrip('.')}: {reason_of(error.__cause__)}"
+    return said

@@ -39,7 +39,8 @@ class Hub(ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.exists = False
         self.commits = 0
-        self.forbids = self.drops = False
+        self.forbids = self.drops = self.keeps_apart = False
+        self.page_at = ""
         self.private = True
 
 
@@ -72,15 +73,24 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         sent = self.rfile.read(int(self.headers.get("content-length", 0)))
-        if self.server.forbids:
+        if self.server.page_at and self.server.page_at in self.path:
+            self.send_response(200)
+            self.send_header("content-length", "6")
+            self.end_headers()
+            self.wfile.write(b"<html>")
+        elif self.server.forbids:
             return self.answer({"error": "You don't have the rights to create a model under the namespace me"}, 403)
-        if self.path.endswith("/repos/create"):
+        elif self.path.endswith("/repos/create"):
             self.server.exists = True
             self.answer(CREATED)
         elif "/preupload/" in self.path:
             asked = json.loads(sent)["files"]
-            modes = [{"path": each["path"], "uploadMode": "regular", "shouldIgnore": False} for each in asked]
+            mode = "lfs" if self.server.keeps_apart else "regular"
+            modes = [{"path": each["path"], "uploadMode": mode, "shouldIgnore": False} for each in asked]
             self.answer({"files": modes})
+        elif self.path.endswith("/info/lfs/objects/batch"):
+            upload = {"upload": {"href": f"http://127.0.0.1:{self.server.server_port}/storage", "header": {}}}
+            self.answer({"objects": [{**each, "actions": upload} for each in json.loads(sent)["objects"]]})
         elif "/commit/" in self.path and self.server.drops:
             self.close_connection = True  # without an answer
         elif "/commit/" in self.path:
@@ -92,6 +102,10 @@ class Handler(BaseHTTPRequestHandler):
             self.answer({"commitUrl": f"http://127.0.0.1/me/dicts/commit/{SHA}", "commitOid": SHA, "success": True})
         else:  # the card's front matter
             self.answer({"errors": [], "warnings": []})
+
+    def do_PUT(self) -> None:  # a file that is kept apart: always refused
+        self.rfile.read(int(self.headers.get("content-length", 0)))
+        self.answer({"error": "The quota is used up"}, 403)
 
 
 @contextmanager
@@ -195,6 +209,22 @@ def test_a_connection_that_breaks_is_one_line_and_leaves_nothing(dictionaries: P
         assert err.startswith("sae: error: me/dicts cannot be written on the hub (") and "hf_secret" not in err
         server.drops = False
         assert push(str(dictionaries), "me/dicts")[0] == 0 and server.commits == 1
+
+
+def test_a_refused_file_and_a_page_in_place_of_an_answer_are_told_with_their_reason(
+    dictionaries: Path, tmp_path: Path
+) -> None:
+    with hub() as server, pushes(server, tmp_path / "home") as push:
+        for stage in ("/repos/create", "/preupload/", "/commit/"):
+            server.page_at = stage
+            status, out, err = push(str(dictionaries), "me/dicts")
+            assert (status, len(err.strip().splitlines())) == (2, 1), stage
+            assert "me/dicts cannot be written on the hub (what answered is not the hub, or a proxy" in err, stage
+        server.page_at, server.keeps_apart = "", True
+        status, out, err = push(str(dictionaries), "me/dicts")
+        said = err.strip().splitlines()[-1]
+        assert status == 2 and said.startswith("sae: error: me/dicts cannot be written on the hub (Error while upload")
+        assert "403 Forbidden" in said and server.files == {} and "hf_secret" not in out + err
 
 
 def test_ctrl_c_while_files_are_sent_does_not_say_that_nothing_was(monkeypatch: pytest.MonkeyPatch) -> None:
