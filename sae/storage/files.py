@@ -82,7 +82,7 @@ def last_taken_and_next_free(path: Path) -> tuple[Path, Path]:
     Where none is taken, both are the name itself.
     """
     taken, free, number = path, path, 1
-    while free.exists():
+    while os.path.lexists(free):  # a link to nothing is there as well
         number += 1
         taken, free = free, path.with_name(f"{path.name}-{number}")
     return taken, free
@@ -148,7 +148,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 def is_new_or_empty(folder: Path) -> bool:
     """Whether `whole_folder` can fill it."""
-    return not folder.exists() or (folder.is_dir() and all(path.name == _PARTIAL for path in folder.iterdir()))
+    return not os.path.lexists(folder) or (folder.is_dir() and all(path.name == _PARTIAL for path in folder.iterdir()))
 
 
 def absolute(name: str) -> str:

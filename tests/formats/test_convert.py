@@ -18,6 +18,7 @@ from sae.activations.source import LiveActivations
 from sae.data import TokenBatches
 from sae.dictionary.spec import Spec
 from sae.evaluation.thresholds import with_fitted_threshold
+from sae.storage.files import last_taken_and_next_free
 
 WIDTH = 48
 
@@ -185,6 +186,10 @@ def test_what_is_there_is_never_overwritten(tmp_path: Path, capsys: pytest.Captu
     assert main(["convert", str(tmp_path / "run"), str(tmp_path / "mine")]) == 2
     assert "TARGET must be a new or empty folder" in capsys.readouterr().err
     assert (tmp_path / "mine" / "notes").read_text() == "mine"
+    (tmp_path / "link").symlink_to(tmp_path / "disk that is not mounted")
+    assert main(["convert", str(tmp_path / "run"), str(tmp_path / "link")]) == 2
+    assert f"TARGET must be a new or empty folder, but {tmp_path / 'link'} is there" in capsys.readouterr().err
+    assert last_taken_and_next_free(tmp_path / "link") == (tmp_path / "link", tmp_path / "link-2")
 
 
 def test_the_current_folder_is_filled_and_stays_the_same_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
