@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from threading import Lock, RLock
+from threading import Condition, Lock, get_ident
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,7 +16,28 @@ _RECORDERS = "transformers.utils.output_capturing"
 """Module of these hooks."""
 
 
-_LOCKS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+class _Turn:
+    """A lock that its thread may take again, and any thread gives back: another one may go on with a generator."""
+
+    def __init__(self) -> None:
+        self._changed, self._owner, self._depth = Condition(), 0, 0
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Waits while another thread has it."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._depth or self._owner == get_ident())
+            self._owner = get_ident()
+            self._depth += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._depth -= 1
+                self._changed.notify_all()
+
+
+_TURNS: WeakKeyDictionary[nn.Module, _Turn] = WeakKeyDictionary()
 _LOOKING = Lock()
 
 
@@ -24,8 +45,8 @@ _LOOKING = Lock()
 def alone(model: nn.Module) -> Iterator[None]:
     """No other thread has hooks on the model meanwhile: they would see this one's forward, too."""
     with _LOOKING:
-        lock = _LOCKS.setdefault(base_model(model), RLock())
-    with lock:
+        turn = _TURNS.setdefault(base_model(model), _Turn())
+    with turn.taken():
         yield
 
 

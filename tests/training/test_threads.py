@@ -42,3 +42,15 @@ def test_a_thread_that_harvests_waits_until_another_ones_graft_is_gone() -> None
             with pytest.raises(TimeoutError):
                 waiting.result(timeout=0.2)
         assert torch.equal(waiting.result()["layers.2"], clean) and not torch.equal(own, clean)
+
+
+def test_a_graft_that_another_thread_ends_is_gone_for_all() -> None:
+    """As a server does it that goes on with a generator in whatever thread is free."""
+    model, tokens = tiny_model("gpt_neox"), torch.randint(3, VOCAB_SIZE, (2, 7))
+    clean = harvest(model, tokens, ["layers.2"])["layers.2"]
+    with ThreadPoolExecutor(1) as pool:
+        grafted = graft(model, {"layers.0": Sae(32, SaeConfig(num_latents=64, k=4))})
+        grafted.__enter__()
+        assert pool.submit(grafted.__exit__, None, None, None).result() is not True
+        assert pool.submit(harvest, model, tokens, ["layers.2"]).result(timeout=60)["layers.2"].equal(clean)
+    assert harvest(model, tokens, ["layers.2"])["layers.2"].equal(clean)
