@@ -491,6 +491,10 @@ class SaeLearner:
         silent = self._shards.total(self.dead.silent_for(self._report_dead_after))
         return self._meters.read(dead_fraction=silent / self._all_latents)
 
+    def metrics_are_read(self) -> bool:
+        """Whether there was no step since `read_metrics`. Waits for the device."""
+        return self._meters.are_read()
+
     def read_by_hookpoint(self) -> dict[str, float]:
         """The FVU since the last call at each hookpoint of a crosscoder; empty for others. Waits for the device."""
         return self._meters.at.read()

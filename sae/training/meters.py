@@ -70,6 +70,10 @@ class Meters:
         """The step's sums. Others may add theirs in place."""
         return [*self.step_variance, self.step_sums, *self.at.step_sums()]
 
+    def are_read(self) -> bool:
+        """Whether no step has counted since the last reading. Waits for the device."""
+        return not self.variance.tokens.item()
+
     def read(self, dead_fraction: float) -> Metrics:
         """The metrics since the last call, which starts them anew. Waits for the device.
 

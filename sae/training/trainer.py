@@ -218,7 +218,7 @@ class SaeTrainer:
         tokens, seconds = self.speed.steps(self.step) * self.tokens_per_step, self.speed.seconds()
         own = progress.speeds(tokens, self._seconds())
         record = self.metrics(tokens_per_second=tokens / seconds)
-        record |= {f"{name}/tokens_per_second": speed for name, speed in own.items()}
+        record |= {f"{name}/tokens_per_second": speed for name, speed in own.items() if tokens}
         if self._every(self.cfg.eval_every):
             with self.world.together():
                 record |= self.evaluate_grafted() if self.world.is_main else {}
@@ -247,7 +247,7 @@ class SaeTrainer:
             f"the data ended at step {self.step} of {self.total_steps}, before the learning rate had decayed; "
             f"next time give --max_tokens {self.step * self.tokens_per_step}"
         )
-        if not self._every(self.cfg.log_every, self.cfg.eval_every):
+        if self.world.any(not all(learner.metrics_are_read() for learner in self.learners.values())):
             self._log(log)
 
     def initialise(self) -> None:

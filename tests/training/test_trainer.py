@@ -940,6 +940,12 @@ def test_a_stream_that_ends_before_max_tokens_is_reported_to_its_last_step(
     assert saved.name == "step_10"
     assert [record["step"] for record in losses(trainer.folder.metrics)] == [7, 10]
     assert "the data ended at step 10 of 31250" in capsys.readouterr().err
+    before = trainer.folder.metrics.read_bytes()
+    again = make(
+        stream_of(make_tokens()), max_tokens=10**6, log_every=7, run_name=trainer.folder.path.name, resume=True
+    )
+    assert again.fit() == saved
+    assert again.folder.metrics.read_bytes() == before
 
 
 @pytest.fixture(autouse=True)
