@@ -16,6 +16,10 @@ _RECORDERS = "transformers.utils.output_capturing"
 """Module of these hooks."""
 
 
+PATIENCE = 600.0
+"""Seconds that a thread waits for another one's graft: a forward takes less, and a graft may stay for ever."""
+
+
 class _Turn:
     """A lock that its thread may take again, and any thread gives back: another one may go on with a generator."""
 
@@ -24,9 +28,12 @@ class _Turn:
 
     @contextmanager
     def taken(self) -> Iterator[None]:
-        """Waits while another thread has it."""
+        """Waits while another thread has it. Raises RuntimeError if that has it for `PATIENCE` seconds."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._depth or self._owner == get_ident())
+            if not self._changed.wait_for(lambda: not self._depth or self._owner == get_ident(), PATIENCE):
+                raise RuntimeError(
+                    f"the model is grafted in another thread, for {PATIENCE:.0f} seconds now; leave that graft first"
+                )
             self._owner = get_ident()
             self._depth += 1
         try:

@@ -91,7 +91,8 @@ def graft(
     `harvest`. A transcoder reads what all other grafts leave there. The model's `hidden_states` show what was replaced.
     A model that is compiled or wrapped (`torch.compile`, PEFT) is grafted inside, and runs uncompiled meanwhile; give
     the wrapper, if that is what runs.
-    The model is as before afterwards, also after an error. Another thread that harvests or grafts it waits meanwhile.
+    The model is as before afterwards, also after an error. Another thread that harvests or grafts it waits meanwhile,
+    ten minutes at most.
 
     Args:
         model: Model of transformers, wrapped or not.

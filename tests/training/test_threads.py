@@ -54,3 +54,17 @@ def test_a_graft_that_another_thread_ends_is_gone_for_all() -> None:
         assert pool.submit(grafted.__exit__, None, None, None).result() is not True
         assert pool.submit(harvest, model, tokens, ["layers.2"]).result(timeout=60)["layers.2"].equal(clean)
     assert harvest(model, tokens, ["layers.2"])["layers.2"].equal(clean)
+
+
+def test_a_graft_that_stays_in_another_thread_is_an_error_and_not_a_wait_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sae.lm.forward.PATIENCE", 0.1)
+    model, tokens = tiny_model("gpt_neox"), torch.randint(3, VOCAB_SIZE, (2, 7))
+    clean = harvest(model, tokens, ["layers.2"])["layers.2"]
+    with ThreadPoolExecutor(1) as pool:
+        with graft(model, {"layers.0": Sae(32, SaeConfig(num_latents=64, k=4))}):
+            waiting = pool.submit(harvest, model, tokens, ["layers.2"])
+            with pytest.raises(RuntimeError, match="grafted in another thread, for 0 seconds now; leave that graft"):
+                waiting.result(timeout=60)
+        assert pool.submit(harvest, model, tokens, ["layers.2"]).result()["layers.2"].equal(clean)
