@@ -136,7 +136,10 @@ def write_torch(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a file of `torch.save`, as `write_tensors` does. Tensors own what they store: views would bring all."""
     plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     with whole_file(path) as partial, partial.open("wb") as file:  # by its path a full disk is a RuntimeError
-        torch.save(plain, file)
+        try:
+            torch.save(plain, file)
+        except RuntimeError as error:  # of the archive's end, behind what a full disk said
+            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
 
 
 def read_torch(path: Path) -> dict[str, Any]:

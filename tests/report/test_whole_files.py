@@ -43,7 +43,9 @@ def of_sweep(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     if not (folder / "metrics.jsonl").exists():
         metrics = {f"{name}/{metric}": 0.5 for name in names for metric in ("fvu", "l0", "dead_fraction", "auxk")}
-        JsonLines(folder / "metrics.jsonl").write({"step": 1, "tokens": 8.0, "tokens_per_second": 9.0, **metrics})
+        lines = JsonLines(folder / "metrics.jsonl")
+        lines.write({"step": 1, "tokens": 8.0, "tokens_per_second": 9.0, **metrics})
+        lines.close()
     results = dict.fromkeys(names, ReconstructionMetrics(9, 0.5, 0.5, 0, 4.0, 0.1))
     report(folder, folder, results, 99, dict.fromkeys(names, 1.0))
 

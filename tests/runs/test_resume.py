@@ -408,6 +408,7 @@ def test_a_limit_on_file_sizes_is_told_like_a_full_disk(tmp_path: Path, straight
     def limiting() -> bool:
         went_on = train_step()
         if trainer.step == 6:
+            trainer.persistence.settle()  # what is written of step 4
             limits.enter_context(files_of_at_most(15_000))
         return went_on
 
