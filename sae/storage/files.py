@@ -67,7 +67,7 @@ def _with_each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def steps_of(run: Path) -> list[Path]:
     """The folders `step_<n>` in the folder of a run, newest first, complete or not."""
-    steps = [path for path in run.glob("step_*") if path.is_dir() and path.name[5:].isdigit()]
+    steps = [path for path in run.glob("step_*") if path.is_dir() and path.name[5:].isdecimal()]
     return sorted(steps, key=lambda path: int(path.name[5:]), reverse=True)
 
 

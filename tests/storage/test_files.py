@@ -1,11 +1,11 @@
-"""Files are written whole, or what was there stays."""
+"""Files are written whole, or what was there stays; the order of a run's steps."""
 
 from pathlib import Path
 
 import pytest
 from full_disk import files_of_at_most
 
-from sae.storage.files import whole_file, write_atomically
+from sae.storage.files import steps_of, whole_file, write_atomically
 
 
 def test_a_file_that_a_disk_does_not_take_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
@@ -25,3 +25,10 @@ def test_a_stop_while_a_file_is_written_leaves_the_old_one_and_nothing_else(tmp_
         partial.write_bytes(b"ne")
         raise KeyboardInterrupt
     assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [("curves.png", b"old")]
+
+
+def test_the_steps_of_a_run_come_newest_first_and_other_folders_are_none(tmp_path: Path) -> None:
+    for name in ("step_9", "step_10", "step_²", "step_", "step_1a", ".step_11.partial"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "step_12").write_bytes(b"")
+    assert [path.name for path in steps_of(tmp_path)] == ["step_10", "step_9"]
