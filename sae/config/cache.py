@@ -10,7 +10,7 @@ from .run import RunConfig
 class CacheConfig(RunConfig):
     """Activations to write to the disk: of which model, at which hookpoints, on which data."""
 
-    trains: ClassVar[bool] = False
+    _trains: ClassVar[bool] = False
 
     activations: str | None = None
     """Folder to write, or an address such as s3://bucket/folder. None: activations/ and the names of model and data."""

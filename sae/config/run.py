@@ -12,7 +12,7 @@ from .train import TrainConfig
 class RunConfig(TrainConfig, TextConfig):
     """A training run from the command line: which model, which text, and how to train."""
 
-    trains: ClassVar[bool] = True
+    _trains: ClassVar[bool] = True
     """Whether dictionaries are trained, and not only what they will read is chosen."""
 
     activations: str | None = None
@@ -22,8 +22,8 @@ class RunConfig(TrainConfig, TextConfig):
     def __post_init__(self) -> None:
         TrainConfig.__post_init__(self)
         TextConfig.__post_init__(self)
-        from_cache = self.trains and self.activations is not None
-        if self.trains and self.model_b is not None:
+        from_cache = self._trains and self.activations is not None
+        if self._trains and self.model_b is not None:
             self._check_crosscoders()
         if self.streaming and self.max_tokens is None and not from_cache:
             raise ValueError(

@@ -87,17 +87,18 @@ def find(folder: Path, names: Iterable[str] | None = None, pattern: str | None =
     """The dictionaries below `folder`, by hookpoint, in natural order.
 
     A run's folder stands for its newest checkpoint, and a dictionary's file for that alone. If it does not say its
-    hookpoint, as overcomplete's, it is of the one that is named. A dictionary that is
-    the folder itself is found with those below it. What `sae push` wrote in several formats is found once. Of several
-    at a hookpoint (configurations, seeds, widths) each is `<group>/<hookpoint>`. A name may leave out the group if
-    there is one of that hookpoint, or may be the path below `folder`. It may be longer or shorter by the module that
-    the text model lies in, as another class of the model calls it. The name is the key of what it found; what a glob
-    finds keeps its own. Raises ValueError if there is none, or a named one is missing or one of several.
+    hookpoint, as overcomplete's, it is of the one that is named. A dictionary that is the folder itself is found with
+    those below it. What `sae push` wrote in several formats is found once. Of several at a hookpoint (configurations,
+    seeds, widths) each is `<group>/<hookpoint>`. A name may leave out the group if there is one of that hookpoint, or
+    may be the path below `folder`. It may be longer or shorter by the module that the text model lies in, as another
+    class of the model calls it. The name is the key of what it found; what a glob finds keeps its own. Raises
+    ValueError if there is none, or a named one is missing or one of several.
     """
     if folder.is_file():
         stored, names = stored_at(folder), None if names is None else list(names)
-        says_nothing = stored.format is OVERCOMPLETE and names is not None and len(names) == 1
-        own = names[0] if says_nothing and names and not _GLOB.search(names[0]) else _name_of(stored)
+        own = _name_of(stored)
+        if stored.format is OVERCOMPLETE and names is not None and len(names) == 1 and not _GLOB.search(names[0]):
+            own = names[0]
         return chosen_of(folder, {own: stored}, names, pattern)
     return chosen_of(folder, found_in(folder), names, pattern)
 

@@ -48,7 +48,7 @@ def read(path: Path) -> Saved:
     else:
         selection = "topk"
     found.check_all_taken("encoder.tied_to.", f"{_NORM}.num_batches_tracked")
-    return record(path, tensors, selection, k=k, centred=False, writes=hookpoint(path))
+    return record(path, tensors, selection, k=k, centred=False)
 
 
 def k_in(path: Path) -> int | None:

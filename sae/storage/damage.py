@@ -15,7 +15,8 @@ _NAMES_OF_CONTENTS = {"ArrowInvalid", "BadGzipFile", "SafetensorError", "Unpickl
 
 def in_one_line(said: object) -> str:
     """What a library or its error says, in one line of at most 200 characters; an error without words by its class."""
-    return " ".join(str(said).split())[:_MOST] or type(said).__name__
+    words = " ".join(str(said).split())[:_MOST]
+    return words or (type(said).__name__ if isinstance(said, BaseException) else "")
 
 
 def plainly(error: BaseException) -> str:

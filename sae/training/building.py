@@ -43,7 +43,10 @@ def make_saes(
         return {name: _new(one, plan.widths, world, device) for name, one in held.items()}
     source = begun or plan.cfg.finetune
     called = {name: one.hookpoint if begun is None else name for name, one in held.items()}
-    found = Sae.load_many(source, dict.fromkeys(called.values()), device) if held else {}
+    wanted = dict.fromkeys(called.values())
+    if Path(source).is_file():  # which may be of the one hookpoint that is asked for: of all, as one process asks
+        wanted = dict.fromkeys(one.hookpoint for one in plan.saes.values())
+    found = Sae.load_many(source, wanted, device) if held else {}
     starts = {name: _start(one, found[called[name]], plan, source, tell, typed) for name, one in held.items()}
     return {name: _copy(start, world, device) for name, start in starts.items()}
 

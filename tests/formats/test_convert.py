@@ -153,6 +153,11 @@ def test_a_dictionary_that_is_a_file_is_named_by_its_path(
     assert main(["convert", str(folder / stranger.file), str(tmp_path / "out"), "--to", "saelens"]) == 0
     (again,) = Sae.load_many(tmp_path / "out").values()
     torch.testing.assert_close(again(x).recon, formula(x), rtol=1e-4, atol=1e-4)
+    if stranger.format == "overcomplete":  # which names no hookpoint
+        chosen = [str(folder / stranger.file), str(tmp_path / "chosen"), "--to", "saelens", "--hookpoints", "layers.3"]
+        assert main(["convert", *chosen]) == 0
+        ((key, at_layer),) = Sae.load_many(tmp_path / "chosen").items()
+        assert key == "layers.3" and at_layer.spec.writes == ("layers.3",)
     assert main(["info", __file__]) == 2
     said = capsys.readouterr().err
     assert "must hold a dictionary, but there is no cfg.json" in said and said.count("\n") == 1

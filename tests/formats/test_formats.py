@@ -40,7 +40,7 @@ def test_files_of_each_library_are_recognised_and_compute_the_published_formula(
     torch.testing.assert_close(sae(x).recon, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
     (key,) = Sae.load_many(folder)
     assert key == stranger.hookpoint
-    assert sae.spec.writes[:1] == (() if stranger.format == "eleuther" else (stranger.hookpoint,))
+    assert sae.spec.writes[:1] == (() if stranger.format in ("eleuther", "overcomplete") else (stranger.hookpoint,))
 
 
 WRITERS = [each.name for each in FORMATS.values() if each.write is not None]

@@ -36,7 +36,7 @@ from sae.report.training import read_records
 from sae.runs import checkpoint, log
 from sae.runs.stop_signals import STOPPING
 from sae.training import progress
-from sae.training.run_plan import report_dead_after
+from sae.training.run_plan import RunPlan, report_dead_after
 
 pytestmark = pytest.mark.usefixtures("no_picture")
 
@@ -729,6 +729,19 @@ def test_finetuning_from_what_does_not_fit_is_refused(make: Make) -> None:
         make(finetune=str(saved), layers=[0], model=tiny_model("gemma3"))
     with pytest.raises(ValueError, match="nowhere must be a folder or a repository on the hub"):
         make(finetune="nowhere")
+
+
+def test_a_file_that_names_no_hookpoint_starts_one_and_not_one_in_each_process(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, file = torch.randn(64, 32), tmp_path / "a-k3.overcomplete.pt"
+    encoder = {"encoder.final_block.0.weight": rows, "encoder.final_block.0.bias": torch.zeros(64)}
+    torch.save({"dictionary._weights": rows, "dictionary.multiplier": torch.tensor(0.3)} | encoder, file)
+    assert list(make(sae=SaeConfig(), finetune=str(file), layers=[1]).saes) == ["layers.1"]
+    held = RunPlan.held_by
+    monkeypatch.setattr(RunPlan, "held_by", lambda plan, rank: {"layers.1": held(plan, rank)["layers.1"]})
+    with pytest.raises(ValueError, match=r"must hold .*layers\.1"):
+        make(sae=SaeConfig(), finetune=str(file), layers=[0, 1])
 
 
 # What it writes
