@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from sae.config import BrowseConfig
 from sae.runs.folder import RunRecord
-from sae.storage.files import MANIFEST, absolute, check_writable, is_new_or_empty, newest_step
+from sae.storage.files import MANIFEST, absolute, check_writable, is_new_or_empty, newest_step, without_dots
 from sae.storage.remote import place_of
 
 from .layout import VERSION
@@ -58,7 +58,7 @@ def plan_browse(cfg: BrowseConfig, checkpoint: Path) -> BrowsePlan:
     elif record is not None:
         base = record.folder / BROWSE
     else:
-        base = Path(f"{BROWSE}-{Path(cfg.checkpoint).name}")
+        base = Path(f"{BROWSE}-{Path(os.path.abspath(cfg.checkpoint)).name}")
     options = record.options if record is not None else {}
     model, dataset = (getattr(cfg, name) or options.get(name, "") for name in ("model", "dataset"))
     of = {
@@ -126,7 +126,7 @@ def _samples(file: Path) -> Iterator[bytes]:
 
 def export_folder(plan: BrowsePlan, what: str) -> Path:
     """The folder of an export. Raises ValueError unless it is new or empty, and can be written."""
-    folder = plan.base / what if what in EXPORTS else Path(what)
+    folder = plan.base / what if what in EXPORTS else without_dots(what)
     check_writable("export", folder)
     if not is_new_or_empty(folder):
         raise ValueError(f"export must be a new or empty folder, but {folder} holds something; choose another --export")

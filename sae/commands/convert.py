@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 
 import torch
 
@@ -20,7 +19,7 @@ from sae.formats.find import find, local
 from sae.formats.format import About, StoredDictionary
 from sae.formats.hub import Headers, find_anywhere, look
 from sae.runs.folder import RunRecord
-from sae.storage.files import check_writable, full_disk_explained, is_new_or_empty, whole_folder
+from sae.storage.files import check_writable, full_disk_explained, is_new_or_empty, whole_folder, without_dots
 
 _MOST_TOKENS, _BATCH = 65_536, 8
 _REQUESTS = 8
@@ -30,7 +29,7 @@ _REQUESTS = 8
 def convert(cfg: ConvertConfig) -> int:
     """Write, or leave nothing. The cheap checks come first."""
     writable(cfg.to)
-    target = Path(cfg.target)
+    target = without_dots(cfg.target)
     check_writable("TARGET", target)
     if not is_new_or_empty(target):
         raise ValueError(f"TARGET must be a new or empty folder, but {target.absolute()} is there; choose another")

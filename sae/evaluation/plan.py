@@ -11,7 +11,7 @@ from sae.formats.find import find, local, meant_by, named
 from sae.formats.format import StoredDictionary
 from sae.formats.hub import fetch
 from sae.runs.folder import RunRecord, fingerprints_in
-from sae.storage.files import absolute, check_writable, is_new_or_empty, last_taken_and_next_free
+from sae.storage.files import absolute, check_writable, is_new_or_empty, last_taken_and_next_free, without_dots
 
 SAMPLE_TOKENS = 65_536
 """Tokens to measure on when there is no held-out set."""
@@ -235,12 +235,12 @@ def _max_tokens(cfg: EvalConfig, held_out: RunRecord | None, ctx_len: int) -> in
 def _free_folder(cfg: EvalConfig, record: RunRecord | None) -> Path:
     """Where to write. Raises ValueError if --out is taken; else the next free name. Or if it cannot be written."""
     if cfg.out is not None:
-        path = Path(cfg.out)
+        path = without_dots(cfg.out)
         check_writable("out", path)
         if not is_new_or_empty(path):
             raise ValueError(f"out must be a new or empty folder, got {cfg.out}; choose another --out")
         return path
-    first = record.folder / "eval" if record is not None else Path(f"eval-{Path(cfg.checkpoint).name}")
+    first = record.folder / "eval" if record is not None else Path(f"eval-{Path(os.path.abspath(cfg.checkpoint)).name}")
     _, path = last_taken_and_next_free(first)
     check_writable("out", path)
     return path

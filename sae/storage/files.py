@@ -151,6 +151,14 @@ def is_new_or_empty(folder: Path) -> bool:
     return not os.path.lexists(folder) or (folder.is_dir() and all(path.name == _PARTIAL for path in folder.iterdir()))
 
 
+def without_dots(name: str) -> Path:
+    """The folder of that name without `..`, which leads nowhere behind a folder that is not there yet."""
+    folder = Path(name)
+    if ".." not in folder.parts:
+        return folder
+    return folder.resolve() if folder.name == ".." else folder.parent.resolve() / folder.name
+
+
 def absolute(name: str) -> str:
     """A name that leads to the same from anywhere, if it leads to something here; else as it is, as one on the hub.
 

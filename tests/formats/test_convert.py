@@ -208,6 +208,15 @@ def test_the_current_folder_is_filled_and_stays_the_same_one(tmp_path: Path, mon
     assert not [path for path in (*tmp_path.iterdir(), *here.iterdir()) if path.name.endswith(".partial")]
 
 
+def test_a_target_behind_two_dots_is_what_it_leads_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_of_two(tmp_path / "run")
+    assert main(["convert", str(tmp_path / "run"), f"{tmp_path}/new/..", "--to", "saelens"]) == 2
+    assert f"TARGET must be a new or empty folder, but {tmp_path} is there" in capsys.readouterr().err
+    assert main(["convert", str(tmp_path / "run"), f"{tmp_path}/new/../out", "--to", "saelens"]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run"]
+    assert sorted(Sae.load_many(tmp_path / "out")) == ["layers.0", "layers.1"]
+
+
 @pytest.mark.parametrize("name", STRANGERS)
 def test_info_says_what_there_is_without_reading_weights(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str

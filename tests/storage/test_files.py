@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from full_disk import files_of_at_most
 
-from sae.storage.files import steps_of, whole_file, write_atomically
+from sae.storage.files import is_new_or_empty, steps_of, whole_file, without_dots, write_atomically
 
 
 def test_a_file_that_a_disk_does_not_take_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
@@ -25,6 +25,19 @@ def test_a_stop_while_a_file_is_written_leaves_the_old_one_and_nothing_else(tmp_
         partial.write_bytes(b"ne")
         raise KeyboardInterrupt
     assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [("curves.png", b"old")]
+
+
+@pytest.mark.parametrize(("name", "is_free"), [("new/..", False), ("empty/../new", True), ("new/../other", True)])
+def test_a_folder_behind_two_dots_is_what_it_leads_to(tmp_path: Path, name: str, *, is_free: bool) -> None:
+    (tmp_path / "empty").mkdir()
+    folder = without_dots(f"{tmp_path}/{name}")
+    assert is_new_or_empty(folder) is is_free
+    assert folder == (tmp_path / name.rpartition("/")[2] if is_free else tmp_path)
+
+
+def test_a_link_to_nothing_behind_two_dots_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    assert not is_new_or_empty(without_dots(f"{tmp_path}/new/../link"))
 
 
 def test_the_steps_of_a_run_come_newest_first_and_other_folders_are_none(tmp_path: Path) -> None:
