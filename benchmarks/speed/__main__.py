@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def show(report: Report) -> None:
     """Print everything."""
-    print(tables(report), goals.table(report), sep="\n\n")
+    print(tables(report), goals.table_of(report), sep="\n\n")
 
 
 def full(chosen: argparse.Namespace) -> Report:

@@ -43,9 +43,8 @@ def test_the_file_says_on_what_and_with_which_versions_it_was_measured_and_names
 
 def test_what_was_not_measured_is_printed_as_such(quick):
     _, printed = quick
-    goals = printed[printed.index("### Goals") :]
-    assert "cuda: step (a)" in goals and "not measured" in goals
-    assert "| aim " not in goals and "| must " not in goals.split("\n", 4)[4]
+    lines = printed[printed.index("### Goals") :].splitlines()[4:]
+    assert len(lines) == 10 and all(line.endswith("| not measured |") for line in lines)
 
 
 def test_turns_are_interleaved_one_contestant_at_a_time():
@@ -83,50 +82,6 @@ def test_timing_leaves_out_what_prepares_a_call():
 
     turn = timed(lambda: time.sleep(0.001), 0.005, prepare=lambda: time.sleep(0.02))
     assert 0.001 <= turn.seconds < 0.015
-
-
-@pytest.mark.parametrize(
-    ("quantity", "ours", "theirs", "verdict"),
-    [
-        ("speedup", 1.0, 6.5, "aim"),
-        ("speedup", 1.0, 4.0, "must"),
-        ("speedup", 1.0, 3.9, "missed"),
-        ("memory", 1.0, 3.5, "missed"),
-        ("memory", 1.0, 4.5, "must"),
-        ("memory", 1.0, 6.5, "aim"),
-    ],
-)
-def test_a_goal_can_be_missed(quantity, ours, theirs, verdict):
-    from benchmarks.harness.measure import Summary
-    from benchmarks.harness.report import Report, Row
-    from benchmarks.speed import goals
-
-    must, aim = (4, 6) if quantity == "speedup" else (1 / 4, 1 / 6)
-    goal = goals.Goal("g", quantity, "step", "t", 8, "peer", must, aim)
-
-    def row(library, setting, value):
-        return Row(
-            "step", "t", 8, library, setting, seconds=Summary(value, value, value, 1), peak_bytes=int(value * 1e6)
-        )
-
-    report = Report("d", {"device": "cpu"}, {}, {}, [row("sae", "default", ours), row("peer", "best", theirs)])
-    (line,) = goals._lines(goal, report.rows, "cpu")
-    assert line["verdict"] == verdict
-
-
-def test_a_setting_that_a_peer_does_not_offer_is_no_opponent():
-    from benchmarks.harness.measure import Summary
-    from benchmarks.harness.report import Row
-    from benchmarks.speed import goals
-
-    goal = goals.Goal("g", "speedup", "step", "t", 8, "peer", 4, 6)
-    fast = Summary(0.1, 0.1, 0.1, 1)
-    rows = [
-        Row("step", "t", 8, "sae", "default", seconds=fast),
-        Row("step", "t", 8, "peer", "x", documented=False, seconds=fast),
-    ]
-    (line,) = goals._lines(goal, rows, "cpu")
-    assert line["verdict"] == "not measured"
 
 
 def test_what_does_not_fit_into_memory_is_left_out_with_its_reason():
