@@ -50,6 +50,7 @@ def ours(
         learners[name] = SaeLearner(
             Sae(D, cfg, d_out=spec.d_out, spec=spec), tokens_per_step=tokens, auxk_alpha=1 / 32,
             dead_feature_threshold=10**7, compute_dtype=lm.compute_dtype(torch.device("cpu")), recipe=recipe,
+            encode_in_8bit=None, tokens_per_pass=tokens,
         )  # fmt: skip
     joint = Joint.whole(learners)
     begun = False

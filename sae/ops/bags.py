@@ -11,6 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+import sae.ops.native.bags as native
+
 _ENTRIES = 2**16
 """Entries whose rows are gathered together where no operation gathers and multiplies at once."""
 
@@ -45,9 +47,16 @@ class Bags(NamedTuple):
         flat = at[:, 0] * acts.shape[1] + at[:, 1]
         return cls(acts.flatten()[flat], indices.flatten()[flat], at[:, 0], bag, starts, flat)
 
+    @property
+    def bounds(self) -> Int[Tensor, "bags_plus_1"]:
+        """Where the entries of each bag begin, and where they end."""
+        return F.pad(self.starts, (0, 1), value=len(self.indices))
+
 
 def decode_bags(bags: Bags, W: Float[Tensor, "latents d_out"]) -> Float[Tensor, "bags d_out"]:
     """out[b] = Σ over the entries of bag b of acts · W[indices], without gradients. Twin: `naive.decode`."""
+    if native.covers(bags.indices, W):
+        return native.decode(bags.acts.to(W.dtype), bags.indices, bags.bounds, W)
     with torch.no_grad():
         return F.embedding_bag(bags.indices, W, bags.starts, per_sample_weights=bags.acts.to(W.dtype), mode="sum")
 
@@ -56,6 +65,8 @@ def gather_dot_bags(
     rows: Float[Tensor, "bags d"], bags: Bags, W: Float[Tensor, "latents d"]
 ) -> Float[Tensor, "entries"]:
     """out[e] = ⟨rows[bag[e]], W[indices[e]]⟩, without gradients. Twin: `naive.gather_dot`."""
+    if native.covers(bags.indices, rows, W):
+        return native.gather_dot(rows, bags.indices, bags.bounds, W)
     if rows.is_cpu and rows.dtype == W.dtype and rows.dtype in (torch.float32, torch.float64):
         # The gradient of embedding_bag to its weights is this gather-dot.
         return torch.ops.aten._embedding_bag_per_sample_weights_backward(

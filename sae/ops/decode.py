@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 import sae.ops.kernels as kernels
 import sae.ops.naive as naive
+import sae.ops.native.bags as native
 
 
 def decode(
@@ -17,6 +18,8 @@ def decode(
         import sae.ops.kernels.decode as fast
 
         return fast.decode(acts, indices, W)
+    if native.covers(indices, W):
+        return native.decode(acts.to(W.dtype), indices, _starts(indices), W)
     with torch.no_grad():
         return F.embedding_bag(indices, W, per_sample_weights=acts, mode="sum")
 
@@ -31,6 +34,8 @@ def gather_dot(
         return fast.gather_dot(rows, indices, W)
     if rows.dtype not in (torch.float32, torch.float64):
         return naive.gather_dot(rows, indices, W)
+    if native.covers(indices, rows, W):
+        return native.gather_dot(rows, indices, _starts(indices), W)
     tokens, k = indices.shape
     bag_starts = torch.arange(0, tokens * k, k, device=indices.device)
     bag_of = torch.arange(tokens, device=indices.device).repeat_interleave(k, output_size=tokens * k)
@@ -38,3 +43,9 @@ def gather_dot(
     return torch.ops.aten._embedding_bag_per_sample_weights_backward(
         rows, W, indices.flatten(), bag_starts, bag_of, 0, -1
     ).view(tokens, k)
+
+
+def _starts(indices: Int[Tensor, "tokens k"]) -> Int[Tensor, "tokens_plus_1"]:
+    """Where the entries of each token begin, and where they end."""
+    tokens, k = indices.shape
+    return torch.arange(tokens + 1) * k

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 import sae
+from sae import ops
 from sae.ops import LatentSegments, momentum, native
-from sae.ops.native import topk, transformer
+from sae.ops.native import bags, topk, transformer
 from sae.ops.segments import Segments
 
 SIZES = [(1, 48), (37, 48), (5, 7), (0, 48), (4, 300), (257, 16)]
@@ -103,6 +104,42 @@ def test_descend_equals_its_twin(
         close(found, twin)
 
 
+@pytest.mark.parametrize("d", [5, 64, 100, 1100])
+@pytest.mark.parametrize("counts", [[3, 0, 4, 1], [2] * 37, [0, 0]])
+def test_sums_over_bags_and_their_gradient_equal_their_twins(counts: list[int], d: int) -> None:
+    """Also of rows that are apart in memory, and of bags without entries."""
+    starts = torch.tensor([0, *counts]).cumsum(0)
+    acts, indices = torch.rand(int(starts[-1])), torch.randint(11, (int(starts[-1]),))
+    W, rows = torch.randn(11, d + 3)[:, :d], torch.randn(len(counts), d + 1)[:, :d]
+    expected = [(acts[a:b, None] * W[indices[a:b]]).sum(0) for a, b in zip(starts, starts[1:], strict=False)]
+    torch.testing.assert_close(bags.decode(acts, indices, starts, W), torch.stack(expected))
+    dots = torch.cat([W[indices[a:b]] @ rows[n] for n, (a, b) in enumerate(zip(starts, starts[1:], strict=False))])
+    torch.testing.assert_close(bags.gather_dot(rows, indices, starts, W), dots, atol=1e-4, rtol=1e-5)
+
+
+def test_codes_of_both_kinds_are_decoded_in_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    acts, indices, x = torch.rand(37, 8), torch.randint(96, (37, 8)), torch.randn(37, 300)
+    W, calls = torch.randn(96, 300), []
+    code = ops.Bags.of(acts, indices)
+    plain = ops.decode(acts[:1], indices[:1], W), ops.gather_dot(x[:1], indices[:1], W)
+    for name in ("decode", "gather_dot"):
+        run = getattr(bags, name)
+        monkeypatch.setattr(bags, name, lambda *given, name=name, run=run: calls.append(name) or run(*given))
+    made = ops.decode(acts, indices, W), ops.gather_dot(x, indices, W)
+    torch.testing.assert_close((made[0][:1], made[1][:1]), plain)
+    assert torch.equal(ops.decode_bags(code, W), made[0])
+    assert torch.equal(ops.gather_dot_bags(x, code, W), made[1].flatten())
+    assert calls == ["decode", "gather_dot"] * 2
+
+
+@pytest.mark.parametrize("wrong", [-1, 96])
+def test_a_latent_that_does_not_exist_is_an_error(wrong: int) -> None:
+    indices = torch.randint(96, (37, 8))
+    indices[3, 2] = wrong
+    with pytest.raises(RuntimeError, match=f"value {wrong} which is not in the valid range"):
+        ops.decode(torch.rand(37, 8), indices, torch.randn(96, 300))
+
+
 @pytest.mark.parametrize("shift", [0.0, -2.0, -50.0, 50.0])
 @pytest.mark.parametrize(("tokens", "columns", "k"), [(0, 96, 5), (1, 48, 6), (37, 96, 5), (5, 301, 9), (3, 4608, 32)])
 def test_topk_of_bf16_is_exact_and_its_columns_are_distinct(tokens: int, columns: int, k: int, shift: float) -> None:
@@ -144,7 +181,9 @@ def test_any_number_of_threads_gives_the_same_bits(team: bool, tmp_path: Path, m
         mine, v, step = m.clone(), torch.zeros(37), torch.empty(37, 48, dtype=torch.bfloat16)
         momentum.momentum_(mine, v, gradient, skip=NO, beta1=0.7, beta2=0.9, epsilon=1e-8, out=step)
         momentum.descend_(mine, step, torch.tensor(0.1), skip=NO)
-        found.append((mine, v, step))
+        acts, indices, starts = m[:, :5].flatten(), torch.arange(185).remainder(37), torch.arange(0, 186, 5)
+        sums = bags.decode(acts, indices, starts, gradient), bags.gather_dot(m, indices, starts, gradient)
+        found.append((mine, v, step, *sums))
     assert all(torch.equal(one, three) for one, three in zip(*found, strict=True))
 
 

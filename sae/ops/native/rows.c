@@ -1,14 +1,10 @@
-/* The passes of `sae.ops.momentum`, `topk`, `extremes`, of logits and of a transformer's elementwise work, row by row.
+/* The passes of `sae.ops.topk`, `extremes`, of logits and of a transformer's elementwise work, row by row.
    Matrices are (rows, d), one row after the other. */
 
 #include <float.h>
 #include <math.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
 
-/* Rows that a thread takes at a time. Without OpenMP the pragmas below say nothing, and the caller's threads share. */
-enum { ROWS = 16 };
+#include "rows.h"
 
 int has_team(void) {
 #ifdef _OPENMP
@@ -16,119 +12,6 @@ int has_team(void) {
 #else
     return 0;
 #endif
-}
-
-/* To the nearest, ties to even; NaN stays NaN. */
-static inline uint16_t to_bf16(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, 4);
-    return x != x ? 0x7fc0 : (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
-
-static inline float from_bf16(uint16_t half) {
-    uint32_t bits = (uint32_t)half << 16;
-    float x;
-    memcpy(&x, &bits, 4);
-    return x;
-}
-
-/* to[row] = scale * from, in float32 or bf16. */
-static void write_row(void *to, long row, long d, const float *restrict from, float scale, int is_bf16) {
-    if (is_bf16) {
-        uint16_t *restrict out = (uint16_t *)to + row * d;
-        for (long i = 0; i < d; i++) out[i] = to_bf16(from[i] * scale);
-    } else {
-        float *restrict out = (float *)to + row * d;
-        for (long i = 0; i < d; i++) out[i] = from[i] * scale;
-    }
-}
-
-/* out = from[row], as float32. */
-static void read_row(const void *from, long row, long d, float *restrict out, int is_bf16) {
-    if (is_bf16) {
-        const uint16_t *restrict in = (const uint16_t *)from + row * d;
-        for (long i = 0; i < d; i++) out[i] = from_bf16(in[i]);
-    } else {
-        memcpy(out, (const float *)from + row * d, d * sizeof(float));
-    }
-}
-
-/* out = the sum of weights[e] * rows[tokens[e]] over e from begin to end. */
-static void gather(long begin, long end, long d, const int64_t *tokens, const float *weights, const float *rows,
-                   long stride, float *restrict out) {
-    memset(out, 0, d * sizeof(float));
-    for (long e = begin; e < end; e++) {
-        const float *restrict row = rows + tokens[e] * stride;
-        const float weight = weights[e];
-        for (long i = 0; i < d; i++) out[i] += weight * row[i];
-    }
-}
-
-/* `momentum_` of the rows from first to end. The gradient is dense, or with `bounds` the sum of a segment of rows that
-   are `stride` apart. */
-void momentum(long first, long end, long d, long threads, void *exp_avg, long moment_is_bf16, float *exp_avg_sq,
-              const float *gradient, const int64_t *bounds, const int64_t *tokens, const float *weights,
-              const float *rows, long stride, const float *along, const float *matrix, const float *rates,
-              float weight1, float weight2, float epsilon, void *out, long is_bf16, float *energies) {
-#pragma omp parallel num_threads(threads)
-    {
-        float *restrict g = malloc(2 * d * sizeof(float)), *restrict m = g + d;
-#pragma omp for schedule(dynamic, ROWS)
-        for (long row = first; row < end; row++) {
-            if (bounds)
-                gather(bounds[row], bounds[row + 1], d, tokens, weights, rows, stride, g);
-            else
-                memcpy(g, gradient + row * d, d * sizeof(float));
-            if (along) {
-                const float part = along[row], *restrict unit = matrix + row * d;
-                for (long i = 0; i < d; i++) g[i] -= part * unit[i];
-            }
-            float square = 0, energy = 0;
-            read_row(exp_avg, row, d, m, moment_is_bf16);
-            for (long i = 0; i < d; i++) {
-                m[i] += weight1 * (g[i] - m[i]);
-                square += g[i] * g[i];
-                energy += m[i] * m[i];
-            }
-            write_row(exp_avg, row, d, m, 1.0f, moment_is_bf16);
-            exp_avg_sq[row] += weight2 * (square / d - exp_avg_sq[row]);
-            const float scale = (rates ? rates[row] : 1.0f) / sqrtf(sqrtf(exp_avg_sq[row]) + epsilon);
-            energies[row] = energy * scale * scale;
-            write_row(out, row, d, m, scale, is_bf16);
-        }
-        free(g);
-    }
-}
-
-/* `descend_` of the rows from first to end, which are first multiplied by `factors`. Those of `follower` take
-   `its_length` of the same step. */
-void descend(long first, long end, long d, long threads, float *parameter, const void *step, long step_is_bf16,
-             float length, const float *factors, long unit_rows, void *copy, long copy_is_bf16, float *follower,
-             float its_length) {
-#pragma omp parallel num_threads(threads)
-    {
-        float *restrict s = malloc(d * sizeof(float));
-#pragma omp for schedule(dynamic, ROWS)
-        for (long row = first; row < end; row++) {
-            read_row(step, row, d, s, step_is_bf16);
-            if (follower) {
-                float *restrict w = follower + row * d;
-                for (long i = 0; i < d; i++) w[i] -= its_length * s[i];
-            }
-            const float factor = factors ? factors[row] : 1.0f;
-            float *restrict w = parameter + row * d, square = 0;
-            for (long i = 0; i < d; i++) {
-                w[i] = factor * w[i] - length * s[i];
-                square += w[i] * w[i];
-            }
-            if (unit_rows) {
-                const float norm = fmaxf(sqrtf(square), FLT_MIN);
-                for (long i = 0; i < d; i++) w[i] /= norm;
-            }
-            if (copy) write_row(copy, row, d, w, 1.0f, copy_is_bf16);
-        }
-        free(s);
-    }
 }
 
 /* The k-th largest of n values, or 0 if fewer than k are positive. Values are read as bits of bf16, whose order is that
