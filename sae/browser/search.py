@@ -10,7 +10,7 @@ from .findings import Match
 _MAX_MATCHES = 20_000
 
 
-class Text:
+class JoinedText:
     """All tokens as one text."""
 
     def __init__(self, tokens: np.ndarray, vocabulary: Sequence[str]) -> None:

@@ -26,7 +26,7 @@ from .layout import (
     read_manifest,
     read_vocabulary,
 )
-from .search import Text, best_matches
+from .search import JoinedText, best_matches
 from .statistics import Corpus, Events, top_of
 from .together import ENOUGH, TOKENS, Coactive, Sample, coactive
 
@@ -144,8 +144,8 @@ class Index:
         return self._text.positions_of(text)
 
     @cached_property
-    def _text(self) -> Text:
-        return Text(self.tokens, self.vocabulary)
+    def _text(self) -> JoinedText:
+        return JoinedText(self.tokens, self.vocabulary)
 
     def _file(self, name: str) -> CheckedFile:
         return CheckedFile(self.folder / name, self.header.files.get(name, -1))

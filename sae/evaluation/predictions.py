@@ -114,7 +114,7 @@ def _joined(parts: list[Predictions]) -> Predictions:
 def _compare_tokens(logs: Tensor, p: Tensor, likeliest: Tensor, logits: Tensor, targets: Tensor) -> Predictions:
     changed = logits.float().log_softmax(-1)
     agree, ce = likeliest == largest(changed), _cross_entropy(changed, targets)
-    terms = changed.neg_().add_(logs).mul_(p)
+    terms = changed.neg_().add_(logs).mul_(p)  # `losses.divergence` in place: a chunk is 1 GiB on a GPU
     kl = terms.sum(-1)
     if kl.isnan().any():  # a logit of -inf has probability 0 in both: it adds nothing
         kl = terms.masked_fill_(p == 0, 0).sum(-1)
