@@ -64,24 +64,14 @@ def chunk_and_tokenize(
 
     layout = chunk_layout(tokenizer, max_seq_len)
 
-    def tokenize_of(split: "datasets.Dataset | datasets.IterableDataset") -> Tokenize:
-        is_chat = holds_chats(split.features, text_key)
-        check_text_column(split.column_names, None if is_chat else split.features, text_key)
-        if is_chat:
-            check_chat_template(tokenizer, text_key)
-        ends = (layout.prefix, layout.suffix)
-        in_parts = is_chat and takes_parts(tokenizer)
-        return Tokenize(
-            tokenizer, text_key, separator_id(tokenizer), is_chat=is_chat, ends=ends, chats_in_parts=in_parts
-        )
-
     def rows_of(split: "datasets.Dataset") -> "datasets.Dataset":
-        tokenize = tokenize_of(split)
+        tokenize = _tokenize_of(split, tokenizer, text_key, layout)
         documents = _tokenize_dataset(split, tokenize, num_proc=num_proc, use_cache=load_from_cache_file)
         return pack_dataset(documents, layout, keep_partial=return_final_batch, use_cache=load_from_cache_file)
 
     def stream_of(split: "datasets.IterableDataset") -> PackedStream:
-        return PackedStream(split, tokenize_of(split).rows, layout, format=format, keep_partial=return_final_batch)
+        tokenize = _tokenize_of(split, tokenizer, text_key, layout)
+        return PackedStream(split, tokenize.rows, layout, format=format, keep_partial=return_final_batch)
 
     if isinstance(data, Dataset):
         rows = rows_of(data)
@@ -100,6 +90,22 @@ def chunk_and_tokenize(
     if isinstance(data, IterableDatasetDict):
         return {name: stream_of(split) for name, split in data.items()}
     raise ValueError(f"data must be a data set of the `datasets` library, got {type(data).__name__}; use load_dataset")
+
+
+def _tokenize_of(
+    split: "datasets.Dataset | datasets.IterableDataset",
+    tokenizer: "transformers.PreTrainedTokenizerBase",
+    text_key: str,
+    layout: ChunkLayout,
+) -> "Tokenize":
+    """How the texts or chats of a split become tokens. Raises ValueError for a column that holds neither."""
+    is_chat = holds_chats(split.features, text_key)
+    check_text_column(split.column_names, None if is_chat else split.features, text_key)
+    if is_chat:
+        check_chat_template(tokenizer, text_key)
+    ends = (layout.prefix, layout.suffix)
+    in_parts = is_chat and takes_parts(tokenizer)
+    return Tokenize(tokenizer, text_key, separator_id(tokenizer), is_chat=is_chat, ends=ends, chats_in_parts=in_parts)
 
 
 @dataclass(frozen=True)

@@ -198,19 +198,13 @@ def evaluate_many(
         own = means(model, hookpoints, share, rules)
     spreads = _over_ranks({name: Spread.zeros(d_in, "cpu") for name, d_in in widths.items()}, own, ranks)
     tokens = _number_of_tokens(spreads)
-    references = {
-        row: Reference(spreads[at].everything.mean(), spreads[at].ordinary.mean(), rules[at])
-        for row, at in rows(found).items()
-    }
+    references = _references(found, spreads, rules)
     with ranks.together():
         models, why_no_head = _with_heads(model, share.ctx_len)
     heads = [each.head for each in models if each.head is not None]
-    measured = Measured({}, {}, {}, {})
     with ranks.together(), bar(what="measuring", total=share.tokens) as progress:
         share = Share(counting(), ranks, progress.reach)
-        for batch in share:
-            of_batch = measure(models, batch, dictionaries, references, on_part=share.part_done)
-            measured = measured.add(of_batch)
+        measured = _measured(models, share, dictionaries, references)
     of_rows = {row: widths[at] for row, at in rows(found).items()}
     total = nothing(dictionaries, of_rows, share.ctx_len, has_head=bool(heads)).add(measured.on_cpu())
     ranks.add_up(total.tensors())()
@@ -232,6 +226,24 @@ def evaluate_many(
         relative_norms=_relative_norms(found, total),
         differences=_differences(dictionaries, total),
     )
+
+
+def _references(found: Targets, spreads: Mapping[str, Spread], rules: Mapping[str, Ordinary]) -> dict[str, Reference]:
+    """What each row of the result is held against: the means of what is read there, and which tokens are ordinary."""
+    return {
+        row: Reference(spreads[at].everything.mean(), spreads[at].ordinary.mean(), rules[at])
+        for row, at in rows(found).items()
+    }
+
+
+def _measured(
+    models: Sequence[Measurable], share: Share, dictionaries: Dictionaries, references: Mapping[str, Reference]
+) -> Measured:
+    """The sums over the batches of this process's share."""
+    measured = Measured({}, {}, {}, {})
+    for batch in share:
+        measured = measured.add(measure(models, batch, dictionaries, references, on_part=share.part_done))
+    return measured
 
 
 def _number_of_tokens(spreads: Mapping[str, Spread]) -> int:

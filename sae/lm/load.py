@@ -9,7 +9,7 @@ import importlib.util
 import logging
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -200,29 +200,40 @@ def load_model(
     if device_map is not None and (room := _free_memory(devices)):
         options |= {"max_memory": room}
     config = load_config(name, revision=revision, token=token)
+
+    def load(cls: Any) -> nn.Module:
+        with _loading(location, access):
+            model, info = cls.from_pretrained(
+                **_source(location, access),
+                config=copy.deepcopy(config),
+                dtype=dtype,
+                device_map=device_map or {"": torch.device(device)},
+                output_loading_info=True,
+                **options,
+            )
+        _check_complete(name, model, info["missing_keys"])
+        return cast(nn.Module, model)
+
+    model = _first_complete(_classes(config, head), load)
+    if "fp8" in str(getattr(config, "quantization_config", "")):
+        _cast_evenly(model, dtype)
+    return frozen(model, head)
+
+
+def _first_complete(classes: Iterable[Any], load: Callable[[Any], nn.Module]) -> nn.Module:
+    """The model of the first class for which the files have every weight.
+
+    Raises the first class's error if there is none; an error of another kind counts until a class lacked weights.
+    """
     incomplete: list[ValueError] = []
-    for cls in _classes(config, head):
+    for cls in classes:
         try:
-            with _loading(location, access):
-                model, info = cls.from_pretrained(
-                    **_source(location, access),
-                    config=copy.deepcopy(config),
-                    dtype=dtype,
-                    device_map=device_map or {"": torch.device(device)},
-                    output_loading_info=True,
-                    **options,
-                )
-            _check_complete(name, model, info["missing_keys"])
+            return load(cls)
         except IncompleteError as error:
             incomplete.append(error)
-            continue
         except ValueError:
             if not incomplete:
                 raise
-            continue
-        if "fp8" in str(getattr(config, "quantization_config", "")):
-            _cast_evenly(model, dtype)
-        return frozen(model, head)
     raise incomplete[0]
 
 

@@ -22,7 +22,7 @@ from sae.ops import native
 from sae.ops.defaults import own_defaults
 from sae.report.training import report
 from sae.runs import checkpoint
-from sae.runs.folder import check_sources
+from sae.runs.folder import RunFolder, check_sources
 from sae.runs.log import Record, Sink, note
 from sae.training import first_look, held_out, persistence, progress
 from sae.training.building import live_store, make_learners, make_saes, make_source
@@ -94,11 +94,7 @@ class SaeTrainer:
             before=launch.before,
         )
         world.placement = plan.placement
-        held, free = plan.held_by(world.rank), free_memory(self.device)
-        if plan.is_sweep:
-            self._note(check_sweep_fits(held, plan.widths, cfg.recipe, free))
-        elif cfg.finetune is None:  # whose sizes come with it
-            check_fits(held, plan.widths, cfg.recipe, free, parts=cfg.shard_latents)
+        self._check_memory()
         self.saes = make_saes(plan, world, self.device, self._note, launch.typed, begun=launch.begun)
         """Autoencoders that this process holds, by name: all, unless they are distributed."""
         shapes = self._merged({name: SaeShape.of(sae, cfg.shard_latents) for name, sae in self.saes.items()})
@@ -114,17 +110,29 @@ class SaeTrainer:
         self.stopped = False
         """Whether all processes have agreed to follow a request to stop."""
         self.speed = Speed(self.saes, self.device)
-        copies = len(world.placement.replicas(world.rank))  # only one of them is written
-        self.folder = world.from_main(
-            partial(
-                launch.folder.sized,
-                cfg,
-                model_name=launch.model_name,
-                checkpoint_bytes=sum(world.gather(checkpoint.size_on_disk(self.saes))) // copies,
-                total_steps=plan.steps.total,
-            )
-        )
+        self.folder = self._sized_folder()
         self.persistence = Persistence(self.folder, world, shapes, self.saes, self.learners)
+
+    def _check_memory(self) -> None:
+        """Raises ValueError if what this process is to hold does not fit into the memory that is free."""
+        plan, recipe = self.plan, self.cfg.recipe
+        held, free = plan.held_by(self.world.rank), free_memory(self.device)
+        if plan.is_sweep:
+            self._note(check_sweep_fits(held, plan.widths, recipe, free))
+        elif self.cfg.finetune is None:  # whose sizes come with it
+            check_fits(held, plan.widths, recipe, free, parts=self.cfg.shard_latents)
+
+    def _sized_folder(self) -> RunFolder:
+        """The run's folder, which knows how many checkpoints the disk has room for."""
+        copies = len(self.world.placement.replicas(self.world.rank))  # only one of them is written
+        sized = partial(
+            self.launch.folder.sized,
+            self.cfg,
+            model_name=self.launch.model_name,
+            checkpoint_bytes=sum(self.world.gather(checkpoint.size_on_disk(self.saes))) // copies,
+            total_steps=self.plan.steps.total,
+        )
+        return self.world.from_main(sized)
 
     @own_defaults()
     def fit(self) -> Path:
