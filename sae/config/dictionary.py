@@ -1,9 +1,12 @@
 """The shape of a dictionary."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from .checks import check, check_positive
+
+Rule = Literal["topk", "batchtopk", "groupmax"]
+"""Names of the rules that keep latents, which are trained here."""
 
 
 @dataclass
@@ -25,7 +28,7 @@ class SaeConfig:
     k: int = 32
     """Latents kept per token; with batchtopk in the mean over tokens."""
 
-    selection: Literal["topk", "batchtopk", "groupmax"] = "topk"
+    selection: Rule = "topk"
     """Rule that keeps latents. topk: the k largest of each token. batchtopk: those above a threshold; k in the mean
     over tokens, at most 4 k of one token. groupmax: the largest latent of each of k equal groups."""
 
@@ -60,9 +63,10 @@ class SaeConfig:
 
     def __post_init__(self) -> None:
         check_positive(self, "expansion_factor", "k")
-        if self.selection not in ("topk", "batchtopk", "groupmax"):
+        if self.selection not in get_args(Rule):
+            *others, last = get_args(Rule)
             raise ValueError(
-                f"selection must be topk, batchtopk or groupmax, got {self.selection!r}; choose one of them"
+                f"selection must be {', '.join(others)} or {last}, got {self.selection!r}; choose one of them"
             )
         for name in ("prefixes", "budgets"):
             ends = getattr(self, name)
@@ -152,6 +156,11 @@ class SaeConfig:
         return self.tie_decoders == "target"
 
     @property
+    def keeps_largest(self) -> bool:
+        """Whether the rule looks at a token's largest latents alone: they may be found in 8 bits, or in shards."""
+        return self.selection in ("topk", "batchtopk")
+
+    @property
     def needs_reconstruction(self) -> str:
         """The option of this shape that cannot be trained end to end; empty if there is none."""
         kinds = {"selection batchtopk": self.selection == "batchtopk", "prefixes": self.prefixes,
@@ -162,7 +171,7 @@ class SaeConfig:
     @property
     def needs_all_latents(self) -> str:
         """The option of this shape that keeps its latents from being split over processes; empty if there is none."""
-        kinds = {"selection groupmax": self.selection == "groupmax", "prefixes": self.prefixes,
+        kinds = {f"selection {self.selection}": not self.keeps_largest, "prefixes": self.prefixes,
                  "budgets": self.budgets, "cross_layer": self.cross_layer, "transcode": self.transcode}  # fmt: skip
         return next((kind for kind, there in kinds.items() if there), "")
 

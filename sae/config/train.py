@@ -190,10 +190,10 @@ class TrainConfig:
                     f"loss_fn must be fvu with {kind}, which is trained on reconstruction, got {self.loss_fn!r}; "
                     "leave out one of them"
                 )
-            if self.encode_in_8bit and sae.selection == "groupmax":
+            if self.encode_in_8bit and not sae.keeps_largest:
                 raise ValueError(
-                    "encode_in_8bit finds the largest latents of all, got selection groupmax, which takes one of each "
-                    "group; leave out one of them"
+                    f"encode_in_8bit finds the largest latents of all, got selection {sae.selection}, which keeps "
+                    "others too; leave out one of them"
                 )
             if self.shard_latents > 1 and (kind := sae.needs_all_latents):
                 raise ValueError(

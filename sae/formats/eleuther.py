@@ -7,11 +7,12 @@ import re
 from collections.abc import Container
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, get_args
 
 from torch import Tensor
 
 from sae.config import SaeConfig
+from sae.config.dictionary import Rule
 from sae.dictionary.spec import Saved, Spec, with_centre
 from sae.formats.files import check_link, check_one_float_type, read_tensors, write_tensors
 from sae.formats.format import About, Claim, Format, beside, in_folder, quietly
@@ -203,9 +204,10 @@ def _selection_in(path: Path, raw: dict[str, Any]) -> str:
     selection = raw.get("activation", "topk")
     if isinstance(selection, str):
         selection = next((selection.removeprefix(f"{kind} ") for kind in _SEVERAL if raw.get(kind) is True), selection)
-    if selection not in ("topk", "batchtopk", "groupmax", "jumprelu"):
+    known = get_args(Rule)
+    if selection not in (*known, "jumprelu"):
         raise ValueError(
-            f"{path}: activation={short(selection)} is not supported; known are topk, batchtopk, groupmax and jumprelu"
+            f"{path}: activation={short(selection)} is not supported; known are {', '.join(known)} and jumprelu"
         )
     return selection
 

@@ -221,7 +221,7 @@ def check_plain(
         "skip connections of cross-layer transcoders": spec.cfg.skip_connection and spec.cfg.cross_layer,
         "skip connections": spec.cfg.skip_connection and not skip,
         "a layer norm of what is read": spec.layer_norm and not norm,
-        "groupmax selection": spec.selection == "groupmax",
+        f"{spec.selection} selection": spec.selection not in ("topk", "batchtopk", "jumprelu"),
     }
     if has_not := [kind for kind, there in kinds.items() if there]:
         raise ValueError(f"{library} cannot say this dictionary: it has no {' and no '.join(has_not)}; choose another")

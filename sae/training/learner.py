@@ -87,7 +87,7 @@ class SaeLearner:
         self._all_latents = shards.total(sae.num_latents)
         self.dead = DeadLatents(sae.num_latents, dead_feature_threshold, sae.device)
         self._report_dead_after = dead_feature_threshold if report_dead_after is None else report_dead_after
-        if encode_in_8bit is None and sae.cfg.selection != "groupmax":
+        if encode_in_8bit is None and sae.cfg.keeps_largest:
             encode_in_8bit = eight_bit.pays(sae.num_latents, tokens_per_pass, sae.device)
         if encode_in_8bit:
             eight_bit.check_has_product(sae.device)

@@ -2,6 +2,7 @@
 
 from itertools import product
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from oracle import level_weights
 from torch import Tensor
 
 from sae import Sae, SaeConfig, ops
+from sae.config.dictionary import Rule
 from sae.dictionary.gradients import Gradients, Objective, Weights, encoded, pullback, token_shares
 from sae.dictionary.levels import Levels
 from sae.dictionary.selection import groupmax, jumprelu, selection
@@ -18,7 +20,7 @@ from sae.training.learner import SaeLearner
 from sae.training.recipe import Recipe
 
 N, D_IN, D_OUT, LATENTS, K = 37, 48, 20, 96, 6
-SELECTIONS = ("topk", "batchtopk", "groupmax")
+SELECTIONS = get_args(Rule)
 LEVELS = {"one": {}, "prefixes": {"prefixes": [8, 40]}, "budgets": {"budgets": [1, 3]}}
 WIRINGS = {
     "autoencoder": {},

@@ -5,13 +5,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
 from oracle import dense_gradients, make_sae
 
 from sae import Sae, SaeConfig
+from sae.config.dictionary import Rule
 from sae.ops import eight_bit
 from sae.training import adam
 from sae.training.adam import Adam
@@ -265,14 +266,14 @@ def test_a_step_that_is_not_finite_raises_no_bias() -> None:
     [("topk", 0.05, 0.3, 1.02), ("groupmax", 0.06, 0.22, 1.04), ("batchtopk", 0.4, 0.9, 1.06)],
 )
 def test_few_of_many_latents_stay_silent_with_a_small_k(
-    selection: Literal["topk", "batchtopk", "groupmax"], unused: float, before: float, worse: float
+    selection: Rule, unused: float, before: float, worse: float
 ) -> None:
     with_rule, without = (_after_a_run(selection, least_firings) for least_firings in (0.5, 0.0))
     assert with_rule.unused < unused < before < without.unused
     assert with_rule.fvu < worse * without.fvu
 
 
-def _after_a_run(selection: Literal["topk", "batchtopk", "groupmax"], least_firings: float) -> SimpleNamespace:
+def _after_a_run(selection: Rule, least_firings: float) -> SimpleNamespace:
     """What 100 steps make of 512 latents with k 2, on Gaussian tokens whose deviations fall as 1 / i."""
     steps, tokens, cfg = 100, 512, SaeConfig(num_latents=512, k=2, selection=selection)
     generator = torch.Generator().manual_seed(0)
