@@ -1,35 +1,28 @@
 #!/usr/bin/env bash
 # TransformerLens' get_full_resid_decomposition where a norm follows attention (Gemma 2 and 3, OLMo 2 and 3, GLM-4): heads are taken before it.
 set -euo pipefail
-source "$(dirname "$0")/environment.sh" torch==2.13.0 transformers==5.23.0 datasets==5.2.0 transformer-lens==4.3.0
+source "$(dirname "$0")/environment_transformer_lens.sh"
 "$python" -W ignore - 2>/dev/null <<'PY'
-from importlib.metadata import version
-
 import torch
-from transformer_lens.model_bridge.sources import build_bridge_from_module
+from bridges import LIBRARY, TOKENS, bridged, noisy
 from transformers import (
     Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, Glm4Config, Glm4ForCausalLM, LlamaConfig,
     LlamaForCausalLM, Olmo2Config, Olmo2ForCausalLM, Olmo3Config, Olmo3ForCausalLM,
 )  # fmt: skip
 
-tokens = torch.tensor([[1, 5, 9, 22, 13, 40, 7, 33, 28, 19, 50, 11]])
 sizes = {"hidden_size": 32, "num_hidden_layers": 3, "vocab_size": 64, "intermediate_size": 48, "pad_token_id": 0}
 heads = {"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 8}
 kinds = {
     LlamaForCausalLM: LlamaConfig, Gemma2ForCausalLM: Gemma2Config, Gemma3ForCausalLM: Gemma3TextConfig,
     Olmo2ForCausalLM: Olmo2Config, Olmo3ForCausalLM: Olmo3Config, Glm4ForCausalLM: Glm4Config,
 }  # fmt: skip
-print(f"transformer-lens {version('transformer-lens')}\nexpected: heads, MLPs, embedding and biases add up to the residual stream; MLPs, attention layers and embedding do")
+print(f"{LIBRARY}\nexpected: heads, MLPs, embedding and biases add up to the residual stream; MLPs, attention layers and embedding do")
 seen = []
 for kind, config in kinds.items():
-    torch.manual_seed(0)
-    model = kind(config(**sizes, **heads)).eval()
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.15)
-        bridge = build_bridge_from_module(model, kind.__name__, hf_config=model.config).eval()
+        bridge = bridged(noisy(kind, config(**sizes, **heads)))
         bridge.enable_compatibility_mode(disable_warnings=True)
-        cache = bridge.run_with_cache(tokens)[1]
+        cache = bridge.run_with_cache(TOKENS)[1]
         residual = cache["blocks.2.hook_resid_post"]
         off = [((parts.sum(0) - residual).norm() / residual.norm()).item() for parts in (
             cache.get_full_resid_decomposition(expand_neurons=False), cache.decompose_resid(),

@@ -1,19 +1,17 @@
 #!/usr/bin/env bash
 # TransformerLens' start_at_layer on BLOOM, Mamba and Mamba 2: every block runs, and what was to enter the later one is taken as the embedding.
 set -euo pipefail
-source "$(dirname "$0")/environment.sh" torch==2.13.0 transformers==5.23.0 datasets==5.2.0 transformer-lens==4.3.0
+source "$(dirname "$0")/environment_transformer_lens.sh"
 "$python" -W ignore - 2>/dev/null <<'PY'
 from copy import deepcopy
-from importlib.metadata import version
 
 import torch
-from transformer_lens.model_bridge.sources import build_bridge_from_module
+from bridges import LIBRARY, TOKENS, bridged, noisy
 from transformers import (
     BloomConfig, BloomForCausalLM, GPT2Config, GPT2LMHeadModel, Mamba2Config, Mamba2ForCausalLM, MambaConfig, MambaForCausalLM,
 )  # fmt: skip
 
 BLOCKS, START = 3, 2
-tokens = torch.tensor([[1, 5, 9, 22, 13, 40, 7, 33, 28, 19, 50, 11]])
 sizes = {"hidden_size": 32, "vocab_size": 64}
 kinds = {
     GPT2LMHeadModel: GPT2Config(n_embd=32, n_layer=BLOCKS, n_head=4, vocab_size=64),
@@ -27,16 +25,13 @@ def off(logits, right):
     return ((logits - right).norm() / right.norm()).item()
 
 
-print(f"transformer-lens {version('transformer-lens')}\nexpected: from what entered block {START} of {BLOCKS}, start_at_layer={START} gives the logits that were")
+print(f"{LIBRARY}\nexpected: from what entered block {START} of {BLOCKS}, start_at_layer={START} gives the logits that were")
 wrong, embedded = {}, {}
 for kind, config in kinds.items():
-    torch.manual_seed(0)
-    model = kind(config).eval()
+    model = noisy(kind, config)
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.15)
-        bridge = build_bridge_from_module(deepcopy(model), kind.__name__, hf_config=config).eval()
-        logits, cache = bridge.run_with_cache(tokens)
+        bridge = bridged(deepcopy(model))
+        logits, cache = bridge.run_with_cache(TOKENS)
         entered = cache[f"blocks.{START}.hook_in"]
         later = bridge(entered, start_at_layer=START)
         wrong[kind], embedded[kind] = off(later, logits), off(later, model(inputs_embeds=entered).logits)
