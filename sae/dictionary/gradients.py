@@ -1,6 +1,7 @@
-"""The gradient of the training loss of one autoencoder, written out: every part but the encoder product is sparse.
+"""The gradient of the training loss of one dictionary, written out: every part but the encoder product is sparse.
 
-With N the tokens of a step, v the normaliser (variance per token), r = x̂ − x and e = −r held constant,
+With N the tokens of a step, v the normaliser (variance per token), y what is to be written (x itself for an
+autoencoder), r = x̂ − y and e = −r held constant,
 
     loss = Σ ‖r‖² / (N v)  +  auxk_alpha · min(num_dead / k_aux, 1) · Σ ‖ê − e‖² / (N v).
 
@@ -25,71 +26,15 @@ from sae.ops.encode import Encode, Select, chunk_tokens
 from sae.ops.segments import MatrixRows, SummedRows
 
 
-class Gradients(NamedTuple):
-    """Gradients of the loss on some tokens, in the type of the parameters."""
-
-    W_enc: MatrixRows
-    """(latents, d_in); on a CPU computed a few rows at a time, when the optimizer takes them."""
-    b_enc: Float[Tensor, "latents"]
-    W_dec: MatrixRows
-    """(latents, d_in); likewise."""
-    b_dec: Float[Tensor, "d_in"]
-    radial: Float[Tensor, "latents"]
-    """⟨W_dec gradient, W_dec⟩ of each row: the part that a row of unit length must not follow. The encoder needs the
-    dot products with W_dec anyway, so this costs no pass over the rows."""
-    W_skip: Float[Tensor, "d_out d_in"] | None = None
-    """Gradient of the linear map beside the code, if there is one."""
-    by_activation: Float[Tensor, "latents"] | None = None
-    """Σ activation · its gradient. None: it is `radial`, as W_dec decodes this code and no other."""
-
-    @classmethod
-    def zeros_like(cls, weights: "Weights") -> "Gradients":
-        """Gradients that are 0: the sum over no tokens."""
-        W_enc, W_dec, b_enc, b_dec = (torch.zeros_like(t) for t in weights[:4])
-        skip = None if weights.W_skip is None else torch.zeros_like(weights.W_skip)
-        by_activation = torch.zeros_like(b_enc) if weights.decodes_others else None
-        return cls(W_enc, b_enc, W_dec, b_dec, torch.zeros_like(b_enc), skip, by_activation)
-
-    def dense(self) -> list[Tensor]:
-        """The gradients as tensors, in the order of the fields, without those that are None."""
-        return [rows[:] for rows in self if rows is not None]
-
-    def densified(self) -> "Gradients":
-        """The same with whole matrices."""
-        return Gradients(*(None if rows is None else rows[:] for rows in self))  # type: ignore[arg-type]
-
-    def plus(self, other: "Gradients", *, lazily: bool = False) -> "Gradients":
-        """The sum of these gradients and those of other tokens.
-
-        The matrices are dense, in the memory of these if they are dense already. `lazily`: they are computed a few rows
-        at a time, and what both are computed from is kept.
-        """
-        if lazily:
-            b_enc, b_dec, radial = self.b_enc + other.b_enc, self.b_dec + other.b_dec, self.radial + other.radial
-            W_enc, W_dec = SummedRows(self.W_enc, other.W_enc), SummedRows(self.W_dec, other.W_dec)
-            pairs = (self.W_skip, other.W_skip), (self.by_activation, other.by_activation)
-            skip, by_activation = (None if a is None or b is None else a + b for a, b in pairs)
-            return Gradients(W_enc, b_enc, W_dec, b_dec, radial, skip, by_activation)
-        total = self.densified()
-        for mine, theirs in zip(total.dense(), (rows for rows in other if rows is not None), strict=True):
-            mine.add_(theirs[:])
-        return total
-
-    def by_parameter(self) -> dict[str, MatrixRows]:
-        """The gradients by the names of `Sae`'s parameters."""
-        found = {"encoder.weight": self.W_enc, "encoder.bias": self.b_enc, "W_dec": self.W_dec, "b_dec": self.b_dec}
-        return found if self.W_skip is None else found | {"W_skip": self.W_skip}
-
-
 class Weights(NamedTuple):
     """Parameters as the step reads them. On a GPU both matrices exist in the compute type too, on a CPU the encoder."""
 
     W_enc: Float[Tensor, "latents d_in"]
-    W_dec: Float[Tensor, "latents d_in"]
+    W_dec: Float[Tensor, "latents d_out"]
     b_enc: Float[Tensor, "latents"]
-    b_dec: Float[Tensor, "d_in"]
+    b_dec: Float[Tensor, "d_out"]
     W_enc_compute: Float[Tensor, "latents d_in"]
-    W_dec_compute: Float[Tensor, "latents d_in"]
+    W_dec_compute: Float[Tensor, "latents d_out"]
     """W_dec for gathering rows, in the compute type: a GPU waits for the memory that they are read from."""
     W_skip: Float[Tensor, "d_out d_in"] | None = None
     centred: bool = True
@@ -102,12 +47,19 @@ class Weights(NamedTuple):
     @classmethod
     def of(cls, sae: Sae, compute_dtype: torch.dtype) -> "Weights":
         """Views of the parameters, and copies of the matrices."""
-        W_enc, W_dec, b_enc = (t.detach() for t in (sae.encoder.weight, sae.W_dec, sae.encoder.bias))
-        gathered = W_dec.to(compute_dtype) if kernels.usable(W_dec) else W_dec
-        W_skip = None if sae.W_skip is None else sae.W_skip.detach()
-        scale = sae.scale if sae.spec.is_autoencoder else None
-        centred, b_dec, low = bool(sae.spec.centred), sae.b_dec.detach(), W_enc.to(compute_dtype)
-        return cls(W_enc, W_dec, b_enc, b_dec, low, gathered, W_skip, centred, scale, sae.cfg.tied_by_target)
+        W_enc, W_dec = sae.encoder.weight.detach(), sae.W_dec.detach()
+        return cls(
+            W_enc=W_enc,
+            W_dec=W_dec,
+            b_enc=sae.encoder.bias.detach(),
+            b_dec=sae.b_dec.detach(),
+            W_enc_compute=W_enc.to(compute_dtype),
+            W_dec_compute=W_dec.to(compute_dtype) if kernels.usable(W_dec) else W_dec,
+            W_skip=None if sae.W_skip is None else sae.W_skip.detach(),
+            centred=bool(sae.spec.centred),
+            scale=sae.scale if sae.spec.is_autoencoder else None,
+            decodes_others=sae.cfg.tied_by_target,
+        )
 
     def read(self, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens d_in"]:
         """Input of the encoder's product: x − b_dec, or x itself; for a crosscoder scale · x − b_dec."""
@@ -128,75 +80,6 @@ class Weights(NamedTuple):
         """Bring these rows of the copies up to date after the parameters have changed."""
         for parameter, copy in self._pairs().values():
             copy[rows] = parameter[rows].to(copy.dtype)
-
-
-class Reconstruction(NamedTuple):
-    """What one micro-batch leaves behind: the code, the residual, and the sums that are reported."""
-
-    centred: Float[Tensor, "tokens d_in"]
-    """The encoded activations: x − b_dec, or x for a transcoder."""
-    residual: Float[Tensor, "tokens d_out"]
-    """x̂ − y, with the whole code."""
-    fired: Bool[Tensor, "*entries"]
-    top_indices: Int[Tensor, "*entries"]
-    squared_error: Float[Tensor, ""]
-    """Σ ‖x̂ − y‖² over the ordinary tokens."""
-    variance: VarianceSums
-    """Variance of the ordinary tokens of y, with shift b_dec."""
-    ordinary: Float[Tensor, "tokens"] | None = None
-    """1 for an ordinary token, 0 for a massive one (`massive_tokens`). None: all are ordinary."""
-
-    @classmethod
-    def of(
-        cls,
-        centred: Float[Tensor, "tokens d_out"],
-        residual: Float[Tensor, "tokens d_out"],
-        top_indices: Int[Tensor, "*entries"],
-        longest: Float[Tensor, ""] | None,
-        *,
-        fired: Bool[Tensor, "*entries"] | None = None,
-    ) -> "Reconstruction":
-        """A reconstruction of y with the sums over its ordinary tokens: those with ‖y − b_dec‖, the norm of `centred`,
-        of at most `longest`. `fired`: None means that all entries did.
-        """
-        fired = torch.ones_like(top_indices, dtype=torch.bool) if fired is None else fired
-        if longest is None:
-            squared_error = residual.flatten().dot(residual.flatten())
-            return cls(centred, residual, fired, top_indices, squared_error, VarianceSums.of(centred))
-        ordinary = (torch.linalg.vector_norm(centred, dim=1) <= longest).to(centred.dtype)
-        squared_error = ordinary.dot(torch.linalg.vector_norm(residual, dim=1).square())
-        variance = VarianceSums.of(centred, ordinary)
-        return cls(centred, residual, fired, top_indices, squared_error, variance, ordinary)
-
-
-class Objective(NamedTuple):
-    """What a step minimises: scale · Σ_tokens Σ_levels w_j ‖x̂_j − y‖² / Σ w, with `Levels.weights`."""
-
-    scale: float | Tensor
-    limit: float | Tensor | None = None
-    """Limit on the product of norms that leaves a share of each token's gradient (`token_shares`). None: all of it."""
-    longest: Float[Tensor, ""] | None = None
-    """Tokens with ‖y − b_dec‖ above it are massive, and left out of what is reported. None: no token is massive."""
-    levels: Levels | None = None
-    """Nested reconstructions. None: one."""
-
-
-class JointPull(NamedTuple):
-    """What `pullback_with_others` needs of a code where other dictionaries add to x̂, and several hookpoints may be
-    written.
-    """
-
-    bags: ops.Bags
-    """The entries of the code that fired."""
-    residual: Float[Tensor, "tokens d_out"]
-    """x̂ − y, of the whole code."""
-    own_pull: Float[Tensor, "tokens own"]
-    """Gradient by b_dec, in units of 2 · `Objective.scale`: the weighted mean of x̂_j − y over the levels, at its own
-    place."""
-    pull: Float[Tensor, "bags d_out"]
-    """Likewise by what its decoder makes, for the entries of each bag. Its rows may be apart in memory."""
-    shares: Float[Tensor, "tokens"]
-    """Share of each token's gradient that is followed (`token_shares`)."""
 
 
 class Code(NamedTuple):
@@ -235,6 +118,121 @@ def written(weights: Weights, code: Code, bags: ops.Bags) -> Float[Tensor, "bags
     if weights.W_skip is not None:
         out[: len(code.centred)] += code.centred @ weights.W_skip.T
     return out
+
+
+class Objective(NamedTuple):
+    """What a step minimises: scale · Σ_tokens Σ_levels w_j ‖x̂_j − y‖² / Σ w, with `Levels.weights`."""
+
+    scale: float | Tensor
+    limit: float | Tensor | None = None
+    """Limit on the product of norms that leaves a share of each token's gradient (`token_shares`). None: all of it."""
+    longest: Float[Tensor, ""] | None = None
+    """Tokens with ‖y − b_dec‖ above it are massive, and left out of what is reported. None: no token is massive."""
+    levels: Levels | None = None
+    """Nested reconstructions. None: one."""
+
+
+class Gradients(NamedTuple):
+    """Gradients of the loss on some tokens, in the type of the parameters."""
+
+    W_enc: MatrixRows
+    """(latents, d_in); on a CPU computed a few rows at a time, when the optimizer takes them."""
+    b_enc: Float[Tensor, "latents"]
+    W_dec: MatrixRows
+    """(latents, d_out); likewise."""
+    b_dec: Float[Tensor, "d_out"]
+    radial: Float[Tensor, "latents"]
+    """⟨W_dec gradient, W_dec⟩ of each row: the part that a row of unit length must not follow. The encoder needs the
+    dot products with W_dec anyway, so this costs no pass over the rows."""
+    W_skip: Float[Tensor, "d_out d_in"] | None = None
+    """Gradient of the linear map beside the code, if there is one."""
+    by_activation: Float[Tensor, "latents"] | None = None
+    """Σ activation · its gradient. None: it is `radial`, as W_dec decodes this code and no other."""
+
+    @classmethod
+    def zeros_like(cls, weights: Weights) -> "Gradients":
+        """Gradients that are 0: the sum over no tokens."""
+        return cls(
+            W_enc=torch.zeros_like(weights.W_enc),
+            b_enc=torch.zeros_like(weights.b_enc),
+            W_dec=torch.zeros_like(weights.W_dec),
+            b_dec=torch.zeros_like(weights.b_dec),
+            radial=torch.zeros_like(weights.b_enc),
+            W_skip=None if weights.W_skip is None else torch.zeros_like(weights.W_skip),
+            by_activation=torch.zeros_like(weights.b_enc) if weights.decodes_others else None,
+        )
+
+    def dense(self) -> list[Tensor]:
+        """The gradients as tensors, in the order of the fields, without those that are None."""
+        return [rows[:] for rows in self if rows is not None]
+
+    def densified(self) -> "Gradients":
+        """The same with whole matrices."""
+        return Gradients(*(None if rows is None else rows[:] for rows in self))  # type: ignore[arg-type]
+
+    def plus(self, other: "Gradients", *, lazily: bool = False) -> "Gradients":
+        """The sum of these gradients and those of other tokens.
+
+        The matrices are dense, in the memory of these if they are dense already. `lazily`: they are computed a few rows
+        at a time, and what both are computed from is kept.
+        """
+        if lazily:
+            b_enc, b_dec, radial = self.b_enc + other.b_enc, self.b_dec + other.b_dec, self.radial + other.radial
+            W_enc, W_dec = SummedRows(self.W_enc, other.W_enc), SummedRows(self.W_dec, other.W_dec)
+            pairs = (self.W_skip, other.W_skip), (self.by_activation, other.by_activation)
+            skip, by_activation = (None if a is None or b is None else a + b for a, b in pairs)
+            return Gradients(W_enc, b_enc, W_dec, b_dec, radial, skip, by_activation)
+        total = self.densified()
+        for mine, theirs in zip(total.dense(), (rows for rows in other if rows is not None), strict=True):
+            mine.add_(theirs[:])
+        return total
+
+    def by_parameter(self) -> dict[str, MatrixRows]:
+        """The gradients by the names of `Sae`'s parameters."""
+        found = {"encoder.weight": self.W_enc, "encoder.bias": self.b_enc, "W_dec": self.W_dec, "b_dec": self.b_dec}
+        return found if self.W_skip is None else found | {"W_skip": self.W_skip}
+
+
+class Reconstruction(NamedTuple):
+    """What one micro-batch leaves behind: the code, the residual, and the sums that are reported."""
+
+    centred: Float[Tensor, "tokens d_in"]
+    """The encoded activations: x − b_dec, or x for a transcoder."""
+    residual: Float[Tensor, "tokens d_out"]
+    """x̂ − y, with the whole code."""
+    fired: Bool[Tensor, "*entries"]
+    top_indices: Int[Tensor, "*entries"]
+    squared_error: Float[Tensor, ""]
+    """Σ ‖x̂ − y‖² over the ordinary tokens."""
+    variance: VarianceSums
+    """Variance of the ordinary tokens of y, with shift b_dec."""
+    ordinary: Float[Tensor, "tokens"] | None = None
+    """1 for an ordinary token, 0 for a massive one (`massive_tokens`). None: all are ordinary."""
+
+    @classmethod
+    def of(
+        cls,
+        target: Float[Tensor, "tokens d_out"],
+        residual: Float[Tensor, "tokens d_out"],
+        top_indices: Int[Tensor, "*entries"],
+        longest: Float[Tensor, ""] | None,
+        *,
+        centred: Float[Tensor, "tokens d_in"] | None = None,
+        fired: Bool[Tensor, "*entries"] | None = None,
+    ) -> "Reconstruction":
+        """A reconstruction of y with the sums over its ordinary tokens: those with ‖y − b_dec‖ of at most `longest`.
+
+        `target` is y − b_dec. `centred` is what was encoded; None: `target`. `fired`: None means that all entries did.
+        """
+        centred = target if centred is None else centred
+        fired = torch.ones_like(top_indices, dtype=torch.bool) if fired is None else fired
+        if longest is None:
+            squared_error = residual.flatten().dot(residual.flatten())
+            return cls(centred, residual, fired, top_indices, squared_error, VarianceSums.of(target))
+        ordinary = (torch.linalg.vector_norm(target, dim=1) <= longest).to(target.dtype)
+        squared_error = ordinary.dot(torch.linalg.vector_norm(residual, dim=1).square())
+        variance = VarianceSums.of(target, ordinary)
+        return cls(centred, residual, fired, top_indices, squared_error, variance, ordinary)
 
 
 def pullback(
@@ -298,7 +296,7 @@ def _pullback_of_bags(
     for level_before, residual in zip(residuals, residuals[1:], strict=False):
         residual += level_before
     residual = residuals[-1]
-    recon = Reconstruction.of(target, residual, bags.indices, objective.longest)
+    recon = Reconstruction.of(target, residual, bags.indices, objective.longest, centred=code.centred)
 
     slope, limit = 2 * objective.scale, objective.limit
     shares = residual.new_ones(tokens) if limit is None else token_shares(code.centred, residual, limit)
@@ -316,7 +314,25 @@ def _pullback_of_bags(
     radial = sums.products / slope
     by_activation = radial.clone() if weights.decodes_others else None  # here it has no other code
     grads = Gradients(sums.b, sums.weights_b, sums.a, b_dec, radial, skip, by_activation)
-    return grads, recon._replace(centred=code.centred)
+    return grads, recon
+
+
+class JointPull(NamedTuple):
+    """What `pullback_with_others` needs of a code where other dictionaries add to x̂, and several hookpoints may be
+    written.
+    """
+
+    bags: ops.Bags
+    """The entries of the code that fired."""
+    residual: Float[Tensor, "tokens d_out"]
+    """x̂ − y, of the whole code."""
+    own_pull: Float[Tensor, "tokens own"]
+    """Gradient by b_dec, in units of 2 · `Objective.scale`: the weighted mean of x̂_j − y over the levels, at its own
+    place."""
+    pull: Float[Tensor, "bags d_out"]
+    """Likewise by what its decoder makes, for the entries of each bag. Its rows may be apart in memory."""
+    shares: Float[Tensor, "tokens"]
+    """Share of each token's gradient that is followed (`token_shares`)."""
 
 
 def pullback_with_others(
@@ -327,7 +343,8 @@ def pullback_with_others(
     No gradient of a token is ever written down: what decides a weight's gradient are the pull and a number an entry.
     """
     bags, pull, own = joint.bags, joint.pull, target.shape[1]
-    recon = Reconstruction.of(target, joint.residual[:, :own], bags.indices, objective.longest)
+    residual = joint.residual[:, :own]
+    recon = Reconstruction.of(target, residual, bags.indices, objective.longest, centred=code.centred)
     weighted = 2 * objective.scale * joint.shares
     slope = weighted[bags.token]
     grad_pre = ops.gather_dot_bags(pull, bags, weights.W_dec) * slope
@@ -342,7 +359,7 @@ def pullback_with_others(
         radial=segments.sum_weights(bags.acts * grad_pre),
         W_skip=None if weights.W_skip is None else pull[: len(target)].T @ (code.centred * weighted.unsqueeze(1)),
     )
-    return grads, recon._replace(centred=code.centred)
+    return grads, recon
 
 
 def token_shares(

@@ -110,7 +110,7 @@ def pullback_shared(
 ) -> tuple[Gradients, Reconstruction]:
     """The gradients by a layer's weights; `target` is y − b_dec at its own place."""
     bags = joint.bags
-    recon = Reconstruction.of(target, joint.residual, bags.indices, objective.longest)
+    recon = Reconstruction.of(target, joint.residual, bags.indices, objective.longest, centred=code.centred)
     weighted = 2 * objective.scale * joint.shares
     grad_pre = joint.acts.flatten()[bags.place] * weighted[bags.token]
     segments = ops.LatentSegments(bags.indices, len(weights.W_enc))
@@ -123,7 +123,7 @@ def pullback_shared(
         W_skip=None if weights.W_skip is None else joint.own_pull.T @ (code.centred * weighted.unsqueeze(1)),
         by_activation=segments.sum_weights(bags.acts * grad_pre),
     )
-    return grads, recon._replace(centred=code.centred)
+    return grads, recon
 
 
 def _side_by_side(codes: Shaped[Tensor, "layers tokens width"]) -> Shaped[Tensor, "tokens all"]:
