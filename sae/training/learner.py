@@ -120,7 +120,7 @@ class SaeLearner:
         self.constant: list[str] = []
         """Written hookpoints, where there are several, at which the first tokens are all the same."""
 
-    # The normaliser
+    # The start and the end
 
     def initialise(
         self,
@@ -178,13 +178,6 @@ class SaeLearner:
         add_up([self._thresholds.histogram.step_counts])
         self._thresholds.end_step(self._k, self._shards)
 
-    def calibration(self) -> Calibration:
-        """The calibration of batchtopk's threshold on other tokens than the steps': for the end of training.
-
-        To go on training after it, load a `state_dict` first.
-        """
-        return Calibration(self.sae, self._candidates, self._shards)
-
     def _set_weights(self) -> None:
         """Read the parameters anew, after they were set."""
         self._weights = Weights.of(self.sae, self._compute_dtype)
@@ -220,6 +213,13 @@ class SaeLearner:
         rates["layer_scale"] = LayerScale.RATES[tie] * rates[_LOG_LENGTH] or 1.0
         if self._recipe.bias_rate is not None:
             rates["encoder.bias"] = rates["b_dec"] = self._recipe.bias_rate * math.sqrt(self.variance / own)
+
+    def calibration(self) -> Calibration:
+        """The calibration of batchtopk's threshold on other tokens than the steps': for the end of training.
+
+        To go on training after it, load a `state_dict` first.
+        """
+        return Calibration(self.sae, self._candidates, self._shards)
 
     @property
     def rule(self) -> Ordinary:
@@ -266,79 +266,6 @@ class SaeLearner:
         ragged, alike = self._thresholds is not None, self._is_autoencoder
         return is_rectangular(self._levels, ragged=ragged, writes_what_it_reads=alike)
 
-    def accumulate_with_others(self, code: Code, y: Float[Tensor, "tokens own"], joint: JointPull | SharedPull) -> None:
-        """Accumulate for a code of `encode`, where others write too: `joint` is what all leave of y, both scaled."""
-        objective = Objective(self._scale(), longest=self._normaliser.longest)
-        target = y - self._weights.b_dec[: self._own]
-        if isinstance(joint, JointPull):
-            grads, recon = pullback_with_others(self._weights, code, target, objective, joint)
-        else:
-            grads, recon = pullback_shared(self._weights, code, target, objective, joint)
-        self._note(recon, target)
-        self._collect(grads, recon, joint.residual if self._own < self.sae.d_out else None)
-
-    def shares(self, code: Code, pull_norms: Float[Tensor, "tokens"], *, places: int = 1) -> Float[Tensor, "tokens"]:
-        """The share of each token's gradient that is followed (`token_shares`), by the length of its pull.
-
-        That grows with the number of `places` that are written.
-        """
-        limit = self._limit()
-        return (
-            torch.ones_like(pull_norms)
-            if limit is None
-            else token_shares(code.centred, pull_norms.unsqueeze(1), limit * math.sqrt(places))
-        )
-
-    def add_layer_scale_gradient(
-        self, products: Float[Tensor, "later *latents"], units: Float[Tensor, "later"]
-    ) -> None:
-        """Add the gradient of the factors on what later layers get; see `LayerScale.add`."""
-        assert self._layer_scale is not None
-        self._layer_scale.add(products, units, self._scale())
-
-    def bags(self, code: Code) -> ops.Bags:
-        """Entries of a code that fired, by level of nested reconstructions."""
-        return ops.Bags.of(code.acts, code.indices, self.level(code), len(self.level_weights))
-
-    def level(self, code: Code) -> Int[Tensor, "tokens width"] | None:
-        """Level of each entry of a code. None: there is one reconstruction."""
-        return None if self._levels is None else self._levels.at(code.acts, code.indices)
-
-    @property
-    def level_weights(self) -> tuple[float, ...]:
-        """Weight of each nested reconstruction in the loss."""
-        return level_weights(self._levels)
-
-    def written(self, code: Code, bags: ops.Bags) -> Float[Tensor, "bags d_out"]:
-        """What the dictionary writes of a code, whose entries are `bags`, beside b_dec, scaled."""
-        return written(self._weights, code, bags)
-
-    @property
-    def decoder(self) -> Float[Tensor, "latents d_out"]:
-        """W_dec."""
-        return self._weights.W_dec
-
-    @property
-    def loss_scale(self) -> Float[Tensor, ""]:
-        """Factor that makes a squared error at its own place its share of a step's loss."""
-        return self._scale()
-
-    @property
-    def bias(self) -> Float[Tensor, "own"]:
-        """b_dec of its own place, scaled."""
-        return self._weights.b_dec[: self._own]
-
-    def encode(self, x: Float[Tensor, "tokens d_in"]) -> Code:
-        """The code of a step's tokens, which counts for batchtopk's threshold."""
-        by_threshold = self._thresholds is not None
-        code = encoded(
-            self._weights, x, self._candidates, encode=self._encode, shards=self._shards, by_threshold=by_threshold
-        )
-        if self._thresholds is not None:
-            self._thresholds.add(code.acts)
-            code = code._replace(acts=code.acts * (code.acts > self._thresholds.of_steps))
-        return code
-
     def _differentiate(
         self, x: Float[Tensor, "tokens d_in"], y: Float[Tensor, "tokens d_out"] | None = None
     ) -> tuple[Gradients, Reconstruction]:
@@ -351,16 +278,26 @@ class SaeLearner:
         self._note(recon)
         return grads, recon
 
+    def encode(self, x: Float[Tensor, "tokens d_in"]) -> Code:
+        """The code of a step's tokens, which counts for batchtopk's threshold."""
+        by_threshold = self._thresholds is not None
+        code = encoded(
+            self._weights, x, self._candidates, encode=self._encode, shards=self._shards, by_threshold=by_threshold
+        )
+        if self._thresholds is not None:
+            self._thresholds.add(code.acts)
+            code = code._replace(acts=code.acts * (code.acts > self._thresholds.of_steps))
+        return code
+
     def _limit(self) -> Tensor | None:
         """Bound of ‖what is read‖ ‖residual‖ above which a token's gradient is cut; None: no bound."""
         if (variances := self._recipe.token_grad_limit_variances) is None:
             return None
         return self._normaliser.limit(variances, reads_what_it_writes=self._is_autoencoder).to(self.sae.dtype)
 
-    def add(self, grads: Gradients, recon: Reconstruction) -> None:
-        """Add gradients that were computed elsewhere, AuxK's gradients, and the sums that are reported."""
-        self._note(recon)
-        self._collect(grads, recon)
+    def _scale(self) -> Tensor:
+        """Factor that makes a squared error this step's share of the loss."""
+        return self._normaliser.scale(self._tokens_per_step).to(self.sae.dtype)
 
     def _note(self, recon: Reconstruction, target: Tensor | None = None) -> None:
         """Add these tokens to the step's sums, as if AuxK had left all of the error.
@@ -402,6 +339,11 @@ class SaeLearner:
         if self._encode_in_8bit:
             self._probe = recon.centred[:_PROBE].clone()
 
+    def add(self, grads: Gradients, recon: Reconstruction) -> None:
+        """Add gradients that were computed elsewhere, AuxK's gradients, and the sums that are reported."""
+        self._note(recon)
+        self._collect(grads, recon)
+
     def sums(self) -> list[Tensor]:
         """Sums over the step's tokens so far. Others may add theirs in place before `update`."""
         if self._grads is None:
@@ -412,10 +354,6 @@ class SaeLearner:
         counts = [] if self._thresholds is None else [self._thresholds.histogram.step_counts]
         later = [] if self._layer_scale is None else [self._layer_scale.grad]
         return [*dense, self._rates.step_counts, self._tokens, *massive, *counts, *later, *self._meters.of_step()]
-
-    def _scale(self) -> Tensor:
-        """Factor that makes a squared error this step's share of the loss."""
-        return self._normaliser.scale(self._tokens_per_step).to(self.sae.dtype)
 
     def update(self, lr: float) -> None:
         """Take one optimizer step with what was accumulated. A step whose sums are not finite changes nothing."""
@@ -480,6 +418,70 @@ class SaeLearner:
         if count:
             unit_norm = self.sae.cfg.normalize_decoder
             self._massive.reconstruct_(self._weights, self._select, unit_norm=unit_norm, shards=self._shards)
+
+    # One step of several that write the same places
+
+    def accumulate_with_others(self, code: Code, y: Float[Tensor, "tokens own"], joint: JointPull | SharedPull) -> None:
+        """Accumulate for a code of `encode`, where others write too: `joint` is what all leave of y, both scaled."""
+        objective = Objective(self._scale(), longest=self._normaliser.longest)
+        target = y - self._weights.b_dec[: self._own]
+        if isinstance(joint, JointPull):
+            grads, recon = pullback_with_others(self._weights, code, target, objective, joint)
+        else:
+            grads, recon = pullback_shared(self._weights, code, target, objective, joint)
+        self._note(recon, target)
+        self._collect(grads, recon, joint.residual if self._own < self.sae.d_out else None)
+
+    def shares(self, code: Code, pull_norms: Float[Tensor, "tokens"], *, places: int = 1) -> Float[Tensor, "tokens"]:
+        """The share of each token's gradient that is followed (`token_shares`), by the length of its pull.
+
+        That grows with the number of `places` that are written.
+        """
+        limit = self._limit()
+        return (
+            torch.ones_like(pull_norms)
+            if limit is None
+            else token_shares(code.centred, pull_norms.unsqueeze(1), limit * math.sqrt(places))
+        )
+
+    def add_layer_scale_gradient(
+        self, products: Float[Tensor, "later *latents"], units: Float[Tensor, "later"]
+    ) -> None:
+        """Add the gradient of the factors on what later layers get; see `LayerScale.add`."""
+        assert self._layer_scale is not None
+        self._layer_scale.add(products, units, self._scale())
+
+    def bags(self, code: Code) -> ops.Bags:
+        """Entries of a code that fired, by level of nested reconstructions."""
+        return ops.Bags.of(code.acts, code.indices, self.level(code), len(self.level_weights))
+
+    def level(self, code: Code) -> Int[Tensor, "tokens width"] | None:
+        """Level of each entry of a code. None: there is one reconstruction."""
+        return None if self._levels is None else self._levels.at(code.acts, code.indices)
+
+    @property
+    def level_weights(self) -> tuple[float, ...]:
+        """Weight of each nested reconstruction in the loss."""
+        return level_weights(self._levels)
+
+    def written(self, code: Code, bags: ops.Bags) -> Float[Tensor, "bags d_out"]:
+        """What the dictionary writes of a code, whose entries are `bags`, beside b_dec, scaled."""
+        return written(self._weights, code, bags)
+
+    @property
+    def decoder(self) -> Float[Tensor, "latents d_out"]:
+        """W_dec."""
+        return self._weights.W_dec
+
+    @property
+    def bias(self) -> Float[Tensor, "own"]:
+        """b_dec of its own place, scaled."""
+        return self._weights.b_dec[: self._own]
+
+    @property
+    def loss_scale(self) -> Float[Tensor, ""]:
+        """Factor that makes a squared error at its own place its share of a step's loss."""
+        return self._scale()
 
     # Meters
 
