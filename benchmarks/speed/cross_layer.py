@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from sae import Sae, SaeConfig, lm
 from sae.dictionary.spec import Spec
+from sae.dictionary.wiring import Pair
 from sae.training.joint import Joint
 from sae.training.learner import SaeLearner
 from sae.training.recipe import Recipe, firings
@@ -58,7 +59,7 @@ def ours(
     def step(x: Tensor, y: Tensor) -> None:
         nonlocal begun
         ends = [layer + 1 if tied else layers for layer in range(layers)]
-        pairs = {name: (x[layer], y[:, layer * D : ends[layer] * D]) for layer, name in enumerate(names)}
+        pairs = {name: Pair(x[layer], y[:, layer * D : ends[layer] * D]) for layer, name in enumerate(names)}
         for name, learner in learners.items():
             if not begun:
                 learner.initialise(*pairs[name])

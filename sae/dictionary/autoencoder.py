@@ -36,9 +36,9 @@ class SaeOutput(NamedTuple):
 
     recon: Float[Tensor, "*batch d_out"]
     """The reconstruction x̂."""
-    top_acts: Float[Tensor, "*batch k"]
+    top_acts: Float[Tensor, "*batch width"]
     """See `Encoded`."""
-    top_indices: Int[Tensor, "*batch k"]
+    top_indices: Int[Tensor, "*batch width"]
     """See `Encoded`."""
     fvu: Float[Tensor, ""]
     """Fraction of variance unexplained over these tokens (`losses.fvu`), differentiable, in float32 at least."""

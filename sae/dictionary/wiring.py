@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 INPUT = ".input"
@@ -17,9 +18,14 @@ ARROW = "->"
 CROSSCODER = "crosscoder"
 """The name of the dictionary of all chosen hookpoints."""
 
-Pair = tuple[Tensor, Tensor | None]
-"""Activations of one dictionary: x (tokens, d_in), which is read, and y (tokens, d_out), which is to be written. y is
-None where it is x itself."""
+
+class Pair(NamedTuple):
+    """Activations of one dictionary."""
+
+    x: Float[Tensor, "*tokens d_in"]
+    """Activations that are read."""
+    y: Float[Tensor, "*tokens d_out"] | None
+    """Activations to write; None where they are x itself."""
 
 
 class Wiring(NamedTuple):
@@ -88,7 +94,7 @@ def pairs_of(wirings: Mapping[str, Wiring], activations: Mapping[str, Tensor]) -
         width = sum(activations[name].shape[-1] for name in names)
         known[names] = side_by_side(activations, names) if wider is None else known[wider][..., -width:]
     return {
-        name: (known[wiring.reads], None if wiring.reads == wiring.writes else known[wiring.writes])
+        name: Pair(known[wiring.reads], None if wiring.reads == wiring.writes else known[wiring.writes])
         for name, wiring in wirings.items()
     }
 

@@ -136,10 +136,10 @@ def evaluate_reconstruction(
         made = [_made(group, batch) for group in together]
         for name, meter in meters.items():
             given = batch[name]
-            if name not in place or isinstance(given, Tensor) or given[1] is None:
+            if name not in place or isinstance(given, Tensor) or given.y is None:
                 meter.add(*((given,) if isinstance(given, Tensor) else given))
                 continue
-            (group, index, start), y = place[name], given[1]
+            (group, index, start), y = place[name], given.y
             (codes, total, parts), places = made[group], slice(start, start + y.shape[1])
             meter.count(codes[index], total[:, places], y)
             if parts:

@@ -41,11 +41,11 @@ class Joint:
         targets = {
             name: y.to(learner.sae.dtype)
             for name, learner in self.learners.items()
-            if (y := pairs[name][1]) is not None and len(y)
+            if (y := pairs[name].y) is not None and len(y)
         }
         if not targets:
             return
-        codes = {name: learner.encode(pairs[name][0]) for name, learner in self.learners.items()}
+        codes = {name: learner.encode(pairs[name].x) for name, learner in self.learners.items()}
         bags = {name: self.learners[name].bags(code) for name, code in codes.items()}
         cfg = next(iter(self.learners.values())).sae.cfg
         if cfg.tied_by_target:

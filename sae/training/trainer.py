@@ -240,7 +240,7 @@ class SaeTrainer:
                 for batch in self.held_out.batches(keep=True):
                     pairs = self._by_sae(batch.activations)
                     for name, calibration in found.items():
-                        calibration.add(pairs[name][0])
+                        calibration.add(pairs[name].x)
         changed = [calibration.end() for calibration in found.values()]
         return self.world.any(any(changed))
 
@@ -267,9 +267,9 @@ class SaeTrainer:
         count = self.source.own_of_first(FIRST_TOKENS)
         few = self._by_sae(self.world.exchange({hookpoint: acts[:count] for hookpoint, acts in first.items()}))
         first = self._by_sae(self.world.exchange(first))
+        new = self.cfg.finetune is None
         for name, learner in self.learners.items():
             fit_on, fit_to = few[name]
-            new = self.cfg.finetune is None
             learner.initialise(*first[name], new=new, fit_on=fit_on, fit_to=fit_to, add_up=self._add_up)
         first_look.check_they_differ(self.learners, self.world)
         too_short = short_run_note((plan.shape for plan in self.learner_plans.values()), self.plan.total_tokens)
@@ -289,13 +289,13 @@ class SaeTrainer:
             if batch is None:
                 return False
             complete = self.source.at_end_of_step
-            sums = self._accumulate(batch, is_last=complete)
+            waits = self._accumulate(batch, is_last=complete)
         self._position = None
         if self.end_to_end is not None:
             self.end_to_end.count_step(self._add_up)
         for name, learner in self.learners.items():
             with self.speed.timing([name]):
-                sums[name]()
+                waits[name]()  # for the gradients of other processes
                 learner.update(self.learning_rate(name))
         self.step += 1
         self._position = self.source.state_dict()
@@ -309,15 +309,15 @@ class SaeTrainer:
                     self.end_to_end.accumulate(part)
             return self._begin_to_add_up(self.learners) if is_last else {}
         pairs = self._by_sae(self.world.exchange(batch))
-        sums: dict[str, Callable[[], None]] = {}
+        waits: dict[str, Callable[[], None]] = {}
         for group in self.groups:
             with self.speed.timing(group.learners):
                 parts = {name: _split(pairs[name], self.cfg.micro_acc_steps) for name in group.learners}
                 for part in range(self.cfg.micro_acc_steps):
                     group.accumulate({name: parts[name][part] for name in group.learners})
                 if is_last:  # the other processes' gradients come while the next group computes
-                    sums |= self._begin_to_add_up(group.learners)
-        return sums
+                    waits |= self._begin_to_add_up(group.learners)
+        return waits
 
     def _by_sae(self, activations: Activations) -> dict[str, Pair]:
         """What each dictionary reads and is to write, by its name."""
@@ -496,6 +496,5 @@ class SaeTrainer:
 
 def _split(pair: Pair, parts: int) -> list[Pair]:
     """A pair in so many parts of its tokens."""
-    x, y = pair
-    targets = [None] * parts if y is None else y.tensor_split(parts)
-    return list(zip(x.tensor_split(parts), targets, strict=True))
+    ys = [None] * parts if pair.y is None else pair.y.tensor_split(parts)
+    return [Pair(x, y) for x, y in zip(pair.x.tensor_split(parts), ys, strict=True)]

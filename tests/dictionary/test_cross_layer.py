@@ -25,6 +25,7 @@ from sae.dictionary.cross_layer import coders, members, reconstruct
 from sae.dictionary.gradients import Gradients
 from sae.dictionary.losses import VarianceSums
 from sae.dictionary.spec import Saved, Spec
+from sae.dictionary.wiring import Pair
 from sae.evaluation.reconstruction import evaluate_reconstruction
 from sae.formats.describe import describe
 from sae.formats.find import find
@@ -179,7 +180,7 @@ def test_every_gradient_of_every_layer_equals_dense_autograd(rule: dict[str, Any
         raw = first.unscaled(y[part]).detach()
         starts = {name: 48 - sae.d_out for name, sae in saes.items()}
         joint.accumulate({
-            name: (x[part], raw[:, starts[name] :]) for (name, _), x in zip(saes.items(), xs, strict=True)
+            name: Pair(x[part], raw[:, starts[name] :]) for (name, _), x in zip(saes.items(), xs, strict=True)
         })  # fmt: skip
     dense(saes, xs, y).backward()
     for name, sae in saes.items():
@@ -213,7 +214,7 @@ def test_every_gradient_of_tied_layers_equals_dense_autograd(
     ys = y.chunk(3, 1)
     joint = Joint.whole(learners)
     for part in torch.arange(37).tensor_split(parts):
-        joint.accumulate({name: (x[part], own[part]) for name, x, own in zip(saes, xs, ys, strict=True)})
+        joint.accumulate({name: Pair(x[part], own[part]) for name, x, own in zip(saes, xs, ys, strict=True)})
     dense(saes, xs, y, variances).backward()
     for name, sae in saes.items():
         learner = learners[name]
@@ -251,7 +252,7 @@ def test_a_tied_layer_s_factors_feel_tokens_of_which_its_other_weights_follow_a_
     xs = [torch.randn(37, 24, dtype=torch.float64) for _ in saes]
     y = torch.randn(37, 48, dtype=torch.float64)
     joint = Joint.whole(learners)
-    joint.accumulate(dict(zip(saes, zip(xs, y.chunk(3, 1), strict=True), strict=True)))
+    joint.accumulate(dict(zip(saes, map(Pair, xs, y.chunk(3, 1)), strict=True)))
     dense(saes, xs, y).backward()
     learner, sae = learners[MLPS[0]], saes[MLPS[0]]
     assert learner._grads is not None and learner._layer_scale is not None and sae.layer_scale is not None
@@ -440,7 +441,7 @@ def test_fvu_by_a_part_of_every_layer_is_that_of_their_sum(tied: Any, nested: di
         name: torch.cat([seen[to] for to in MLPS[index : index + 1 if tied else 3]], -1)
         for index, name in enumerate(MLPS)
     }
-    batch = {name: (seen[f"{name}.input"].flatten(0, 1), y.flatten(0, 1)) for name, y in ys.items()}
+    batch = {name: Pair(seen[f"{name}.input"].flatten(0, 1), y.flatten(0, 1)) for name, y in ys.items()}
     measured = evaluate_reconstruction(saes, [batch])
     for layer in group:
         y = seen[layer.name].flatten(0, 1)

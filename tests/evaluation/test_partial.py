@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sae import Sae, SaeConfig, evaluate
 from sae.dictionary.partial import partial_names
+from sae.dictionary.wiring import Pair
 from sae.evaluation.reconstruction import evaluate_reconstruction
 from sae.lm import harvest
 
@@ -56,7 +57,7 @@ def test_of_given_activations(kind: str) -> None:
     sae, x, y = dictionary(options), torch.randn(40, 32), torch.randn(40, 32)
     assert partial_names(sae) == parts
     y = y if "transcode" in options else x
-    given = [{"h": (x[:13], y[:13])}, {"h": (x[13:], y[13:])}]
+    given = [{"h": Pair(x[:13], y[:13])}, {"h": Pair(x[13:], y[13:])}]
     found = evaluate_reconstruction({"h": sae}, given)["h"].fvu_at
     expected = {part: pytest.approx(fvu(alone(sae, part, x), y), rel=1e-5) for part in parts}
     assert (found or {}) == expected
