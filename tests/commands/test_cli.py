@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from command_inputs import some_texts
 from datasets import Dataset, config
 from pictures import assert_is_a_picture
 from safetensors.torch import load_file, save_file
@@ -87,8 +88,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny model, `model`, and the same text in every kind of file."""
     folder = tmp_path_factory.mktemp("files")
     save_tiny(folder / "model", "gpt_neox")
-    line = "The quick brown fox jumps over the lazy dog: {0} times, or {1}, while the models read on and on. "
-    texts = [line.format(number, number**2) * 2 for number in range(60)]
+    texts = [line * 2 for line in some_texts(60)]
     (folder / "text.txt").write_text("\n".join(texts))
     (folder / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     rows = Dataset.from_dict({"text": texts})
@@ -144,11 +144,6 @@ Run = Callable[..., Result]
 
 def parse(arguments: list[str]) -> Any:
     return read(arguments)[1]
-
-
-@pytest.fixture
-def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sae.report.training.draw_curves", lambda records, path: None)
 
 
 # A run

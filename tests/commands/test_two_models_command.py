@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_inputs import some_texts
 from tiny_models import save_tiny, tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -28,8 +29,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, seed in (("model", 0), ("other", 1), ("strange", 2)):
         save_tiny(folder / name, "gpt_neox", seed=seed)
     tiny_tokenizer(sentences=("zebra zebra quartz quartz jukebox jukebox",) * 3).save_pretrained(folder / "strange")
-    line = "The quick brown fox jumps over the lazy dog: {0} times, or {1}, while the models read on and on. "
-    rows = "".join(json.dumps({"text": line.format(number, number**2)}) + "\n" for number in range(300))
+    rows = "".join(json.dumps({"text": line}) + "\n" for line in some_texts(300))
     (folder / "text.jsonl").write_text(rows)
     return folder
 

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from command_inputs import some_texts
 from datasets import Dataset
 from tiny_models import IDS, VOCAB_SIZE, tiny_tokenizer
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
@@ -95,8 +96,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, config in {"llama": llama, "gpt2": gpt2}.items():
         AutoModelForCausalLM.from_config(config).save_pretrained(folder / name)
         tiny_tokenizer().save_pretrained(folder / name)
-    line = "The quick brown fox jumps over the lazy dog: {0} times, or {1}, while the models read on and on. "
-    texts = [line.format(number, number**2) * 2 for number in range(40)]
+    texts = [line * 2 for line in some_texts(40)]
     for name in ("my-texts", "other-texts", "wikitext"):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     (folder / "corpus").mkdir()
@@ -106,7 +106,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def reader(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["Reader"]:
+def reader(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_picture: None) -> Iterator["Reader"]:
     """Somebody who types what a page says, in a folder that has `files`."""
     import datasets
 
@@ -115,7 +115,6 @@ def reader(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setattr("sae.browser.server.serve", lambda app, bound: bound.close())
-    monkeypatch.setattr("sae.report.training.draw_curves", lambda records, path: None)
     datasets.disable_progress_bars()
     yield Reader(monkeypatch)
     datasets.enable_progress_bars()

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from command_inputs import some_texts
 from safetensors.torch import load_file, save_file
 from tiny_models import save_tiny
 
@@ -46,10 +47,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
     folder = tmp_path_factory.mktemp("files")
     save_tiny(folder / "model", "gpt_neox")
-    line = "The quick brown fox jumps over the lazy dog: {0} times, or {1}, while the models read on and on. "
-    (folder / "text.jsonl").write_text(
-        "".join(json.dumps({"text": line.format(number, number**2)}) + "\n" for number in range(300))
-    )
+    (folder / "text.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in some_texts(300)))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
@@ -640,9 +638,8 @@ def test_an_encoder_has_its_divergence_measured_and_no_next_token(tmp_path: Path
 
 
 def test_crosscoders_and_cross_layer_transcoders_are_measured_by_the_command_and_not_browsed(
-    run: Run, no_pictures: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    run: Run, no_pictures: None, no_picture: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sae.report.training.draw_curves", lambda records, path: None)
     command = ["model", "text.jsonl", *SMALL, "--no_log_to_wandb", "--save_dir", "runs", "--exclude_positions", "0"]
     assert sae.__main__.main([*command, "--layers", "0", "2", "--crosscode", "--k", "4", "--run_name", "cross"]) == 0
     modules = ["--hookpoints", "layers.[02].mlp"]
