@@ -52,6 +52,7 @@ class GivenRows:
 class GivenStore(HeldOut):
     """`ActivationStore` of the rows of one hookpoint, (tokens, d_in); a batch is one sequence of `tokens`."""
 
+    num_to_train = None
     model_name, data_seed, held_out, held_out_by = "given activations", 0, 1, "sequences"
     dtype = torch.float32
 

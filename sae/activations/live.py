@@ -75,6 +75,11 @@ class LiveStore(HeldOut):
         return self.tokens.num_batches
 
     @property
+    def num_to_train(self) -> int | None:
+        """Sequences that may be trained on; None for a stream."""
+        return self.tokens.num_to_train
+
+    @property
     def held_out(self) -> int:
         """Sequences that are never trained on."""
         return self.tokens.held_out

@@ -1,5 +1,6 @@
 """Plan of what a run reads: at which hookpoints, on which tokens, how often. It needs no weights."""
 
+import sys
 import time
 from collections.abc import Sized
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -26,6 +27,10 @@ class Extent(Protocol):
     @property
     def num_batches(self) -> int | None:
         """Batches to train on; None if unknown."""
+
+    @property
+    def num_to_train(self) -> int | None:
+        """Sequences that may be trained on; None if unknown."""
 
     @property
     def held_out(self) -> int:
@@ -163,3 +168,17 @@ def count_steps(cfg: TrainConfig, data: Extent, batches_at_once: int | None) -> 
             "--batch_size, --ctx_len or --grad_acc_steps, or raise --max_tokens"
         )
     return batches // per_step
+
+
+def left_out_note(cfg: TrainConfig, data: Extent, batches: int) -> str | None:
+    """A sentence for sequences at the end of the data that fill no step of a run of `batches`.
+
+    None if there are none, if their number is not known, and where max_tokens ends the run before.
+    """
+    read, available = batches * cfg.batch_size, data.num_to_train
+    if available is None or read >= available or (cfg.max_tokens or sys.maxsize) < available * data.ctx_len:
+        return None
+    return (
+        f"{available - read:,} of the {available:,} sequences to train on are left out: at the end of the data they "
+        "fill no batch, or no step; lower --batch_size to read more of them"
+    )

@@ -133,6 +133,7 @@ class SyntheticStore(HeldOut):
     """What a run on known features reads: a `ActivationStore`, so that the trainer sees no difference."""
 
     model_name, held_out_by = HOOKPOINT, "sequences"
+    num_to_train = None
     num_sequences = None
     dtype = torch.float32
 

@@ -9,7 +9,7 @@ from sae import lm
 from sae.activations.cache.format import CacheHeader
 from sae.activations.cache.write import CacheSize, cache_size, check_space, write_cache
 from sae.activations.live import LiveStore
-from sae.activations.reading import plan_reading
+from sae.activations.reading import left_out_note, plan_reading
 from sae.commands.load import check_model, load_language_model, load_text
 from sae.config import CacheConfig
 from sae.parallel.world import World
@@ -81,6 +81,8 @@ def cache_activations(cfg: CacheConfig, dataset: Any, model: nn.Module, world: W
         world.from_main(lambda: check_space(folder, size))
     if world.is_main:
         note(announcement(folder, size, len(store.widths), cfg.dtype))
+        if left_out := left_out_note(cfg, store, batches):
+            note(left_out)
     with Progress(total=tokens, what="caching", hidden=not world.is_main) as progress:
         write_cache(
             folder,

@@ -86,6 +86,11 @@ class TokenBatches:
         return self._order.num_in_all
 
     @property
+    def num_to_train(self) -> int | None:
+        """Sequences that may be trained on; None for a stream."""
+        return self._order.num_sequences
+
+    @property
     def held_out_by(self) -> str:
         """Kind of what is held out: `documents`, or `sequences` whatever their documents."""
         return self._order.held_out_by

@@ -166,6 +166,11 @@ class RunPlan(NamedTuple):
         return self.steps.total * self.steps.tokens
 
     @property
+    def num_batches(self) -> int:
+        """Batches that are read, by all processes."""
+        return self.steps.total // self.steps.per_batch * self.steps.batches_at_once
+
+    @property
     def is_sweep(self) -> bool:
         """Whether several autoencoders are trained at the same hookpoint."""
         return len(self.saes) > len({plan.hookpoint for plan in self.saes.values()})

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from sae.activations.opening import open_store
+from sae.activations.reading import left_out_note
 from sae.activations.source import Activations
 from sae.activations.store import model_name
 from sae.config import TrainConfig
@@ -262,7 +263,7 @@ class SaeTrainer:
         """Set every b_dec to the mean of the first activations, and every loss's normaliser to their variance."""
         with self.world.together():
             first, held_out_batch = self.source.peek(), self.store.first_held_out()
-            about = self.store.about_held_out() if self.world.is_main else []
+            about = self._about_data() if self.world.is_main else []
         first_look.check_some_are_left(first, held_out_batch, self.world)
         count = self.source.own_of_first(FIRST_TOKENS)
         few = self._by_sae(self.world.exchange({hookpoint: acts[:count] for hookpoint, acts in first.items()}))
@@ -277,6 +278,11 @@ class SaeTrainer:
         slow = native.advice() if capped and self.device.type == "cpu" else None
         for sentence in first_look.notes(held_out_batch, too_short, slow, about, spared=capped):
             self._note(sentence)
+
+    def _about_data(self) -> list[str]:
+        """Sentences on what is held out, and on what is left out."""
+        left_out = left_out_note(self.cfg, self.store, self.plan.num_batches)
+        return self.store.about_held_out() + ([left_out] if left_out else [])
 
     def train_step(self) -> bool:
         """One optimizer step of every autoencoder; False, and nothing done, if the data ended before."""

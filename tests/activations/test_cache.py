@@ -136,11 +136,17 @@ def test_the_command_line_trains_from_a_cache_without_the_language_model(
     said = capsys.readouterr()
     tokens_cached = 29 * 4 * 16
     assert f"caching up to {tokens_cached:,} tokens at 2 hookpoints in bfloat16: " in said.err
+    assert "sequences to train on are left out" not in said.err  # they are 29 batches
     assert said.out.split() == ["activations", "activations/model-tokens"]
     for name in ("load_model", "load_skeleton", "load_config", "load_tokenizer", "harvest"):
         monkeypatch.setattr(sae.lm, name, None)
     assert sae.__main__.main(["--activations", "activations/model-tokens", *TRAINING]) == 0
     assert list(evaluation(Path("runs/model-tokens"))) == LAYERS
+    assert "are left out" not in capsys.readouterr().err
+    assert sae.__main__.main(["--activations", "activations/model-tokens", *TRAINING, "--grad_acc_steps", "3"]) == 0
+    assert "8 of the 116 sequences to train on are left out" in capsys.readouterr().err
+    assert sae.__main__.main(["cache", model, tokens, *READING, "--batch_size", "9", "--activations", "nines"]) == 0
+    assert "3 of the 111 sequences to train on are left out" in capsys.readouterr().err
     options = json.loads(Path("runs/model-tokens/config.json").read_text())["options"]
     assert (options["model"], options["dataset"], options["ctx_len"]) == (model, tokens, 16)
     assert sae.__main__.main([model, tokens, "--activations", "activations/model-tokens", *TRAINING]) == 0

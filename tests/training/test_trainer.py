@@ -1031,6 +1031,24 @@ def test_a_run_too_short_for_its_latents_says_how_many_can_fire(
     assert (f"--num_latents {tokens} or fewer" in err) == told
 
 
+@pytest.mark.parametrize(
+    ("options", "left"),
+    [
+        ({}, None),
+        ({"batch_size": 7}, "5 of the 40 "),
+        ({"grad_acc_steps": 3}, "4 of the 40 "),
+        ({"batch_size": 7, "max_tokens": 40 * SEQ}, "5 of the 40 "),
+        ({"batch_size": 7, "max_tokens": 35 * SEQ}, None),
+    ],
+)
+def test_sequences_that_fill_no_step_are_told_unless_the_run_ends_before(
+    make: Make, options: dict[str, int], left: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(**options).initialise()
+    told = [line for line in capsys.readouterr().err.splitlines() if "are left out" in line]
+    assert [line[: line.index("sequences")] for line in told] == ([] if left is None else [left])
+
+
 @pytest.mark.parametrize(("recipe", "told"), [("default", True), ("gao2024", False)])
 def test_a_run_without_a_compiler_says_what_would_make_it_faster(
     make: Make,
