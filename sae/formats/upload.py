@@ -56,25 +56,36 @@ def upload(name: str, files: Mapping[str, Path | bytes], *, token: str | None, p
         CommitOperationAdd(path, content if isinstance(content, bytes) else str(content))
         for path, content in files.items()
     ]
+    either = f"all of it is in {name}, or nothing; the same command sends it, with --force if it is there"
     try:
         with _in_one_line(name):
             api.create_repo(name, private=private, exist_ok=True)
+        with _in_one_line(name, either):
             return str(api.create_commit(name, operations, commit_message=message).commit_url)
     except KeyboardInterrupt as stop:
-        stop.add_note(f"all of it is in {name}, or nothing; the same command sends it, with --force if it is there")
+        stop.add_note(either)
         raise
 
 
 @contextmanager
-def _in_one_line(name: str) -> Iterator[None]:
-    """The hub client's message, in one line."""
+def _in_one_line(name: str, either: str = "") -> Iterator[None]:
+    """The hub client's message, in one line. `either` says what may be there, unless the hub has refused it."""
     try:
         yield
     except Exception as error:  # those of the client's own HTTP library have no base that is ours to name
+        if either and not _is_refusal(error):
+            raise ValueError(f"{name} gave no answer to the commit ({reason_of(error)}): {either}") from None
         raise ValueError(
             f"{name} cannot be written on the hub ({reason_of(error)}); check OWNER/NAME, the network, "
             "HF_HUB_OFFLINE, and that --hf_token may write"
         ) from None
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Whether it is an answer of the hub that it did not take something, or the client's error for a file's upload."""
+    response = getattr(error, "response", None)
+    refused = response is not None and 400 <= response.status_code < 500
+    return refused or (type(error) is RuntimeError and error.__cause__ is not None)
 
 
 def files_below(folder: Path, into: str = "") -> dict[str, Path | bytes]:

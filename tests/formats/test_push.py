@@ -39,7 +39,7 @@ class Hub(ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.exists = False
         self.commits = 0
-        self.forbids = self.drops = self.keeps_apart = False
+        self.forbids = self.drops = self.takes_what_it_drops = self.keeps_apart = False
         self.page_at = ""
         self.private = True
 
@@ -91,7 +91,7 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path.endswith("/info/lfs/objects/batch"):
             upload = {"upload": {"href": f"http://127.0.0.1:{self.server.server_port}/storage", "header": {}}}
             self.answer({"objects": [{**each, "actions": upload} for each in json.loads(sent)["objects"]]})
-        elif "/commit/" in self.path and self.server.drops:
+        elif "/commit/" in self.path and self.server.drops and not self.server.takes_what_it_drops:
             self.close_connection = True  # without an answer
         elif "/commit/" in self.path:
             for line in sent.splitlines():
@@ -99,6 +99,8 @@ class Handler(BaseHTTPRequestHandler):
                 if entry["key"] == "file":
                     self.server.files[entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
             self.server.commits += 1
+            if self.server.drops:
+                return
             self.answer({"commitUrl": f"http://127.0.0.1/me/dicts/commit/{SHA}", "commitOid": SHA, "success": True})
         else:  # the card's front matter
             self.answer({"errors": [], "warnings": []})
@@ -201,14 +203,18 @@ def test_everything_is_pushed_in_one_commit_never_over_others_files_and_loads_as
         assert one(x).recon.equal(Sae.load_from_disk(dictionaries / hookpoint)(x).recon)
 
 
-def test_a_connection_that_breaks_is_one_line_and_leaves_nothing(dictionaries: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("takes", [False, True])
+def test_a_connection_that_breaks_at_the_commit_is_one_line_that_does_not_say_whether_it_was_taken(
+    dictionaries: Path, tmp_path: Path, *, takes: bool
+) -> None:
     with hub() as server, pushes(server, tmp_path / "home") as push:
-        server.drops = True
+        server.drops, server.takes_what_it_drops = True, takes
         status, out, err = push(str(dictionaries), "me/dicts")
-        assert (status, len(err.strip().splitlines())) == (2, 1) and server.files == {}
-        assert err.startswith("sae: error: me/dicts cannot be written on the hub (") and "hf_secret" not in err
+        assert (status, len(err.strip().splitlines())) == (2, 1) and bool(server.files) is takes
+        assert err.startswith("sae: error: me/dicts gave no answer to the commit (") and "hf_secret" not in err
+        assert "all of it is in me/dicts, or nothing" in err
         server.drops = False
-        assert push(str(dictionaries), "me/dicts")[0] == 0 and server.commits == 1
+        assert push(str(dictionaries), "me/dicts", *["--force"] * takes)[0] == 0 and server.commits == 1 + takes
 
 
 def test_a_refused_file_and_a_page_in_place_of_an_answer_are_told_with_their_reason(
@@ -219,7 +225,8 @@ def test_a_refused_file_and_a_page_in_place_of_an_answer_are_told_with_their_rea
             server.page_at = stage
             status, out, err = push(str(dictionaries), "me/dicts")
             assert (status, len(err.strip().splitlines())) == (2, 1), stage
-            assert "me/dicts cannot be written on the hub (what answered is not the hub, or a proxy" in err, stage
+            does = "gave no answer to the commit" if stage == "/commit/" else "cannot be written on the hub"
+            assert f"me/dicts {does} (what answered is not the hub, or a proxy" in err, stage
         server.page_at, server.keeps_apart = "", True
         status, out, err = push(str(dictionaries), "me/dicts")
         said = err.strip().splitlines()[-1]
