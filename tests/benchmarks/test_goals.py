@@ -87,3 +87,11 @@ def test_the_command_prints_the_goals_and_the_tables_that_they_come_from() -> No
 
     assert printed.startswith(table()) and "all-layers-32k, 32,768 tokens" in printed and "step: medium" in printed
     assert "`sae eval CHECKPOINT --max_tokens 1024`" in printed
+
+
+def test_a_command_whose_reader_has_enough_ends_without_a_word() -> None:
+    command = [sys.executable, "-m", "benchmarks", "speed"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.communicate()[1] == b"" and process.returncode == 1
