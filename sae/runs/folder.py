@@ -31,6 +31,7 @@ from sae.storage.files import (
 )
 from sae.storage.lock import alone_in, check_unlocked, holds_nothing
 
+_COMPILER = "C compiler"
 _PACKAGES = ("sae", "torch", "transformers", "datasets", "tokenizers", "safetensors", "numpy")
 Cfg = TypeVar("Cfg", bound=TrainConfig)
 _SECRET = "hf_token"
@@ -111,21 +112,23 @@ class RunFolder(NamedTuple):
         self.path.mkdir(parents=True, exist_ok=True)
         return alone_in(self.path, tell=tell)
 
-    def claim(self, cfg: TrainConfig, derived: dict[str, Any]) -> None:
+    def claim(self, cfg: TrainConfig, derived: dict[str, Any], compiler: str = "") -> None:
         """Create the folder and write config.json; when resuming, write into it which options changed.
 
-        Raises ValueError if another run took the folder meanwhile.
+        `compiler` is what has compiled the passes that train, as it calls itself, or "none"; empty on a GPU. Raises
+        ValueError if another run took the folder meanwhile.
         """
         if cfg.resume:
-            self._note_changes(cfg, derived)
+            self._note_changes(cfg, derived, compiler)
             return
         check_free(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
         derived |= {"keep_last": self.keep_last}
-        document = {"options": _options(cfg), "derived": derived, "versions": versions(), "command": command()}
-        write_json(self.path / "config.json", document | {"folder": str(self.path.absolute()), "launch": _launch()})
+        document = {"options": _options(cfg), "derived": derived, "versions": versions(compiler)}
+        here = {"command": command(), "folder": str(self.path.absolute()), "launch": _launch()}
+        write_json(self.path / "config.json", document | here)
 
-    def _note_changes(self, cfg: TrainConfig, derived: dict[str, Any]) -> None:
+    def _note_changes(self, cfg: TrainConfig, derived: dict[str, Any], compiler: str) -> None:
         path = self.path / "config.json"
         document = read_json(path)
         changed = _changes(_located(document["options"], self.path, document), cfg)
@@ -137,15 +140,16 @@ class RunFolder(NamedTuple):
         replaced = isinstance(recorded, dict) and now is not None and recorded.get(_FINGERPRINTS) != now
         if isinstance(recorded, dict) and replaced:
             recorded[_FINGERPRINTS] = now
-        if other := _other_versions(document):
-            document["changes"] = [*document.get("changes", []), {"versions": [document["versions"], versions()]}]
-            document["versions"] = versions()
+        if other := _other_versions(document, compiler):
+            now_here = versions(compiler)
+            document["changes"] = [*document.get("changes", []), {"versions": [document["versions"], now_here]}]
+            document["versions"] = now_here
         if changed or replaced or other:
             write_json(path, document)
 
-    def other_versions(self) -> list[str]:
+    def other_versions(self, compiler: str = "") -> list[str]:
         """A sentence if the run that is resumed was made by other versions of what decides its bits."""
-        other = _other_versions(_config(self.path))
+        other = _other_versions(_config(self.path), compiler)
         told = ", ".join(f"{name} {short(before)} (now {now})" for name, (before, now) in other.items())
         return [f"the run was made with {told}: what comes now may differ from what those would have made"] * bool(told)
 
@@ -470,23 +474,26 @@ def _sources() -> str:
     return digest.hexdigest()[:8]
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide the result; of sae with a name of its sources."""
+def versions(compiler: str = "") -> dict[str, str]:
+    """Versions of Python, of the packages that decide the result, and of the C compiler if it is one of them.
+
+    That of sae has a name of its sources.
+    """
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             found[name] = "not installed"
-    return found | {"sae": f"{found['sae']}+{_sources()}"}
+    return found | {"sae": f"{found['sae']}+{_sources()}"} | ({_COMPILER: compiler} if compiler else {})
 
 
-def _other_versions(document: dict[str, Any]) -> dict[str, tuple[str, str]]:
+def _other_versions(document: dict[str, Any], compiler: str) -> dict[str, tuple[str, str]]:
     """Packages of which another version is here than a run's record names, with both."""
     before = document.get("versions")
     if not isinstance(before, dict):
         return {}
-    return {name: (before[name], now) for name, now in versions().items() if before.get(name, now) != now}
+    return {name: (before[name], now) for name, now in versions(compiler).items() if before.get(name, now) != now}
 
 
 def derived_name(cfg: TrainConfig, model_name: str = "") -> str:

@@ -186,7 +186,7 @@ class SaeTrainer:
         return saved
 
     def _claim(self) -> None:
-        self.world.from_main(partial(self.folder.claim, self.cfg, self.describe()))
+        self.world.from_main(partial(self.folder.claim, self.cfg, self.describe(), self.compiler))
         if rates := progress.derived_rates(self.plan, self.learner_plans):
             self._note(rates)
         if self.folder.keep_last != self.cfg.keep_last:
@@ -445,7 +445,7 @@ class SaeTrainer:
             ValueError: If the model or the data have been replaced since.
         """
         replaced = check_sources(self.launch.before, self.fingerprints, self.cfg)
-        for sentence in [*replaced, *self.world.from_main(self.folder.other_versions)]:
+        for sentence in [*replaced, *self.world.from_main(partial(self.folder.other_versions, self.compiler))]:
             self._note(sentence)
         folder, complaints = self.persistence.newest_undamaged(self.launch.begun)
         for complaint in complaints:
@@ -466,6 +466,13 @@ class SaeTrainer:
                 self.end_to_end.load_state_dict(own["end_to_end"])
             self._position = self.source.state_dict()
             self.step = count_in(own, "step", self.total_steps)
+
+    @property
+    def compiler(self) -> str:
+        """What has compiled the passes that train, or "none"; empty on a GPU, which has others."""
+        if self.device.type != "cpu":
+            return ""
+        return "none" if native.library() is None else native.version() or "unnamed"
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:

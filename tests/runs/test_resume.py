@@ -27,6 +27,7 @@ from whole_runs import stop_after
 
 from sae import SaeTrainer
 from sae.runs import checkpoint
+from sae.storage.files import short
 from sae.training import learner
 
 SERVER = """
@@ -555,6 +556,20 @@ def test_a_run_of_another_version_is_told_once_as_that_and_the_record_names_both
     assert written["versions"] == now and written["changes"] == [{"versions": [document["versions"], now]}]
     make_trainer(tmp_path, resume=True).fit()
     assert "the run was made with" not in capfd.readouterr().err
+
+
+def test_a_run_whose_compiled_passes_are_missing_when_it_goes_on_says_so_and_so_when_they_are_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stop_after(make_trainer(tmp_path), 5)
+    compiler = json.loads((tmp_path / "run/config.json").read_text())["versions"]["C compiler"]
+    for now, before in (("none", compiler), (compiler, "none"), (compiler, None)):
+        monkeypatch.setattr(SaeTrainer, "compiler", now)
+        capfd.readouterr()
+        stop_after(make_trainer(tmp_path, resume=True), 2)
+        said = capfd.readouterr().err
+        told = f"the run was made with C compiler {short(before)} (now {now}): what comes now may differ"
+        assert told in said if before else "the run was made with" not in said
 
 
 # One writer
