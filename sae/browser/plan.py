@@ -61,7 +61,7 @@ def plan_browse(cfg: BrowseConfig, checkpoint: Path) -> BrowsePlan:
         base = Path(f"{BROWSE}-{Path(os.path.abspath(cfg.checkpoint)).name}")
     options = record.options if record is not None else {}
     model, dataset = (getattr(cfg, name) or options.get(name, "") for name in ("model", "dataset"))
-    of = {
+    of: dict[str, Any] = {
         "version": VERSION,
         "checkpoint": digest(checkpoint),
         "model": [absolute(model), digest(Path(model))],
@@ -69,12 +69,19 @@ def plan_browse(cfg: BrowseConfig, checkpoint: Path) -> BrowsePlan:
         "options": {name: getattr(cfg, name) for name in _ASKED},
         "recorded": {name: options.get(name) for name in _ASKED if name in options},
     }
+    if _has_groups_in_groups(checkpoint):
+        of["places"] = "by their whole paths"  # earlier versions showed one of several at a hookpoint
     if cfg.activations is not None:
         of["activations"] = _digest_of_cache(cfg.activations)
     key = hashlib.sha256(json.dumps(of, sort_keys=True, default=str).encode()).hexdigest()[:12]
     if not (base / key).exists():
         check_writable("out", base)
     return BrowsePlan(base, key, record)
+
+
+def _has_groups_in_groups(checkpoint: Path) -> bool:
+    """Whether dictionaries may lie as `<group>/<group>/<hookpoint>` below the checkpoint."""
+    return checkpoint.is_dir() and any(len(file.relative_to(checkpoint).parts) > 3 for file in _files(checkpoint))
 
 
 def _digest_of_cache(name: str) -> str:

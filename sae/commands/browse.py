@@ -55,9 +55,9 @@ def _told_where(folder: Path, option: str, then: str) -> AbstractContextManager[
 
 
 def _checkpoint(cfg: BrowseConfig) -> Path:
-    """The folder of the checkpoint, which is fetched if it is on the hub."""
+    """The folder, or file, of the checkpoint, which is fetched if it is on the hub."""
     path = Path(cfg.checkpoint)
-    if path.is_dir():
+    if path.exists():
         return path
     from sae.formats.hub import local_copy
 

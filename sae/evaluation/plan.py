@@ -110,10 +110,11 @@ def _folders_by_label(
     There is one label for each configuration that a run trained. Raises ValueError if no hookpoint is meant.
     """
     grouped: dict[str, dict[str, Path]] = {}
-    meant = meant_by(hookpoints, dictionaries) if hookpoints else set(dictionaries)
+    meant, itself = meant_by(hookpoints, dictionaries) if hookpoints else set(dictionaries), local(name)
     for full, stored in dictionaries.items():
         group, _, hookpoint = full.rpartition("/")
-        if stored.relative == "." and len(hookpoints) == 1 and not _is_pattern(hookpoints[0]):
+        is_named = stored.relative == "." or stored.path == itself
+        if is_named and len(hookpoints) == 1 and not _is_pattern(hookpoints[0]):
             hookpoint = hookpoints[0]  # the user says which hookpoint a dictionary has that was named itself
         elif full not in meant:
             continue

@@ -97,7 +97,7 @@ def find(folder: Path, names: Iterable[str] | None = None, pattern: str | None =
     if folder.is_file():
         stored, names = stored_at(folder), None if names is None else list(names)
         own = _name_of(stored)
-        if stored.format is OVERCOMPLETE and names is not None and len(names) == 1 and not _GLOB.search(names[0]):
+        if not stored.format.says_hookpoint and names is not None and len(names) == 1 and not _GLOB.search(names[0]):
             own = names[0]
         return chosen_of(folder, {own: stored}, names, pattern)
     return chosen_of(folder, found_in(folder), names, pattern)

@@ -54,6 +54,8 @@ class Format(NamedTuple):
     """Complete a set of dictionaries, given their hookpoints."""
     knows: Callable[[Path], Claim | None] | None = None
     """The dictionary in a folder without its weights, by what its configuration says."""
+    says_hookpoint: bool = True
+    """Whether files or their place name a hookpoint; else `hookpoint` is a name, and the user chooses."""
 
 
 class StoredDictionary(NamedTuple):

@@ -103,4 +103,6 @@ def _is_known(name: str) -> bool:
     return name in ("encoder.weight", "encoder.bias") or name.startswith(prefixes)
 
 
-OVERCOMPLETE = Format("overcomplete", "overcomplete", "<name>.overcomplete.pt", (), _claim, hookpoint, read)
+OVERCOMPLETE = Format(
+    "overcomplete", "overcomplete", "<name>.overcomplete.pt", (), _claim, hookpoint, read, says_hookpoint=False
+)

@@ -133,6 +133,20 @@ def test_other_data_under_the_same_name_have_an_index_of_their_own(tmp_path: Pat
     assert key() != before
 
 
+@pytest.mark.parametrize(
+    ("folder", "is_made_anew"), [("layers.0", False), ("k4/layers.0", False), ("16k/canonical/layers.0", True)]
+)
+def test_an_index_of_before_that_may_show_one_of_several_dictionaries_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, *, is_made_anew: bool
+) -> None:
+    (tmp_path / "it" / folder).mkdir(parents=True)
+    (tmp_path / "it" / folder / "cfg.json").write_text("{}")
+    cfg = BrowseConfig(checkpoint="it", model="owner/model", dataset="owner/data", out=str(tmp_path))
+    now = plan_browse(cfg, tmp_path / "it").key
+    monkeypatch.setattr("sae.browser.plan._has_groups_in_groups", lambda checkpoint: False)
+    assert (plan_browse(cfg, tmp_path / "it").key != now) is is_made_anew
+
+
 def test_a_damaged_index_is_named_and_made_anew(run: Run) -> None:
     assert run("runs/run", "--max_tokens", "200", "--hookpoints", "layers.0")[0] == 0
     values = next(Path("runs/run/browse").glob("*/places/0/values.f16"))

@@ -19,6 +19,7 @@ from tiny_models import save_tiny
 import sae.__main__
 from sae import Sae, SaeConfig, evaluate, lm
 from sae.activations.reading import token_batches
+from sae.browser import Index
 from sae.commands.parser import field_docs
 from sae.commands.table import COMMANDS
 from sae.config import EvalConfig
@@ -234,6 +235,27 @@ def test_a_checkpoint_of_nobodys_run_needs_model_and_data_and_takes_a_sample(run
         status == 0 and "Measured on 20 sequences drawn from text.jsonl" in err and "seen these tokens: foreign" in err
     )
     assert list(numbers("eval-foreign")["results"]["foreign"]) == ["layers.0"]
+
+
+def test_a_file_that_is_one_dictionary_is_measured_and_shown_at_the_hookpoint_that_is_chosen(
+    run: Run, no_pictures: None
+) -> None:
+    torch.save(
+        {
+            "dictionary._weights": torch.randn(64, 32),
+            "dictionary.multiplier": torch.zeros(()),
+            "encoder.final_block.0.weight": torch.randn(64, 32),
+            "encoder.final_block.0.bias": torch.zeros(64),
+        },
+        "vit-k3.pt",
+    )
+    text = ["model", "text.jsonl", "--ctx_len", "16", "--max_tokens", "320", "--device", "cpu"]
+    status, _, err = run("vit-k3.pt", *text[:-2], "--hookpoints", "layers.1")
+    assert status == 0, err
+    assert list(numbers("eval-vit-k3.pt")["results"]["vit-k3.pt"]) == ["layers.1"]
+    browse = ["browse", "vit-k3.pt", *text, "--export", "pages", "--latents", "1", "--no_browser"]
+    assert sae.__main__.main([*browse, "--hookpoints", "layers.1"]) == 0
+    assert list(Index.open(next(Path("browse-vit-k3.pt").glob("*/manifest.json")).parent)) == ["layers.1"]
 
 
 def test_massive_tokens_are_told(run: Run, no_pictures: None) -> None:
