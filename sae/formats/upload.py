@@ -74,7 +74,7 @@ def _in_one_line(name: str, either: str = "") -> Iterator[None]:
         yield
     except Exception as error:  # those of the client's own HTTP library have no base that is ours to name
         if either and not _is_refusal(error):
-            raise ValueError(f"{name} gave no answer to the commit ({reason_of(error)}): {either}") from None
+            raise ValueError(f"{name} did not confirm the commit ({reason_of(error)}): {either}") from None
         raise ValueError(
             f"{name} cannot be written on the hub ({reason_of(error)}); check OWNER/NAME, the network, "
             "HF_HUB_OFFLINE, and that --hf_token may write"

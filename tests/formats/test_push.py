@@ -211,7 +211,7 @@ def test_a_connection_that_breaks_at_the_commit_is_one_line_that_does_not_say_wh
         server.drops, server.takes_what_it_drops = True, takes
         status, out, err = push(str(dictionaries), "me/dicts")
         assert (status, len(err.strip().splitlines())) == (2, 1) and bool(server.files) is takes
-        assert err.startswith("sae: error: me/dicts gave no answer to the commit (") and "hf_secret" not in err
+        assert err.startswith("sae: error: me/dicts did not confirm the commit (") and "hf_secret" not in err
         assert "all of it is in me/dicts, or nothing" in err
         server.drops = False
         assert push(str(dictionaries), "me/dicts", *["--force"] * takes)[0] == 0 and server.commits == 1 + takes
@@ -225,7 +225,7 @@ def test_a_refused_file_and_a_page_in_place_of_an_answer_are_told_with_their_rea
             server.page_at = stage
             status, out, err = push(str(dictionaries), "me/dicts")
             assert (status, len(err.strip().splitlines())) == (2, 1), stage
-            does = "gave no answer to the commit" if stage == "/commit/" else "cannot be written on the hub"
+            does = "cannot be written on the hub" if stage == "/repos/create" else "did not confirm the commit"
             assert f"me/dicts {does} (what answered is not the hub, or a proxy" in err, stage
         server.page_at, server.keeps_apart = "", True
         status, out, err = push(str(dictionaries), "me/dicts")
