@@ -14,6 +14,7 @@ from smoke import SMOKE
 import sae
 import sae.dictionary.wiring
 import sae.lm.hookpoints
+from sae.runs import folder
 
 PACKAGE = Path(sae.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -198,6 +199,19 @@ def test_the_package_says_its_version_and_that_it_is_typed() -> None:
     assert sae.__version__ == project["project"]["version"]
     assert (PACKAGE / "py.typed").is_file() and "py.typed" in project["tool"]["setuptools"]["package-data"]["sae"]
     assert f"version: {sae.__version__}" in (PACKAGE.parent / "CITATION.cff").read_text()
+
+
+def test_every_file_of_the_package_is_installed_and_code_of_any_language_counts_as_its_version() -> None:
+    installed = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    others = {path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    shipped = {
+        path
+        for package, patterns in installed.items()
+        for pattern in patterns
+        for path in PACKAGE.parent.joinpath(*package.split(".")).glob(pattern)
+    }
+    assert others == shipped
+    assert {path.suffix for path in (PACKAGE / "ops/native").iterdir() if path.is_file()} - {".pyc"} <= folder._CODE
 
 
 def test_importing_runs_no_statement_that_decides_something() -> None:

@@ -31,6 +31,8 @@ from sae.storage.files import (
 )
 from sae.storage.lock import alone_in, check_unlocked, holds_nothing
 
+_CODE = {".py", ".c", ".h"}
+"""Suffixes of the files that decide the result."""
 _COMPILER = "C compiler"
 _PACKAGES = ("sae", "torch", "transformers", "datasets", "tokenizers", "safetensors", "numpy")
 Cfg = TypeVar("Cfg", bound=TrainConfig)
@@ -469,7 +471,7 @@ _TYPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
 def _sources() -> str:
     """A name that tells these sources of sae from others of the same version."""
     package, digest = Path(__file__).parents[1], hashlib.sha256()
-    for path in sorted(path for path in package.rglob("*") if path.suffix in (".py", ".c")):
+    for path in sorted(path for path in package.rglob("*") if path.suffix in _CODE):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:8]
 
