@@ -18,7 +18,7 @@ from functools import partial
 from importlib.metadata import entry_points, version
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import pytest
@@ -36,6 +36,7 @@ from sae.commands.parser import field_docs
 from sae.commands.table import COMMANDS, RENAMED, read, renamed
 from sae.commands.train import train
 from sae.config import RunConfig, SaeConfig
+from sae.config.dictionary import Rule
 from sae.data import MemmapTokens
 from sae.runs import checkpoint
 from sae.runs.stop_signals import STOPPING
@@ -664,7 +665,7 @@ def test_a_message_that_the_parser_breaks_is_told_whole_and_without_what_stands_
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert sae.__main__.main(["model", "text", "--selection", "relu"]) == 2
-    assert "Expected one of ('topk', 'batchtopk', 'groupmax')" in capsys.readouterr().err
+    assert f"Expected one of {get_args(Rule)}" in capsys.readouterr().err
     unknown = [f"--unknown_{'x' * 30}_{n}" for n in range(3)]
     assert sae.__main__.main(["model", "text", *unknown, "hf_secret"]) == 2
     error = capsys.readouterr().err
