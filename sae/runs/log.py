@@ -172,7 +172,7 @@ def why_no_wandb() -> str | None:
         return "WANDB_MODE is disabled"
     if mode == "offline" or os.environ.get("WANDB_API_KEY") or _has_netrc_entry():
         return None
-    return "it is not configured (wandb login, or set WANDB_API_KEY)"
+    return "it is not configured (wandb login, or set WANDB_API_KEY, or WANDB_MODE=offline)"
 
 
 def _has_netrc_entry() -> bool:

@@ -90,7 +90,7 @@ def find_only(monkeypatch: pytest.MonkeyPatch, found: Callable[[], Any]) -> None
 @pytest.mark.parametrize(
     ("environment", "reason"),
     [
-        ({}, "not configured (wandb login, or set WANDB_API_KEY)"),
+        ({}, "not configured (wandb login, or set WANDB_API_KEY, or WANDB_MODE=offline)"),
         ({"WANDB_MODE": "disabled"}, "WANDB_MODE is disabled"),
         ({"WANDB_MODE": "disabled", "WANDB_API_KEY": "x"}, "WANDB_MODE is disabled"),
         ({"WANDB_MODE": "offline"}, None),
