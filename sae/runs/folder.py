@@ -34,6 +34,8 @@ from sae.storage.lock import alone_in, check_unlocked, holds_nothing
 _CODE = {".py", ".c", ".h"}
 """Suffixes of the files that decide the result."""
 _COMPILER = "C compiler"
+_OF_WANDB = ("wandb",)
+"""Folder in a run's that Weights & Biases writes, with links to its logs in the user's cache."""
 _PACKAGES = ("sae", "torch", "transformers", "datasets", "tokenizers", "safetensors", "numpy")
 Cfg = TypeVar("Cfg", bound=TrainConfig)
 _SECRET = "hf_token"
@@ -314,7 +316,7 @@ def _check_resumable(path: Path, cfg: TrainConfig) -> None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         why = str(error) if isinstance(error, OSError | ValueError) else f"{path}/config.json records no options"
         raise ValueError(f"resume must name a run with its record, but {why}{_copy_of_record(path)}") from None
-    if link := link_that_leaves(path):
+    if link := link_that_leaves(path, within=_OF_WANDB):
         raise ValueError(f"resume must name a run that lies in its folder, but {link} leads out of it; move it there")
     for name in cfg.resume_changed:
         if name not in _MAY_CHANGE:

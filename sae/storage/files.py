@@ -8,7 +8,7 @@ import os
 import reprlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -237,14 +237,19 @@ def is_inside(name: str) -> bool:
     return stays and name.isprintable() and len(name) <= _MAX_PATH
 
 
-def link_that_leaves(folder: Path) -> Path | None:
-    """A symbolic link below `folder` that leads out of it; None if there is none."""
+def link_that_leaves(folder: Path, *, within: Sequence[str] = ()) -> Path | None:
+    """A symbolic link below `folder` that leads out of it; None if there is none.
+
+    Links below the folders of the names `within` it are not looked at: these belong to others.
+    """
     root = folder.resolve()
     for parent, folders, files in os.walk(folder):
         for name in (*folders, *files):
             path = Path(parent, name)
             if path.is_symlink() and not _target(path).is_relative_to(root):
                 return path
+        if Path(parent) == folder:
+            folders[:] = [name for name in folders if name not in within]
     return None
 
 

@@ -62,7 +62,9 @@ def test_a_manifest_that_names_a_file_outside_is_refused(tmp_path: Path, name: s
         checkpoint.check(folder)
 
 
-@pytest.mark.parametrize("place", ["metrics.jsonl", "step_3", "step_3/layers.0", "step_3/layers.0/sae.safetensors"])
+@pytest.mark.parametrize(
+    "place", ["metrics.jsonl", "step_3", "step_3/layers.0", "step_3/layers.0/sae.safetensors", "wandb"]
+)
 def test_a_run_with_a_link_out_of_its_folder_is_not_resumed(tmp_path: Path, place: str) -> None:
     options = {"save_dir": str(tmp_path), "run_name": "run"}
     RunFolder.plan(TrainConfig(**options)).claim(TrainConfig(**options), {})
@@ -74,6 +76,19 @@ def test_a_run_with_a_link_out_of_its_folder_is_not_resumed(tmp_path: Path, plac
         victim.write_text("mine")
     path.symlink_to(victim)
     with pytest.raises(ValueError, match="resume must name a run that lies in its folder, but .* leads out of it"):
+        RunFolder.plan(TrainConfig(**options, resume=True))
+
+
+def test_links_to_logs_that_weights_and_biases_leaves_do_not_stand_in_the_way_of_resuming(tmp_path: Path) -> None:
+    options = {"save_dir": str(tmp_path), "run_name": "run"}
+    RunFolder.plan(TrainConfig(**options)).claim(TrainConfig(**options), {})
+    logs = tmp_path / "run" / "wandb" / "offline-run-1" / "logs"
+    logs.mkdir(parents=True)
+    (logs / "debug-core.log").symlink_to(tmp_path / "cache" / "core.log")
+    assert RunFolder.plan(TrainConfig(**options, resume=True)).path == tmp_path / "run"
+    (tmp_path / "run" / "step_3" / "wandb").mkdir(parents=True)
+    (tmp_path / "run" / "step_3" / "wandb" / "link").symlink_to(tmp_path / "cache")
+    with pytest.raises(ValueError, match="step_3/wandb/link leads out of it"):
         RunFolder.plan(TrainConfig(**options, resume=True))
 
 
