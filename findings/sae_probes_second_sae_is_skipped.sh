@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # sae-probes: results are filed by model, hook and data set and not by dictionary, so a second one's evaluation is skipped and its results are the first one's.
 set -euo pipefail
-source "$(dirname "$0")/environment.sh" torch==2.13.0 sae-lens==6.54.12 transformer-lens==3.9.0 \
+source "$(dirname "$0")/environment.sh" torch==2.13.0 transformers==5.23.0 sae-lens==6.54.12 transformer-lens==3.9.0 \
     pandas==3.1.1 scikit-learn==1.9.1 zstandard==0.25.0 xgboost-cpu==3.2.0
 # It asks for a pandas below 3, and for an xgboost with hundreds of MB of CUDA, which one of its baselines uses.
 if [ -z "${FINDINGS_PYTHON:-}" ]; then "$python" -m pip install --quiet --no-deps sae-probes==0.4.2; fi
