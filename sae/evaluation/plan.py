@@ -113,7 +113,7 @@ def _folders_by_label(
     meant, itself = meant_by(hookpoints, dictionaries) if hookpoints else set(dictionaries), local(name)
     for full, stored in dictionaries.items():
         group, _, hookpoint = full.rpartition("/")
-        is_named = stored.relative == "." or stored.path == itself
+        is_named = stored.relative == "." or (stored.path == itself and not stored.format.says_hookpoint)
         if is_named and len(hookpoints) == 1 and not _is_pattern(hookpoints[0]):
             hookpoint = hookpoints[0]  # the user says which hookpoint a dictionary has that was named itself
         elif full not in meant:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from command_inputs import some_texts
 from safetensors.torch import load_file, save_file
+from strangers import qwen_scope
 from tiny_models import save_tiny
 
 import sae.__main__
@@ -256,6 +257,17 @@ def test_a_file_that_is_one_dictionary_is_measured_and_shown_at_the_hookpoint_th
     browse = ["browse", "vit-k3.pt", *text, "--export", "pages", "--latents", "1", "--no_browser"]
     assert sae.__main__.main([*browse, "--hookpoints", "layers.1"]) == 0
     assert list(Index.open(next(Path("browse-vit-k3.pt").glob("*/manifest.json")).parent)) == ["layers.1"]
+
+
+@pytest.mark.parametrize("checkpoint", ["qwen/layer3.sae.pt", "runs/k4"])
+def test_a_file_that_says_its_hookpoint_is_refused_at_another(run: Run, checkpoint: str) -> None:
+    qwen_scope(Path("qwen"))
+    file = "qwen/layer3.sae.pt"
+    own = EvalConfig(checkpoint=file, stability=[file], hookpoints=["layers.3"], out="out")
+    assert plan_stability(own).folders == {file: {"layers.3": Path(file)}}
+    cfg = EvalConfig(checkpoint=checkpoint, stability=[file], hookpoints=["layers.0"], out="out")
+    with pytest.raises(ValueError, match=f"must name autoencoders of {file}, got layers.0; it has layers.3"):
+        plan_stability(cfg)
 
 
 def test_massive_tokens_are_told(run: Run, no_pictures: None) -> None:
