@@ -250,10 +250,14 @@ def _beside(path: Path) -> str:
 
 
 def reason_of(error: BaseException) -> str:
-    """The first line of the hub client's message; of one that only names the file, with the reason behind it."""
+    """The first line of the hub client's message, and the next one after a colon.
+
+    If it only names the file, the reason behind it follows.
+    """
     if isinstance(error, json.JSONDecodeError):
         return "what answered is not the hub, or a proxy before it: it sent no JSON"
-    said = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+    lines = [line.strip()[:160] for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    said = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     if type(error) is RuntimeError and error.__cause__ is not None:  # the client's for a file's upload
         return f"{said.rstrip('.')}: {reason_of(error.__cause__)}"
     return said

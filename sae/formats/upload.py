@@ -1,5 +1,6 @@
 """Files to a repository of the hub, in one commit: all of them are there afterwards, or none."""
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,6 +61,7 @@ def upload(name: str, files: Mapping[str, Path | bytes], *, token: str | None, p
     try:
         with _in_one_line(name):
             api.create_repo(name, private=private, exist_ok=True)
+            api.preupload_lfs_files(name, operations, free_memory=False)  # before the commit: an error is no doubt
         with _in_one_line(name, either):
             return str(api.create_commit(name, operations, commit_message=message).commit_url)
     except KeyboardInterrupt as stop:
@@ -82,10 +84,11 @@ def _in_one_line(name: str, either: str = "") -> Iterator[None]:
 
 
 def _is_refusal(error: BaseException) -> bool:
-    """Whether it is an answer of the hub that it did not take something, or the client's error for a file's upload."""
+    """Whether it is an answer of the hub that it did not take the commit, or the client's own refusal to send it."""
     response = getattr(error, "response", None)
-    refused = response is not None and 400 <= response.status_code < 500
-    return refused or (type(error) is RuntimeError and error.__cause__ is not None)
+    if response is not None:
+        return bool(400 <= response.status_code < 500)
+    return isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError)
 
 
 def files_below(folder: Path, into: str = "") -> dict[str, Path | bytes]:

@@ -41,6 +41,7 @@ class Hub(ThreadingHTTPServer):
         self.commits = 0
         self.forbids = self.drops = self.takes_what_it_drops = self.keeps_apart = False
         self.page_at = ""
+        self.answers: dict[str, tuple[Any, int]] = {}
         self.private = True
 
 
@@ -78,6 +79,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("content-length", "6")
             self.end_headers()
             self.wfile.write(b"<html>")
+        elif found := next((answer for at, answer in self.server.answers.items() if at in self.path), None):
+            self.answer(*found)
         elif self.server.forbids:
             return self.answer({"error": "You don't have the rights to create a model under the namespace me"}, 403)
         elif self.path.endswith("/repos/create"):
@@ -225,7 +228,7 @@ def test_a_refused_file_and_a_page_in_place_of_an_answer_are_told_with_their_rea
             server.page_at = stage
             status, out, err = push(str(dictionaries), "me/dicts")
             assert (status, len(err.strip().splitlines())) == (2, 1), stage
-            does = "cannot be written on the hub" if stage == "/repos/create" else "did not confirm the commit"
+            does = "did not confirm the commit" if stage == "/commit/" else "cannot be written on the hub"
             assert f"me/dicts {does} (what answered is not the hub, or a proxy" in err, stage
         server.page_at, server.keeps_apart = "", True
         status, out, err = push(str(dictionaries), "me/dicts")
@@ -234,12 +237,51 @@ def test_a_refused_file_and_a_page_in_place_of_an_answer_are_told_with_their_rea
         assert "403 Forbidden" in said and server.files == {} and "hf_secret" not in out + err
 
 
-def test_ctrl_c_while_files_are_sent_does_not_say_that_nothing_was(monkeypatch: pytest.MonkeyPatch) -> None:
+REFUSED = {"oid": "0" * 64, "size": 1, "error": {"code": 403, "message": "over your quota"}}
+
+
+@pytest.mark.parametrize(
+    ("at", "answer", "says"),
+    [
+        ("/objects/batch", ({"objects": [REFUSED]}, 200), "LFS batch API returned errors: Encountered"),
+        ("/objects/batch", ({}, 500), "500"),
+        ("/commit/", ({"error": "over your quota"}, 400), "Bad request for commit endpoint: over your quota"),
+        ("/commit/", ({}, 500), "500"),
+    ],
+)
+def test_only_an_error_of_the_commit_that_is_no_refusal_leaves_it_open(
+    dictionaries: Path, tmp_path: Path, at: str, answer: tuple[Any, int], says: str
+) -> None:
+    with hub() as server, pushes(server, tmp_path / "home") as push:
+        server.keeps_apart, server.answers = at != "/commit/", {at: answer}
+        status, _, err = push(str(dictionaries), "me/dicts")
+    said = err.strip().splitlines()[-1]
+    is_open = at == "/commit/" and answer[1] == 500
+    does = "did not confirm the commit" if is_open else "cannot be written on the hub"
+    assert status == 2 and said.startswith(f"sae: error: me/dicts {does} (") and says in said
+    assert ("or nothing" in said) is is_open and server.files == {}
+    assert "over your quota" in said or answer[1] == 500
+
+
+def test_what_the_client_will_not_send_is_no_open_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*given: Any, **options: Any) -> None:
+        raise ValueError("Invalid metadata in README.md.")
+
+    for name in ("create_repo", "preupload_lfs_files"):
+        monkeypatch.setattr(f"huggingface_hub.HfApi.{name}", lambda *given, **options: None)
+    monkeypatch.setattr("huggingface_hub.HfApi.create_commit", refuses)
+    with pytest.raises(ValueError, match=r"cannot be written on the hub \(Invalid metadata in README.md"):
+        upload("me/dicts", {"a": b""}, token="hf_secret", private=False, message="")
+
+
+@pytest.mark.parametrize("stage", ["preupload_lfs_files", "create_commit"])
+def test_ctrl_c_while_files_are_sent_does_not_say_that_nothing_was(monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
     def stopped(*given: Any, **options: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", lambda *given, **options: None)
-    monkeypatch.setattr("huggingface_hub.HfApi.create_commit", stopped)
+    for name in ("create_repo", "preupload_lfs_files"):
+        monkeypatch.setattr(f"huggingface_hub.HfApi.{name}", lambda *given, **options: None)
+    monkeypatch.setattr(f"huggingface_hub.HfApi.{stage}", stopped)
     with pytest.raises(KeyboardInterrupt) as stop:
         upload("me/dicts", {"a": b""}, token="hf_secret", private=False, message="")
     assert stop.value.__notes__[0].startswith("all of it is in me/dicts, or nothing")
