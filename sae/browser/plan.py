@@ -8,6 +8,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +28,9 @@ _ASKED = (
     "hookpoints", "split", "text_column", "streaming", "ctx_len", "max_tokens", "exclude_tokens", "exclude_positions",
     "batch_size", "dtype", "load_in_8bit", "attn_implementation", "revision",
 )  # fmt: skip
+_OURS = "sae.safetensors"
+_FILE = re.compile(r".*(\d|overcomplete).*\.(pt|safetensors)|.+\.pth", re.IGNORECASE)
+"""Names of files that may be a dictionary each; weights whose folder is one have a name without a number."""
 _SAMPLES, _SAMPLE_BYTES = 32, 4096
 
 
@@ -69,7 +73,7 @@ def plan_browse(cfg: BrowseConfig, checkpoint: Path) -> BrowsePlan:
         "options": {name: getattr(cfg, name) for name in _ASKED},
         "recorded": {name: options.get(name) for name in _ASKED if name in options},
     }
-    if _has_groups_in_groups(checkpoint):
+    if _may_end_alike(checkpoint):
         of["places"] = "by their whole paths"  # earlier versions showed one of several at a hookpoint
     if cfg.activations is not None:
         of["activations"] = _digest_of_cache(cfg.activations)
@@ -79,9 +83,19 @@ def plan_browse(cfg: BrowseConfig, checkpoint: Path) -> BrowsePlan:
     return BrowsePlan(base, key, record)
 
 
-def _has_groups_in_groups(checkpoint: Path) -> bool:
-    """Whether dictionaries may lie as `<group>/<group>/<hookpoint>` below the checkpoint."""
-    return checkpoint.is_dir() and any(len(file.relative_to(checkpoint).parts) > 3 for file in _files(checkpoint))
+def _may_end_alike(checkpoint: Path) -> bool:
+    """Whether two dictionaries below the checkpoint may have the same last folder, by the names of the files.
+
+    That is the dictionary's own, or its file; of one of ours it is the folder above that of its hookpoint.
+    """
+    places: dict[tuple[str, ...], tuple[str, ...]] = {}
+    for file in _files(checkpoint) if checkpoint.is_dir() else ():
+        parts = file.relative_to(checkpoint).parts
+        place = parts if _FILE.fullmatch(file.name) else parts[:-1]
+        end = place[-2:] if (file.parent / _OURS).is_file() else place[-1:]
+        if places.setdefault(end, place) != place:
+            return True
+    return False
 
 
 def _digest_of_cache(name: str) -> str:

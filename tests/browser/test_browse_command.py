@@ -134,16 +134,29 @@ def test_other_data_under_the_same_name_have_an_index_of_their_own(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("folder", "is_made_anew"), [("layers.0", False), ("k4/layers.0", False), ("16k/canonical/layers.0", True)]
+    ("names", "is_made_anew"),
+    [
+        (["layers.0/sae.safetensors", "layers.1/sae.safetensors", "state.safetensors"], False),
+        (["k4/layers.0/sae.safetensors", "k8/layers.0/sae.safetensors"], False),
+        (["16k/canonical/layers.0/sae.safetensors", "32k/canonical/layers.0/sae.safetensors"], True),
+        (["layers.0/sae_weights.safetensors", "layers.1/sae_weights.safetensors"], False),
+        (["16k/canonical/params.npz", "32k/canonical/params.npz"], True),
+        (["16k/ae.pt", "32k/ae.pt"], False),
+        (["16k/layer1.sae.pt", "16k/layer2.sae.pt"], False),
+        (["16k/layer1.sae.pt", "32k/layer1.sae.pt"], True),
+        (["16k/k50/layer1.sae.pt", "32k/k50/layer1.sae.pt"], True),
+        (["16k/a.overcomplete.pt", "32k/a.overcomplete.pt"], True),
+    ],
 )
 def test_an_index_of_before_that_may_show_one_of_several_dictionaries_is_not_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, *, is_made_anew: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: list[str], *, is_made_anew: bool
 ) -> None:
-    (tmp_path / "it" / folder).mkdir(parents=True)
-    (tmp_path / "it" / folder / "cfg.json").write_text("{}")
+    for name in names:
+        (tmp_path / "it" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "it" / name).write_bytes(b"")
     cfg = BrowseConfig(checkpoint="it", model="owner/model", dataset="owner/data", out=str(tmp_path))
     now = plan_browse(cfg, tmp_path / "it").key
-    monkeypatch.setattr("sae.browser.plan._has_groups_in_groups", lambda checkpoint: False)
+    monkeypatch.setattr("sae.browser.plan._may_end_alike", lambda checkpoint: False)
     assert (plan_browse(cfg, tmp_path / "it").key != now) is is_made_anew
 
 
