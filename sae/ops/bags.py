@@ -55,17 +55,18 @@ class Bags(NamedTuple):
 
 def decode_bags(bags: Bags, W: Float[Tensor, "latents d_out"]) -> Float[Tensor, "bags d_out"]:
     """out[b] = Σ over the entries of bag b of acts · W[indices], without gradients. Twin: `naive.decode`."""
-    if native.covers(bags.indices, W):
-        return native.decode(bags.acts.to(W.dtype), bags.indices, bags.bounds, W)
+    acts = bags.acts.to(W.dtype)
+    if native.covers_decode(acts, bags.indices, W):
+        return native.decode(acts, bags.indices, bags.bounds, W)
     with torch.no_grad():
-        return F.embedding_bag(bags.indices, W, bags.starts, per_sample_weights=bags.acts.to(W.dtype), mode="sum")
+        return F.embedding_bag(bags.indices, W, bags.starts, per_sample_weights=acts, mode="sum")
 
 
 def gather_dot_bags(
     rows: Float[Tensor, "bags d"], bags: Bags, W: Float[Tensor, "latents d"]
 ) -> Float[Tensor, "entries"]:
     """out[e] = ⟨rows[bag[e]], W[indices[e]]⟩, without gradients. Twin: `naive.gather_dot`."""
-    if native.covers(bags.indices, rows, W):
+    if native.covers_gather_dot(rows, bags.indices, W, len(bags.starts)):
         return native.gather_dot(rows, bags.indices, bags.bounds, W)
     if rows.is_cpu and rows.dtype == W.dtype and rows.dtype in (torch.float32, torch.float64):
         # The gradient of embedding_bag to its weights is this gather-dot.

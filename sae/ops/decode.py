@@ -18,8 +18,8 @@ def decode(
         import sae.ops.kernels.decode as fast
 
         return fast.decode(acts, indices, W)
-    if native.covers(indices, W):
-        return native.decode(acts.to(W.dtype), indices, _starts(indices), W)
+    if native.covers_decode(acts, indices, W):
+        return native.decode(acts, indices, _starts(indices), W)
     with torch.no_grad():
         return F.embedding_bag(indices, W, per_sample_weights=acts, mode="sum")
 
@@ -34,7 +34,7 @@ def gather_dot(
         return fast.gather_dot(rows, indices, W)
     if rows.dtype not in (torch.float32, torch.float64):
         return naive.gather_dot(rows, indices, W)
-    if native.covers(indices, rows, W):
+    if native.covers_gather_dot(rows, indices, W, len(indices)):
         return native.gather_dot(rows, indices, _starts(indices), W)
     tokens, k = indices.shape
     bag_starts = torch.arange(0, tokens * k, k, device=indices.device)
@@ -48,4 +48,4 @@ def gather_dot(
 def _starts(indices: Int[Tensor, "tokens k"]) -> Int[Tensor, "tokens_plus_1"]:
     """Where the entries of each token begin, and where they end."""
     tokens, k = indices.shape
-    return torch.arange(tokens + 1) * k
+    return torch.arange(tokens + 1, device=indices.device) * k

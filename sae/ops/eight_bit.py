@@ -129,13 +129,13 @@ class Int8Product:
     def __init__(
         self, W: Float[Tensor, "latents d_in"], b: Float[Tensor, "latents"], columns: Float[Tensor, "d_in"]
     ) -> None:
-        codes, self._scale = torch.empty(W.shape, dtype=torch.int8), torch.empty(len(W))
+        codes, self._scale = torch.empty_like(W, dtype=torch.int8), W.new_empty(len(W))
         for rows, into, scale in zip(W.split(_ROWS), codes.split(_ROWS), self._scale.split(_ROWS), strict=True):
             smooth = rows * columns
             torch.amax(smooth.abs(), 1, out=scale).clamp_min_(_TINY).div_(_INT8)
             into.copy_(smooth.mul_((1 / scale).unsqueeze(1)).round_())
         self._packed = torch.ops.onednn.qlinear_prepack(codes, None)
-        self._b, self._zeros = b, torch.zeros(len(W), dtype=torch.int64)
+        self._b, self._zeros = b, W.new_zeros(len(W), dtype=torch.int64)
 
     def pre_acts(
         self, smooth: Float[Tensor, "tokens d_in"], largest: Float[Tensor, "tokens"]

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae.ops.native import over_rows, usable
+from sae.ops.native import empty, over_rows, usable
 from sae.ops.native.topk import slices_of
 from sae.ops.topk import topk
 
@@ -45,15 +45,15 @@ def encode(
     chunk: int,
 ) -> tuple[Float[Tensor, "tokens k"], Int[Tensor, "tokens k"]]:
     """topk(x @ W_encᵀ + b_enc), `chunk` tokens at a time, without gradients. Twin: `ops.encode`, which calls it."""
-    values, indices = torch.empty(len(x), k), torch.empty(len(x), k, dtype=torch.int64)
-    missed = torch.zeros(len(x), dtype=torch.uint8)
+    values, indices = empty(len(x), k), empty(len(x), k, dtype=torch.int64)
+    missed = empty(len(x), dtype=torch.uint8).zero_()
     lengths = torch.linalg.vector_norm(W_enc, dim=1)
     errors = torch.linalg.vector_norm(x, dim=1)
     errors = torch.where(errors * lengths.max().clamp(max=1) < _SMALL, torch.inf, errors * ERROR)
     shift = 2 * UNIT * float(b_enc.abs().max())
     factor, bias = W_enc.bfloat16().T, b_enc.bfloat16()
     known = (shift, 2 * UNIT, lengths, float(lengths.max()))
-    buffer = torch.empty(min(chunk, len(x)), len(W_enc), dtype=torch.bfloat16)
+    buffer = empty(min(chunk, len(x)), len(W_enc), dtype=torch.bfloat16)
     parts = (tensor.split(chunk) for tensor in (x, errors, values, indices, missed))
     for rows, error, *out in zip(*parts, strict=True):
         products = torch.addmm(bias, rows.bfloat16(), factor, out=buffer[: len(rows)])

@@ -8,7 +8,7 @@ from torch import Tensor
 
 import sae.ops.naive as naive
 from sae.ops.exact import ERROR, UNIT
-from sae.ops.native import over_rows, usable
+from sae.ops.native import empty, over_rows, usable
 
 _ENTRIES = 2**26
 """Entries of the product that exist at a time. In bf16 1024 rows of 50,000 take 35 ms, 341 of them 22 ms."""
@@ -55,9 +55,9 @@ class Columns:
         is_bf16 = self._factor.dtype == torch.bfloat16
         errors = torch.linalg.vector_norm(left, dim=1) * (ERROR if is_bf16 else 2.0**-20)
         rounding = 2 * UNIT if is_bf16 else 0.0
-        top, bottom = (torch.empty(len(left), number) for _ in range(2))
-        top_at, bottom_at = (torch.empty(len(left), number, dtype=torch.int64) for _ in range(2))
-        out = (top, top_at, bottom, bottom_at, torch.empty(len(left), bins, dtype=torch.int64))
+        top, bottom = (empty(len(left), number) for _ in range(2))
+        top_at, bottom_at = (empty(len(left), number, dtype=torch.int64) for _ in range(2))
+        out = (top, top_at, bottom, bottom_at, empty(len(left), bins, dtype=torch.int64))
         of_columns = (self._lengths, self._longest, left, right, right.shape[1])
         over_rows("extremes", products, (int(is_bf16), errors, rounding, *of_columns, number, bins, *out))
         return out

@@ -48,7 +48,7 @@ def _topk(values: Int[Tensor, "tokens columns"], k: int) -> tuple[Int[Tensor, "t
     # Column j belongs to group j % num_groups, so that the maxima are an elementwise maximum of contiguous slices.
     num_groups = columns // group
     _, best_groups = _topk(values.view(tokens, group, num_groups).amax(1), k)
-    first_columns = torch.arange(0, columns, num_groups).unsqueeze(1)
+    first_columns = torch.arange(0, columns, num_groups, device=values.device).unsqueeze(1)
     candidates = (best_groups.unsqueeze(1) + first_columns).flatten(1)
     top, at = values.gather(1, candidates).topk(k, sorted=False)
     return top, candidates.gather(1, at)

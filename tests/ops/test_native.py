@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import sae
 from sae import ops
-from sae.ops import LatentSegments, momentum, native
-from sae.ops.native import bags, topk, transformer
+from sae.ops import LatentSegments, exact, momentum, native
+from sae.ops.extremes import Columns
+from sae.ops.native import bags, eight_bit, topk, transformer
+from sae.ops.native.logits import LogitRows
 from sae.ops.segments import Segments
 
 SIZES = [(1, 48), (37, 48), (5, 7), (0, 48), (4, 300), (257, 16)]
@@ -138,6 +141,55 @@ def test_a_latent_that_does_not_exist_is_an_error(wrong: int) -> None:
     indices[3, 2] = wrong
     with pytest.raises(RuntimeError, match=f"value {wrong} which is not in the valid range"):
         ops.decode(torch.rand(37, 8), indices, torch.randn(96, 300))
+
+
+def test_what_does_not_fit_together_is_left_to_pytorchs_errors() -> None:
+    acts, indices, W, x = torch.rand(37, 8), torch.randint(96, (37, 8)), torch.randn(96, 300), torch.randn(37, 300)
+    assert bags.covers_decode(acts, indices, W) and bags.covers_gather_dot(x, indices, W, 37)
+    assert not bags.covers_decode(acts[:, :4], indices, W) and not bags.covers_decode(acts[:30], indices, W)
+    assert not bags.covers_decode(acts.double(), indices, W) and not bags.covers_decode(acts, indices.int(), W)
+    assert not bags.covers_gather_dot(x[:, :200], indices, W, 37) and not bags.covers_gather_dot(x, indices, W, 36)
+    assert not bags.covers_gather_dot(x, indices, W.double(), 37)
+
+
+def test_indices_of_32_bits_are_read_as_that() -> None:
+    acts, indices, x, W = torch.rand(37, 8), torch.randint(96, (37, 8)), torch.randn(37, 300), torch.randn(96, 300)
+    torch.testing.assert_close(ops.decode(acts, indices.int(), W), ops.decode(acts, indices, W))
+    torch.testing.assert_close(ops.gather_dot(x, indices.int(), W), ops.gather_dot(x, indices, W))
+
+
+def test_tensors_that_are_traced_and_have_no_memory_are_left_to_pytorch() -> None:
+    with FakeTensorMode():
+        made = ops.decode(torch.rand(37, 8), torch.randint(96, (37, 8)), torch.randn(96, 300))
+    assert made.shape == (37, 300)
+
+
+def in_c() -> list[Tensor]:
+    """What each compiled pass makes that somebody may call outside of training and evaluation."""
+    generator = torch.Generator().manual_seed(0)
+    to = {"generator": generator, "dtype": torch.float32, "device": "cpu"}
+    x, W, rows = torch.randn(600, 48, **to), torch.randn(2048, 48, **to), torch.randn(37, 48, **to)
+    bias = torch.zeros(2048, dtype=torch.float32, device="cpu")
+    acts, indices = exact.encode(x, W, bias, 5, 200)
+    code = [ops.decode(acts, indices, W), ops.gather_dot(x, indices, W), *topk.topk((x @ W.T).bfloat16(), 5)]
+    logits = LogitRows.of(x)
+    return [
+        acts, indices, *code, *Columns(W).extremes(rows, 3, 4), *logits[1:], logits.divergence(x + 1)[0],
+        *([eight_bit.candidates(x, W, bias, torch.ones_like(x[0]), 8)] if eight_bit.has_product() else []),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16, "meta"])
+def test_what_c_writes_is_of_its_own_type_and_on_the_cpu_whatever_the_defaults_are(default: Any) -> None:
+    expected, before = in_c(), torch.get_default_dtype()
+    try:
+        if isinstance(default, torch.dtype):
+            torch.set_default_dtype(default)
+        with torch.device(default if default == "meta" else "cpu"):
+            found = in_c()
+    finally:
+        torch.set_default_dtype(before)
+    assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize("shift", [0.0, -2.0, -50.0, 50.0])

@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 # Sums may be reordered, as vectors need; what is not finite stays so, and denormal numbers are as elsewhere.
 _FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math")
@@ -45,13 +46,24 @@ COPIES = (torch.float32, torch.bfloat16)
 
 def usable(*tensors: Tensor) -> bool:
     """Whether these float32 tensors can be handed to C: rows one after the other, on a CPU, and there is a compiler."""
-    return all(t.is_cpu and t.dtype == torch.float32 and t.is_contiguous() for t in tensors) and library() is not None
+    plain = all(_has_memory(t) and t.dtype == torch.float32 and t.is_contiguous() for t in tensors)
+    return plain and library() is not None
 
 
 def readable(rows: Tensor) -> bool:
     """Whether C reads these float32 rows, which may be apart in memory; and there is a compiler."""
-    plain = rows.is_cpu and rows.dtype == torch.float32 and rows.dim() == 2 and rows.stride(1) == 1
+    plain = _has_memory(rows) and rows.dtype == torch.float32 and rows.dim() == 2 and rows.stride(1) == 1
     return plain and library() is not None
+
+
+def _has_memory(tensor: Tensor) -> bool:
+    """Whether its numbers are in the memory that it names: not on another device, nor for tracing alone."""
+    return tensor.is_cpu and type(tensor) in (Tensor, Parameter)
+
+
+def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Memory that C writes to: of this type and on the CPU, whatever PyTorch's defaults are."""
+    return torch.empty(shape, dtype=dtype, device="cpu")
 
 
 def library() -> ctypes.CDLL | None:
@@ -193,4 +205,5 @@ def _value(argument: Tensor | float | None) -> Any:
         return ctypes.c_float(argument)
     if isinstance(argument, int):
         return ctypes.c_long(argument)
+    assert argument is None or argument.is_cpu
     return ctypes.c_void_p(None if argument is None else argument.data_ptr())

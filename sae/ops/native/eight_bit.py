@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from sae.ops.native import library, over_rows, usable
+from sae.ops.native import empty, library, over_rows, usable
 
 _MOST_COLUMNS = 2**15
 """Sums of as many products stay within 32 bits."""
@@ -45,10 +45,10 @@ def candidates(
     rounded."""
     (latents, d_in), panel = W_enc.shape, _panel()
     fill = -latents % panel
-    packed = torch.empty((latents + fill) * (d_in + -d_in % 4), dtype=torch.uint8)
-    units = torch.zeros(latents + fill)
+    packed = empty((latents + fill) * (d_in + -d_in % 4), dtype=torch.uint8)
+    units = empty(latents + fill).zero_()
     over_rows("pack", W_enc, (columns, packed, units))
-    found = torch.empty(len(x), count, dtype=torch.int64)
+    found = empty(len(x), count, dtype=torch.int64)
     bias = F.pad(b_enc, (0, fill), value=-torch.inf)
     over_rows("candidates", x, (1 / columns, packed, units, bias, latents, count, found))
     return found

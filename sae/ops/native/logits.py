@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae.ops.native import COPIES, library, over_rows
+from sae.ops.native import COPIES, empty, library, over_rows
 
 
 def covers(logits: Tensor) -> bool:
@@ -27,7 +27,7 @@ class LogitRows(NamedTuple):
     def of(cls, logits: Float[Tensor, "tokens vocab"]) -> "LogitRows":
         """The rows of these logits."""
         logits = logits.contiguous()
-        found = cls(logits, torch.empty(len(logits)), torch.empty(len(logits), dtype=torch.int64))
+        found = cls(logits, empty(len(logits)), empty(len(logits), dtype=torch.int64))
         over_rows("log_totals", logits, (int(logits.dtype == torch.bfloat16), found.totals, found.largest))
         return found
 
@@ -42,8 +42,8 @@ class LogitRows(NamedTuple):
         A probability below e⁻⁸⁷ here adds nothing. One that is 0 there alone makes it ∞.
         """
         changed = changed.contiguous()
-        rows = LogitRows(changed, torch.empty(len(changed)), torch.empty(len(changed), dtype=torch.int64))
-        kl = torch.empty(len(changed))
+        rows = LogitRows(changed, empty(len(changed)), empty(len(changed), dtype=torch.int64))
+        kl = empty(len(changed))
         types = [int(each.dtype == torch.bfloat16) for each in (self.logits, changed)]
         over_rows("divergences", self.logits, (types[0], *self[1:], changed, types[1], kl, *rows[1:]))
         return kl, rows

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae.ops.native import library, over_rows
+from sae.ops.native import empty, library, over_rows
 
 _SLICES = 32
 """Columns in a group, at most; fewer where there would be less than 4 k groups."""
@@ -26,7 +26,7 @@ def topk(
 ) -> tuple[Float[Tensor, "tokens k"], Int[Tensor, "tokens k"]]:
     """`sae.ops.topk`; of equal values any."""
     tokens, columns = pre_acts.shape
-    values = torch.empty(tokens, k, dtype=pre_acts.dtype)
-    indices = torch.empty(tokens, k, dtype=torch.int64)
+    values = empty(tokens, k, dtype=pre_acts.dtype)
+    indices = empty(tokens, k, dtype=torch.int64)
     over_rows("topk", pre_acts, (k, slices_of(columns, k), values, indices))
     return values, indices
