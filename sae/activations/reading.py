@@ -178,7 +178,8 @@ def left_out_note(cfg: TrainConfig, data: Extent, batches: int) -> str | None:
     read, available = batches * cfg.batch_size, data.num_to_train
     if available is None or read >= available or (cfg.max_tokens or sys.maxsize) < available * data.ctx_len:
         return None
+    larger = [f"--{name}" for name in ("batch_size", "grad_acc_steps") if getattr(cfg, name, 1) > 1]
     return (
         f"{available - read:,} of the {available:,} sequences to train on are left out: at the end of the data they "
-        "fill no batch, or no step; lower --batch_size to read more of them"
+        f"fill no batch, or no step; lower {' or '.join(larger) or 'the number of processes'} to read more of them"
     )

@@ -147,6 +147,10 @@ def test_the_command_line_trains_from_a_cache_without_the_language_model(
     assert "8 of the 116 sequences to train on are left out" in capsys.readouterr().err
     assert sae.__main__.main(["cache", model, tokens, *READING, "--batch_size", "9", "--activations", "nines"]) == 0
     assert "3 of the 111 sequences to train on are left out" in capsys.readouterr().err
+    mixed = [*READING, "--exclude_positions", "0", "1", "2", "3", "--activations", "few"]
+    assert sae.__main__.main(["cache", model, tokens, *mixed]) == 0
+    assert sae.__main__.main(["--activations", "few", *TRAINING, "--run_name", "few"]) == 0
+    assert "are left out" not in capsys.readouterr().err  # 1,392 tokens are 21 batches, and 48 more
     options = json.loads(Path("runs/model-tokens/config.json").read_text())["options"]
     assert (options["model"], options["dataset"], options["ctx_len"]) == (model, tokens, 16)
     assert sae.__main__.main([model, tokens, "--activations", "activations/model-tokens", *TRAINING]) == 0

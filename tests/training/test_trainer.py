@@ -1037,6 +1037,7 @@ def test_a_run_too_short_for_its_latents_says_how_many_can_fire(
         ({}, None),
         ({"batch_size": 7}, "5 of the 40 "),
         ({"grad_acc_steps": 3}, "4 of the 40 "),
+        ({"batch_size": 1, "grad_acc_steps": 7}, "5 of the 40 "),
         ({"batch_size": 7, "max_tokens": 40 * SEQ}, "5 of the 40 "),
         ({"batch_size": 7, "max_tokens": 35 * SEQ}, None),
     ],
@@ -1047,6 +1048,7 @@ def test_sequences_that_fill_no_step_are_told_unless_the_run_ends_before(
     make(**options).initialise()
     told = [line for line in capsys.readouterr().err.splitlines() if "are left out" in line]
     assert [line[: line.index("sequences")] for line in told] == ([] if left is None else [left])
+    assert all(("--grad_acc_steps" if "grad_acc_steps" in options else "--batch_size") in line for line in told)
 
 
 @pytest.mark.parametrize(("recipe", "told"), [("default", True), ("gao2024", False)])
