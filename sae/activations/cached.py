@@ -33,8 +33,8 @@ class CachedStore(HeldOut):
         self.read_with = dict(header.options)
         self.model_name, self.data_seed = model_name(cache, None), header.seed
         self.ctx_len, self.num_sequences = header.ctx_len, header.num_sequences
-        whole = not header.shuffled or cache.num_tokens == header.sequences * header.ctx_len
-        self.num_to_train = header.sequences if whole else None  # batches of what was mixed are of tokens
+        mixed = header.shuffled and bool(cfg.exclude_positions or cfg.exclude_tokens)
+        self.num_to_train = None if mixed else header.sequences  # batches of what was mixed are of tokens
         self.device, self.dtype = cache.device, cache.dtype
         self.widths = {name: header.hookpoints[name] for name in hookpoints}
         max_batches = cfg.max_tokens and cfg.max_tokens // (cfg.batch_size * header.ctx_len)

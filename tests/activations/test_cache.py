@@ -127,6 +127,16 @@ def test_what_the_cache_has_decided_cannot_be_chosen_again(tmp_path: Path) -> No
 TRAINING = ["--batch_size", "4", "--expansion_factor", "4", "--k", "4", "--no_log_to_wandb", "--save_dir", "runs"]
 
 
+def test_tokens_of_a_mixed_cache_that_fill_no_step_are_not_told_as_sequences(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    mixed = [*READING, "--exclude_positions", "0", "1", "2", "3", "--activations", "few"]
+    assert sae.__main__.main(["cache", *text(tmp_path), *mixed]) == 0
+    assert sae.__main__.main(["--activations", "few", *TRAINING]) == 0
+    assert "are left out" not in capsys.readouterr().err  # 1,392 tokens are 21 batches, and 48 more
+
+
 def test_the_command_line_trains_from_a_cache_without_the_language_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -138,6 +148,8 @@ def test_the_command_line_trains_from_a_cache_without_the_language_model(
     assert f"caching up to {tokens_cached:,} tokens at 2 hookpoints in bfloat16: " in said.err
     assert "sequences to train on are left out" not in said.err  # they are 29 batches
     assert said.out.split() == ["activations", "activations/model-tokens"]
+    assert sae.__main__.main(["cache", model, tokens, *READING, "--batch_size", "9", "--activations", "nines"]) == 0
+    assert "3 of the 111 sequences to train on are left out" in capsys.readouterr().err
     for name in ("load_model", "load_skeleton", "load_config", "load_tokenizer", "harvest"):
         monkeypatch.setattr(sae.lm, name, None)
     assert sae.__main__.main(["--activations", "activations/model-tokens", *TRAINING]) == 0
@@ -145,12 +157,6 @@ def test_the_command_line_trains_from_a_cache_without_the_language_model(
     assert "are left out" not in capsys.readouterr().err
     assert sae.__main__.main(["--activations", "activations/model-tokens", *TRAINING, "--grad_acc_steps", "3"]) == 0
     assert "8 of the 116 sequences to train on are left out" in capsys.readouterr().err
-    assert sae.__main__.main(["cache", model, tokens, *READING, "--batch_size", "9", "--activations", "nines"]) == 0
-    assert "3 of the 111 sequences to train on are left out" in capsys.readouterr().err
-    mixed = [*READING, "--exclude_positions", "0", "1", "2", "3", "--activations", "few"]
-    assert sae.__main__.main(["cache", model, tokens, *mixed]) == 0
-    assert sae.__main__.main(["--activations", "few", *TRAINING, "--run_name", "few"]) == 0
-    assert "are left out" not in capsys.readouterr().err  # 1,392 tokens are 21 batches, and 48 more
     options = json.loads(Path("runs/model-tokens/config.json").read_text())["options"]
     assert (options["model"], options["dataset"], options["ctx_len"]) == (model, tokens, 16)
     assert sae.__main__.main([model, tokens, "--activations", "activations/model-tokens", *TRAINING]) == 0
