@@ -58,7 +58,7 @@ def plan_browse(cfg: BrowseConfig, checkpoint: Path) -> BrowsePlan:
     checkpoint = newest_step(checkpoint)
     record = RunRecord.of(checkpoint)
     if cfg.out is not None:
-        base = Path(cfg.out)
+        base = without_dots(cfg.out)
     elif record is not None:
         base = record.folder / BROWSE
     else:

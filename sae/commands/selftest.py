@@ -2,7 +2,6 @@
 
 import tempfile
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
@@ -15,7 +14,7 @@ from sae.evaluation.recovery import Recoveries, recovery
 from sae.parallel.world import check_alone
 from sae.report.selftest import report_selftest
 from sae.runs.log import Progress
-from sae.storage.files import check_writable
+from sae.storage.files import check_writable, without_dots
 from sae.training.trainer import SaeTrainer
 
 
@@ -23,9 +22,10 @@ def selftest(cfg: SelftestConfig) -> int:
     """Train, compare with the features, report."""
     check_alone("sae selftest")
     if cfg.out is not None:
-        if Path(cfg.out).exists():
+        path = without_dots(cfg.out)
+        if path.exists():
             raise ValueError(f"out must be a new file, got {cfg.out}; choose another --out")
-        check_writable("out", Path(cfg.out))
+        check_writable("out", path)
     device = lm.check_device(cfg.device)
     report_selftest(recoveries(cfg, device), cfg)
     return 0

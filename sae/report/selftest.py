@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from pathlib import Path
 
 from sae.config import SelftestConfig, several
 from sae.evaluation.metrics import as_json
 from sae.evaluation.recovery import Recoveries, Recovery
 from sae.report.terminal import show_rows
 from sae.runs.folder import command, versions
-from sae.storage.files import write_json
+from sae.storage.files import without_dots, write_json
 
 COLUMNS = {
     "F1": ("f1", "{:.3f}"),
@@ -29,8 +28,9 @@ def report_selftest(found: Mapping[str, Recoveries], cfg: SelftestConfig) -> Non
     if cfg.out is not None:
         rows = {label: {name: each._asdict() for name, each in one._asdict().items()} for label, one in found.items()}
         document = {"command": command(), "versions": versions(), "options": asdict(cfg), "results": as_json(rows)}
-        Path(cfg.out).parent.mkdir(parents=True, exist_ok=True)
-        write_json(Path(cfg.out), document)
+        path = without_dots(cfg.out)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, document)
         print(f"{'numbers':<11} {cfg.out}")
 
 

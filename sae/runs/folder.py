@@ -27,6 +27,7 @@ from sae.storage.files import (
     newest_step,
     read_json,
     short,
+    without_dots,
     write_json,
 )
 from sae.storage.lock import alone_in, check_unlocked, holds_nothing
@@ -81,7 +82,7 @@ class RunFolder(NamedTuple):
         options. So it does for a folder that cannot be written or that another process writes into. An unnamed run
         takes the next free name; resumed, the last one taken.
         """
-        save_dir = Path(cfg.save_dir)
+        save_dir = without_dots(cfg.save_dir)
         if cfg.run_name is not None:
             path = save_dir / cfg.run_name
         else:
@@ -101,7 +102,7 @@ class RunFolder(NamedTuple):
         An unnamed run whose folder another one has taken meanwhile takes the next free name. Raises ValueError for too
         little space.
         """
-        path, save_dir = self.path, Path(cfg.save_dir)
+        path, save_dir = self.path, without_dots(cfg.save_dir)
         if cfg.run_name is None and not cfg.resume and path.exists():
             _, path = last_taken_and_next_free(save_dir / derived_name(cfg, model_name))
         space = free_bytes(save_dir)

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from sae.storage.damage import in_one_line
+from sae.storage.files import without_dots
 
 _PROTOCOL = re.compile(r"[a-z][a-z0-9+.-]*(?=://)")
 _ONE_SLASH = re.compile(r"([a-z][a-z0-9+.-]+):/(?!/)")
@@ -190,9 +191,9 @@ def place_of(name: "Path | str | RemoteFolder") -> "Path | RemoteFolder":
     if isinstance(name, str) and (meant := _ONE_SLASH.match(name)):
         raise ValueError(f"an address must be {meant[1]}://PLACE/FOLDER, got one slash instead of two; add the other")
     if not isinstance(name, str) or (found := _PROTOCOL.match(name)) is None:
-        return name if isinstance(name, RemoteFolder) else Path(name)
+        return name if isinstance(name, RemoteFolder) else without_dots(str(name))
     if found[0] in _HERE:
-        return Path(name.partition("://")[2] or ".")
+        return without_dots(name.partition("://")[2] or ".")
     return RemoteFolder(name)
 
 

@@ -73,6 +73,12 @@ def test_the_files_behind_an_address_are_those_of_a_folder(tmp_path: Path, chang
         write_cache(place_of("memory://c"), header(**changes)._replace(ctx_len=9), live()[1], [])
 
 
+@pytest.mark.parametrize("before", ["", "file://"])
+def test_a_cache_behind_two_dots_lies_where_they_lead(tmp_path: Path, before: str) -> None:
+    write(f"{before}{tmp_path}/new/../c")
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+
+
 def test_a_file_address_is_a_folder_here(tmp_path: Path) -> None:
     assert place_of(f"file://{tmp_path}/c") == tmp_path / "c"
     assert torch.equal(rows_of(write(f"file://{tmp_path}/c")), rows_of(ActivationCache(tmp_path / "c")))

@@ -117,6 +117,11 @@ def test_another_checkpoint_or_other_options_have_an_index_of_their_own(run: Run
     assert status == 0 and len(list(Path("runs/run/browse").glob("*/manifest.json"))) == 3
 
 
+def test_an_index_behind_two_dots_lies_where_they_lead(tmp_path: Path) -> None:
+    cfg = BrowseConfig(checkpoint="it", model="owner/model", dataset="owner/data", out=f"{tmp_path}/new/../idx")
+    assert plan_browse(cfg, tmp_path / "it").base == tmp_path / "idx"
+
+
 @pytest.mark.parametrize("name", ["*.jsonl", "one.jsonl", "", ":english"])
 def test_other_data_under_the_same_name_have_an_index_of_their_own(tmp_path: Path, name: str) -> None:
     def key() -> str:

@@ -194,6 +194,7 @@ BAD = [
     ),
     (["--max_tokens", "0"], "max_tokens must be greater than 0, got 0"),
     (["--out", "taken"], "out must be a new file, got taken"),
+    (["--out", "new/../taken"], "out must be a new file, got new/../taken"),
     (["--layers", "3"], "there is no option --layers"),
     (["--device", "abacus"], "abacus"),
 ]

@@ -262,6 +262,13 @@ def test_all_checkpoints_stay_by_default_if_they_fit_into_half_of_the_disk(
     assert checkpoints_to_keep(planned, 10, free) == kept
 
 
+def test_a_run_behind_two_dots_lies_where_they_lead(tmp_path: Path) -> None:
+    cfg = TrainConfig(save_dir=f"{tmp_path}/new/../runs", run_name="run")
+    planned = RunFolder.plan(cfg)
+    assert planned.path == tmp_path / "runs/run"
+    assert planned.sized(cfg, checkpoint_bytes=1, total_steps=1).path == tmp_path / "runs/run"
+
+
 def test_a_save_dir_that_cannot_be_written_is_refused_by_the_plan(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
