@@ -147,8 +147,8 @@ class RunFolder(NamedTuple):
             recorded[_FINGERPRINTS] = now
         if other := _other_versions(document, compiler):
             now_here = versions(compiler)
-            document["changes"] = [*document.get("changes", []), {"versions": [document["versions"], now_here]}]
-            document["versions"] = now_here
+            document["changes"] = [*document.get("changes", []), {"versions": [dict(document["versions"]), now_here]}]
+            document["versions"] |= now_here  # of a compiler that is not needed here nothing is said: its name stays
         if changed or replaced or other:
             write_json(path, document)
 

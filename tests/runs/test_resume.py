@@ -572,6 +572,22 @@ def test_a_run_whose_compiled_passes_are_missing_when_it_goes_on_says_so_and_so_
         assert told in said if before else "the run was made with" not in said
 
 
+def test_the_compiler_of_a_run_that_went_on_where_none_is_needed_stays_in_its_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stop_after(make_trainer(tmp_path), 5)
+    config = tmp_path / "run/config.json"
+    document = json.loads(config.read_text())
+    compiler = document["versions"]["C compiler"]
+    document["versions"]["torch"] = "2.0"
+    config.write_text(json.dumps(document))
+    for now, told in (("", "torch '2.0' (now "), ("another", f"C compiler {short(compiler)} (now another): ")):
+        monkeypatch.setattr(SaeTrainer, "compiler", now)
+        capfd.readouterr()
+        stop_after(make_trainer(tmp_path, resume=True), 2)
+        assert f"the run was made with {told}" in capfd.readouterr().err
+
+
 # One writer
 
 
