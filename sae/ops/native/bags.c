@@ -21,20 +21,6 @@ void decode(long first, long end, long d, long threads, float *out, const int64_
                    out + bag * d + start);
 }
 
-/* The product of two rows. */
-static inline float dot(const float *left, const float *right, long d) {
-    lanes sums[PARTS] = {0};
-    float product = 0;
-    long start = 0;
-    for (; start + COLUMNS <= d; start += COLUMNS)
-        for (long i = 0; i < PARTS; i++)
-            sums[i] += ((const lanes *)(left + start))[i] * ((const lanes *)(right + start))[i];
-    for (; start < d; start++) product += left[start] * right[start];
-    for (long i = 1; i < PARTS; i++) sums[0] += sums[i];
-    for (long j = 0; j < LANES; j++) product += sums[0][j];
-    return product;
-}
-
 /* `gather_dot_bags` of the bags from first to end, whose rows are `apart`. */
 void gather_dot(long first, long end, long d, long threads, const float *rows, long apart, const int64_t *starts,
                 const int64_t *indices, const float *W, long stride, float *out) {

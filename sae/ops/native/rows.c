@@ -39,15 +39,9 @@ static long place(float score, long column, long number, long most, float *score
     return number < most ? number + 1 : most;
 }
 
-/* The product of two rows; 0 where it is no number. Many sums at a time: one alone would wait for each addition. */
-static float product_of(const float *restrict left, const float *restrict right, long n) {
-    enum { SUMS = 64 };
-    float sums[SUMS] = {0}, product = 0;
-    long start = 0;
-    for (; start + SUMS <= n; start += SUMS)
-        for (long i = 0; i < SUMS; i++) sums[i] += left[start + i] * right[start + i];
-    for (; start < n; start++) product += left[start] * right[start];
-    for (long i = 0; i < SUMS; i++) product += sums[i];
+/* The product of two rows; 0 where it is no number. */
+static float product_of(const float *left, const float *right, long n) {
+    const float product = dot(left, right, n);
     return fabsf(product) <= FLT_MAX ? product : 0.0f;
 }
 

@@ -1,4 +1,4 @@
-/* What the passes share: how many rows a thread takes, float32 beside bf16, and sums of weighted rows. */
+/* What the passes share: how many rows a thread takes, float32 beside bf16, sums and products of rows. */
 
 #include <stdint.h>
 #include <stdlib.h>
@@ -63,4 +63,15 @@ static inline void gather(long begin, long end, long d, const int64_t *at, const
     memset(out + start, 0, (d - start) * sizeof(float));
     for (long e = begin; e < end; e++)
         for (long i = start; i < d; i++) out[i] += weights[e] * rows[at[e] * stride + i];
+}
+
+/* The product of two rows. Many sums at a time: one alone would wait for each addition. */
+static inline float dot(const float *restrict left, const float *restrict right, long n) {
+    float sums[COLUMNS] = {0}, product = 0;
+    long start = 0;
+    for (; start + COLUMNS <= n; start += COLUMNS)
+        for (long i = 0; i < COLUMNS; i++) sums[i] += left[start + i] * right[start + i];
+    for (; start < n; start++) product += left[start] * right[start];
+    for (long i = 0; i < COLUMNS; i++) product += sums[i];
+    return product;
 }
