@@ -1,13 +1,11 @@
 """A cache behind an address: written, continued and read as one in a folder, with what is fetched bounded."""
 
-import contextlib
 import gc
 import itertools
 import json
-import os
 import sys
-import tempfile
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from whole_runs import weights
 
 import sae.__main__
 from sae.activations.cache.format import TRAIN
-from sae.activations.cache.read import ActivationCache, CachedActivations
+from sae.activations.cache.read import ActivationCache, CachedActivations, CachedRows
 from sae.activations.cache.write import write_cache
 from sae.browser.plan import plan_browse
 from sae.commands.browse_index import make_index
@@ -167,38 +165,58 @@ def test_a_command_does_not_write_where_it_is_gone_when_it_ends(
     assert not RemoteFolder("memory://there").sizes()
 
 
-def fetched(folder: Path) -> int:
-    """Files of a folder without a name that this process has open or mapped; one that is being mapped is open twice."""
-    names = set()
-    for number in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-            names.add(os.readlink(f"/proc/self/fd/{number}"))
-    return sum(name.startswith(str(folder)) for name in names)
+def recorded(cache: ActivationCache, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, weakref.ref[Any]]]:
+    """(name, contents) of each file that this cache fetches from now on."""
+    folder, fetches = cache.folder, []
+    assert isinstance(folder, RemoteFolder)
+    fetch = folder.fetch
+
+    def fetch_and_record(name: str) -> tuple[Any, str]:
+        content, sha256 = fetch(name)
+        fetches.append((name, weakref.ref(content)))
+        return content, sha256
+
+    monkeypatch.setattr(folder, "fetch", fetch_and_record)
+    return fetches
 
 
-def test_what_is_fetched_is_at_most_four_shards_of_a_hookpoint_and_is_dropped_when_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_is_fetched_is_at_most_three_shards_of_a_hookpoint_and_is_dropped_when_read(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # apart from what other tests still fetch
-    cache, before, most = write("memory://c", num_shards=9), fetched(tmp_path), 0
-    source = CachedActivations(cache, list(WIDTHS), 1)
+    fetches = recorded(cache := write("memory://c", num_shards=9), monkeypatch)
+    source, most = CachedActivations(cache, list(WIDTHS), 1), 0
 
     def settled() -> int:
-        end = time.monotonic() + 10  # what is dropped, or what a jump no longer wants, may be on its way
-        while (count := fetched(tmp_path) - before) > 4 * len(WIDTHS) and time.monotonic() < end:
+        end = time.monotonic() + 10  # what a jump no longer wants may be on its way
+        while (count := sum(content() is not None for _, content in fetches)) > 3 * len(WIDTHS):
+            if time.monotonic() > end:
+                break
             time.sleep(0.01)
         return count
 
     for _ in source:
         most = max(most, settled())
-    assert 2 <= most <= 4 * len(WIDTHS)
+    assert 2 <= most <= 3 * len(WIDTHS)
     for place in (30, 2, 17):  # jumps leave nothing behind
         source.load_state_dict(source.state_dict() | {"batch_index": place})
         assert len(list(itertools.islice(source, 2))) == 2
-        assert settled() <= 4 * len(WIDTHS)
+        assert settled() <= 3 * len(WIDTHS)
     del source, cache, _
     gc.collect()
-    assert fetched(tmp_path) == before
+    assert not any(content() for _, content in fetches)
+
+
+def test_a_pass_fetches_each_file_once_however_its_threads_are_scheduled(monkeypatch: pytest.MonkeyPatch) -> None:
+    fetches = recorded(cache := write("memory://c", num_shards=9), monkeypatch)
+    read, slow = CachedRows.read, itertools.cycle([0.003, 0, 0.001])
+
+    def read_late(rows: CachedRows, start: int, stop: int) -> torch.Tensor:
+        time.sleep(next(slow))  # what comes after may be first
+        return read(rows, start, stop)
+
+    monkeypatch.setattr(CachedRows, "read", read_late)
+    assert len(list(CachedActivations(cache, list(WIDTHS), 1))) == 40
+    assert len(fetches) == 9 * len(WIDTHS) == len(dict(fetches))
 
 
 def test_a_file_that_is_not_what_was_written_is_named() -> None:

@@ -1,6 +1,7 @@
 """Read a cache of activations: mapped into memory, a few batches ahead of who trains on them."""
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
@@ -276,7 +277,9 @@ class CachedActivations:
         """How many batches were handed out or skipped."""
         self._last = -1
         """The batch that was handed out last: readers that skip do so evenly, and the reading ahead follows them."""
-        self._pool = ThreadPoolExecutor(min(READERS, len(hookpoints)), thread_name_prefix="cache")
+        readers = [ThreadPoolExecutor(1, thread_name_prefix="cache") for _ in range(min(READERS, len(hookpoints)))]
+        self._reader_of = dict(zip(hookpoints, itertools.cycle(readers), strict=False))
+        """One thread for a hookpoint: a batch that overtook another would have its shards fetched twice."""
         self._reading: dict[int, dict[str, Future[Tensor]]] = {}
 
     @property
@@ -313,7 +316,9 @@ class CachedActivations:
         """Begin to read a batch, unless it is being read."""
         if index not in self._reading:
             start, stop = self._bounds[index:][:2].tolist()
-            self._reading[index] = {n: self._pool.submit(rows.read, start, stop) for n, rows in self._rows.items()}
+            self._reading[index] = {
+                name: self._reader_of[name].submit(rows.read, start, stop) for name, rows in self._rows.items()
+            }
 
     def _forget(self, batches: Iterable[int]) -> None:
         for index in batches:
