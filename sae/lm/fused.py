@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from sae.ops.native import library, transformer
 from sae.ops.native.transformer import covers
 
+from .attention import attention_in_c
 from .forward import is_hooked
 from .wrappers import has_compiled_blocks
 
@@ -100,7 +101,8 @@ def fused(model: nn.Module) -> Iterator[None]:
     for file in files:
         _replace(file)
     try:
-        yield
+        with attention_in_c():
+            yield
     finally:
         for module, _ in found:
             del module.forward

@@ -28,7 +28,7 @@ from torch.nn import Parameter
 # Sums may be reordered, as vectors need; what is not finite stays so, and denormal numbers are as elsewhere.
 _FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math")
 _TEAM = "-fopenmp"
-_SOURCES = [Path(__file__).with_name(name) for name in ("rows.c", "momentum.c", "bags.c", "eight_bit.c")]
+_SOURCES = [Path(__file__).with_name(f"{name}.c") for name in ("rows", "momentum", "bags", "eight_bit", "attention")]
 _SECONDS = 300
 """How long a compiler may take; it needs a third of one, and many on a machine that is full."""
 _LEAST_ELEMENTS = 2**16
