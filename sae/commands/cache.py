@@ -12,6 +12,7 @@ from sae.activations.live import LiveStore
 from sae.activations.reading import left_out_note, plan_reading
 from sae.commands.load import check_model, load_language_model, load_text
 from sae.config import CacheConfig
+from sae.ops.defaults import own_defaults
 from sae.parallel.world import World
 from sae.runs.folder import derived_name
 from sae.runs.log import Progress, note
@@ -49,6 +50,7 @@ def cache(cfg: CacheConfig) -> int:
     return 0
 
 
+@own_defaults()
 def cache_activations(cfg: CacheConfig, dataset: Any, model: nn.Module, world: World | None = None) -> Path | str:
     """Write the activations of a model on some data. What an earlier call left unfinished is continued.
 

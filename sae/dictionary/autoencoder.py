@@ -16,6 +16,7 @@ from sae.dictionary.selection import selection_of
 from sae.dictionary.shards import LatentShards
 from sae.dictionary.spec import Saved, Spec, with_centre
 from sae.ops.autograd import DecodeFunction, EncodeFunction
+from sae.ops.defaults import own_defaults, products_in_own_type
 from sae.ops.momentum import settle_
 
 _UNIT = 1e-3
@@ -91,7 +92,7 @@ class Sae(nn.Module):
         """Computation of the dictionary, or of this part of one."""
         _check_parts(cfg, d_in, parts)
         self.encoder = nn.Linear(d_in, self.num_latents, device="meta", dtype=dtype)
-        drawn = _normal_rows(cfg.latents_for(d_in), d_in, part, parts, generator)
+        drawn = _normal_rows(cfg.latents_for(d_in), d_in, part, parts, generator, device)
         rows = nn.functional.normalize(drawn, dim=-1).to(device, dtype)
         # The trainer sets a transcoder's decoder by its first tokens; until then it writes nothing.
         decoder = rows if self.spec.is_autoencoder else torch.zeros(num_latents, self.d_out, device=device, dtype=dtype)
@@ -111,7 +112,8 @@ class Sae(nn.Module):
         scale = torch.ones(shapes["scale"], device=device, dtype=dtype) if "scale" in shapes else None
         self.register_buffer("scale", scale)
         self.threshold: Tensor | None
-        threshold = torch.zeros(shapes["threshold"], device=device) if "threshold" in shapes else None
+        level = partial(torch.zeros, device=device, dtype=torch.float32)
+        threshold = level(shapes["threshold"]) if "threshold" in shapes else None
         self.register_buffer("threshold", threshold)
 
     @property
@@ -224,8 +226,10 @@ class Sae(nn.Module):
             ValueError: If x is needed and missing.
         """
         batch, width = top_acts.shape[:-1], top_acts.shape[-1]
-        acts = top_acts.to(self.dtype).reshape(-1, width)
-        indices = top_indices.reshape(-1, width).contiguous()
+        acts = top_acts.to(self.dtype).reshape(batch.numel(), width)
+        indices = top_indices.reshape(batch.numel(), width).contiguous()
+        if width == 0:
+            acts, indices = nn.functional.pad(acts, (0, 1)), nn.functional.pad(indices, (0, 1))  # 0 of latent 0
         out: Tensor = DecodeFunction.apply(acts, indices, self.W_dec) + self.b_dec  # type: ignore[no-untyped-call]
         if self.W_skip is None and not self.spec.layer_norm:
             return self.unscaled(out).view(*batch, self.d_out)
@@ -233,7 +237,8 @@ class Sae(nn.Module):
             raise ValueError("x must be given to decode with a skip connection or a layer norm; pass what was encoded")
         flat = x.to(self.dtype).reshape(-1, self.d_in)
         if self.W_skip is not None:
-            out = out + flat @ self.W_skip.T
+            with products_in_own_type(flat.device):  # as the rest, which does not ask it
+                out = out + flat @ self.W_skip.T
         if self.spec.layer_norm:
             _, mean, deviation = _standardised(flat)
             out = out * deviation + mean
@@ -255,7 +260,7 @@ class Sae(nn.Module):
         encoded = self.encode(x)
         recon = self.decode(*encoded, x)
         if y is None and not self.spec.is_autoencoder:
-            return SaeOutput(recon, *encoded, torch.full((), torch.nan, device=recon.device))
+            return SaeOutput(recon, *encoded, at_least_float32(recon).new_full((), torch.nan))
         target = self.scaled(at_least_float32(x if y is None else y).reshape(-1, self.d_out))
         error = (target - self.scaled(at_least_float32(recon).reshape(-1, self.d_out))).square().sum()
         return SaeOutput(recon, *encoded, fvu(error, VarianceSums.of(target).total_variance().to(error.dtype)))
@@ -290,6 +295,7 @@ class Sae(nn.Module):
         folded = {"encoder.weight": sae.encoder.weight * length, "encoder.bias": sae.encoder.bias * length}
         return Sae.of_tensors(sae.cfg, sae.state_dict() | folded | {"W_dec": sae.W_dec / length}, like=sae.spec)
 
+    @own_defaults()
     def save_to_disk(self, path: Path | str, *, format: str = "eleuther") -> None:
         """Write the dictionary into a folder.
 
@@ -310,6 +316,7 @@ class Sae(nn.Module):
         return Saved(self.spec, dict(self.state_dict()))
 
     @classmethod
+    @own_defaults()
     def load_from_disk(cls, path: Path | str, device: torch.device | str = "cpu") -> "Sae":
         """Load the dictionary in a folder or a file, in the data type of the file.
 
@@ -328,6 +335,7 @@ class Sae(nn.Module):
         return cls.from_saved(stored_at(Path(path)).read(), device)
 
     @classmethod
+    @own_defaults()
     def load_from_hub(
         cls,
         name: str,
@@ -362,6 +370,7 @@ class Sae(nn.Module):
         return cls.from_saved(stored.read(), device)
 
     @classmethod
+    @own_defaults()
     def load_many(
         cls,
         name: Path | str,
@@ -430,9 +439,8 @@ class Sae(nn.Module):
             Dictionary in the type of the tensors.
         """
         spec, tensors = saved
-        with torch.device("meta"):
-            cfg = replace(spec.cfg, num_latents=spec.num_latents)
-            sae = cls(spec.d_in, cfg, d_out=spec.d_out, device="meta", dtype=tensors["W_dec"].dtype, spec=spec)
+        cfg = replace(spec.cfg, num_latents=spec.num_latents)
+        sae = cls(spec.d_in, cfg, d_out=spec.d_out, device="meta", dtype=tensors["W_dec"].dtype, spec=spec)
         sae.cfg = spec.cfg
         sae.load_state_dict(tensors, assign=True)
         return sae.to(device)
@@ -486,11 +494,15 @@ def _check_parts(cfg: SaeConfig, d_in: int, parts: int) -> None:
 
 
 def _normal_rows(
-    num_latents: int, d_in: int, part: int, parts: int, generator: torch.Generator | None
+    num_latents: int, d_in: int, part: int, parts: int, generator: torch.Generator | None, device: torch.device | str
 ) -> Float[Tensor, "rows d_in"]:
-    """The rows of one part of (num_latents, d_in) normal random numbers; mostly only a part exists at a time."""
+    """The rows of one part of (num_latents, d_in) normal random numbers; mostly only a part exists at a time.
+
+    They are drawn on the CPU, unless `device` is meta: there nothing is drawn.
+    """
     rows = num_latents // parts
-    draw = partial(torch.randn, generator=generator, dtype=torch.float32)
+    place = "meta" if torch.device(device).type == "meta" else "cpu"
+    draw = partial(torch.randn, generator=generator, dtype=torch.float32, device=place)
     if rows * d_in % 16:  # torch draws normal numbers in blocks of 16
         return draw(num_latents, d_in)[part * rows : (part + 1) * rows]
     for _ in range(part):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import torch
 from torch import nn
 
+from sae.ops.defaults import own_defaults
 from sae.ops.exact import multiplies_bf16
 from sae.ops.native import compile_ahead
 
@@ -144,6 +145,7 @@ def load_tokenizer(name: str, *, revision: str | None = None, token: str | None 
     return tokenizer
 
 
+@own_defaults()
 def load_model(
     name: str,
     *,

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from .forward import as_before, device_of, evaluating, forward_instead, without_cache
+from .forward import alone, as_before, device_of, evaluating, forward_instead, without_cache
 from .fused import fused
 from .load import class_with_head, is_masked, vocab_size
 from .wrappers import base_model, eagerly, unwrapped
@@ -58,7 +58,7 @@ class Head:
             found.append(output)
             raise _Stop
 
-        with self._trunk.register_forward_hook(stop), suppress(_Stop):
+        with alone(self._model), self._trunk.register_forward_hook(stop), suppress(_Stop):
             _forward(self._model, tokens)
         (output,) = found
         if "past_key_values" in output:  # as large as all hidden states together
@@ -73,7 +73,7 @@ class Head:
             return hidden.states[:, part]
         # Contiguous: of a view PyTorch makes a batched product, which copies the matrix for each sequence.
         cut = _with_states(hidden.rest, hidden.states[:, part].contiguous())
-        with forward_instead(self._trunk, lambda: cut):
+        with alone(self._model), forward_instead(self._trunk, lambda: cut):
             return full_logits(self._model, tokens[:, part])
 
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .forward import as_before, forward_instead, is_hooked
+from .forward import alone, as_before, forward_instead, is_hooked
 from .graft import graft
 from .harvest import first_tensor
 from .hookpoints import block_list, block_names, locate
@@ -48,6 +48,7 @@ class Skips:
         """Inside `with`, a forward has `states` as the output of the block `name`, and runs none before it."""
         last = self._names.index(name)
         with ExitStack() as stack:
+            stack.enter_context(alone(self._base))
             for block in self._blocks[:last]:
                 stack.enter_context(forward_instead(block, lambda: self._shaped(states)))
             # what runs later may write into it

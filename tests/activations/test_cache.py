@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,25 @@ def test_a_cache_in_a_live_runs_order_trains_the_same_autoencoders_to_the_bit(
     assert weights(live.fit()) == weights(from_cache.fit())
     assert losses(live.folder.metrics) == losses(from_cache.folder.metrics)
     assert evaluation(live.folder.path) == evaluation(from_cache.folder.path)
+
+
+@pytest.mark.parametrize(
+    "around",
+    [partial(torch.device, "meta"), partial(torch.autocast, "cpu", dtype=torch.bfloat16), torch.inference_mode],
+    ids=["device", "autocast", "inference"],
+)
+def test_what_a_program_has_set_around_changes_no_cache(tmp_path: Path, around: Any) -> None:
+    model, tokens = tiny_model("gpt_neox"), make_tokens()
+
+    def rows(name: str) -> dict[str, bytes]:
+        cfg = CacheConfig(model="m", dataset="d", activations=str(tmp_path / name), batch_size=4, hookpoints=LAYERS)
+        folder = Path(cache_activations(cfg, tokens, model))
+        return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.rows")}
+
+    expected = rows("usual")
+    with around():
+        found = rows("around")
+    assert found == expected != {}
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])

@@ -1,5 +1,11 @@
 """The autoencoder as a user holds it: any leading shape, any type, differentiable, and what the formula says."""
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from oracle import dense_code, make_sae
@@ -124,3 +130,83 @@ def test_fvu_is_exact_where_b_dec_is_far_from_the_mean_and_infinite_without_vari
     exact = (x - out.recon).double().square().sum() / (x.double() - x.double().mean(0)).square().sum()
     torch.testing.assert_close(out.fvu.double(), exact, rtol=1e-4, atol=0)
     assert sae(x[:1]).fvu == sae(x[:1].expand(9, 48)).fvu == torch.inf
+
+
+def test_a_token_without_latents_is_b_dec() -> None:
+    sae = make_sae()
+    nothing = torch.zeros(2, 5, 0, dtype=torch.float64)
+    assert torch.equal(sae.decode(nothing, nothing.long()), sae.b_dec.expand(2, 5, -1))
+
+
+# What a program has set around
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+AROUND: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+    "bfloat16": partial(default_dtype, torch.bfloat16),
+    "float64": partial(default_dtype, torch.float64),
+    "device": partial(torch.device, "meta"),
+    "autocast": partial(torch.autocast, "cpu", dtype=torch.bfloat16),
+    "inference": torch.inference_mode,
+}
+MEMBERS = {
+    "topk": SaeConfig(num_latents=96, k=4),
+    "batchtopk": SaeConfig(num_latents=96, k=4, selection="batchtopk"),
+    "transcoder": SaeConfig(num_latents=96, k=4, transcode=True),
+    "skip": SaeConfig(num_latents=96, k=4, transcode=True, skip_connection=True),
+}
+FORMATS = ("eleuther", "saelens", "dictionary-learning", "gemma-scope-2", "llamascopium")
+
+
+def drawn(cfg: SaeConfig) -> Sae:
+    return Sae(48, cfg, d_out=20 if cfg.transcode else None, generator=torch.Generator().manual_seed(3))
+
+
+def whole(sae: Sae) -> dict[str, tuple[torch.dtype, str, bytes]]:
+    """Types, devices and bits."""
+    return {name: (t.dtype, t.device.type, t.numpy().tobytes()) for name, t in sae.state_dict().items()}
+
+
+def trained(cfg: SaeConfig) -> Sae:
+    """One whose every parameter is something else than at the start."""
+    sae, generator = drawn(cfg), torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for parameter in sae.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
+        if sae.threshold is not None:
+            sae.threshold.fill_(0.5)
+    return sae
+
+
+@pytest.mark.parametrize("around", AROUND.values(), ids=AROUND)
+@pytest.mark.parametrize("cfg", MEMBERS.values(), ids=MEMBERS)
+def test_what_a_program_has_set_around_changes_no_dictionary(
+    tmp_path: Path, cfg: SaeConfig, around: Callable[[], AbstractContextManager[Any]]
+) -> None:
+    """Default type and device, autocast and inference mode: drawn, used, written and read it has the same bits."""
+    sae, x = trained(cfg), torch.randn(7, 48)
+    expected, fresh = sae(x), whole(drawn(cfg))
+    with around():
+        found, new = sae(x), drawn(cfg)
+    assert whole(new) == fresh
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == other.dtype and torch.equal(one.nan_to_num(), other.nan_to_num())
+    for name in FORMATS:
+        try:
+            sae.save_to_disk(tmp_path / "as-usual" / name, format=name)
+        except ValueError:  # what the format cannot say
+            continue
+        with around():
+            sae.save_to_disk(tmp_path / "around" / name, format=name)
+            read = Sae.load_from_disk(tmp_path / "around" / name)
+        assert whole(read) == whole(Sae.load_from_disk(tmp_path / "as-usual" / name)), name
+        read(x).recon.sum().backward()  # also of what was read in inference mode

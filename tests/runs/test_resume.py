@@ -25,7 +25,7 @@ from tiny_models import VOCAB_SIZE, tiny_model
 from twelve_steps import STEPS, assert_same_end, final_state, make_trainer
 from whole_runs import stop_after
 
-from sae import SaeTrainer
+from sae import SaeConfig, SaeTrainer, TrainConfig
 from sae.runs import checkpoint
 from sae.storage.files import short
 from sae.training import learner
@@ -329,8 +329,9 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 @pytest.mark.parametrize(
     "around",
     [*(partial(default_dtype, dtype) for dtype in (torch.bfloat16, torch.float16, torch.float64)),
-     partial(torch.autocast, "cpu", dtype=torch.bfloat16), partial(torch.device, "meta")],
-    ids=["bfloat16", "float16", "float64", "autocast", "device"],
+     partial(torch.autocast, "cpu", dtype=torch.bfloat16), partial(torch.device, "meta"), partial(torch.no_grad),
+     partial(torch.inference_mode)],
+    ids=["bfloat16", "float16", "float64", "autocast", "device", "no_grad", "inference"],
 )  # fmt: skip
 def test_defaults_of_pytorch_that_a_program_has_set_change_nothing(
     tmp_path: Path, straight: Path, monkeypatch: pytest.MonkeyPatch, around: Any
@@ -343,6 +344,26 @@ def test_defaults_of_pytorch_that_a_program_has_set_change_nothing(
         trainer.fit()
     assert_same_end(tmp_path, straight)
     assert (tmp_path / "run/evaluation.json").read_text() == (straight / "run/evaluation.json").read_text()
+
+
+@pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("loss_fn", ["fvu", "kl"])
+def test_a_trainer_may_be_made_or_run_where_gradients_are_off(tmp_path: Path, around: Any, loss_fn: str) -> None:
+    model = tiny_model("gpt_neox", causal_lm=True)
+
+    def trained(where: str, made: Any, run: Any) -> dict[str, torch.Tensor]:
+        tokens = torch.randint(3, VOCAB_SIZE, (12, 16), generator=torch.Generator().manual_seed(5))
+        cfg = TrainConfig(SaeConfig(num_latents=64, k=4), batch_size=4, save_dir=str(tmp_path / where), lr=3e-3,
+                          log_to_wandb=False, run_name="run", layers=[1], loss_fn=loss_fn)  # fmt: skip
+        with made():
+            trainer = SaeTrainer(cfg, tokens, model)
+        with run():
+            return load_file(trainer.fit() / "layers.1/sae.safetensors")
+
+    expected = trained("usual", nullcontext, nullcontext)
+    for where, made, run in (("made", around, nullcontext), ("run", nullcontext, around), ("both", around, around)):
+        found = trained(where, made, run)
+        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items()), where
 
 
 def test_training_draws_from_no_global_generator(tmp_path: Path) -> None:

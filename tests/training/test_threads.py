@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,26 +10,41 @@ from tiny_models import VOCAB_SIZE, tiny_model
 from torch import nn
 from whole_runs import weights_only
 
-from sae import Sae, SaeConfig, SaeTrainer, TrainConfig
+from sae import Sae, SaeConfig, SaeTrainer, TrainConfig, evaluate
 from sae.lm import graft, harvest
 
 pytestmark = pytest.mark.usefixtures("no_picture")
 
 
-def train(folder: Path, model: nn.Module, seed: int) -> dict[str, bytes]:
+def train(folder: Path, model: nn.Module, seed: int, loss_fn: Any = "fvu") -> dict[str, bytes]:
     """The weights of a run on a layer of its own, and tokens of its own."""
     torch.set_num_threads(1)  # a thread's own
     tokens = torch.randint(3, VOCAB_SIZE, (36, 16), generator=torch.Generator().manual_seed(seed))
     cfg = TrainConfig(SaeConfig(num_latents=64, k=4), batch_size=2, layers=[seed], save_dir=str(folder),
-                      run_name=f"run{seed}", log_to_wandb=False, lr=3e-3)  # fmt: skip
+                      run_name=f"run{seed}", log_to_wandb=False, lr=3e-3, loss_fn=loss_fn)  # fmt: skip
     return weights_only(SaeTrainer(cfg, tokens, model).fit())
 
 
-def test_two_trainers_in_two_threads_on_one_model_learn_what_each_learns_alone(tmp_path: Path) -> None:
-    model = tiny_model("gpt_neox")
+@pytest.mark.parametrize("loss_fn", ["fvu", "kl"])
+def test_two_trainers_in_two_threads_on_one_model_learn_what_each_learns_alone(tmp_path: Path, loss_fn: str) -> None:
+    model = tiny_model("gpt_neox", causal_lm=True)
     with ThreadPoolExecutor(2) as pool:
-        alone = [pool.submit(train, tmp_path / "alone", model, seed).result() for seed in (0, 2)]
-        both = [pool.submit(train, tmp_path / "both", model, seed) for seed in (0, 2)]
+        alone = [pool.submit(train, tmp_path / "alone", model, seed, loss_fn).result() for seed in (0, 2)]
+        both = [pool.submit(train, tmp_path / "both", model, seed, loss_fn) for seed in (0, 2)]
+        assert [each.result() for each in both] == alone
+
+
+def test_two_threads_measure_on_one_model_what_each_measures_alone() -> None:
+    model, tokens = tiny_model("gpt_neox", causal_lm=True), torch.randint(3, VOCAB_SIZE, (24, 16))
+    saes = {f"layers.{layer}": Sae(32, SaeConfig(num_latents=64, k=4)) for layer in (0, 2)}
+
+    def measured(hookpoint: str) -> dict[str, float]:
+        torch.set_num_threads(1)
+        return evaluate(model, tokens, {hookpoint: saes[hookpoint]}, batch_size=2)[hookpoint].metrics
+
+    with ThreadPoolExecutor(2) as pool:
+        alone = [pool.submit(measured, hookpoint).result() for hookpoint in saes]
+        both = [pool.submit(measured, hookpoint) for hookpoint in saes]
         assert [each.result() for each in both] == alone
 
 
