@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from sae import Sae, SaeConfig
 from sae.browser.chunks import Found, sort_events, write_chunk
-from sae.browser.collect import Read, collect
+from sae.browser.collect import collect
 from sae.browser.reading import LiveText
+from sae.browser.reads import Read
 
 D, K, VOCAB, CTX_LEN, BATCH = 576, 32, 49_152, 512, 32
 CHUNK = 4 * BATCH * CTX_LEN

@@ -20,18 +20,17 @@ import torch
 from jaxtyping import Float, UInt32
 from torch import Tensor, nn
 
-from sae import lm
 from sae.activations.workers import ONE_WORKER, Workers
 from sae.dictionary.losses import EVERYTHING, Ordinary, spread
-from sae.dictionary.wiring import Wiring
 from sae.runs.log import Progress
 from sae.storage.lock import alone_in
 
 from .chunks import Found, Merged, open_chunk, sort_events, write_chunk
-from .layout import Header, PlaceHeader, place_files, write_manifest, write_vocabulary, writers
+from .layout import RELATIVE_NORMS, Header, PlaceHeader, place_files, write_manifest, write_vocabulary, writers
 from .reading import Part, Text
+from .reads import Read
 from .statistics import Corpus, Events, describe
-from .weights import Logits, decoder_columns, unit_rows
+from .weights import Effects, decoder_columns, unit_rows
 
 LOOK_TOKENS = 4096
 """Tokens, the first that count, that say which are massive and how large activations are."""
@@ -43,21 +42,6 @@ _PRE_ACTS = 2**26
 _AT_ONCE = 4
 """Ranges of latents that are described side by side, at most."""
 _FLOAT16 = (2.0**-24, 65504.0)
-
-
-class Read(NamedTuple):
-    """A dictionary, and its hookpoint."""
-
-    hookpoint: str
-    """Hookpoint that it writes; an autoencoder reads it too."""
-    dictionary: Any
-
-    @property
-    def reads(self) -> str:
-        """Hookpoint that it reads; a transcoder's is the input of its module."""
-        if known := getattr(self.dictionary, "reads", ""):
-            return str(known)
-        return Wiring.of(self.hookpoint, transcode=getattr(self.dictionary, "reads_input", False)).reads[0]
 
 
 _HIDDEN = partial(Progress, hidden=True)
@@ -98,14 +82,7 @@ def collect(
 
 
 def _hookpoints(reads: Mapping[str, Read]) -> list[str]:
-    return list(dict.fromkeys(read.reads for read in reads.values()))
-
-
-def _unembedding(model: nn.Module) -> tuple[lm.Unembedding | None, str]:
-    try:
-        return lm.find_unembedding(model), ""
-    except lm.NoHeadError as error:
-        return None, str(error)
+    return list(dict.fromkeys(hookpoint for read in reads.values() for hookpoint in read.reads))
 
 
 class Look(NamedTuple):
@@ -122,9 +99,10 @@ def _look(text: Text, reads: Mapping[str, Read]) -> dict[str, Look]:
     found = text.first(_hookpoints(reads), LOOK_TOKENS)
     looks = {}
     for name, read in reads.items():
-        x = found[read.reads][:LOOK_TOKENS].cpu()
-        rule = spread(x, x).rule if len(x) else EVERYTHING
-        looks[name] = Look(rule, _scale(read.dictionary, x[rule.counts(x) > 0]))
+        x = read.of({name: each[:LOOK_TOKENS].cpu() for name, each in found.items()})
+        alike = read.counted_alike(x).cpu()
+        rule = spread(alike, alike).rule if len(x) else EVERYTHING
+        looks[name] = Look(rule, _scale(read.dictionary, x[rule.counts(alike) > 0]))
     return looks
 
 
@@ -181,10 +159,10 @@ class _Pass:
             seen, counts = part.read(), part.counted.flatten()
             at = counts.nonzero().squeeze(1).numpy() + position
             for name, read in self.reads.items():
-                x, look = seen[read.reads], self.looks[name]
+                x, look = read.of(seen), self.looks[name]
                 gathered[name] += _events(read.dictionary, x, at.astype(np.uint32), look.scale)
                 is_massive = np.zeros(len(counts), np.bool_)
-                is_massive[at - position] = (look.ordinary.counts(x) == 0).cpu().numpy()
+                is_massive[at - position] = (look.ordinary.counts(read.counted_alike(x)) == 0).cpu().numpy()
                 massive[name].append(is_massive)
             position += len(counts)
             progress.reach(position)
@@ -237,8 +215,7 @@ def _write_index(index: _Making, done: _Pass, bar: Callable[..., Progress]) -> N
             written["tokens"].write(chunk.tokens)
             written["counted"].write(chunk.counted)
     tokens, is_counted = (np.concatenate([getattr(chunk, name) for chunk in whole]) for name in ("tokens", "counted"))
-    unembedding, why_no_logits = (None, index.why_no_logits) if index.why_no_logits else _unembedding(index.model)
-    logits: dict[torch.device, Logits] = {}
+    effects = Effects(index.model, index.why_no_logits)
     places = {}
     total = sum(int(chunk.found(at).events.counts.sum()) for chunk in whole for at in range(len(done.reads)))
     with bar(total=max(1, total), what="sorting", unit="events") as progress:
@@ -246,19 +223,16 @@ def _write_index(index: _Making, done: _Pass, bar: Callable[..., Progress]) -> N
             found = [chunk.found(at) for chunk in whole]
             massive = np.concatenate([part.massive for part in found])
             occurrences = np.bincount(tokens[(is_counted > 0) & (massive == 0)], minlength=len(index.vocabulary))
-            device = read.dictionary.W_dec.device
-            logits[device] = logits.get(device) or Logits(unembedding, device)
-            columns = decoder_columns(read.dictionary, logits[device])
             merged = Merged([part.events for part in found])
             scale = done.looks[name].scale
             corpus = Corpus(tokens, index.ctx_len, occurrences)
-            _write_place(folder, at, merged, massive, corpus, scale, read.dictionary, columns, sizes, progress)
+            _write_place(folder, at, merged, massive, corpus, scale, read, effects, sizes, progress)
             places[name] = PlaceHeader(
                 read.hookpoint, read.dictionary.num_latents, read.dictionary.W_dec.shape[1], int(merged.totals.sum()),
-                scale, lm.path_to_logits(index.model, read.hookpoint),
+                scale, effects.path(read), [end.hookpoint for end in read.ends],
             )  # fmt: skip
     sha256 = write_vocabulary(folder, index.vocabulary)
-    header = Header(index.about, index.ctx_len, index.sequences, places, why_no_logits, sha256, sizes)
+    header = Header(index.about, index.ctx_len, index.sequences, places, effects.why_none, sha256, sizes)
     write_manifest(folder, header)
     del chunks, whole
     shutil.rmtree(folder / "chunks", ignore_errors=True)
@@ -271,17 +245,19 @@ def _write_place(
     massive: np.ndarray,
     corpus: Corpus,
     scale: float,
-    dictionary: Any,
-    columns: Iterator[dict[str, np.ndarray]],
+    read: Read,
+    effects: Effects,
     sizes: dict[str, int],
     progress: Progress,
 ) -> None:
-    with writers(folder, place_files(index), sizes, "") as written:
+    with writers(folder, place_files(index, bool(read.ends)), sizes, "") as written:
         written["starts"].write(np.concatenate([[0], np.cumsum(merged.totals)]))
         written["massive"].write(massive)
-        for rows in unit_rows(dictionary):
+        for rows in unit_rows(read.dictionary):
             written["decoder"].write(rows)
-        for part in columns:
+        if read.ends:
+            written[RELATIVE_NORMS].write(read.relative_norms.cpu().numpy())
+        for part in decoder_columns(read, effects):
             for name, values in part.items():
                 written[name].write(values)
         for events, described in _described(merged, massive, corpus, scale):
@@ -314,8 +290,7 @@ def _described(
 
 def _check_widths(reads: Mapping[str, Read], widths: Mapping[str, int]) -> None:
     for name, read in reads.items():
-        if (d_in := read.dictionary.d_in) != widths[read.reads]:
+        if (d_in := read.dictionary.d_in) != (width := sum(widths[hookpoint] for hookpoint in read.reads)):
             raise ValueError(
-                f"the dictionary of {name} must be {widths[read.reads]} wide, as the model is, got {d_in}; is it "
-                "of another model?"
+                f"the dictionary of {name} must be {width} wide, as the model is, got {d_in}; is it of another model?"
             )

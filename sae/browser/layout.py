@@ -9,6 +9,7 @@
 <index>/places/<n>/values.f16       its activation, divided by the place's scale
 <index>/places/<n>/massive.u8       1 for a token that is massive at this place
 <index>/places/<n>/decoder.f16      (num_latents, d): rows of W_dec of unit length
+<index>/places/<n>/relative_norms.f32  (num_latents, ends): where there are several that it writes, shares in its norms
 <index>/places/<n>/<column>.<type>  a number, or a few, for each latent: COLUMNS
 <index>/<file>.crc                  CRC-32 of each block of BLOCK bytes of the file
 <index>/chunks/                     only while it is written: events of some sequences each
@@ -38,6 +39,7 @@ CONTEXT = 64
 """Tokens of a passage. Each counts once among the contexts of a latent, with its largest activation."""
 TOP, FIFTHS, OF_EACH_FIFTH = 24, 5, 6
 """Contexts that are kept of each latent: the strongest, and some of each fifth by activation."""
+RELATIVE_NORMS = "relative_norms"
 BINS, FIRES_ON, LOGITS = 32, 6, 10
 """Bins of a histogram, tokens that a latent fires on, and tokens that it promotes or suppresses."""
 
@@ -184,6 +186,8 @@ class PlaceHeader(NamedTuple):
     """Factor of the stored activations, a power of two."""
     path: str
     """`direct` if its latents add to the residual stream, else `direct path only`."""
+    ends: list[str] = []
+    """Hookpoints that it writes, if there are several."""
 
 
 class Header(NamedTuple):
@@ -234,9 +238,10 @@ def _digest(document: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
-def place_files(index: int) -> dict[str, str]:
-    """The files of the place of this number, by what they hold, as paths in the index."""
+def place_files(index: int, several: bool) -> dict[str, str]:
+    """The files of the place of this number, by what they hold, as paths in the index; `several`: it has ends."""
     names = {"starts": "i64", "positions": "u32", "values": "f16", "massive": "u8", "decoder": "f16"}
+    names |= {RELATIVE_NORMS: "f32"} if several else {}
     names |= {name: kind for name, (kind, _) in COLUMNS.items()}
     return {name: f"places/{index}/{name}.{kind}" for name, kind in names.items()}
 

@@ -94,7 +94,8 @@ def _feature(latent: Latent, model: str, source: str) -> dict[str, Any]:
         "logits_hist_data_bar_values": [short(float(v)) for v in (edges[1:] + edges[:-1]) / 2] if logits.any() else [],
         "topkCosSimIndices": [each.latent for each in neighbours],
         "topkCosSimValues": [short(each.cosine) for each in neighbours],
-        "vector": [short(float(value)) for value in latent.place.direction(latent.index)],
+        # Of several hookpoints side by side it would be of another width than the model.
+        "vector": [] if latent.place.header.ends else [short(float(v)) for v in latent.place.direction(latent.index)],
         "hookName": latent.place.hookpoint,
     }  # fmt: skip
 

@@ -10,8 +10,8 @@ from .store import FLAGS, Index, Latent, Place
 
 SIGNIFICANT = 4
 """Digits of a number that is only shown."""
-LIST_COLUMNS = {"density": "f32", "max": "f32", "mean": "f32", "alignment": "f32", "share": "f32", "flags": "u8",
-                "token": "u32", "up": "u32", "up2": "u32", "up3": "u32", "down": "u32"}  # fmt: skip
+LIST_COLUMNS = {"density": "f32", "max": "f32", "mean": "f32", "alignment": "f32", "last": "f32", "share": "f32",
+                "flags": "u8", "token": "u32", "up": "u32", "up2": "u32", "up3": "u32", "down": "u32"}  # fmt: skip
 """The columns of the list of latents, and their types."""
 
 
@@ -25,7 +25,7 @@ def about_index(index: Index) -> dict[str, Any]:
     places = [
         {
             "name": place.name, "hookpoint": place.hookpoint, "latents": place.num_latents, "events": place.events,
-            "path": place.header.path, "massive": int(np.count_nonzero(place.massive)),
+            "path": place.header.path, "ends": place.header.ends, "massive": int(np.count_nonzero(place.massive)),
             "ordinary": place.num_ordinary,
         }
         for place in index.places.values()
@@ -42,7 +42,8 @@ def list_columns(place: Place) -> dict[str, np.ndarray]:
     up = place.column("up_tokens")
     return {
         "density": place.density, "max": place.column("max"), "mean": place.column("mean"),
-        "alignment": place.column("alignment"), "share": place.column("shares")[:, 0], "flags": place.flags,
+        "alignment": place.column("alignment"), "last": place.last_share, "share": place.column("shares")[:, 0],
+        "flags": place.flags,
         "token": place.column("share_tokens")[:, 0], "up": up[:, 0], "up2": up[:, 1], "up3": up[:, 2],
         "down": place.column("down_tokens")[:, 0],
     }  # fmt: skip
@@ -52,6 +53,7 @@ def about_latent(latent: Latent, *, top: int = 24, of_each_fifth: int = 6) -> di
     """The page of a latent, but for what goes with it."""
     facts = {name: short(value) if isinstance(value, float) else value for name, value in latent.to_dict().items()}
     return facts | {
+        "ends": [short(share) for share in latent.relative_norms.values()],
         "histogram": latent.histogram.tolist(),
         "logit_histogram": latent.logit_histogram[0].tolist(),
         "logit_range": [short(float(edge)) for edge in latent.logit_histogram[1][[0, -1]]],

@@ -73,6 +73,8 @@ def plan_browse(cfg: BrowseConfig, checkpoint: Path) -> BrowsePlan:
         "options": {name: getattr(cfg, name) for name in _ASKED},
         "recorded": {name: options.get(name) for name in _ASKED if name in options},
     }
+    if model_b := cfg.model_b or options.get("model_b"):
+        of["model_b"] = [absolute(model_b), digest(Path(model_b)), cfg.revision_b or options.get("revision_b")]
     if _may_end_alike(checkpoint):
         of["places"] = "by their whole paths"  # earlier versions showed one of several at a hookpoint
     if cfg.activations is not None:

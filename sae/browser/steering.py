@@ -10,7 +10,7 @@ from sae import lm
 from sae.data.tokenize import encode_once
 from sae.dictionary.losses import divergence
 
-from .collect import Read
+from .reads import Read
 
 MOST_TOKENS = 512
 LATENTS_OF_TOKEN = 12
@@ -28,7 +28,7 @@ class Loaded(NamedTuple):
 def read(loaded: Loaded, text: str, place: str) -> dict[str, Any]:
     """The strongest latents of each token of a text."""
     tokens, source = _tokens(loaded, text), loaded.reads[place]
-    x = lm.harvest(loaded.model, tokens, [source.reads])[source.reads][0]
+    x = source.of(lm.harvest(loaded.model, tokens, list(source.reads)))[0]
     acts, indices = source.dictionary.encode(x.to(source.dictionary.W_dec.device).float())
     order = acts.argsort(dim=1, descending=True)[:, :LATENTS_OF_TOKEN]
     rows = zip(acts.gather(1, order).tolist(), indices.gather(1, order).tolist(), strict=True)
@@ -46,6 +46,11 @@ def steer(
     KL(clean ‖ changed) of the next token after each token of the text.
     """
     tokens, source = _tokens(loaded, text), loaded.reads[place]
+    if source.ends:
+        raise ValueError(
+            f"a latent must write one hookpoint to be changed, and those of {place} write {len(source.ends)}: "
+            "a text can be read here, and not be steered"
+        )
     edit, saes = _edit_of(edits, maxima), {source.hookpoint: source.dictionary}
     clean = lm.full_logits(loaded.model, tokens)[0].float().log_softmax(-1)
     with lm.graft(loaded.model, saes, keep_error=True, edit=edit):

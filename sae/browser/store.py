@@ -17,6 +17,7 @@ from .findings import Active, Context, Logit, Match, Neighbour, TokenShare
 from .layout import (
     COLUMNS,
     NONE,
+    RELATIVE_NORMS,
     TOP,
     CheckedFile,
     DamagedError,
@@ -36,6 +37,8 @@ token that makes it a latent of that token."""
 BEFORE, AFTER = 24, 12
 """Tokens that are shown around the strongest one of a context."""
 FLAGS = ("dead", "massive only", "rare", "dense", "single token", "first token")
+SECOND_MODEL = "b:"
+"""Beginning of a hookpoint's name in the second of two models."""
 _EVENTS_AT_ONCE = 2**22
 
 
@@ -167,11 +170,12 @@ class Place:
     def __init__(self, index: Index, name: str, at: int, header: PlaceHeader) -> None:
         self.index, self.name, self.header = index, name, header
         self.hookpoint, self.num_latents, self.events = header.hookpoint, header.num_latents, header.events
-        files = place_files(at)
+        files = place_files(at, bool(header.ends))
         self._files = {what: index._file(path) for what, path in files.items()}
         sizes = {"starts": self.num_latents + 1, "positions": self.events, "values": self.events,
                  "massive": index.num_tokens, "decoder": self.num_latents * header.d}  # fmt: skip
         sizes |= {what: self.num_latents * width for what, (_, width) in COLUMNS.items()}
+        sizes |= {RELATIVE_NORMS: self.num_latents * len(header.ends)} if header.ends else {}
         for what, size in sizes.items():
             if len(self._files[what]) != size:
                 raise DamagedError(f"{files[what]} of {index.folder} must hold {size} numbers; it is damaged")
@@ -199,6 +203,25 @@ class Place:
         """
         values = self._files[name].read()
         return values if COLUMNS[name][1] == 1 else values.reshape(self.num_latents, -1)
+
+    @property
+    def relative_norms(self) -> np.ndarray:
+        """(num_latents, hookpoints): the share of each hookpoint that is written in the norms of a latent's rows.
+
+        The hookpoints are `header.ends`: of a crosscoder, or of a layer of a cross-layer transcoder. None elsewhere.
+        """
+        ends = len(self.header.ends)
+        return self._files[RELATIVE_NORMS].read().reshape(-1, ends) if ends else np.empty((self.num_latents, 0))
+
+    @property
+    def last_share(self) -> np.ndarray:
+        """(num_latents,): the last hookpoint's share in the norms, or that of the second of two models; else NaN."""
+        ends = self.header.ends
+        if not ends:
+            return np.full(self.num_latents, np.nan, np.float32)
+        of_b = [at for at, end in enumerate(ends) if end.startswith(SECOND_MODEL)]
+        found: np.ndarray = self.relative_norms[:, of_b or [-1]].sum(1)
+        return found
 
     @cached_property
     def num_ordinary(self) -> int:
@@ -398,6 +421,12 @@ class Latent:
     def alignment(self) -> float:
         """The cosine of its encoder and decoder rows; NaN where they are of different spaces."""
         return self._number("alignment")
+
+    @property
+    def relative_norms(self) -> dict[str, float]:
+        """Where it writes: {hookpoint: its share in the norms of the latent's rows}; empty for a single hookpoint."""
+        shares = self.place.relative_norms[self.index].tolist()
+        return dict(zip(self.place.header.ends, shares, strict=True))
 
     @property
     def contexts(self) -> int:

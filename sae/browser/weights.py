@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sae import lm
 from sae.ops.extremes import Columns, Extremes
 
 from .layout import BINS, LOGITS, NONE
+from .reads import Read
 
 _ROWS = 2**12
 """Latents that are looked at together."""
@@ -51,11 +52,54 @@ class Logits:
         return columns
 
 
-def decoder_columns(dictionary: Any, logits: Logits) -> Iterator[dict[str, np.ndarray]]:
-    """`alignment`, the cosine of a latent's encoder and decoder rows, and what W_dec does to the logits."""
-    W_dec, W_enc = dictionary.W_dec.detach(), dictionary.encoder.weight.detach()
-    for decoder, encoder in zip(W_dec.split(_ROWS), W_enc.split(_ROWS), strict=True):
-        yield {"alignment": _cosines(decoder.float(), encoder.float())} | logits.of(decoder.float())
+class Effects:
+    """Effects on the logits of a model, or of two."""
+
+    def __init__(self, model: nn.Module, why_none: str = "") -> None:
+        """With `why_none`, a sentence, the model has no weights."""
+        self._model, self.why_none = model, why_none
+        self._heads = {side: None if why_none else self._head(one) for side, one in lm.models_in(model).items()}
+        self._known: dict[tuple[str, torch.device], Logits] = {}
+
+    def _head(self, model: nn.Module) -> lm.Unembedding | None:
+        try:
+            return lm.find_unembedding(model)
+        except lm.NoHeadError as error:
+            self.why_none = str(error)
+            return None
+
+    def path(self, read: Read) -> str:
+        """`direct` if the latents add to the residual stream, else `direct path only`."""
+        side, effect = next(iter(read.towards_logits().items()))
+        return lm.path_to_logits(lm.models_in(self._model)[side], effect.hookpoint)
+
+    def logits(self, side: str, device: torch.device) -> Logits:
+        """Effects on the logits of one model, on a device."""
+        if (key := (side, device)) not in self._known:
+            self._known[key] = Logits(self._heads[side], device)
+        return self._known[key]
+
+
+def decoder_columns(read: Read, effects: Effects) -> Iterator[dict[str, np.ndarray]]:
+    """`alignment`, the cosine of a latent's encoder and decoder rows, and what it does to the logits.
+
+    Of two models it is what it does in that in which its rows are longer.
+    """
+    W_dec, W_enc = read.dictionary.W_dec.detach(), read.dictionary.encoder.weight.detach()
+    ways = read.towards_logits()
+    lengths = torch.stack([read.lengths_in(side) for side in ways]) if len(ways) > 1 else None
+    for start in range(0, len(W_dec), _ROWS):
+        some = slice(start, start + _ROWS)
+        found = [effects.logits(side, W_dec.device).of(effect.rows(some)) for side, effect in ways.items()]
+        if lengths is not None:
+            longest = lengths[:, some].argmax(0).cpu().numpy()
+            found = [{name: _chosen([each[name] for each in found], longest) for name in found[0]}]
+        yield {"alignment": _cosines(W_dec[some].float(), W_enc[some].float())} | found[0]
+
+
+def _chosen(of_each: list[np.ndarray], which: np.ndarray) -> np.ndarray:
+    """Row by row, that of the model of this number."""
+    return np.stack(of_each)[which, np.arange(len(which))]
 
 
 def _cosines(decoder: Tensor, encoder: Tensor) -> np.ndarray:

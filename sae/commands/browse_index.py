@@ -10,11 +10,12 @@ from sae.activations.cache.format import read_manifest
 from sae.activations.cache.read import ActivationCache
 from sae.activations.cached import adopted
 from sae.activations.source import check_excluded
-from sae.browser.collect import Read, collect
+from sae.browser.collect import collect
 from sae.browser.plan import BrowsePlan, about, other_indexes
 from sae.browser.reading import CachedText, LiveText, Text
+from sae.browser.reads import Read, reads_of
 from sae.browser.steering import Loaded
-from sae.commands.load import load_language_model, load_text
+from sae.commands.load import load_language_model, load_skeleton, load_text
 from sae.config import BrowseConfig
 from sae.data.sequences import as_sequences
 from sae.data.tokens import SampledSequences
@@ -37,7 +38,7 @@ def make_index(cfg: BrowseConfig, plan: BrowsePlan) -> bool:
     (device, *_) = world.local_devices(lm.check_device(cfg.device))
     cache = None if cfg.activations is None else ActivationCache(cfg.activations, device=device)
     what = _plan(cfg, plan)
-    skeleton = lm.load_skeleton(what.text.model, revision=what.text.revision, token=cfg.hf_token)
+    skeleton = load_skeleton(what.text)
     _check(what, skeleton)
     if world.is_main and (others := other_indexes(plan)):
         note(f"{plan.base} has {len(others)} of other checkpoints, data or options; this one is made beside them")
@@ -54,11 +55,13 @@ def make_index(cfg: BrowseConfig, plan: BrowsePlan) -> bool:
             exclude_positions=what.exclude_positions,
         )
     else:
-        spelled = partial(lm.canonical, skeleton)
+        spelled = partial(_spelled, skeleton)
         text = CachedText(cache, cfg.max_tokens or MAX_TOKENS, cfg.batch_size, spelled=spelled)
         model, why_no_logits = _for_logits(cfg, what, skeleton, device, cache)
-    weights = cache.header.fingerprints.get("model", "") if cache else lm.fingerprint(model)
-    for sentence in other_models(what, {"model": weights}) if world.is_main else ():
+    weights = {
+        name: cache.header.fingerprints.get(name, "") if cache else now for name, now in lm.fingerprints(model).items()
+    }
+    for sentence in other_models(what, weights) if world.is_main else ():
         note(sentence)
     collect(
         plan.folder, text, reads, lm.token_texts(_tokenizer(cfg, what), lm.vocab_size(skeleton)), model=model,
@@ -74,12 +77,15 @@ def _check(what: EvalPlan, skeleton: Any) -> None:
     check_excluded(
         what.exclude_tokens, what.exclude_positions, vocab_size=lm.vocab_size(skeleton), ctx_len=what.text.ctx_len
     )
-    if CROSSCODER in what.hookpoints:
-        raise ValueError(
-            "sae browse reads one hookpoint for each dictionary, got a crosscoder; leave it out with --hookpoints"
-        )
     for hookpoint in what.hookpoints:
-        lm.canonical_ends(skeleton, hookpoint)
+        if hookpoint != CROSSCODER:
+            lm.canonical_ends(skeleton, hookpoint)
+
+
+def _spelled(skeleton: Any, hookpoint: str) -> str:
+    """A hookpoint's name in a cache of this version."""
+    model, name = lm.model_at(skeleton, hookpoint)
+    return lm.side_of(hookpoint) + lm.canonical(model, name)
 
 
 def _for_logits(
@@ -92,11 +98,12 @@ def _for_logits(
         why = f"the language model cannot be loaded ({in_one_line(error)})"
         note(f"{why}; the index has no effects on the logits")
         return skeleton, why
-    if not may_be_same(cache.header.fingerprints.get("model", ""), lm.fingerprint(model)):
-        raise ValueError(
-            f"the model must be that of the activations in {cfg.activations}, but {what.text.model} has other weights; "
-            "name that model, or write the cache again"
-        )
+    for option, now in lm.fingerprints(model).items():
+        if not may_be_same(cache.header.fingerprints.get(option, ""), now):
+            raise ValueError(
+                f"the {option} must be that of the activations in {cfg.activations}, but "
+                f"{getattr(what.text, option)} has other weights; name that model, or write the cache again"
+            )
     return model, ""
 
 
@@ -132,17 +139,12 @@ def _as_cached(cfg: BrowseConfig) -> BrowseConfig:
 def _reads(what: EvalPlan, device: Any) -> dict[str, Read]:
     """The dictionaries by the name of their place: the hookpoint, and the configuration too if there are several."""
     found = load_dictionaries(what, device)
-    if any(dictionary.writes_several for dictionaries in found.values() for dictionary in dictionaries.values()):
-        raise ValueError(
-            "sae browse shows dictionaries that write one hookpoint, got layers of a cross-layer transcoder; "
-            "leave them out with --hookpoints"
-        )
     name = next(iter(what.records)).rstrip("/")
     groups = {label: label.removeprefix(name) if len(found) > 1 else "" for label in found}
     return {
-        f"{groups[label]}/{hookpoint}".lstrip("/"): Read(hookpoint, dictionary)
+        f"{groups[label]}/{hookpoint}".lstrip("/"): read
         for label, dictionaries in found.items()
-        for hookpoint, dictionary in dictionaries.items()
+        for hookpoint, read in reads_of(dictionaries).items()
     }
 
 

@@ -54,10 +54,10 @@ EVAL_GROUPS = {
 }  # fmt: skip
 
 BROWSE_GROUPS = {
-    "what": ("checkpoint", "model", "dataset", "hookpoints"),
+    "what": ("checkpoint", "model", "dataset", "model_b", "hookpoints"),
     "data": ("activations", *EVAL_GROUPS["data"]),
     "page": ("port", "browser", "out", "export", "explain", "explainer", "latents"),
-    "machine": tuple(name for name in EVAL_GROUPS["machine"] if name != "revision_b"),
+    "machine": EVAL_GROUPS["machine"],
 }
 
 CACHE_GROUPS = {

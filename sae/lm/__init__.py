@@ -16,7 +16,7 @@ from .load import (
     vocab_size,
 )
 from .logits import Head, Hidden, NoHeadError, find_head, full_logits, num_positions_per_chunk
-from .pair import MODELS, ModelPair, models_in, side_of
+from .pair import MODELS, ModelPair, model_at, models_in, side_of
 from .skip import Skips
 from .unembedding import Unembedding, find_unembedding, path_to_logits
 from .vocabulary import check_same_tokens, token_texts
@@ -56,6 +56,7 @@ __all__ = [
     "load_skeleton",
     "load_tokenizer",
     "locate",
+    "model_at",
     "models_in",
     "num_positions_per_chunk",
     "path_to_logits",

@@ -26,10 +26,10 @@ from sae.commands.table import COMMANDS
 from sae.config import BrowseConfig
 
 OPTIONS = {
-    "checkpoint", "model", "dataset", "hookpoints", "split", "text_column", "streaming", "ctx_len", "max_tokens",
-    "exclude_tokens", "exclude_positions", "data_preprocessing_num_proc", "port", "browser", "out", "export",
-    "latents", "explain", "explainer", "activations", "batch_size", "device", "dtype", "load_in_8bit",
-    "attn_implementation", "revision", "hf_token",
+    "checkpoint", "model", "dataset", "model_b", "hookpoints", "split", "text_column", "streaming", "ctx_len",
+    "max_tokens", "exclude_tokens", "exclude_positions", "data_preprocessing_num_proc", "port", "browser", "out",
+    "export", "latents", "explain", "explainer", "activations", "batch_size", "device", "dtype", "load_in_8bit",
+    "attn_implementation", "revision", "revision_b", "hf_token",
 }  # fmt: skip
 Run = Callable[..., tuple[int, str, str]]
 

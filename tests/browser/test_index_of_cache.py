@@ -12,8 +12,9 @@ from tiny_models import VOCAB_SIZE, tiny_model, tiny_tokenizer
 from sae import lm
 from sae.activations.cache.format import HELD_OUT, TRAIN
 from sae.browser import Index
-from sae.browser.collect import Read, collect
+from sae.browser.collect import collect
 from sae.browser.reading import CachedText, LiveText, Text
+from sae.browser.reads import Read
 from sae.commands.cache import cache_activations
 from sae.config import CacheConfig
 from sae.data import ActivationCache

@@ -9,8 +9,9 @@ from tiny_models import VOCAB_SIZE, tiny_model, tiny_tokenizer
 
 from sae import Sae, SaeConfig, lm
 from sae.browser import Index
-from sae.browser.collect import Read, collect
+from sae.browser.collect import collect
 from sae.browser.reading import LiveText
+from sae.browser.reads import Read
 from sae.data.tokens import SampledSequences
 
 CTX_LEN, SEQUENCES = 48, 37

@@ -91,6 +91,8 @@ export async function latentPage(state, keys) {
 
   const pairs = (list, format) => h("div", { class: "list" }, list.map(([id, value]) => h("div", {}, token(id), h("span", { class: "num" }, format(value)))));
   const sides = h("div", { class: "stack" },
+    about.ends.length > 0 && h("section", { class: "panel" }, h("h2", {}, "Where it writes: shares of its norm"), h("div", { class: "list" },
+      index.places[place].ends.map((hookpoint, at) => h("div", {}, h("span", {}, hookpoint), h("meter", { min: 0, max: 1, value: about.ends[at], "aria-label": hookpoint }), h("span", { class: "num" }, percent(about.ends[at])))))),
     !never && h("section", { class: "panel" }, h("h2", {}, "Activations (logarithmic)"), activationHistogram(about)),
     !never && h("section", { class: "panel" }, h("h2", {}, "Tokens by share of its activations"), pairs(about.share, (value) => Math.round(100 * value) + " %"),
       about.by_mean.length > 0 && [h("h2", { class: "next" }, "Tokens by mean activation"), pairs(about.by_mean, (value) => number(value))]),

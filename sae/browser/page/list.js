@@ -8,6 +8,8 @@ const COLUMNS = [
   ["latent", "Latent", ""], ["density", "Density", "right"], ["max", "Max", "right"], ["token", "Fires on", ""],
   ["up", "Promotes", ""], ["alignment", "Enc·dec", "right"], ["flags", "Flags", ""],
 ];
+// Of a dictionary that writes several hookpoints: how much of a latent is at the last one, or in the second of two models.
+const columnsOf = ({ ends }) => ends.length ? COLUMNS.map((column) => column[0] === "alignment" ? ["last", ends.at(-1).startsWith("b:") ? "In b" : "At " + ends.at(-1), "right"] : column) : COLUMNS;
 const remembered = new Map();
 
 export async function listPage(state, keys) {
@@ -78,7 +80,7 @@ export async function listPage(state, keys) {
       h("span", { class: "right num" }, percent(columns.density[latent])), h("span", { class: "right num" }, number(columns.max[latent])),
       h("span", {}, columns.token[latent] !== NONE && [h("span", { class: "tok" }, token(columns.token[latent])), h("span", { class: "soft small num" }, " " + Math.round(100 * columns.share[latent]) + " %")]),
       h("span", {}, note?.explanation ? h("span", { title: note.explanation }, note.explanation) : up.filter((id) => id !== NONE).map((id) => h("span", { class: "tok" }, token(id)))),
-      h("span", { class: "right num" }, number(columns.alignment[latent], 2)), h("span", {}, flags.map((name) => h("span", { class: "flag" }, name))));
+      h("span", { class: "right num" }, index.places[place].ends.length ? percent(columns.last[latent]) : number(columns.alignment[latent], 2)), h("span", {}, flags.map((name) => h("span", { class: "flag" }, name))));
     row.style.top = at * ROW + "px";
     return row;
   }
@@ -104,7 +106,7 @@ export async function listPage(state, keys) {
     if (state.place === place) state.order = shown;
     body.style.cssText = `position:relative;height:${shown.length * ROW}px`;
     count.textContent = `${grouped(shown.length)} of ${grouped(number_of)} latents`;
-    head.replaceChildren(...COLUMNS.map(([name, label, side]) => h("button", {
+    head.replaceChildren(...columnsOf(index.places[place]).map(([name, label, side]) => h("button", {
       class: side, type: "button", "aria-sort": view.sort === name ? (view.down ? "descending" : "ascending") : "none",
       onclick: () => { view.down = view.sort === name ? !view.down : name !== "latent" && name !== "token" && name !== "up"; view.sort = name; table.scrollTop = 0; update(); },
     }, label + (view.sort === name ? (view.down ? " ↓" : " ↑") : ""))));

@@ -58,5 +58,6 @@ export async function tryPage(state) {
   return h("div", { class: "stack" },
     h("div", {}, h("h1", {}, "Try a text"), h("p", { class: "soft small" }, `At ${index.places[place].name}.`)),
     h("section", { class: "panel stack" }, text, h("div", { class: "row" }, reading), out),
+    index.places[place].ends.length ? h("p", { class: "soft small" }, "Its latents write several hookpoints, so that a text can be read here, and not be steered.") :
     h("section", { class: "panel stack" }, h("h2", {}, "Steer: add to a latent on every token, in units of its largest activation, or ablate it"), edits, h("div", { class: "row" }, add, steering), steered));
 }
