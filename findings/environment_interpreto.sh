@@ -1,11 +1,11 @@
-# Sourced: $python has interpreto, and `from words import ...` a tokenizer with a token for each word and models that are a formula.
+# Sourced: $python has interpreto, and `from words import ...` a tokenizer with a token for each word, models that are a formula, and a tiny GPT-2.
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" torch==2.13.0 transformers==5.23.0 interpreto==0.5.2
 cat > words.py <<'PY'
 from importlib.metadata import version
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import GPT2Config, GPT2LMHeadModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 LIBRARY = f"interpreto {version('interpreto')}"
@@ -38,6 +38,18 @@ class FormulaForSequenceClassification(PreTrainedModel):
 def explained(explainer, words):
     """The attribution of the one logit to each of the first `words` words."""
     return explainer.explain(" ".join(WORDS[:words]), targets=torch.tensor([0]))[0].attributions[0]
+
+
+def split():
+    """A tiny GPT-2 that is split after its first block, 64 texts of 8 words, and the 512 activations of their words."""
+    from interpreto.concepts.splitters import ModelWithSplitPoints
+
+    torch.manual_seed(0)
+    config = GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=len(TOKENIZER), n_positions=32, bos_token_id=PAD, eos_token_id=PAD)
+    splitter = ModelWithSplitPoints(GPT2LMHeadModel(config).eval(), tokenizer=TOKENIZER, split_point=0)
+    texts = [" ".join(WORDS[(7 * i + j) % len(WORDS)] for j in range(8)) for i in range(64)]
+    activations, _ = splitter.get_activations(texts, activation_granularity=splitter.activation_granularities.TOKEN)
+    return splitter, texts, activations.detach()
 
 
 def shown(numbers):
