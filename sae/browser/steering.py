@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from sae import lm
 from sae.data.tokenize import encode_once
 from sae.dictionary.losses import divergence
+from sae.dictionary.wiring import ARROW
 
-from .reads import Read
+from .reads import End, Read
 
 MOST_TOKENS = 512
 LATENTS_OF_TOKEN = 12
@@ -46,12 +47,7 @@ def steer(
     KL(clean ‖ changed) of the next token after each token of the text.
     """
     tokens, source = _tokens(loaded, text), loaded.reads[place]
-    if source.ends:
-        raise ValueError(
-            f"a latent must write one hookpoint to be changed, and those of {place} write {len(source.ends)}: "
-            "a text can be read here, and not be steered"
-        )
-    edit, saes = _edit_of(edits, maxima), {source.hookpoint: source.dictionary}
+    edit, saes = _edit_of(edits, maxima), _to_graft(source, place)
     clean = lm.full_logits(loaded.model, tokens)[0].float().log_softmax(-1)
     with lm.graft(loaded.model, saes, keep_error=True, edit=edit):
         changed = lm.full_logits(loaded.model, tokens)[0].float().log_softmax(-1)
@@ -60,6 +56,32 @@ def steer(
     with lm.graft(loaded.model, saes, keep_error=True, edit=edit):
         steered = _continue(loaded.model, tokens, new_tokens)
     return {"ids": tokens[0].tolist(), "kl": kl.tolist(), "clean": plain, "steered": steered}
+
+
+def _to_graft(source: Read, place: str) -> dict[str, Any]:
+    """What writes a place's latents, by hookpoint; a layer of a cross-layer transcoder writes several."""
+    if not source.ends:
+        return {source.hookpoint: source.dictionary}
+    if source.dictionary.cfg.crosscode:
+        raise ValueError(
+            f"a latent must add to what the model computes to be changed, and those of the crosscoder {place} say what "
+            f"{len(source.ends)} hookpoints hold: a text can be read here, and not be steered"
+        )
+    return {f"{source.reads[0]}{ARROW}{end.hookpoint}": _AtEnd(source.dictionary, end) for end in source.ends}
+
+
+class _AtEnd:
+    """A layer of a cross-layer transcoder as one that writes a single hookpoint."""
+
+    reads_input, decodes_with_input = True, False
+
+    def __init__(self, dictionary: Any, end: End) -> None:
+        self.encode, self.num_latents, self._rows = dictionary.encode, dictionary.num_latents, end.rows(slice(None))
+
+    def decode(self, top_acts: Tensor, top_indices: Tensor) -> Tensor:
+        """The sum of what the latents write there."""
+        rows: Tensor = torch.einsum("...k,...kd->...d", top_acts, self._rows[top_indices])
+        return rows
 
 
 def _tokens(loaded: Loaded, text: str) -> Tensor:

@@ -190,17 +190,42 @@ def test_shared_decoders_must_all_be_there_and_a_crosscoder_must_say_its_hookpoi
         reads_of({"x": Sae(64, cfg)})
 
 
-def test_a_text_is_read_and_steering_says_why_not(tmp_path: Path) -> None:
+def test_a_text_is_read_and_a_crosscoder_says_why_it_does_not_steer() -> None:
     model, dictionaries = model_of(PLACES), crosscoder(PLACES)
     loaded = Loaded(model, tiny_tokenizer(), reads_of(dictionaries))
     found = read(loaded, "the quick brown fox", "crosscoder")
     assert len(found["latents"]) == len(found["ids"]) and all(0 < len(each) <= K for each in found["latents"])
-    with pytest.raises(ValueError, match="must write one hookpoint to be changed, and those of crosscoder write 4"):
+    with pytest.raises(ValueError, match="the crosscoder crosscoder say what 4 hookpoints hold"):
         steer(loaded, "the quick", "crosscoder", [{"latent": 1, "strength": 2.0}], np.ones(LATENTS), 3)
-    layers = Loaded(model.a, tiny_tokenizer(), reads_of(cross_layer("")))
-    assert read(layers, "the quick brown fox", MLPS[0])["latents"]
-    with pytest.raises(ValueError, match=f"those of {MLPS[0]} write 3"):
-        steer(layers, "the quick", MLPS[0], [{"latent": 1, "strength": None}], np.ones(LATENTS), 3)
+
+
+@pytest.mark.parametrize("ties", ["", "source", "target"])
+def test_steering_a_latent_of_a_cross_layer_transcoder_adds_to_all_that_it_writes(ties: str) -> None:
+    model, dictionaries = model_of(), cross_layer(ties)
+    loaded = Loaded(model, tiny_tokenizer(), reads_of(dictionaries))
+    latent, name, maxima = 11, MLPS[0], np.full(LATENTS, 1.5)
+    found = steer(loaded, "the quick brown fox", name, [{"latent": latent, "strength": 2.0}], maxima, 3)
+    (whole,) = members(dictionaries).values()
+    together, xs = Together.whole(whole), [torch.zeros(1, 32)] * 3
+    codes = [[one_hot(each if at == 0 else None) for at in range(3)] for each in (latent, None)]
+    written = (together._decoded(codes[0], xs) - together._decoded(codes[1], xs)).view(3, 32)
+    ids = torch.tensor([found["ids"]])
+    with torch.no_grad():
+        clean = model(ids).logits[0].log_softmax(-1)
+        handles = [
+            lm.locate(model, mlp).module.register_forward_hook(lambda m, a, out, row=row: out + 3.0 * row)
+            for mlp, row in zip(MLPS, written, strict=True)
+        ]
+        moved = model(ids).logits[0].log_softmax(-1)
+        for handle in handles:
+            handle.remove()
+    kl = (clean.exp() * (clean - moved)).sum(-1)
+    assert found["kl"] == pytest.approx(kl.tolist(), rel=1e-3, abs=1e-6) and kl.max() > 1e-3
+    ablated = steer(loaded, "the quick brown fox", name, [{"latent": latent, "strength": None}], maxima, 3)
+    fires = any(
+        latent == each for of_token in read(loaded, "the quick brown fox", name)["latents"] for each, _ in of_token
+    )
+    assert (max(ablated["kl"]) > 1e-9) == fires
 
 
 TRAINING = ["--ctx_len", "16", "--batch_size", "4", "--max_tokens", "512", "--num_latents", "64", "--k", "4"]
