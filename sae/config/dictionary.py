@@ -163,9 +163,8 @@ class SaeConfig:
     @property
     def needs_reconstruction(self) -> str:
         """The option of this shape that cannot be trained end to end; empty if there is none."""
-        kinds = {"selection batchtopk": self.selection == "batchtopk", "prefixes": self.prefixes,
-                 "budgets": self.budgets, "crosscode": self.crosscode, "cross_layer": self.cross_layer,
-                 "transcode": self.transcode}  # fmt: skip
+        kinds = {"prefixes": self.prefixes, "budgets": self.budgets, "crosscode": self.crosscode,
+                 "cross_layer": self.cross_layer, "transcode": self.transcode}  # fmt: skip
         return next((kind for kind, there in kinds.items() if there), "")
 
     @property

@@ -17,6 +17,7 @@ from sae.dictionary.shards import LatentShards
 from sae.dictionary.spec import Saved, Spec, with_centre
 from sae.ops.autograd import DecodeFunction, EncodeFunction
 from sae.ops.defaults import own_defaults, products_in_own_type
+from sae.ops.encode import Select
 from sae.ops.momentum import settle_
 
 _UNIT = 1e-3
@@ -189,6 +190,22 @@ class Sae(nn.Module):
         Raises:
             ValueError: If x is not d_in wide.
         """
+        return self.encode_by(x, selection_of(self.spec, self.threshold))
+
+    def encode_by(self, x: Float[Tensor, "*batch d_in"], select: Select) -> Encoded:
+        """As `encode`, with another selection than the dictionary's own.
+
+        Args:
+            x: Activations (…, d_in), of any leading shape.
+            select: Rule that keeps latents: of pre-activations (tokens, latents) the values and indices, (tokens,
+                width) each.
+
+        Returns:
+            Code of each token: `top_acts` and `top_indices`, both (…, width).
+
+        Raises:
+            ValueError: If x is not d_in wide.
+        """
         if x.shape[-1] != self.d_in:
             raise ValueError(
                 f"activations must be d_in={self.d_in} wide, got shape {tuple(x.shape)}; "
@@ -198,7 +215,6 @@ class Sae(nn.Module):
         flat = self.scaled(flat) if self.spec.is_autoencoder else flat
         flat = _standardised(flat)[0] if self.spec.layer_norm else flat
         read = flat - self.b_dec if self.spec.centred else flat
-        select = selection_of(self.spec, self.threshold)
         acts, indices = EncodeFunction.apply(  # type: ignore[no-untyped-call]
             read, self.encoder.weight, self.encoder.bias, select
         )

@@ -21,8 +21,8 @@ class Passed(NamedTuple):
 
     x: Float[Tensor, "batch seq d_in"]
     recon: Float[Tensor, "batch seq d_in"]
-    top_acts: Float[Tensor, "batch seq k"]
-    top_indices: Int[Tensor, "batch seq k"]
+    top_acts: Float[Tensor, "batch seq width"]
+    top_indices: Int[Tensor, "batch seq width"]
 
 
 class EndToEnd:
@@ -72,7 +72,7 @@ class EndToEnd:
         self, learners: Mapping[str, SaeLearner], tokens: Tensor, kept: Tensor, clean: lm.Hidden | None
     ) -> None:
         passed: dict[str, Passed] = {}
-        grafts = {name: _recording(learner.sae, passed, name) for name, learner in learners.items()}
+        grafts = {name: _recording(learner, kept, passed, name) for name, learner in learners.items()}
         with torch.enable_grad(), lm.graft(self._model, grafts, mask=kept):
             hidden = self._head.run(tokens)
         loss, hidden_gradient = self._loss(tokens, kept, hidden, clean)
@@ -148,10 +148,12 @@ def _head_for(loss_fn: LossName, model: nn.Module, ctx_len: int) -> lm.Head:
     return head
 
 
-def _recording(sae: Sae, passed: dict[str, Passed], name: str) -> Callable[[Tensor], Tensor]:
+def _recording(
+    learner: SaeLearner, kept: Bool[Tensor, "batch seq"], passed: dict[str, Passed], name: str
+) -> Callable[[Tensor], Tensor]:
     def reconstruct(x: Tensor) -> Tensor:
-        acts, indices = sae.encode(x)
-        recon = sae.decode(acts, indices)
+        acts, indices = learner.encode_in_graph(x, kept.to(x.device))
+        recon = learner.sae.decode(acts, indices)
         passed[name] = Passed(x.detach(), recon.detach(), acts.detach(), indices)
         return recon
 

@@ -5,12 +5,12 @@ import weakref
 from functools import partial
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 import sae.ops.kernels as kernels
 from sae import ops
-from sae.dictionary.autoencoder import Sae
+from sae.dictionary.autoencoder import Encoded, Sae
 from sae.dictionary.gradients import (
     Code,
     Gradients,
@@ -288,6 +288,15 @@ class SaeLearner:
             self._thresholds.add(code.acts)
             code = code._replace(acts=code.acts * (code.acts > self._thresholds.of_steps))
         return code
+
+    def encode_in_graph(self, x: Float[Tensor, "*batch d_in"], counted: Bool[Tensor, "*batch"]) -> Encoded:
+        """The code of tokens in a forward that autograd follows. For batchtopk's threshold those count that are
+        `counted`."""
+        if self._thresholds is None:
+            return self.sae.encode(x)
+        acts, indices = self.sae.encode_by(x, self._candidates)
+        self._thresholds.add(acts.detach()[counted])
+        return Encoded(acts * (acts.detach() > self._thresholds.of_steps), indices)
 
     def _limit(self) -> Tensor | None:
         """Bound of ‖what is read‖ ‖residual‖ above which a token's gradient is cut; None: no bound."""

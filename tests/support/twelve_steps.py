@@ -19,7 +19,7 @@ def make_trainer(save_dir: Path | str, **changes: Any) -> SaeTrainer:
     tokens = torch.randint(3, VOCAB_SIZE, (4 * STEPS + 4, 16), generator=torch.Generator().manual_seed(5))
     options: dict[str, Any] = {"batch_size": 2, "grad_acc_steps": 2, "lr": 3e-3, "layers": [0, 2], "run_name": "run",
                                "log_to_wandb": False, "dead_feature_threshold": 200}  # fmt: skip
-    shape = SaeConfig(num_latents=64, k=changes.pop("k", 4))
+    shape = SaeConfig(num_latents=64, k=changes.pop("k", 4), selection=changes.pop("selection", "topk"))
     cfg = TrainConfig(shape, save_dir=str(save_dir), **options | changes)
     return SaeTrainer(cfg, tokens, tiny_model("gpt_neox"))
 

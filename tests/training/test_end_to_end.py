@@ -1,5 +1,7 @@
 """--loss_fn ce|kl: the gradient is that of the dense model, and runs keep their promises; --eval_every."""
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +24,15 @@ CTX, NAMES = 9, ("layers.0", "layers.1.mlp.input")
 LOSSES = ("ce", "kl")
 
 
-def setting(loss_fn: str, monkeypatch: pytest.MonkeyPatch) -> tuple[nn.Module, dict[str, SaeLearner], EndToEnd]:
+def setting(
+    loss_fn: str, monkeypatch: pytest.MonkeyPatch, selection: str = "topk"
+) -> tuple[nn.Module, dict[str, SaeLearner], EndToEnd]:
     """Two learners in float64 on a tiny model, with position 0 and token 7 excluded, 2 positions' logits at a time."""
     monkeypatch.setattr("sae.lm.num_positions_per_chunk", lambda *sizes: 2)
     model = tiny_model("llama", causal_lm=True).double().requires_grad_(False)
     learners = {
         name: SaeLearner(
-            make_sae(32, 64, 4), tokens_per_step=100, auxk_alpha=0.0, dead_feature_threshold=10**6,
+            sae_of(selection), tokens_per_step=100, auxk_alpha=0.0, dead_feature_threshold=10**6,
             compute_dtype=torch.float64,
         )
         for name in NAMES
@@ -37,20 +41,37 @@ def setting(loss_fn: str, monkeypatch: pytest.MonkeyPatch) -> tuple[nn.Module, d
     return model, learners, end_to_end
 
 
+def sae_of(selection: str) -> Sae:
+    """Weights as of `make_sae`, with another selection."""
+    one = make_sae(32, 64, 4)
+    cfg, tensors = replace(one.cfg, selection=selection), dict(one.state_dict())
+    if selection == "batchtopk":
+        tensors["threshold"] = torch.zeros(())
+    return Sae.of_tensors(cfg, tensors)
+
+
 def counted(tokens: Tensor) -> Tensor:
     return (torch.arange(tokens.shape[1]) > 0) & (tokens != 7)
 
 
-def dense_loss(model: nn.Module, saes: dict[str, Sae], tokens: Tensor, loss_fn: str) -> Tensor:
-    """The loss over all logits at once, with dense autoencoders."""
+def dense_loss(
+    model: nn.Module, saes: dict[str, Sae], tokens: Tensor, loss_fn: str, thresholds: dict[str, Tensor] | None = None
+) -> Tensor:
+    """The loss over all logits at once, with dense autoencoders; `thresholds`: of batchtopk, among the 4 k largest."""
 
-    def dense(one: Sae) -> Any:
-        weights = one.encoder.weight, one.encoder.bias, one.b_dec
-        return lambda x: dense_code(x, *weights, one.cfg.k) @ one.W_dec + one.b_dec
+    def dense(one: Sae, threshold: Tensor | None) -> Any:
+        weights, most = (one.encoder.weight, one.encoder.bias, one.b_dec), one.cfg.k * (1 if threshold is None else 4)
+
+        def code(x: Tensor) -> Tensor:
+            largest = dense_code(x, *weights, most)
+            return largest if threshold is None else largest * (largest > threshold)
+
+        return lambda x: code(x) @ one.W_dec + one.b_dec
 
     kept = counted(tokens)
     clean = model(input_ids=tokens).logits.log_softmax(-1)
-    with graft(model, {name: dense(one) for name, one in saes.items()}, mask=kept):
+    dense_saes = {name: dense(one, None if thresholds is None else thresholds[name]) for name, one in saes.items()}
+    with graft(model, dense_saes, mask=kept):
         changed = model(input_ids=tokens).logits.log_softmax(-1)
     if loss_fn == "kl":
         return (clean.exp() * (clean - changed)).sum(-1)[kept].sum() / 100
@@ -59,17 +80,23 @@ def dense_loss(model: nn.Module, saes: dict[str, Sae], tokens: Tensor, loss_fn: 
 
 
 @pytest.mark.parametrize("split", [[6], [1, 5], [2, 2, 2]])
-@pytest.mark.parametrize("loss_fn", LOSSES)
+@pytest.mark.parametrize(("loss_fn", "selection"), [("ce", "topk"), ("kl", "topk"), ("kl", "batchtopk")])
 def test_gradients_are_those_of_the_dense_model_however_the_sequences_are_split(
-    loss_fn: str, split: list[int], monkeypatch: pytest.MonkeyPatch
+    loss_fn: str, selection: str, split: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, learners, end_to_end = setting(loss_fn, monkeypatch)
-    tokens = tiny_tokens(6, CTX)
+    model, learners, end_to_end = setting(loss_fn, monkeypatch, selection)
+    tokens, thresholds = tiny_tokens(6, CTX), {}
     tokens[2, 3:5] = 7
+    if selection == "batchtopk":
+        for name, learner in learners.items():
+            learner._read_weights(lm.harvest(model, tokens, [name])[name].flatten(0, 1), lambda sums: None)
+            assert learner._thresholds is not None
+            thresholds[name] = learner._thresholds.of_steps.clone()
+            assert thresholds[name] > 0
     for part in tokens.split(split):
         end_to_end.accumulate(part)
     saes = {name: learner.sae for name, learner in learners.items()}
-    loss = dense_loss(model, saes, tokens, loss_fn)
+    loss = dense_loss(model, saes, tokens, loss_fn, thresholds or None)
     for name, learner in learners.items():
         one = learner.sae
         expected = torch.autograd.grad(
@@ -169,20 +196,31 @@ def end_to_end_trainer(save_dir: Path, **changes: Any) -> SaeTrainer:
         return make_trainer(save_dir, loss_fn="kl", log_every=5, **changes)
 
 
-def test_stopping_and_resuming_equals_not_stopping(tmp_path: Path) -> None:
-    end_to_end_trainer(tmp_path / "straight").fit()
-    stop_after(end_to_end_trainer(tmp_path / "stopped"), 3)
-    stop_after(end_to_end_trainer(tmp_path / "stopped", resume=True), 7)
-    end_to_end_trainer(tmp_path / "stopped", resume=True).fit()
+@pytest.mark.parametrize("selection", ["topk", "batchtopk"])
+def test_stopping_and_resuming_equals_not_stopping(tmp_path: Path, selection: str) -> None:
+    make = partial(end_to_end_trainer, selection=selection)
+    make(tmp_path / "straight").fit()
+    stop_after(make(tmp_path / "stopped"), 3)
+    stop_after(make(tmp_path / "stopped", resume=True), 7)
+    make(tmp_path / "stopped", resume=True).fit()
     assert_same_end(tmp_path / "stopped", tmp_path / "straight")
 
 
-def test_a_step_is_the_same_however_it_is_split(tmp_path: Path) -> None:
+def test_with_batchtopk_the_threshold_keeps_k_latents_of_a_token_at_the_end(tmp_path: Path) -> None:
+    one = end_to_end_trainer(tmp_path, selection="batchtopk")
+    saes = Sae.load_many(one.fit())
+    measured = one.held_out_quality()
+    assert all(one.l0 == pytest.approx(4, rel=0.05) for one in measured.values())
+    assert all(each.threshold is not None and each.threshold > 0 for each in saes.values())
+
+
+@pytest.mark.parametrize("selection", ["topk", "batchtopk"])
+def test_a_step_is_the_same_however_it_is_split(tmp_path: Path, selection: str) -> None:
     splits = {"whole": (4, 1, 1), "micro": (4, 1, 2), "accumulated": (2, 2, 1)}
     found = {}
     for name, (batch_size, grad_acc_steps, micro_acc_steps) in splits.items():
         options = {"batch_size": batch_size, "grad_acc_steps": grad_acc_steps, "micro_acc_steps": micro_acc_steps}
-        one = end_to_end_trainer(tmp_path / name, **options)
+        one = end_to_end_trainer(tmp_path / name, selection=selection, **options)
         for learner in one.learners.values():
             learner.initialise(torch.randn(50, 32, generator=torch.Generator().manual_seed(0)))
         one.train_step()
