@@ -90,6 +90,13 @@ def cell(quality: Quality, metric: str, form: str) -> str:
     return f"{form.format(value)} ± {form.format((high - low) / 2)}"
 
 
+def of_parts(quality: Quality) -> dict[str, str]:
+    """FVU as the tables show it of each prefix or budget, and without a skip connection, by what it is of."""
+    form = COLUMNS["FVU"][1]
+    found = {name.removeprefix("fvu/"): value for name, value in quality.metrics.items() if name.startswith("fvu/")}
+    return {part: form.format(value) if math.isfinite(value) else "-" for part, value in found.items()}
+
+
 def title(evaluation: Evaluation) -> str:
     """Heading of the table: what was measured."""
     return (
@@ -102,13 +109,13 @@ def _print_table(evaluation: Evaluation) -> None:
     several = len(evaluation.labels) > 1
     chosen = ON_THE_TERMINAL[: -1 if several else None]
     shown = {heading: column for heading, column in columns(evaluation).items() if heading in chosen}
-    rows = [
-        [
-            hookpoint, *[evaluation.short_labels[label]] * several,
-            *(cell(quality, metric, form).replace(" ± ", "±") for metric, form in shown.values()),
-        ]
-        for (label, hookpoint), quality in evaluation.qualities.items()
-    ]  # fmt: skip
+    rows: list[list[str]] = []
+    for (label, hookpoint), quality in evaluation.qualities.items():
+        names = [hookpoint, *[evaluation.short_labels[label]] * several]
+        numbers = [cell(quality, metric, form).replace(" ± ", "±") for metric, form in shown.values()]
+        rows.append([*names, *numbers])
+        for part, fvu in of_parts(quality).items():  # in the column of FVU, which is the first
+            rows.append([*names[:-1], f"  {part}", fvu, *[""] * (len(shown) - 1)])
     show_rows(title(evaluation), ["hookpoint"] + ["checkpoint"] * several, list(shown), rows, once=several)
     if said := _unused(evaluation):
         print(said)
@@ -161,6 +168,7 @@ def page(evaluation: Evaluation, about: Mapping[str, Any], pictures: Mapping[str
         f"<p>{html.escape(title(evaluation))}</p>",
         table(["checkpoint", "hookpoint", *shown], quality_rows, names=2),
         *[f"<p>{html.escape(said)}</p>" for said in [_unused(evaluation)] if said],
+        *_parts(evaluation),
         *_relative_norms(evaluation),
         *differences.parts(evaluation.differences, labels),
         *probes.parts(evaluation.probes, labels),
@@ -172,6 +180,23 @@ def page(evaluation: Evaluation, about: Mapping[str, Any], pictures: Mapping[str
         *(picture(name, image) for name, image in pictures.items()),
     ]
     return document("sae eval", parts)
+
+
+def _parts(evaluation: Evaluation) -> list[str]:
+    """FVU of each prefix or budget, and without a skip connection."""
+    rows = [
+        [evaluation.short_labels[label], hookpoint, part, fvu]
+        for (label, hookpoint), quality in evaluation.qualities.items()
+        for part, fvu in of_parts(quality).items()
+    ]
+    if not rows:
+        return []
+    return [
+        "<h2>Parts that reconstruct by themselves</h2>",
+        "<p>FVU of the first latents (prefixes), of the largest of each token (budgets), without the skip connection."
+        "</p>",
+        table(["checkpoint", "hookpoint", "part", "FVU"], rows, names=3, numbers=["FVU"]),
+    ]
 
 
 def _relative_norms(evaluation: Evaluation) -> list[str]:

@@ -1,5 +1,7 @@
 """report.html in a real browser: no word is broken, nothing is cut, and nothing is said in every row."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ from chromium import needs_chromium
 
 from sae.evaluation.evaluate import Evaluation
 from sae.evaluation.metrics import Quality
-from sae.report.evaluation import page
+from sae.report.evaluation import page, report_evaluation
 from sae.report.html import facts, table
 
 LABELS = ("checkpoints/a-run-with-a-long-name/k16_x8", "checkpoints/a-run-with-a-long-name/k32_x8")
@@ -73,6 +75,23 @@ def test_what_all_rows_share_is_said_once() -> None:
     assert text.count("3.2500") == 1 and "<th>FVU</th>" in text
     one = table(["checkpoint", "FVU"], [["run", "0.1"], ["run", "0.2"]], names=1)
     assert one.count("run") == 1 and "<td>0.1</td>" in one
+
+
+def test_prefixes_budgets_and_what_has_no_skip_connection_stand_in_the_table_and_on_the_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = evaluation()
+    for (_, name), quality in found.qualities.items():
+        quality.metrics.update({"fvu/first 512": 0.4321, "fvu/without skip": 0.8765} if name != "all" else {})
+    report_evaluation(found, tmp_path / "both", {})
+    assert len(re.findall(r"^\s+first 512 +0\.4321\s*$", capsys.readouterr().out, re.MULTILINE)) == 4
+    alone = replace(found, qualities={key: each for key, each in found.qualities.items() if key[0] == LABELS[0]})
+    report_evaluation(alone, tmp_path / "one", {})
+    printed = capsys.readouterr().out
+    assert printed.count("first 512") == printed.count("without skip") == printed.count("0.8765") == 2
+    text = page(found, ABOUT, {})
+    assert "Parts that reconstruct by themselves" in text and "Parts" not in page(evaluation(), ABOUT, {})
+    assert text.count("<td>0.4321</td>") == text.count("<td>0.8765</td>") == 4
 
 
 def test_a_single_row_and_rows_that_are_all_the_same_stay_tables() -> None:
