@@ -12,8 +12,8 @@ from sae import lm
 from sae.dictionary.cross_layer import members
 from sae.dictionary.wiring import Wiring, side_by_side
 
-Rows = Callable[[slice], Float[Tensor, "some d"]]
-"""What an activation of 1 of each of some latents writes, as the model has it."""
+Rows = Callable[[slice | Tensor], Float[Tensor, "some d"]]
+"""Rows that an activation of 1 of some latents, a range or numbers, writes, as the model has them."""
 
 
 class End(NamedTuple):
@@ -24,7 +24,7 @@ class End(NamedTuple):
     scale: Float[Tensor, "d"] | None
     """Factor of the units in which all hookpoints count alike; None where they are the model's own."""
 
-    def lengths(self, some: slice) -> Float[Tensor, "some"]:
+    def lengths(self, some: slice | Tensor) -> Float[Tensor, "some"]:
         """Norms of the rows in the units in which all hookpoints count alike."""
         rows = self.rows(some)
         return torch.linalg.vector_norm(rows if self.scale is None else rows * self.scale, dim=1)
@@ -80,12 +80,12 @@ class Read(NamedTuple):
         own = [end.lengths(slice(None)) for end in self.ends if lm.side_of(end.hookpoint) == side]
         return torch.linalg.vector_norm(torch.stack(own), dim=0)
 
-    def _own(self, some: slice) -> Tensor:
+    def _own(self, some: slice | Tensor) -> Tensor:
         rows: Tensor = self.dictionary.W_dec.detach()[some].float()
         scale = getattr(self.dictionary, "scale", None)
         return rows if scale is None else rows / scale
 
-    def _sum(self, some: slice) -> Tensor:
+    def _sum(self, some: slice | Tensor) -> Tensor:
         found = [end.rows(some) for end in self.ends]
         return torch.stack([rows.to(found[0]) for rows in found if rows.shape == found[0].shape]).sum(0)
 
@@ -124,11 +124,11 @@ def _ends(name: str, sae: Any, layers: Mapping[str, Any]) -> Iterable[End]:
             yield End(hookpoint, partial(_weighted, sae, sae.layer_scale[at].expand(sae.num_latents)), None)
 
 
-def _part(sae: Any, part: slice, some: slice) -> Tensor:
+def _part(sae: Any, part: slice, some: slice | Tensor) -> Tensor:
     rows: Tensor = sae.W_dec.detach()[some, part].float()
     return rows if sae.scale is None else rows / sae.scale[part]
 
 
-def _weighted(sae: Any, factors: Float[Tensor, "latents"], some: slice) -> Tensor:
+def _weighted(sae: Any, factors: Float[Tensor, "latents"], some: slice | Tensor) -> Tensor:
     rows: Tensor = sae.W_dec.detach()[some].float()
     return rows * factors.detach()[some, None].to(rows)

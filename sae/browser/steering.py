@@ -76,12 +76,13 @@ class _AtEnd:
     reads_input, decodes_with_input = True, False
 
     def __init__(self, dictionary: Any, end: End) -> None:
-        self.encode, self.num_latents, self._rows = dictionary.encode, dictionary.num_latents, end.rows(slice(None))
+        self.encode, self.num_latents, self._rows = dictionary.encode, dictionary.num_latents, end.rows
 
     def decode(self, top_acts: Tensor, top_indices: Tensor) -> Tensor:
         """The sum of what the latents write there."""
-        rows: Tensor = torch.einsum("...k,...kd->...d", top_acts, self._rows[top_indices])
-        return rows
+        rows = self._rows(top_indices.flatten()).view(*top_indices.shape, -1)
+        written: Tensor = torch.einsum("...k,...kd->...d", top_acts, rows)
+        return written
 
 
 def _tokens(loaded: Loaded, text: str) -> Tensor:

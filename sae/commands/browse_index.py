@@ -128,12 +128,17 @@ def _plan(cfg: BrowseConfig, plan: BrowsePlan | None) -> EvalPlan:
 def _as_cached(cfg: BrowseConfig) -> BrowseConfig:
     """With the choices of the cache, if there is one. Raises ValueError for one that was made otherwise.
 
-    The model may lie elsewhere by now.
+    The model may lie elsewhere by now, and so may the second of two.
     """
     if cfg.activations is None:
         return cfg
     options = read_manifest(place_of(cfg.activations)).header.options
-    return replace(cfg, **adopted(cfg, {name: options[name] for name in options if name != "model" or not cfg.model}))
+    elsewhere = {"model"} if cfg.model else set()
+    if cfg.model_b and options.get("model_b"):
+        elsewhere |= {"model_b", "revision_b"}
+    return replace(
+        cfg, **adopted(cfg, {name: options[name] if name not in elsewhere else getattr(cfg, name) for name in options})
+    )
 
 
 def _reads(what: EvalPlan, device: Any) -> dict[str, Read]:

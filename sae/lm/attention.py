@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
-from threading import Lock
+from threading import Lock, local
 from typing import Any
 
 import torch
@@ -23,19 +23,30 @@ _CLOSE = 2**-7
 
 Attention = Callable[..., Any]
 _CHANGING = Lock()
+
+
+class _Here(local):
+    """How often a thread is inside `attention_in_c`."""
+
+    depth = 0
+
+
+_here = _Here()
 _users = 0
 
 
 @contextmanager
 def attention_in_c() -> Iterator[None]:
-    """Meanwhile what transformers calls sdpa is computed by `attend` where it can be; then it is as before.
+    """Meanwhile what transformers calls sdpa in this thread is computed by `attend`, where it can be.
 
-    What somebody registered under that name stays.
+    Then all is as before. What somebody registered under that name stays.
     """
     begun = _begin()
+    _here.depth += begun
     try:
         yield
     finally:
+        _here.depth -= begun
         if begun:
             _end()
 
@@ -63,7 +74,7 @@ def _end() -> None:
         if _users or not isinstance(now, partial) or now.func is not _attention:
             return
         del functions[_NAME]
-        if functions.get(_NAME) is not plain:  # a plain dictionary, in which nothing lies beneath
+        if _NAME not in functions:  # a plain dictionary, in which nothing lies beneath
             functions[_NAME] = plain
 
 
@@ -76,14 +87,14 @@ def _loaded(module: str, name: str) -> Any:
 def _is_attention(plain: Attention) -> bool:
     """Whether the function of transformers computes what `attend` does: a trial says."""
     generator = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(2, heads, 40, 16, generator=generator).bfloat16() for heads in (4, 2, 2))
+    options: dict[str, Any] = {"generator": generator, "dtype": torch.float32, "device": "cpu"}
+    q, k, v = (torch.randn(2, heads, 40, 16, **options).bfloat16() for heads in (4, 2, 2))
     module = nn.Module()
     module.num_key_value_groups = 2  # type: ignore[assignment]
     try:
         theirs = plain(module, q, k, v, None, dropout=0.0, scaling=0.3, is_causal=True)
-        ours = _attention(plain, module, q, k, v, None, dropout=0.0, scaling=0.3, is_causal=True)
-        wide = theirs[0].float()
-        return len(theirs) == 2 and theirs[1] is None and _differ(ours[0].float(), wide) < _CLOSE
+        ours = attend(q, k, v, scale=0.3, causal=True)
+        return len(theirs) == 2 and theirs[1] is None and _differ(ours.float(), theirs[0].float()) < _CLOSE
     except Exception:  # another signature
         return False
 
@@ -105,7 +116,7 @@ def _attention(
     **kwargs: Any,
 ) -> Any:
     """`plain`, by ours where it covers these: with no mask but that of causal attention, and nothing else to heed."""
-    bare = attention_mask is None and not dropout and not _others(plain, kwargs)
+    bare = _here.depth and attention_mask is None and not dropout and not _others(plain, kwargs)
     if not (bare and _fits(module, query, key, value) and (scaling is None or isinstance(scaling, float))):
         rest = {"dropout": dropout, "scaling": scaling, "is_causal": is_causal} | kwargs
         return plain(module, query, key, value, attention_mask, **rest)

@@ -292,3 +292,32 @@ def test_the_page_says_where_a_latent_writes_and_sorts_by_it(tmp_path: Path, chr
     finally:
         server.close()
     assert not problems
+
+
+def test_a_cache_of_two_models_is_indexed_where_both_lie_elsewhere_by_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sae.report.training.draw_curves", lambda records, path: None)
+    model, data = text(tmp_path)
+    save_tiny(tmp_path / "other", "gpt_neox", seed=1)
+    reading = ["--ctx_len", "16", "--batch_size", "4", "--layers", "1", "--max_tokens", "512", "--device", "cpu"]
+    assert sae.__main__.main(["cache", model, data, *reading, "--model_b", "other", "--activations", "cache"]) == 0
+    train = ["--activations", "cache", "--crosscode", "--num_latents", "64", "--k", "4", "--batch_size", "4"]
+    train += ["--no_log_to_wandb", "--device", "cpu", "--save_dir", "runs", "--run_name", "r"]
+    assert sae.__main__.main(train) == 0
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for name in ("model", "other"):
+        (tmp_path / name).rename(moved / name)
+    command = ["browse", "runs/r", "moved/model", "--model_b", "moved/other", "--activations", "cache"]
+    assert sae.__main__.main([*command, "--export", "site", "--no_browser", "--device", "cpu"]) == 0
+    index = Index.open("runs/r")
+    assert index["crosscoder"].header.ends == ["a:layers.1", "b:layers.1"] and index["crosscoder"][0].promotes
+    capsys.readouterr()
+    command[4] = "moved/model"
+    assert sae.__main__.main([*command, "--export", "again", "--no_browser", "--device", "cpu"]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+    write = ["browse", "runs/r", "moved/model", "--model_b", "moved/other", "--activations", "cache"]
+    assert sae.__main__.main([*write, "--export", "circuit-tracer", "--no_browser", "--device", "cpu"]) == 2
+    assert "circuit-tracer shows transcoders by layer, got the crosscoder crosscoder" in capsys.readouterr().err

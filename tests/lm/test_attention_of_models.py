@@ -1,12 +1,13 @@
 """transformers' attention is computed in C where that can be, and transformers is then as before."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel
+from transformers import AttentionInterface, AutoConfig, AutoModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS as FUNCTIONS
 
@@ -146,3 +147,32 @@ def test_an_option_that_transformers_heeds_is_left_to_it(calls: list[dict[str, A
             ours(module, q, k, v, None, softcap=30.0)
         ours(module, q, k, v, None, position_bias=None, sliding_window=None, position_ids=torch.arange(9)[None])
     assert len(calls) == 1
+
+
+def test_another_thread_has_attention_as_it_always_is(calls: list[dict[str, Any]]) -> None:
+    model = tiny("llama")
+    expected = plainly(model)
+    with attention_in_c(), ThreadPoolExecutor(1) as pool:
+        found = pool.submit(plainly, model).result()
+        assert torch.equal(found, expected) and not calls
+        plainly(model)
+    assert len(calls) == 2
+
+
+def test_what_is_registered_for_all_meanwhile_is_not_hidden_afterwards(calls: list[dict[str, Any]]) -> None:
+    def own(*args: Any, **kwargs: Any) -> Any:
+        return sdpa_attention_forward(*args, **kwargs)
+
+    try:
+        with attention_in_c():
+            AttentionInterface.register("sdpa", own)
+        assert FUNCTIONS["sdpa"] is own
+    finally:
+        AttentionInterface.register("sdpa", sdpa_attention_forward)
+
+
+@pytest.mark.parametrize("default", ["meta", "cpu"])
+def test_the_first_time_may_be_under_any_default(default: str, calls: list[dict[str, Any]]) -> None:
+    sae.lm.attention._is_attention.cache_clear()
+    with torch.device(default), attention_in_c():
+        assert FUNCTIONS["sdpa"] is not sdpa_attention_forward

@@ -3,6 +3,8 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 
 from sae.ops.native.attention import attend, covers, has_attention
@@ -85,11 +87,23 @@ def test_nothing_beside_the_tensors_is_read_or_written(causal: bool) -> None:
     assert found.isfinite().all() and whole[0].isnan().sum() == whole[0].numel() - inner[0].numel()
 
 
-def test_a_key_that_is_not_finite_reaches_those_that_hear_it_and_no_others() -> None:
+def test_a_key_that_is_no_number_reaches_those_that_hear_it_and_no_others() -> None:
     q, k, v = given(1, 2, 2, 150, 32)
     k[0, 1, 70, 3] = float("nan")
     found = attend(q, k, v, scale=0.2, causal=True)[0]
     assert found[:, 0].isfinite().all() and found[:70, 1].isfinite().all() and found[70:, 1].isnan().all()
+
+
+@pytest.mark.parametrize("silent", [64, 256, 299])
+def test_keys_of_score_minus_infinity_are_not_heard(silent: int) -> None:
+    q, k, v = given(1, 1, 1, 300, 32)
+    q[..., 0] = 1
+    k[:, :, :silent, 0] = -torch.inf
+    found = attend(q, k, v, scale=0.2, causal=False)
+    expected = exact(q, k[:, :, silent:], v[:, :, silent:], causal=False, scale=0.2)
+    assert error(found, expected) < 0.01
+    k[..., 0] = -torch.inf
+    assert attend(q, k, v, scale=0.2, causal=False).isnan().all()
 
 
 @pytest.mark.parametrize("size", [60.0, 3000.0])
@@ -123,3 +137,23 @@ def test_what_it_does_not_take() -> None:
         (q.to("meta"), k.to("meta"), v.to("meta")),
     ):
         assert not covers(*others)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_is_traced_or_transformed_is_left_to_pytorch() -> None:
+    q, k, v = given(1, 4, 2, 8, 32)
+    seen: list[bool] = []
+
+    def look(x: Tensor) -> Tensor:
+        seen.append(covers(q, k, v))
+        return x
+
+    torch.jit.trace(look, torch.ones(2), check_trace=False)  # type: ignore[no-untyped-call]
+    torch.vmap(look)(torch.ones(2, 2))
+    torch.func.jvp(look, (torch.ones(2),), (torch.ones(2),))
+    make_fx(look)(torch.ones(2))
+    with torch.autocast("cpu", torch.float16):
+        look(q)
+    with forward_ad.dual_level():
+        look(q)
+    assert seen == [False] * 6 and covers(q, k, v)

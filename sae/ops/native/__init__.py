@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn import Parameter
 
 # Sums may be reordered, as vectors need; what is not finite stays so, and denormal numbers are as elsewhere.
@@ -59,6 +60,16 @@ def readable(rows: Tensor) -> bool:
 def _has_memory(tensor: Tensor) -> bool:
     """Whether its numbers are in the memory that it names: not on another device, nor for tracing alone."""
     return tensor.is_cpu and type(tensor) in (Tensor, Parameter)
+
+
+def computes_here() -> bool:
+    """Whether what is called computes numbers, in the types of its arguments.
+
+    Otherwise it is traced, transformed or differentiated in forward mode, or autocast chooses the types.
+    """
+    functions, dispatch = torch._C._functorch, torch._C._len_torch_dispatch_stack()
+    transformed = functions.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+    return not (torch._C._get_tracing_state() or dispatch or transformed or torch.is_autocast_enabled("cpu"))
 
 
 def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:

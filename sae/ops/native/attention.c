@@ -109,7 +109,8 @@ static inline float soften(long n, long heard, const float *scores, float scale,
     }
     const float before = so_far->largest, found = _mm512_reduce_max_ps(most);
     so_far->largest = found > before ? found : before;
-    const __m512 largest = _mm512_set1_ps(so_far->largest);
+    /* Where all scores so far are -infinity, what is summed counts for nothing once there is another. */
+    const __m512 largest = _mm512_set1_ps(so_far->largest == -__builtin_inff() ? 0 : so_far->largest);
     for (long i = 0; i < n; i += 32) {
         __m512 parts[2];
         for (int half = 0; half < 2; half++) {
@@ -166,7 +167,8 @@ static void attend_some(long start, long stop, long width, strided q, long batch
     }
     for (long i = 0; i < n; i++)
         for (long column = 0; column < width; column += 16) {
-            const __m512 mean = _mm512_loadu_ps(sums + i * WIDEST + column) / _mm512_set1_ps(so_far[i].sum);
+            const float total = so_far[i].largest == -__builtin_inff() ? __builtin_nanf("") : so_far[i].sum;
+            const __m512 mean = _mm512_loadu_ps(sums + i * WIDEST + column) / _mm512_set1_ps(total);
             _mm256_storeu_si256((__m256i *)(out + i * apart + column), (__m256i)_mm512_cvtneps_pbh(mean));
         }
 }

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import Parameter
 
-from sae.ops.native import empty, library, over_rows
+from sae.ops.native import computes_here, empty, library, over_rows
 
 _KEYS = 64
 """Keys that are packed together."""
@@ -24,7 +24,9 @@ def has_attention() -> bool:
 
 def covers(q: Tensor, k: Tensor, v: Tensor) -> bool:
     """Whether `attend` takes these: bf16 on a CPU, as many keys as queries, heads of one width."""
-    if not all(type(x) in (Tensor, Parameter) and x.is_cpu and x.dtype == torch.bfloat16 for x in (q, k, v)):
+    if not computes_here() or not all(
+        type(x) in (Tensor, Parameter) and x.is_cpu and x.dtype == torch.bfloat16 for x in (q, k, v)
+    ):
         return False
     if q.ndim != 4 or k.shape != v.shape or not all(x.stride(-1) == 1 and x.numel() for x in (q, k, v)):
         return False
@@ -45,8 +47,8 @@ def attend(
     """softmax(scale · q·k) v (Vaswani et al. 2017, arXiv:1706.03762); `causal`: of keys up to a query's own place.
 
     Scores and sums are in float32, blocks of keys one after the other (Dao et al. 2022, arXiv:2205.14135). Weights are
-    rounded to bf16 before they meet v, as PyTorch's are. Queries share the heads of keys where there are fewer. Results
-    are bitwise the same for any number of threads and of sequences.
+    rounded to bf16 before they meet v, as PyTorch's are. Queries share the heads of keys where there are fewer.
+    Denormal numbers count as 0. Results are bitwise the same for any number of threads and of sequences.
     """
     (batch, heads, seq, width), kv_heads = q.shape, k.shape[1]
     size = (seq + _KEYS - 1) // _KEYS * _KEYS * width

@@ -7,13 +7,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae.ops.native import library, over_rows
+from sae.ops.native import computes_here, library, over_rows
 
 
 def covers(*tensors: Tensor) -> bool:
     """Whether C reads these: bf16, on a CPU, each in one block, and there is a compiler."""
     plain = (t.is_cpu and t.dtype == torch.bfloat16 and t.is_contiguous() and not t.requires_grad for t in tensors)
-    return all(plain) and library() is not None
+    return computes_here() and all(plain) and library() is not None
 
 
 def rms_norm(
