@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import sae.__main__
 from sae import Sae
+from sae.browser import Index
 from sae.config import RunConfig, SaeConfig
 
 SMALL = ["--num_latents", "96", "--k", "4", "--ctx_len", "16", "--batch_size", "4", "--max_tokens", "1024"]
@@ -55,7 +56,7 @@ def run(
     return run_command
 
 
-def test_a_run_of_two_models_is_trained_measured_described_and_not_browsed(run: Run) -> None:
+def test_a_run_of_two_models_is_trained_measured_described_and_shown(run: Run) -> None:
     status, out, _ = run(*TRAIN, "--model_b", "other")
     assert status == 0 and "b:layers.2" in out
     recorded = json.loads(Path("runs/model-other-text/config.json").read_text())
@@ -85,8 +86,10 @@ def test_a_run_of_two_models_is_trained_measured_described_and_not_browsed(run: 
     assert status == 0 and "crosscode topk, k 4" in out
     status, _, errors = run("convert", "runs/model-other-text", "target")
     assert status == 2 and "no crosscoders" in errors[0]
-    status, _, errors = run("browse", "runs/model-other-text", "--no_browser", "--device", "cpu")
-    assert status == 2 and "got a crosscoder" in errors[0]
+    status, _, errors = run("browse", "runs/model-other-text", "--export", "site", "--no_browser", "--device", "cpu")
+    assert status == 0 and not errors
+    place = Index.open("runs/model-other-text")["crosscoder"]
+    assert place.header.ends == ["a:layers.0", "a:layers.2", "b:layers.0", "b:layers.2"] and place.events > 0
 
 
 def test_a_cache_of_two_models_knows_both_and_a_run_on_it_is_measured_in_both(run: Run) -> None:
