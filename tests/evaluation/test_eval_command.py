@@ -671,7 +671,7 @@ def test_an_encoder_has_its_divergence_measured_and_no_next_token(tmp_path: Path
     assert metrics["kl_div_with_sae"] > 0 and "ce_loss_with_sae" not in metrics
 
 
-def test_crosscoders_and_cross_layer_transcoders_are_measured_by_the_command_and_not_browsed(
+def test_crosscoders_and_cross_layer_transcoders_are_measured_by_the_command_and_shown(
     run: Run, no_pictures: None, no_picture: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["model", "text.jsonl", *SMALL, "--no_log_to_wandb", "--save_dir", "runs", "--exclude_positions", "0"]
@@ -702,8 +702,12 @@ def test_crosscoders_and_cross_layer_transcoders_are_measured_by_the_command_and
             assert metrics["fvu"] == pytest.approx(trained[hookpoint]["fvu"], rel=0.03)
             if name == "runs/tied":
                 assert metrics["fvu/first 32"] == pytest.approx(trained[hookpoint]["fvu/first 32"], rel=0.03)
-    layers = "layers of a cross-layer transcoder"
-    for name, kind in (("runs/cross", "a crosscoder"), ("runs/clt", layers), ("runs/tied", layers)):
-        assert sae.__main__.main(["browse", name, "--no_browser", "--device", "cpu"]) == 2
-        errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sae: error:")]
-        assert len(errors) == 1 and kind in errors[0]
+    expected = {
+        "runs/cross": {"crosscoder": ["layers.0", "layers.2"]},
+        "runs/clt": {"layers.0.mlp": ["layers.0.mlp", "layers.2.mlp"], "layers.2.mlp": []},
+        "runs/tied": {"layers.0.mlp": ["layers.0.mlp", "layers.2.mlp"], "layers.2.mlp": []},
+    }
+    for name, places in expected.items():
+        command = ["browse", name, "--export", f"site-{Path(name).name}", "--no_browser", "--device", "cpu"]
+        assert sae.__main__.main(command) == 0 and "error" not in capsys.readouterr().err
+        assert {each.name: each.header.ends for each in Index.open(name).places.values()} == places
