@@ -44,7 +44,7 @@ def _by_layer(index: Index) -> dict[str, Place]:
     """Places by the numbers of their layers, or their own where they have none."""
     found: dict[str, Place] = {}
     for number, place in enumerate(index.places.values()):
-        if place.header.ends and place.hookpoint not in place.header.ends:
+        if place.header.is_crosscoder:
             raise ValueError(
                 f"circuit-tracer shows transcoders by layer, got the crosscoder {place.name}; leave it out with "
                 "--hookpoints"

@@ -189,6 +189,11 @@ class PlaceHeader(NamedTuple):
     ends: list[str] = []
     """Hookpoints that it writes, if there are several."""
 
+    @property
+    def is_crosscoder(self) -> bool:
+        """Whether it is a crosscoder of several hookpoints, whose name is none of these."""
+        return bool(self.ends) and self.hookpoint not in self.ends
+
 
 class Header(NamedTuple):
     """Contents of an index. Everything is JSON."""

@@ -25,7 +25,8 @@ def about_index(index: Index) -> dict[str, Any]:
     places = [
         {
             "name": place.name, "hookpoint": place.hookpoint, "latents": place.num_latents, "events": place.events,
-            "path": place.header.path, "ends": place.header.ends, "massive": int(np.count_nonzero(place.massive)),
+            "path": place.header.path, "ends": place.header.ends, "crosscoder": place.header.is_crosscoder,
+            "massive": int(np.count_nonzero(place.massive)),
             "ordinary": place.num_ordinary,
         }
         for place in index.places.values()

@@ -1,13 +1,14 @@
 """The autoencoder as a user holds it: any leading shape, any type, differentiable, and what the formula says."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from default_types import default_dtype
 from oracle import dense_code, make_sae
 
 from sae import Sae, SaeConfig
@@ -139,16 +140,6 @@ def test_a_token_without_latents_is_b_dec() -> None:
 
 
 # What a program has set around
-
-
-@contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 AROUND: dict[str, Callable[[], AbstractContextManager[Any]]] = {

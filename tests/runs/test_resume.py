@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import several
 import torch
+from default_types import default_dtype
 from full_disk import files_of_at_most
 from safetensors.torch import load_file
 from tiny_models import VOCAB_SIZE, tiny_model
@@ -313,17 +314,6 @@ def test_an_option_that_the_run_did_not_know_yet_had_its_default(tmp_path: Path,
 
 
 # What training draws, and where its state is
-
-
-@contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-        assert torch.get_default_dtype() == dtype
-    finally:
-        torch.set_default_dtype(before)
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,6 @@ import { passage, legend } from "./latent.js";
 const NONE = 4294967295;
 const kept = { text: "", edits: [], length: 30 };
 
-// What a crosscoder writes has its name from none of its hookpoints.
-const isCrosscoder = ({ ends, hookpoint }) => ends.length > 0 && !ends.includes(hookpoint);
-
 export async function tryPage(state) {
   const { index, place } = state;
   const [vocabulary, columns] = await Promise.all([data.vocabulary(), data.columns(index, place)]);
@@ -61,6 +58,6 @@ export async function tryPage(state) {
   return h("div", { class: "stack" },
     h("div", {}, h("h1", {}, "Try a text"), h("p", { class: "soft small" }, `At ${index.places[place].name}.`)),
     h("section", { class: "panel stack" }, text, h("div", { class: "row" }, reading), out),
-    isCrosscoder(index.places[place]) ? h("p", { class: "soft small" }, "Latents of a crosscoder say what several hookpoints hold. A text can be read here, and not be steered.") :
+    index.places[place].crosscoder ? h("p", { class: "soft small" }, "Latents of a crosscoder say what several hookpoints hold. A text can be read here, and not be steered.") :
     h("section", { class: "panel stack" }, h("h2", {}, "Steer: add to a latent on every token, in units of its largest activation, or ablate it"), edits, h("div", { class: "row" }, add, steering), steered));
 }

@@ -47,17 +47,17 @@ COPIES = (torch.float32, torch.bfloat16)
 
 def usable(*tensors: Tensor) -> bool:
     """Whether these float32 tensors can be handed to C: rows one after the other, on a CPU, and there is a compiler."""
-    plain = all(_has_memory(t) and t.dtype == torch.float32 and t.is_contiguous() for t in tensors)
+    plain = all(has_memory(t) and t.dtype == torch.float32 and t.is_contiguous() for t in tensors)
     return plain and library() is not None
 
 
 def readable(rows: Tensor) -> bool:
     """Whether C reads these float32 rows, which may be apart in memory; and there is a compiler."""
-    plain = _has_memory(rows) and rows.dtype == torch.float32 and rows.dim() == 2 and rows.stride(1) == 1
+    plain = has_memory(rows) and rows.dtype == torch.float32 and rows.dim() == 2 and rows.stride(1) == 1
     return plain and library() is not None
 
 
-def _has_memory(tensor: Tensor) -> bool:
+def has_memory(tensor: Tensor) -> bool:
     """Whether its numbers are in the memory that it names: not on another device, nor for tracing alone."""
     return tensor.is_cpu and type(tensor) in (Tensor, Parameter)
 

@@ -5,9 +5,8 @@ from functools import cache
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import Parameter
 
-from sae.ops.native import computes_here, empty, library, over_rows
+from sae.ops.native import computes_here, empty, has_memory, library, over_rows
 
 _KEYS = 64
 """Keys that are packed together."""
@@ -24,9 +23,7 @@ def has_attention() -> bool:
 
 def covers(q: Tensor, k: Tensor, v: Tensor) -> bool:
     """Whether `attend` takes these: bf16 on a CPU, as many keys as queries, heads of one width."""
-    if not computes_here() or not all(
-        type(x) in (Tensor, Parameter) and x.is_cpu and x.dtype == torch.bfloat16 for x in (q, k, v)
-    ):
+    if not computes_here() or not all(has_memory(x) and x.dtype == torch.bfloat16 for x in (q, k, v)):
         return False
     if q.ndim != 4 or k.shape != v.shape or not all(x.stride(-1) == 1 and x.numel() for x in (q, k, v)):
         return False
