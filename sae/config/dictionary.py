@@ -157,22 +157,13 @@ class SaeConfig:
 
     @property
     def keeps_largest(self) -> bool:
-        """Whether the rule looks at a token's largest latents alone: they may be found in 8 bits, or in shards."""
+        """Whether the rule looks at a token's largest latents alone: they may be found in 8 bits."""
         return self.selection in ("topk", "batchtopk")
 
     @property
     def needs_reconstruction(self) -> str:
         """The option of this shape that cannot be trained end to end; empty if there is none."""
-        kinds = {"prefixes": self.prefixes, "budgets": self.budgets, "crosscode": self.crosscode,
-                 "cross_layer": self.cross_layer, "transcode": self.transcode}  # fmt: skip
-        return next((kind for kind, there in kinds.items() if there), "")
-
-    @property
-    def needs_all_latents(self) -> str:
-        """The option of this shape that keeps its latents from being split over processes; empty if there is none."""
-        kinds = {f"selection {self.selection}": not self.keeps_largest, "prefixes": self.prefixes,
-                 "budgets": self.budgets, "cross_layer": self.cross_layer, "transcode": self.transcode}  # fmt: skip
-        return next((kind for kind, there in kinds.items() if there), "")
+        return "crosscode" if self.crosscode else "cross_layer" if self.cross_layer else ""
 
     def levels_for(self, num_latents: int) -> list[int]:
         """Ends of the nested reconstructions.

@@ -195,10 +195,10 @@ class TrainConfig:
                     f"encode_in_8bit finds the largest latents of all, got selection {sae.selection}, which keeps "
                     "others too; leave out one of them"
                 )
-            if self.shard_latents > 1 and (kind := sae.needs_all_latents):
+            if self.shard_latents > 1 and sae.cross_layer:
                 raise ValueError(
-                    f"shard_latents must be 1 with {kind}, which needs all latents of a token in one place, got "
-                    f"{self.shard_latents}; leave out one of them"
+                    f"shard_latents must be 1 with cross_layer, whose layers are spread whole, got "
+                    f"{self.shard_latents}; leave out one of them, or give --distribute_layers"
                 )
 
     @property

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from sae.config import SaeConfig
 from sae.dictionary.losses import VarianceSums, at_least_float32, fvu
-from sae.dictionary.selection import selection_of
-from sae.dictionary.shards import LatentShards
+from sae.dictionary.selection import agreement, selection, selection_of
+from sae.dictionary.shards import WHOLE, LatentShards
 from sae.dictionary.spec import Saved, Spec, with_centre
 from sae.ops.autograd import DecodeFunction, EncodeFunction
 from sae.ops.defaults import own_defaults, products_in_own_type
@@ -57,6 +57,9 @@ class Sae(nn.Module):
 
     __call__: Callable[..., SaeOutput]
 
+    shards: LatentShards = WHOLE
+    """Who has its other latents; nobody, but of a `SaePart`."""
+
     def __init__(
         self,
         d_in: int,
@@ -93,7 +96,7 @@ class Sae(nn.Module):
         """Computation of the dictionary, or of this part of one."""
         _check_parts(cfg, d_in, parts)
         self.encoder = nn.Linear(d_in, self.num_latents, device="meta", dtype=dtype)
-        drawn = _normal_rows(cfg.latents_for(d_in), d_in, part, parts, generator, device)
+        drawn = normal_rows(cfg.latents_for(d_in), d_in, part, parts, generator, device)
         rows = nn.functional.normalize(drawn, dim=-1).to(device, dtype)
         # The trainer sets a transcoder's decoder by its first tokens; until then it writes nothing.
         decoder = rows if self.spec.is_autoencoder else torch.zeros(num_latents, self.d_out, device=device, dtype=dtype)
@@ -246,7 +249,7 @@ class Sae(nn.Module):
         indices = top_indices.reshape(batch.numel(), width).contiguous()
         if width == 0:
             acts, indices = nn.functional.pad(acts, (0, 1)), nn.functional.pad(indices, (0, 1))  # 0 of latent 0
-        out: Tensor = DecodeFunction.apply(acts, indices, self.W_dec) + self.b_dec  # type: ignore[no-untyped-call]
+        out = self._decoded(Encoded(acts, indices)) + self.b_dec
         if self.W_skip is None and not self.spec.layer_norm:
             return self.unscaled(out).view(*batch, self.d_out)
         if x is None:
@@ -259,6 +262,11 @@ class Sae(nn.Module):
             _, mean, deviation = _standardised(flat)
             out = out * deviation + mean
         return self.unscaled(out).view(*batch, self.d_out)
+
+    def _decoded(self, code: Encoded) -> Float[Tensor, "tokens d_out"]:
+        """What the latents write, scaled, without b_dec."""
+        out: Tensor = DecodeFunction.apply(*code, self.W_dec)  # type: ignore[no-untyped-call]
+        return out
 
     def forward(self, x: Float[Tensor, "*batch d_in"], y: Float[Tensor, "*batch d_out"] | None = None) -> SaeOutput:
         """Encode, decode and measure.
@@ -470,25 +478,19 @@ class SaePart(Sae):
     ) -> None:
         """`part` of `parts` equal parts; see `Sae`."""
         super().__init__(d_in, cfg, part=part, parts=parts, **options)
-        self._shards = shards
+        self.shards = shards
 
     @torch.no_grad()
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Encoded:
-        """The latents here that are among the k largest of all; `top_indices` counts from the first here."""
-        encoded = super().encode(x)
-        acts, indices = self._shards.keep_best(*(t.flatten(0, -2) for t in encoded))
+        """The latents here that the selection among all keeps; `top_indices` counts from the first here."""
+        encoded = self.encode_by(x, selection(self.cfg, threshold=self.threshold, shards=self.shards))
+        acts, indices = agreement(self.cfg, self.shards)(*(t.flatten(0, -2) for t in encoded))
         return Encoded(*(t.view(*x.shape[:-1], t.shape[1]) for t in (acts, indices)))
 
     @torch.no_grad()
-    def decode(
-        self,
-        top_acts: Float[Tensor, "*batch width"],
-        top_indices: Int[Tensor, "*batch width"],
-        x: Float[Tensor, "*batch d_in"] | None = None,
-    ) -> Float[Tensor, "*batch d_out"]:
-        """The reconstruction from the latents of all parts."""
-        own = self.scaled(super().decode(top_acts, top_indices))
-        return self.unscaled(self._shards.sum_(own - self.b_dec) + self.b_dec)
+    def _decoded(self, code: Encoded) -> Float[Tensor, "tokens d_out"]:
+        """What the latents of all parts write."""
+        return self.shards.sum_(super()._decoded(code))
 
 
 def _standardised(x: Float[Tensor, "tokens d_in"]) -> tuple[Tensor, Tensor, Tensor]:
@@ -509,7 +511,7 @@ def _check_parts(cfg: SaeConfig, d_in: int, parts: int) -> None:
         )
 
 
-def _normal_rows(
+def normal_rows(
     num_latents: int, d_in: int, part: int, parts: int, generator: torch.Generator | None, device: torch.device | str
 ) -> Float[Tensor, "rows d_in"]:
     """The rows of one part of (num_latents, d_in) normal random numbers; mostly only a part exists at a time.

@@ -21,7 +21,7 @@ from sae import ops
 from sae.dictionary.autoencoder import Sae
 from sae.dictionary.levels import Levels, level_weights
 from sae.dictionary.losses import VarianceSums, auxk_scale
-from sae.dictionary.shards import WHOLE, LatentShards
+from sae.dictionary.shards import WHOLE, Agree, LatentShards, keep_all, keep_best
 from sae.ops.encode import Encode, Select, chunk_tokens
 from sae.ops.segments import MatrixRows, SummedRows
 
@@ -100,15 +100,12 @@ def encoded(
     select: Select,
     *,
     encode: Encode = ops.encode,
-    shards: LatentShards = WHOLE,
-    by_threshold: bool = False,
+    agree: Agree = keep_all,
 ) -> Code:
-    """The code of these tokens. Selections `by_threshold` keep what they find without the other `shards`."""
+    """The code of these tokens. `agree` says what shards keep of what each has selected."""
     centred, W = weights.read(x), weights.W_enc_compute
     low = centred.to(W.dtype)
-    acts, indices = encode(low, W, weights.b_enc.to(W.dtype), select)
-    if not by_threshold:
-        acts, indices = shards.keep_best(acts, indices)
+    acts, indices = agree(*encode(low, W, weights.b_enc.to(W.dtype), select))
     return Code(centred, low, acts.to(centred.dtype), indices)
 
 
@@ -289,7 +286,7 @@ def _pullback_of_bags(
     """The gradients of a code whose entries name their token and level. `target` is y − b_dec."""
     levels, tokens, by_level = objective.levels, len(target), level_weights(objective.levels)
     count = len(by_level)
-    level = None if levels is None else levels.at(code.acts, code.indices)
+    level = None if levels is None else levels.at(code.acts, code.indices, shards)
     bags = ops.Bags.of(code.acts, code.indices, level, count)
     residuals = shards.sum_(ops.decode_bags(bags, weights.W_dec)).view(count, tokens, -1)
     residuals[0] -= target if weights.W_skip is None else target - code.centred @ weights.W_skip.T
@@ -435,6 +432,6 @@ def _dense_topk(pre_acts: Float[Tensor, "tokens dead"], k: int, shards: LatentSh
     """The k largest entries of each row, ReLU'd, counting the other shards' rows too; 0 elsewhere."""
     values, indices = pre_acts.topk(min(k, pre_acts.shape[1]), dim=-1, sorted=False)
     missing = k - values.shape[1]  # as many candidates from everybody: zeros, which change nothing
-    values, indices = shards.keep_best(F.pad(values.relu(), (0, missing)), F.pad(indices, (0, missing)))
+    values, indices = keep_best(F.pad(values.relu(), (0, missing)), F.pad(indices, (0, missing)), shards)
     dense = torch.zeros_like(pre_acts)
     return dense.scatter_add_(1, indices, values) if pre_acts.shape[1] else dense

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae.config import SaeConfig
+from sae.dictionary.shards import WHOLE, LatentShards, ranks
 
 LARGEST_BUDGET = 2.0
 """Weight of the largest budget's squared error; the others have 1. With equal weights, as published, the largest is 6 %
@@ -42,13 +43,19 @@ class Levels(NamedTuple):
         return cls(tuple(ends), bool(cfg.budgets)) if len(ends) > 1 else None
 
     def at(
-        self, acts: Float[Tensor, "tokens width"], indices: Int[Tensor, "tokens width"]
+        self,
+        acts: Float[Tensor, "tokens width"],
+        indices: Int[Tensor, "tokens width"],
+        shards: LatentShards = WHOLE,
     ) -> Int[Tensor, "tokens width"]:
-        """The level of each entry, from 0. Ties of rank are broken by the order of the entries."""
+        """The level of each entry, from 0. Ties of rank are broken by the order of the entries.
+
+        `shards` have the other entries, and `indices` count from the first latent here.
+        """
         if self.by_rank:
-            number = acts.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+            number = ranks(acts, shards, most=self.ends[-1])
         else:
-            number = indices
+            number = indices + shards.part * (self.ends[-1] // shards.parts)
         return torch.bucketize(number, torch.tensor(self.ends, device=number.device), right=True)
 
 

@@ -16,10 +16,14 @@ def partial_names(sae: Sae) -> list[str]:
 
     Parts of a cross-layer transcoder are parts of all its layers together, whose skip connections stay.
     """
-    levels = Levels.of(sae.cfg, sae.num_latents, sae.cfg.k)
+    levels = _levels(sae)
     word = "top" if sae.cfg.budgets else "first"
     ends = [] if levels is None else [f"{word} {end}" for end in levels.ends[:-1]]
     return ends + ["without skip"] * _without_skip(sae)
+
+
+def _levels(sae: Sae) -> Levels | None:
+    return Levels.of(sae.cfg, sae.num_latents * sae.shards.parts, sae.cfg.k)
 
 
 def _without_skip(sae: Sae) -> bool:
@@ -30,11 +34,11 @@ def acts_at_levels(
     sae: Sae, top_acts: Float[Tensor, "*batch width"], top_indices: Int[Tensor, "*batch width"]
 ) -> list[Float[Tensor, "*batch width"]]:
     """The activations that each nested reconstruction but the whole one takes, 0 for the others."""
-    levels = Levels.of(sae.cfg, sae.num_latents, sae.cfg.k)
+    levels = _levels(sae)
     if levels is None:
         return []
     width = top_acts.shape[-1]
-    level = levels.at(top_acts.reshape(-1, width), top_indices.reshape(-1, width)).view(top_acts.shape)
+    level = levels.at(top_acts.reshape(-1, width), top_indices.reshape(-1, width), sae.shards).view(top_acts.shape)
     return [top_acts * (level <= index) for index in range(len(levels.ends) - 1)]
 
 

@@ -31,7 +31,7 @@ class Coder(Protocol):
 
         The encoded x is a third argument if `decodes_with_input` is true. If `reads_input` is true, x is the input of
         the module, or A of A->B, or the hookpoint `reads`. The result then stands in the place of the module's output,
-        or of B.
+        or of B. What it stands in for is given to `replaces` afterwards, if there is such a method.
         """
 
 
@@ -341,6 +341,8 @@ class _Splice:
         also = (read,) if getattr(self._sae, "decodes_with_input", False) else ()
         acts, indices = self._sae.encode(read)
         recon = self._sae.decode(acts, indices, *also)
+        if hasattr(self._sae, "replaces"):
+            self._sae.replaces(x)
         if self._edit is None:
             return self._checked(recon, x)
         latents = Latents(self._hookpoint, self._sae.num_latents, acts, indices)

@@ -12,7 +12,6 @@ from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float, Int
 from torch import Tensor
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
@@ -344,9 +343,9 @@ class World:
 class ShardGroup:
     """The ranks that hold parts of the latents of the same autoencoders: `LatentShards` of more than one."""
 
-    def __init__(self, group: Any, index: int, size: int, sent: Counter[str]) -> None:
-        """`index` is this rank's part; `sent` counts its bytes."""
-        self._group, self._index, self._size, self._sent = group, index, size, sent
+    def __init__(self, group: Any, part: int, parts: int, sent: Counter[str]) -> None:
+        """`part` is this rank's, of so many `parts`; `sent` counts its bytes."""
+        self._group, self.part, self.parts, self._sent = group, part, parts, sent
 
     def total(self, number: int) -> int:
         """The sum of the parts' numbers."""
@@ -366,28 +365,17 @@ class ShardGroup:
     def _reduced(self, partial: Tensor, how: Any) -> Tensor:
         with _peers_may_fail():
             dist.all_reduce(partial, how, group=self._group)
-        self._sent["shards"] += ring_bytes(partial.nbytes, self._size)
+        self._sent["shards"] += ring_bytes(partial.nbytes, self.parts)
         return partial
 
-    def keep_best(
-        self, values: Float[Tensor, "tokens k"], indices: Int[Tensor, "tokens k"]
-    ) -> tuple[Float[Tensor, "tokens kept"], Int[Tensor, "tokens kept"]]:
-        """This part's candidates, k for each token, that are among the k largest of all; the others are 0 or left out.
-
-        Waits for the device: the result is only as wide as the token with most of them needs.
-        """
-        k = values.shape[1]
-        everybody = [torch.empty_like(values) for _ in range(self._size)]
+    def gathered(self, own: Tensor) -> list[Tensor]:
+        """All parts' tensors, which have one shape, in order."""
+        own = own.contiguous()
+        everybody = [torch.empty_like(own) for _ in range(self.parts)]
         with _peers_may_fail():
-            dist.all_gather([_bytes(each) for each in everybody], _bytes(values), group=self._group)
-        self._sent["shards"] += (self._size - 1) * values.nbytes
-        rows = torch.cat(everybody, 1)
-        best = rows.topk(k, sorted=False).indices
-        kept = torch.zeros_like(rows, dtype=torch.bool).scatter_(1, best, True)
-        own = values * kept.view(len(values), self._size, -1)[:, self._index]
-        width = max(1, int((own > 0).sum(1).max())) if len(own) else 1
-        own, at = own.topk(width, sorted=False)
-        return own, indices.gather(1, at)
+            dist.all_gather([_bytes(each) for each in everybody], _bytes(own), group=self._group)
+        self._sent["shards"] += (self.parts - 1) * own.nbytes
+        return everybody
 
 
 def ring_bytes(nbytes: int, ranks: int) -> int:

@@ -4,6 +4,8 @@ import importlib.util
 import json
 import netrc
 import os
+import re
+import secrets
 import sys
 import time
 from collections.abc import Callable
@@ -146,13 +148,17 @@ class Detached:
 
 
 class WandbSink:
-    """Sends records to Weights & Biases. To be used `Detached`: any call may fail, or take minutes."""
+    """Sends records to Weights & Biases. To be used `Detached`: any call may fail, or take minutes.
+
+    A run that is resumed goes on there. Of steps that it logs again, the first record stays.
+    """
 
     def __init__(self, *, name: str, config: dict[str, Any], folder: Path) -> None:
         import wandb
 
         settings = wandb.Settings(silent=True, init_timeout=PATIENCE)
-        self._run = wandb.init(project="sae", name=name, config=config, dir=str(folder), settings=settings)
+        known: dict[str, Any] = {"id": _wandb_id(folder), "resume": "allow"}
+        self._run = wandb.init(project="sae", name=name, config=config, dir=str(folder), settings=settings, **known)
 
     def write(self, record: Record) -> None:
         """Log one record at its step."""
@@ -161,6 +167,18 @@ class WandbSink:
     def close(self) -> None:
         """Upload what is left."""
         self._run.finish()
+
+
+def _wandb_id(folder: Path) -> str:
+    """The run's id in Weights & Biases, which is kept in its folder."""
+    path = folder / "wandb" / "run-id"
+    with suppress(OSError, ValueError):
+        found = path.read_bytes()[:9].decode()
+        if re.fullmatch("[0-9a-f]{8}", found):
+            return found
+    path.parent.mkdir(exist_ok=True)
+    write_atomically(path, (fresh := secrets.token_hex(4)).encode())
+    return fresh
 
 
 def why_no_wandb() -> str | None:

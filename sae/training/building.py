@@ -123,7 +123,8 @@ def _copy(start: Sae, world: World, device: torch.device) -> Sae:
     tensors = {key: t.clone() for key, t in world.part(start.state_dict(), is_split=is_per_latent).items()}
     if world.placement.shards == 1:
         return Sae.of_tensors(start.cfg, tensors, like=start.spec)
-    sae = _sae(start.d_in, replace(start.cfg, num_latents=start.num_latents), world, device=device, spec=start.spec)
+    cfg = replace(start.cfg, num_latents=start.num_latents)
+    sae = _sae(start.d_in, cfg, world, d_out=start.d_out, device=device, spec=start.spec)
     sae.load_state_dict(tensors)
     return sae
 

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from sae.dictionary.autoencoder import Sae
 from sae.dictionary.gradients import Weights, encoded
+from sae.dictionary.selection import agreement
 from sae.dictionary.shards import LatentShards
 from sae.dictionary.threshold import RunningThreshold
 from sae.ops.encode import Select
@@ -56,12 +57,12 @@ class Calibration:
     def __init__(self, sae: Sae, candidates: Select, shards: LatentShards) -> None:
         """`candidates` are kept before the threshold, which is found among them."""
         self._sae, self._candidates, self._shards = sae, candidates, shards
+        self._agree = agreement(sae.cfg, shards)
         self._counts, self._weights = RunningThreshold(sae.device), Weights.of(sae, sae.dtype)
 
     def add(self, x: Float[Tensor, "tokens d_in"]) -> None:
         """Count these tokens; each shard counts its own latents."""
-        code = encoded(self._weights, x, self._candidates, shards=self._shards, by_threshold=True)
-        self._counts.add(code.acts)
+        self._counts.add(encoded(self._weights, x, self._candidates, agree=self._agree).acts)
 
     def end(self) -> bool:
         """Set the threshold that keeps k latents of a token in the mean, if there are tokens; whether it changed."""

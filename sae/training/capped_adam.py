@@ -64,6 +64,7 @@ class CappedAdam(Adam):
         log_lengths: Mapping[str, str] = MappingProxyType({}),
         product_dtype: torch.dtype = torch.float32,
         shards: LatentShards = WHOLE,
+        whole: Collection[str] = (),
     ) -> None:
         """`parameters` as for `Adam`, stepped in their order; m and U of matrices are held in `product_dtype`.
 
@@ -71,16 +72,20 @@ class CappedAdam(Adam):
         times it, beside their own step. The follower's own step must come later: it brings the copy up to date.
         `log_lengths` names, for a matrix, a parameter (latents,) that steps in the logarithm of its rows' length. Its
         steps are at most 1 each, beside what the matrix's own steps change of the length. That parameter comes earlier,
-        and is 0 between steps. `shards` hold other rows.
+        and is 0 between steps. `shards` hold other rows, but of those that are `whole`.
         """
-        self._product_dtype, self._shards = product_dtype, shards
+        self._product_dtype, self._shards, self._whole = product_dtype, shards, frozenset(whole)
         super().__init__(parameters, beta1=beta1, beta2=beta2, unit_rows=unit_rows)
         self._followers, self._log_lengths = followers, log_lengths
         matrices = {name: p for name, p in self._parameters.items() if p.dim() == 2}
         self.basis = {name: _first_basis(p) for name, p in matrices.items()}
         """(d_in, rank) of each matrix: the directions qⱼ."""
-        self._entries = {name: shards.total(self._parameters[name].numel()) for name in self.basis}
+        self._entries = {name: self._shards_of(name).total(p.numel()) for name, p in matrices.items()}
         self._strides = {name: _stride(self._entries[name], matrices[name].shape[1]) for name in self.basis}
+
+    def _shards_of(self, name: str) -> LatentShards:
+        """Who holds the other rows of a matrix."""
+        return WHOLE if name in self._whole else self._shards
 
     def _first_moment(self, parameter: Tensor) -> Tensor:
         return parameter.new_zeros(parameter.shape, dtype=self._product_dtype if parameter.dim() == 2 else None)
@@ -92,13 +97,13 @@ class CappedAdam(Adam):
         if name not in self.basis:
             return super()._update(name, grad, lr, skip)
         parameter, rate = self._parameters[name], lr * self.rates.get(name, 1.0)
-        basis, dtype = self.basis[name], self._product_dtype
+        basis, dtype, shards = self.basis[name], self._product_dtype, self._shards_of(name)
         step, along = _workspace(parameter, basis.shape[1], dtype)
         total = self._momentum(name, grad, skip, out=step)
         some = step[:: self._strides[name]]
-        basis = _orthonormal(self._shards.sum_(((some @ basis.to(dtype)).T @ some).float()).T, basis)
+        basis = _orthonormal(shards.sum_(((some @ basis.to(dtype)).T @ some).float()).T, basis)
         torch.mm(step, basis.to(dtype), out=along)
-        kept, energy = self._cap(along, total, others=basis.shape[0] - basis.shape[1])
+        kept, energy = _cap(along, total, shards, others=basis.shape[0] - basis.shape[1])
         length = rate * math.sqrt(self._entries[name]) / energy.sqrt()
         removed = (basis * (kept - 1)).T.to(dtype)
         step.addmm_(along, removed)
@@ -151,25 +156,26 @@ class CappedAdam(Adam):
             )
         return total
 
-    def _cap(
-        self, along: Float[Tensor, "latents rank"], total: Float[Tensor, ""], *, others: int
-    ) -> tuple[Float[Tensor, "rank"], Float[Tensor, ""]]:
-        """(min(1, τ / σ), Σ U² after the cap) from U q of all q, Σ U² before, and the number of other directions."""
-        chunk = min(len(along), _IN_CACHE) if along.is_cpu else len(along)
-        wide = torch.empty(chunk, along.shape[1], device=along.device)
-        squares = (wide[: len(some)].copy_(some).square_() for some in along.split(chunk))
-        energies = torch.stack([some.sum(0) for some in squares]).sum(0)
-        sums = self._shards.sum_(torch.cat([energies, total.unsqueeze(0)]))
-        energies, total = sums[:-1], sums[-1]
-        tiny = torch.finfo(torch.float32).tiny
-        outside = (total - energies.sum()).clamp_min(0)
-        tail = torch.maximum(outside / max(1, others), _LEAST * total / (others + len(energies))).clamp_min(tiny)
-        kept = (tail / energies.clamp_min(tiny)).sqrt().clamp_max(1.0)
-        return kept, (outside + (energies * kept.square()).sum()).clamp_min(tiny)
-
     def state_dict(self) -> dict[str, Tensor]:
         """Adam's, and the directions of each matrix."""
         return super().state_dict() | {f"{name}.basis": basis for name, basis in self.basis.items()}
+
+
+def _cap(
+    along: Float[Tensor, "latents rank"], total: Float[Tensor, ""], shards: LatentShards, *, others: int
+) -> tuple[Float[Tensor, "rank"], Float[Tensor, ""]]:
+    """(min(1, τ / σ), Σ U² after the cap) from U q of all q, Σ U² before, and the number of other directions."""
+    chunk = min(len(along), _IN_CACHE) if along.is_cpu else len(along)
+    wide = torch.empty(chunk, along.shape[1], device=along.device)
+    squares = (wide[: len(some)].copy_(some).square_() for some in along.split(chunk))
+    energies = torch.stack([some.sum(0) for some in squares]).sum(0)
+    sums = shards.sum_(torch.cat([energies, total.unsqueeze(0)]))
+    energies, total = sums[:-1], sums[-1]
+    tiny = torch.finfo(torch.float32).tiny
+    outside = (total - energies.sum()).clamp_min(0)
+    tail = torch.maximum(outside / max(1, others), _LEAST * total / (others + len(energies))).clamp_min(tiny)
+    kept = (tail / energies.clamp_min(tiny)).sqrt().clamp_max(1.0)
+    return kept, (outside + (energies * kept.square()).sum()).clamp_min(tiny)
 
 
 def _orthonormal(columns: Float[Tensor, "d_in rank"], before: Float[Tensor, "d_in rank"]) -> Float[Tensor, "d_in rank"]:

@@ -1,14 +1,14 @@
-"""Training end to end: the autoencoders sit inside the model's forward, and its predictions are the loss."""
+"""Training end to end: the dictionaries sit inside the model's forward, and its predictions are the loss."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from sae import lm
-from sae.dictionary.autoencoder import Sae
+from sae.dictionary.autoencoder import Encoded
 from sae.dictionary.gradients import Gradients, Reconstruction
 from sae.dictionary.losses import divergence
 from sae.training.learner import SaeLearner
@@ -16,22 +16,69 @@ from sae.training.learner import SaeLearner
 LossName = Literal["ce", "kl"]
 
 
-class Passed(NamedTuple):
-    """What passed one autoencoder in a forward."""
+class _Grafted:
+    """One dictionary in the model's forward, an autoencoder or a transcoder: a `lm.Coder` that keeps what passes it."""
 
-    x: Float[Tensor, "batch seq d_in"]
-    recon: Float[Tensor, "batch seq d_in"]
-    top_acts: Float[Tensor, "batch seq width"]
-    top_indices: Int[Tensor, "batch seq width"]
+    decodes_with_input = True
+
+    def __init__(self, learner: SaeLearner, kept: Bool[Tensor, "batch seq"], level: int, levels: int) -> None:
+        """It makes nested reconstruction `level` of `levels`, from 0; of fewer, the first several times."""
+        sae = learner.sae
+        self._learner, self._kept, self.num_latents = learner, kept, sae.num_latents
+        self.reads_input, self.reads = sae.reads_input, sae.reads
+        self._whole = level == levels - 1
+        self._level = len(learner.level_weights) - levels + level
+        self._x = self._y = self._recon = torch.empty(0)
+        self._code = Encoded(self._x, self._x)
+
+    def encode(self, x: Float[Tensor, "batch seq d_in"]) -> Encoded:
+        """The code, whose numbers count for batchtopk's threshold once in all levels."""
+        kept = self._kept.to(x.device)
+        code = self._learner.encode_in_graph(x, kept if self._whole else torch.zeros_like(kept))
+        self._x, self._code = x.detach(), Encoded(code.top_acts.detach(), code.top_indices)
+        return code
+
+    def decode(
+        self, top_acts: Tensor, top_indices: Tensor, x: Tensor | None = None
+    ) -> Float[Tensor, "batch seq d_out"]:
+        """The reconstruction by the latents of the level."""
+        flat = top_acts.detach().flatten(0, 1), top_indices.flatten(0, 1)
+        if not self._whole and (level := self._learner.level(*flat)) is not None:
+            top_acts = top_acts * (level <= max(0, self._level)).view(top_acts.shape)
+        recon = self._learner.sae.decode(top_acts, top_indices, x)
+        self._recon = recon.detach()
+        return recon
+
+    def replaces(self, y: Float[Tensor, "batch seq d_out"]) -> None:
+        """What the reconstruction stands in for."""
+        self._y = y.detach()
+
+    def reconstruction(self, loss: Tensor) -> Reconstruction:
+        """The tokens that count, for the meters and AuxK."""
+        sae, kept = self._learner.sae, self._kept.to(self._x.device)
+        x, y = self._x[kept].to(sae.dtype), self._y[kept].to(sae.dtype)
+        b_dec = sae.b_dec.detach()
+        recon = Reconstruction.of(
+            y - b_dec,
+            self._recon[kept] - y,
+            self._code.top_indices[kept],
+            self._learner.rule.farthest,
+            centred=x - b_dec if sae.spec.centred else x,
+            fired=self._code.top_acts[kept] > 0,
+        )
+        # With a loss that is not finite neither is the squared error, which is what the learner looks at.
+        return recon._replace(squared_error=recon.squared_error + 0 * loss.to(recon.residual))
 
 
 class EndToEnd:
-    """Gradients of the model's own loss with autoencoders grafted, all of a configuration at once.
+    """Gradients of the model's own loss with dictionaries grafted, all of a configuration at once.
 
     Sums run over the tokens that count; N is the nominal number of tokens of a step. ce is Σ cross-entropy of the next
     token / N. kl is Σ KL(clean ‖ grafted) / N. Tokens that are excluded keep their activations and have no loss. AuxK
     is added as always. The gradient runs through `lm.graft` and autograd; it is linear in the sequences, however they
-    are split. Sources: Braun et al. 2024, arXiv:2405.12241 (kl).
+    are split. Each of several nested reconstructions (prefixes, budgets) has a forward of its own, in all dictionaries
+    at once. The loss is their weighted mean; that of the whole code is reported. Sources: Braun et al. 2024,
+    arXiv:2405.12241 (kl).
     """
 
     def __init__(
@@ -71,24 +118,33 @@ class EndToEnd:
     def _accumulate_group(
         self, learners: Mapping[str, SaeLearner], tokens: Tensor, kept: Tensor, clean: lm.Hidden | None
     ) -> None:
-        passed: dict[str, Passed] = {}
-        grafts = {name: _recording(learner, kept, passed, name) for name, learner in learners.items()}
-        with torch.enable_grad(), lm.graft(self._model, grafts, mask=kept):
-            hidden = self._head.run(tokens)
-        loss, hidden_gradient = self._loss(tokens, kept, hidden, clean)
-        parameters = [p for learner in learners.values() for p in _parameters(learner.sae)]
-        gradients = iter(torch.autograd.grad(hidden.states, parameters, hidden_gradient))
+        parameters = [p for learner in learners.values() for p in _parameters(learner)]
+        weights = max((learner.level_weights for learner in learners.values()), key=len)
+        grafts: dict[str, _Grafted] = {}
+        total = torch.zeros((), dtype=torch.float64, device=self._sums.device)
+        by_level: list[Sequence[Tensor]] = []
+        for level, weight in enumerate(weights):
+            grafts = {name: _Grafted(one, kept, level, len(weights)) for name, one in learners.items()}
+            with torch.enable_grad(), lm.graft(self._model, grafts, mask=kept):
+                hidden = self._head.run(tokens)
+            loss, hidden_gradient = self._loss(tokens, kept, hidden, clean, counts=level == len(weights) - 1)
+            share = weight / sum(weights)
+            total += share * loss
+            by_level.append(torch.autograd.grad(hidden.states, parameters, share * hidden_gradient))
+        gradients = (sum(each[1:], each[0]).contiguous() for each in zip(*by_level, strict=True))
         for name, learner in learners.items():
-            W_enc, b_enc, W_dec, b_dec = (next(gradients).contiguous() for _ in range(4))
+            W_enc, b_enc, W_dec, b_dec = (next(gradients) for _ in range(4))
+            W_skip = None if learner.sae.W_skip is None else next(gradients)
             radial = (W_dec * learner.sae.W_dec.detach()).sum(-1)
-            learner.add(
-                Gradients(W_enc, b_enc, W_dec, b_dec, radial), _reconstruction(learner, passed[name], kept, loss)
-            )
+            learner.add(Gradients(W_enc, b_enc, W_dec, b_dec, radial, W_skip), grafts[name].reconstruction(total))
 
     def _loss(
-        self, tokens: Tensor, kept: Tensor, hidden: lm.Hidden, clean: lm.Hidden | None
+        self, tokens: Tensor, kept: Tensor, hidden: lm.Hidden, clean: lm.Hidden | None, *, counts: bool
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch seq d"]]:
-        """The summed loss, and its gradient by the last hidden states, a few positions' logits at a time."""
+        """The summed loss, and its gradient by the last hidden states, a few positions' logits at a time.
+
+        The loss is reported if it `counts`.
+        """
         states = hidden.states.detach().requires_grad_()
         hidden = hidden._replace(states=states)
         gradient, total = torch.zeros_like(states), torch.zeros((), dtype=torch.float64, device=states.device)
@@ -100,15 +156,15 @@ class EndToEnd:
                 if clean is not None:
                     with torch.no_grad():
                         log_p = self._head.logits(tokens, clean, part).float().log_softmax(-1)
-                    losses, counts = divergence(log_p, log_q), kept[:, part]
+                    losses, has_loss = divergence(log_p, log_q), kept[:, part]
                 else:
                     targets = tokens.roll(-1, 1)[:, part]
                     losses = -log_q.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
-                    counts = _has_next(kept)[:, part]
-                loss = losses.where(counts, 0).sum()
+                    has_loss = _has_next(kept)[:, part]
+                loss = losses.where(has_loss, 0).sum()
             gradient += torch.autograd.grad(loss / self._tokens_per_step, states)[0]
             total += loss.detach()
-            self._step_sums += torch.stack([loss.detach().double(), counts.sum().double()])
+            self._step_sums += counts * torch.stack([loss.detach().double(), has_loss.sum().double()])
         return total, gradient
 
     def count_step(self, add_up: Callable[[list[Tensor]], None] = lambda sums: None) -> None:
@@ -148,30 +204,10 @@ def _head_for(loss_fn: LossName, model: nn.Module, ctx_len: int) -> lm.Head:
     return head
 
 
-def _recording(
-    learner: SaeLearner, kept: Bool[Tensor, "batch seq"], passed: dict[str, Passed], name: str
-) -> Callable[[Tensor], Tensor]:
-    def reconstruct(x: Tensor) -> Tensor:
-        acts, indices = learner.encode_in_graph(x, kept.to(x.device))
-        recon = learner.sae.decode(acts, indices)
-        passed[name] = Passed(x.detach(), recon.detach(), acts.detach(), indices)
-        return recon
-
-    return reconstruct
-
-
-def _parameters(sae: Sae) -> tuple[Tensor, ...]:
-    return sae.encoder.weight, sae.encoder.bias, sae.W_dec, sae.b_dec
-
-
-def _reconstruction(learner: SaeLearner, passed: Passed, kept: Tensor, loss: Tensor) -> Reconstruction:
-    """The tokens that count, for the meters and AuxK."""
-    x = passed.x[kept].to(learner.sae.dtype)
-    centred, residual = x - learner.sae.b_dec.detach(), passed.recon[kept] - x
-    fired, farthest = passed.top_acts[kept] > 0, learner.rule.farthest
-    recon = Reconstruction.of(centred, residual, passed.top_indices[kept], farthest, fired=fired)
-    # With a loss that is not finite neither is the squared error, which is what the learner looks at.
-    return recon._replace(squared_error=recon.squared_error + 0 * loss.to(residual))
+def _parameters(learner: SaeLearner) -> list[Tensor]:
+    sae = learner.sae
+    skip = [] if sae.W_skip is None else [sae.W_skip]
+    return [sae.encoder.weight, sae.encoder.bias, sae.W_dec, sae.b_dec, *skip]
 
 
 def _has_next(kept: Bool[Tensor, "batch seq"]) -> Bool[Tensor, "batch seq"]:

@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sae import ops
-from sae.dictionary.autoencoder import Sae
+from sae.dictionary.autoencoder import Sae, normal_rows
 from sae.dictionary.losses import spread
+from sae.dictionary.shards import keep_best
 
 AddUp = Callable[[list[Tensor]], None]
 """A function that adds to sums over tokens, in place, the sums over other processes' tokens."""
@@ -94,16 +95,19 @@ def start_transcoder_(
         sae.W_skip.data[:own] = skip
         sae.b_dec.data[:own] -= skip @ mean_x
     sae.encoder.bias.data.copy_(-(sae.encoder.weight @ mean_x))
-    acts, indices = ops.encode(x, sae.encoder.weight.data, sae.encoder.bias.data, lambda pre: ops.topk(pre, sae.cfg.k))
+    found = ops.encode(x, sae.encoder.weight.data, sae.encoder.bias.data, lambda pre: ops.topk(pre, sae.cfg.k))
+    acts, indices = keep_best(*found, sae.shards)
     left = y - _without_code(sae, x)
     segments = ops.LatentSegments(indices, sae.num_latents)
     rows, energy = segments.sum(acts, left), segments.sum_weights(acts.square())
     add_up([rows, energy])
     lengths = torch.linalg.vector_norm(rows, dim=1) / energy.clamp_min(torch.finfo(energy.dtype).tiny)
     # One length for all: by lengths of their own few latents would win most tokens, and two thirds never fire.
-    used = lengths[lengths > 0]
+    used = torch.cat(sae.shards.gathered(lengths))
+    used = used[used > 0]
     length = used.median() if len(used) else lengths.new_ones(())
-    noise = torch.randn(rows.shape, generator=torch.Generator().manual_seed(0)).to(rows)
+    part, parts, seed = sae.shards.part, sae.shards.parts, torch.Generator().manual_seed(0)
+    noise = normal_rows(len(rows) * parts, rows.shape[1], part, parts, seed, "cpu").to(rows)
     sae.W_dec.data[:, :own] = F.normalize(torch.where((energy > 0).unsqueeze(1), rows, noise), dim=1)
     sae.encoder.weight.data.mul_(length)
     sae.encoder.bias.data.mul_(length)

@@ -120,7 +120,7 @@ class Joint:
         level = [
             each
             for learner, code in zip(learners, codes.values(), strict=True)
-            if (each := learner.level(code)) is not None
+            if (each := learner.level(code.acts, code.indices)) is not None
         ]
         known = Codes(
             everyone([code.acts for code in codes.values()]),

@@ -28,7 +28,7 @@ from sae.dictionary.gradients import (
 )
 from sae.dictionary.levels import Levels, level_weights
 from sae.dictionary.losses import Ordinary, spread
-from sae.dictionary.selection import selection, width
+from sae.dictionary.selection import agreement, selection, width
 from sae.dictionary.shards import WHOLE, LatentShards
 from sae.dictionary.shared_decoder import SharedPull, pullback_shared
 from sae.dictionary.spec import PER_LATENT
@@ -99,6 +99,7 @@ class SaeLearner:
         self._probe: Tensor | None = None
         """A few of the last tokens, on which the recall of these candidates is measured."""
         self._thresholds = Thresholds.of(sae)
+        self._agree = agreement(sae.cfg, shards)
         self._is_autoencoder = sae.spec.is_autoencoder
         me = weakref.proxy(self)  # so that only its users keep the learner
         self._recording = StepRecording((lambda x: me._differentiate(x)), (lambda: me._take_step()))
@@ -174,7 +175,7 @@ class SaeLearner:
         if self._thresholds is None:
             return
         self._thresholds.histogram.counts.zero_()
-        self._thresholds.add(encoded(self._weights, x, self._candidates, encode=self._encode, by_threshold=True).acts)
+        self._thresholds.add(self._code(x).acts)
         add_up([self._thresholds.histogram.step_counts])
         self._thresholds.end_step(self._k, self._shards)
 
@@ -188,7 +189,8 @@ class SaeLearner:
         """Let so many latents of each token stay."""
         cfg = self.sae.cfg
         thresholds = self._thresholds
-        self._k, self._select = k, selection(cfg, k=k, threshold=None if thresholds is None else thresholds.of_steps)
+        threshold = None if thresholds is None else thresholds.of_steps
+        self._k, self._select = k, selection(cfg, k=k, threshold=threshold, shards=self._shards)
         most = width(cfg, k, self.sae.num_latents)
         self._candidates = self._select if thresholds is None else partial(ops.topk, k=most)
         """Latents that stay before batchtopk's threshold, which is found among them."""
@@ -280,14 +282,15 @@ class SaeLearner:
 
     def encode(self, x: Float[Tensor, "tokens d_in"]) -> Code:
         """The code of a step's tokens, which counts for batchtopk's threshold."""
-        by_threshold = self._thresholds is not None
-        code = encoded(
-            self._weights, x, self._candidates, encode=self._encode, shards=self._shards, by_threshold=by_threshold
-        )
+        code = self._code(x)
         if self._thresholds is not None:
             self._thresholds.add(code.acts)
             code = code._replace(acts=code.acts * (code.acts > self._thresholds.of_steps))
         return code
+
+    def _code(self, x: Float[Tensor, "tokens d_in"]) -> Code:
+        """The code before batchtopk's threshold."""
+        return encoded(self._weights, x, self._candidates, encode=self._encode, agree=self._agree)
 
     def encode_in_graph(self, x: Float[Tensor, "*batch d_in"], counted: Bool[Tensor, "*batch"]) -> Encoded:
         """The code of tokens in a forward that autograd follows. For batchtopk's threshold those count that are
@@ -426,7 +429,9 @@ class SaeLearner:
         self._massive.end_step(count=count)
         if count:
             unit_norm = self.sae.cfg.normalize_decoder
-            self._massive.reconstruct_(self._weights, self._select, unit_norm=unit_norm, shards=self._shards)
+            self._massive.reconstruct_(
+                self._weights, self._select, agree=self._agree, unit_norm=unit_norm, shards=self._shards
+            )
 
     # One step of several that write the same places
 
@@ -462,11 +467,14 @@ class SaeLearner:
 
     def bags(self, code: Code) -> ops.Bags:
         """Entries of a code that fired, by level of nested reconstructions."""
-        return ops.Bags.of(code.acts, code.indices, self.level(code), len(self.level_weights))
+        level = self.level(code.acts, code.indices)
+        return ops.Bags.of(code.acts, code.indices, level, len(self.level_weights))
 
-    def level(self, code: Code) -> Int[Tensor, "tokens width"] | None:
+    def level(
+        self, acts: Float[Tensor, "tokens width"], indices: Int[Tensor, "tokens width"]
+    ) -> Int[Tensor, "tokens width"] | None:
         """Level of each entry of a code. None: there is one reconstruction."""
-        return None if self._levels is None else self._levels.at(code.acts, code.indices)
+        return None if self._levels is None else self._levels.at(acts, indices, self._shards)
 
     @property
     def level_weights(self) -> tuple[float, ...]:
@@ -574,6 +582,7 @@ def _optimizer(sae: Sae, recipe: Recipe, product_dtype: torch.dtype, shards: Lat
         log_lengths=log_lengths,
         product_dtype=product_dtype,
         shards=shards,
+        whole={"W_skip"},
     )
 
 

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from sae import ops
 from sae.dictionary.gradients import Weights
-from sae.dictionary.shards import WHOLE, LatentShards
+from sae.dictionary.shards import WHOLE, Agree, LatentShards, keep_all
 from sae.ops.encode import Select
 
 _KEPT = 0.9
@@ -60,7 +60,15 @@ class MassiveTokens:
             self.total.mul_(_KEPT).add_(self.step_total)
         self.step_total.zero_()
 
-    def reconstruct_(self, weights: Weights, select: Select, *, unit_norm: bool, shards: LatentShards = WHOLE) -> None:
+    def reconstruct_(
+        self,
+        weights: Weights,
+        select: Select,
+        *,
+        agree: Agree = keep_all,
+        unit_norm: bool,
+        shards: LatentShards = WHOLE,
+    ) -> None:
         """Move the rows of W_dec that their mean uses to where they add up to it: dᵢ += aᵢ r / Σ a², r = x − x̂.
 
         Rows that have `unit_norm` keep their length. The code's length makes up for what that leaves of r: the rows of
@@ -69,7 +77,7 @@ class MassiveTokens:
         """
         centred = (self.total[:-1] / self.total[-1]).to(weights.b_dec.dtype).sub(weights.b_dec).unsqueeze(0)
         for _ in range(_ROUNDS):
-            acts, used = _code(weights, centred, select, shards)
+            acts, used = _code(weights, centred, select, agree, shards)
             residual = centred - shards.sum_(ops.decode(acts, used.unsqueeze(0), weights.W_dec))
             energy = shards.sum_(acts.square().sum()).clamp_min(torch.finfo(acts.dtype).tiny)
             weights.W_dec.index_add_(0, used, (acts / energy).T * residual)
@@ -80,12 +88,12 @@ class MassiveTokens:
 
 
 def _code(
-    weights: Weights, centred: Float[Tensor, "1 d_in"], select: Select, shards: LatentShards
+    weights: Weights, centred: Float[Tensor, "1 d_in"], select: Select, agree: Agree, shards: LatentShards
 ) -> tuple[Float[Tensor, "1 used"], Int[Tensor, "used"]]:
     """The code of one token. Its unused latents are first made less active than the used ones, by `_MARGIN`."""
     W = weights.W_enc_compute
     pre_acts = torch.addmm(weights.b_enc.to(W.dtype), centred.to(W.dtype), W.T)
-    acts, indices = shards.keep_best(*select(pre_acts))
+    acts, indices = agree(*select(pre_acts))
     acts, used = acts.to(centred.dtype), indices[0]
     least = shards.least_(torch.where(acts > 0, acts, torch.inf).amin())
     over = (pre_acts[0].to(acts.dtype) - (1 - _MARGIN) * least).clamp_min(0)

@@ -13,7 +13,8 @@ from sae import Sae, SaeConfig, ops
 from sae.config.dictionary import Rule
 from sae.dictionary.gradients import Gradients, Objective, Weights, encoded, pullback, token_shares
 from sae.dictionary.levels import Levels
-from sae.dictionary.selection import groupmax, jumprelu, selection
+from sae.dictionary.selection import agreement, groupmax, jumprelu, selection
+from sae.dictionary.shards import Unsharded
 from sae.dictionary.spec import Saved, Spec
 from sae.dictionary.threshold import RunningThreshold
 from sae.training.learner import SaeLearner
@@ -248,3 +249,61 @@ def test_bags_hold_what_fired_by_token_and_level() -> None:
     torch.testing.assert_close(ops.gather_dot_bags(rows, bags, W), (rows[bags.bag] * W[bags.indices]).sum(1))
     low = ops.gather_dot_bags(rows.bfloat16(), bags, W)
     torch.testing.assert_close(low.float(), (rows[bags.bag] * W[bags.indices]).sum(1), atol=0.05, rtol=0.05)
+
+
+class Shard(Unsharded):
+    """One of several parts, in one process: `others` says what the parts give, all of which it is told beforehand."""
+
+    def __init__(self, part: int, everybody: list[Tensor]) -> None:
+        self.part, self.parts, self.everybody = part, len(everybody), everybody
+
+    def gathered(self, own: Tensor) -> list[Tensor]:
+        assert torch.equal(own, self.everybody[self.part])
+        return self.everybody
+
+
+def in_parts(cfg: SaeConfig, pre_acts: Tensor, parts: int) -> list[tuple[Shard, Tensor, Tensor]]:
+    """What each of so many parts keeps, its values and its indices."""
+    threshold = torch.tensor(0.1, dtype=pre_acts.dtype) if cfg.selection == "batchtopk" else None
+    places = [Shard(part, [torch.empty(0)] * parts) for part in range(parts)]
+    found = [
+        selection(cfg, threshold=threshold, shards=place)(each)
+        for place, each in zip(places, pre_acts.chunk(parts, 1), strict=True)
+    ]
+    shards = [Shard(part, [values for values, _ in found]) for part in range(parts)]
+    kept = [agreement(cfg, shard)(*each) for shard, each in zip(shards, found, strict=True)]
+    return [(shard, *each) for shard, each in zip(shards, kept, strict=True)]
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 4])
+@pytest.mark.parametrize("rule", SELECTIONS)
+def test_parts_keep_together_what_one_process_keeps(rule: str, parts: int) -> None:
+    """Also where the borders of groups lie within parts: 96 latents in 6 groups, and 4 parts of 24."""
+    cfg = SaeConfig(num_latents=LATENTS, k=K, selection=rule)  # type: ignore[arg-type]
+    pre_acts = torch.randn(N, LATENTS, dtype=torch.float64)
+    threshold = torch.tensor(0.1, dtype=torch.float64) if rule == "batchtopk" else None
+    values, indices = selection(cfg, threshold=threshold)(pre_acts)
+    expected = torch.zeros_like(pre_acts).scatter_add(1, indices, values)
+    dense = []
+    for shard, acts, at in in_parts(cfg, pre_acts, parts):
+        dense.append(torch.zeros(N, LATENTS // parts, dtype=torch.float64).scatter_add(1, at, acts))
+        assert shard.parts == parts
+    torch.testing.assert_close(torch.cat(dense, 1), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+@pytest.mark.parametrize("levels", [Levels((8, 40, 96), by_rank=False), Levels((1, 3, 6), by_rank=True)], ids=str)
+def test_the_levels_of_latents_in_parts_are_those_of_all(levels: Levels, parts: int) -> None:
+    cfg = SaeConfig(num_latents=LATENTS, k=K)
+    pre_acts = torch.randn(N, LATENTS, dtype=torch.float64)
+
+    def levelled(acts: Tensor, indices: Tensor, shard: Shard, latents: int) -> Tensor:
+        level = levels.at(acts, indices, shard) + 1
+        return torch.zeros(N, latents, dtype=torch.int64).scatter_add(1, indices, level * (acts > 0))
+
+    ((whole, acts, indices),) = in_parts(cfg, pre_acts, 1)
+    expected = levelled(acts, indices, whole, LATENTS)
+    found = in_parts(cfg, pre_acts, parts)
+    padded = [torch.nn.functional.pad(each, (0, K - each.shape[1])) for _, each, _ in found]
+    dense = [levelled(acts, indices, Shard(shard.part, padded), LATENTS // parts) for shard, acts, indices in found]
+    assert torch.equal(torch.cat(dense, 1), expected) and expected.max() == 3

@@ -54,6 +54,26 @@ TWO_RANKS: dict[str, dict[str, Any]] = {
     "distributed_sweep": {"lr": [1e-3, 1e-2], "layers": [0, 2], "max_tokens": 512, "distribute_layers": True},
     "sharded": {"shard_latents": 2, "hookpoints": WIDTHS, "dead_feature_threshold": 64},
     "sharded_few_dead": {"shard_latents": 2, "layers": [1], "dead_feature_threshold": 128, "max_tokens": 512},
+    "sharded_batchtopk": {"shard_latents": 2, "layers": [0, 2], "selection": "batchtopk", "max_tokens": 512},
+    "sharded_groupmax": {"shard_latents": 2, "layers": [0, 2], "selection": "groupmax", "massive": 2.0},
+    "sharded_groups_over_the_border": {
+        "shard_latents": 2, "layers": [1], "selection": "groupmax", "num_latents": 138, "k": 3, "max_tokens": 512,
+    },
+    "sharded_prefixes": {"shard_latents": 2, "hookpoints": WIDTHS, "prefixes": [16, 40, 100], "max_tokens": 512},
+    "sharded_prefixes_batchtopk": {
+        "shard_latents": 2, "layers": [0], "prefixes": [16, 72], "selection": "batchtopk", "crosscode": True,
+    },
+    "sharded_budgets": {
+        "shard_latents": 2, "hookpoints": WIDTHS, "budgets": [1, 2, 5], "k": 8, "dead_feature_threshold": 64,
+    },
+    "sharded_transcoders": {
+        "shard_latents": 2, "hookpoints": ["layers.0.mlp", "layers.1->layers.2.mlp.dense_h_to_4h"], "transcode": True,
+        "dead_feature_threshold": 64,
+    },
+    "sharded_skip_transcoders": {
+        "shard_latents": 2, "hookpoints": ["layers.*.mlp"], "transcode": True, "skip_connection": True,
+        "prefixes": [24], "micro_acc_steps": 3,
+    },
     "crosscoder": {"crosscode": True, "layers": [0, 2], "micro_acc_steps": 3},
     "two_models": {"crosscode": True, "two_models": True, "layers": [0, 2], "max_tokens": 512},
     "cross_layer": {"cross_layer": True, "hookpoints": ["layers.*.mlp"], "micro_acc_steps": 3, "max_tokens": 512},

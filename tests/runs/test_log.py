@@ -1,6 +1,7 @@
 """What a person sees and what is left for the plots; none of it may change training or ask a question."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ import torch
 from full_disk import files_of_at_most
 from matplotlib.image import imread
 from tiny_models import VOCAB_SIZE, tiny_model
+from whole_runs import stop_after
 
 from sae import SaeConfig, SaeTrainer, TrainConfig
 from sae.evaluation.reconstruction import ReconstructionMetrics
@@ -186,6 +188,20 @@ def test_wandb_gets_the_records_of_metrics_jsonl_at_their_steps(
     assert [record["step"] for record in records] == ([*range(1, 11)] if frequency == 1 else [4, 8, 10])
     assert fake_wandb.options["name"] == "mine" and fake_wandb.options["dir"] == str(tmp_path / "mine")
     assert fake_wandb.finished == 1
+
+
+def test_a_resumed_run_goes_on_in_wandb_and_another_run_is_another(tmp_path: Path, fake_wandb: FakeWandb) -> None:
+    ids = []
+    stop_after(tiny_trainer(tmp_path), 5)
+    ids.append(fake_wandb.options["id"])
+    tiny_trainer(tmp_path, resume=True).fit()
+    assert fake_wandb.options["resume"] == "allow" and fake_wandb.options["id"] == ids[0]
+    tiny_trainer(tmp_path, run_name="other").fit()
+    ids.append(fake_wandb.options["id"])
+    assert ids[0] != ids[1] and all(re.fullmatch("[0-9a-f]{8}", each) for each in ids)
+    (tmp_path / "mine/wandb/run-id").write_bytes(b"../elsewhere")
+    tiny_trainer(tmp_path, resume=True).fit()
+    assert re.fullmatch("[0-9a-f]{8}", fake_wandb.options["id"]) and fake_wandb.options["id"] not in ids
 
 
 def test_wandb_is_finished_after_an_error_too(tmp_path: Path, fake_wandb: FakeWandb) -> None:

@@ -1,5 +1,6 @@
 """What tests let every rank of several do. `several.Launcher` runs these by name."""
 
+import dataclasses
 import errno
 import itertools
 import json
@@ -58,7 +59,7 @@ def make_trainer(
     """A trainer in float32, so that rounding is small; the same weights and tokens on every rank."""
     sae.lm.compute_dtype = lambda device: torch.float32
     options = {"batch_size": 4, "lr": 3e-3, "log_to_wandb": False, "run_name": "run", "dead_feature_threshold": 400}
-    kinds = ("num_latents", "k", "crosscode", "cross_layer", "tie_decoders")
+    kinds = [field.name for field in dataclasses.fields(SaeConfig)]
     sizes = {name: changes.pop(name) for name in kinds if name in changes}
     cfg = TrainConfig(SaeConfig(**{"num_latents": 128, "k": 4} | sizes), save_dir=str(save_dir), **options | changes)
     if cache is not None:

@@ -1,5 +1,6 @@
 """A run of twelve steps, to be stopped, killed or damaged, and its end."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,10 @@ def make_trainer(save_dir: Path | str, **changes: Any) -> SaeTrainer:
     tokens = torch.randint(3, VOCAB_SIZE, (4 * STEPS + 4, 16), generator=torch.Generator().manual_seed(5))
     options: dict[str, Any] = {"batch_size": 2, "grad_acc_steps": 2, "lr": 3e-3, "layers": [0, 2], "run_name": "run",
                                "log_to_wandb": False, "dead_feature_threshold": 200}  # fmt: skip
-    shape = SaeConfig(num_latents=64, k=changes.pop("k", 4), selection=changes.pop("selection", "topk"))
+    given = {field.name: changes.pop(field.name) for field in fields(SaeConfig) if field.name in changes}
+    if "hookpoints" in changes:
+        del options["layers"]
+    shape = SaeConfig(**{"num_latents": 64, "k": 4} | given)
     cfg = TrainConfig(shape, save_dir=str(save_dir), **options | changes)
     return SaeTrainer(cfg, tokens, tiny_model("gpt_neox"))
 

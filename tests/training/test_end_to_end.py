@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from oracle import dense_code, make_sae
+from oracle import dense_code, level_weights, make_sae
 from tiny_models import tiny_model, tiny_tokens
 from torch import Tensor, nn
 from twelve_steps import assert_same_end, final_state, make_trainer, records
@@ -21,32 +21,45 @@ from sae.training.learner import SaeLearner
 pytestmark = pytest.mark.usefixtures("no_picture")
 
 CTX, NAMES = 9, ("layers.0", "layers.1.mlp.input")
-LOSSES = ("ce", "kl")
+MLPS = ("layers.0.mlp", "layers.1.mlp")
+KINDS: dict[str, dict[str, Any]] = {
+    "topk": {},
+    "batchtopk": {"selection": "batchtopk"},
+    "groupmax": {"selection": "groupmax"},
+    "prefixes": {"prefixes": [8, 40]},
+    "prefixes, batchtopk": {"prefixes": [8, 40], "selection": "batchtopk"},
+    "budgets": {"budgets": [1, 3]},
+    "transcoder": {"transcode": True},
+    "skip transcoder": {"transcode": True, "skip_connection": True, "prefixes": [24]},
+}
+"""Fields of `SaeConfig`."""
 
 
 def setting(
-    loss_fn: str, monkeypatch: pytest.MonkeyPatch, selection: str = "topk"
+    loss_fn: str, monkeypatch: pytest.MonkeyPatch, kind: str = "topk"
 ) -> tuple[nn.Module, dict[str, SaeLearner], EndToEnd]:
     """Two learners in float64 on a tiny model, with position 0 and token 7 excluded, 2 positions' logits at a time."""
     monkeypatch.setattr("sae.lm.num_positions_per_chunk", lambda *sizes: 2)
     model = tiny_model("llama", causal_lm=True).double().requires_grad_(False)
     learners = {
         name: SaeLearner(
-            sae_of(selection), tokens_per_step=100, auxk_alpha=0.0, dead_feature_threshold=10**6,
+            sae_of(kind), tokens_per_step=100, auxk_alpha=0.0, dead_feature_threshold=10**6,
             compute_dtype=torch.float64,
         )
-        for name in NAMES
+        for name in (MLPS if "transcode" in KINDS[kind] else NAMES)
     }  # fmt: skip
     end_to_end = EndToEnd(model, {"": learners}, counted, loss_fn=loss_fn, tokens_per_step=100)  # type: ignore[arg-type]
     return model, learners, end_to_end
 
 
-def sae_of(selection: str) -> Sae:
-    """Weights as of `make_sae`, with another selection."""
+def sae_of(kind: str) -> Sae:
+    """Weights as of `make_sae`, of another kind."""
     one = make_sae(32, 64, 4)
-    cfg, tensors = replace(one.cfg, selection=selection), dict(one.state_dict())
-    if selection == "batchtopk":
+    cfg, tensors = replace(one.cfg, **KINDS[kind]), dict(one.state_dict())
+    if cfg.selection == "batchtopk":
         tensors["threshold"] = torch.zeros(())
+    if cfg.skip_connection:
+        tensors["W_skip"] = 0.1 * torch.randn(32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     return Sae.of_tensors(cfg, tensors)
 
 
@@ -54,24 +67,49 @@ def counted(tokens: Tensor) -> Tensor:
     return (torch.arange(tokens.shape[1]) > 0) & (tokens != 7)
 
 
+class Dense:
+    """A dictionary with dense tensors, of which a level of nested reconstructions is decoded."""
+
+    decodes_with_input = True
+
+    def __init__(self, one: Sae, end: int, threshold: Tensor | None) -> None:
+        """`threshold`: of batchtopk, among the 4 k largest."""
+        self.one, self.end, self.threshold = one, end, threshold
+        self.reads_input, self.num_latents = one.reads_input, one.num_latents
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        one, groups = self.one, (self.one.cfg.k, self.num_latents // self.one.cfg.k)
+        weights = one.encoder.weight, one.encoder.bias, one.b_dec * bool(one.spec.centred)
+        if one.cfg.selection == "groupmax":
+            code = dense_code(x, *weights, self.num_latents).unflatten(-1, groups)
+            code = torch.zeros_like(code).scatter(-1, at := code.argmax(-1, keepdim=True), code.gather(-1, at))
+            return code.flatten(-2), at
+        code = dense_code(x, *weights, one.cfg.k * (1 if self.threshold is None else 4))
+        return code if self.threshold is None else code * (code > self.threshold), code
+
+    def decode(self, code: Tensor, _: Tensor, x: Tensor) -> Tensor:
+        rank = code.argsort(-1, descending=True).argsort(-1)
+        place = rank if self.one.cfg.budgets else torch.arange(self.num_latents).expand_as(rank)
+        out = (code * (place < self.end)) @ self.one.W_dec + self.one.b_dec
+        return out if self.one.W_skip is None else out + x @ self.one.W_skip.T
+
+
 def dense_loss(
     model: nn.Module, saes: dict[str, Sae], tokens: Tensor, loss_fn: str, thresholds: dict[str, Tensor] | None = None
-) -> Tensor:
-    """The loss over all logits at once, with dense autoencoders; `thresholds`: of batchtopk, among the 4 k largest."""
+) -> tuple[Tensor, Tensor]:
+    """The loss over all logits at once, with dense dictionaries, and that of the whole code."""
+    cfg = next(iter(saes.values())).cfg
+    ends = cfg.levels_for(64) or [64]
+    weights = level_weights(len(ends), budgets=bool(cfg.budgets))
+    grafts = [{name: Dense(one, end, (thresholds or {}).get(name)) for name, one in saes.items()} for end in ends]
+    losses = [dense_loss_of(model, each, tokens, loss_fn) for each in grafts]
+    return torch.stack([weight * loss for weight, loss in zip(weights, losses, strict=True)]).sum(), losses[-1]
 
-    def dense(one: Sae, threshold: Tensor | None) -> Any:
-        weights, most = (one.encoder.weight, one.encoder.bias, one.b_dec), one.cfg.k * (1 if threshold is None else 4)
 
-        def code(x: Tensor) -> Tensor:
-            largest = dense_code(x, *weights, most)
-            return largest if threshold is None else largest * (largest > threshold)
-
-        return lambda x: code(x) @ one.W_dec + one.b_dec
-
+def dense_loss_of(model: nn.Module, saes: dict[str, Dense], tokens: Tensor, loss_fn: str) -> Tensor:
     kept = counted(tokens)
     clean = model(input_ids=tokens).logits.log_softmax(-1)
-    dense_saes = {name: dense(one, None if thresholds is None else thresholds[name]) for name, one in saes.items()}
-    with graft(model, dense_saes, mask=kept):
+    with graft(model, saes, mask=kept):
         changed = model(input_ids=tokens).logits.log_softmax(-1)
     if loss_fn == "kl":
         return (clean.exp() * (clean - changed)).sum(-1)[kept].sum() / 100
@@ -80,14 +118,16 @@ def dense_loss(
 
 
 @pytest.mark.parametrize("split", [[6], [1, 5], [2, 2, 2]])
-@pytest.mark.parametrize(("loss_fn", "selection"), [("ce", "topk"), ("kl", "topk"), ("kl", "batchtopk")])
+@pytest.mark.parametrize(
+    ("loss_fn", "kind"), [("ce", "topk"), ("ce", "skip transcoder"), *(("kl", kind) for kind in KINDS)]
+)
 def test_gradients_are_those_of_the_dense_model_however_the_sequences_are_split(
-    loss_fn: str, selection: str, split: list[int], monkeypatch: pytest.MonkeyPatch
+    loss_fn: str, kind: str, split: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, learners, end_to_end = setting(loss_fn, monkeypatch, selection)
+    model, learners, end_to_end = setting(loss_fn, monkeypatch, kind)
     tokens, thresholds = tiny_tokens(6, CTX), {}
     tokens[2, 3:5] = 7
-    if selection == "batchtopk":
+    if KINDS[kind].get("selection") == "batchtopk":
         for name, learner in learners.items():
             learner._read_weights(lm.harvest(model, tokens, [name])[name].flatten(0, 1), lambda sums: None)
             assert learner._thresholds is not None
@@ -96,21 +136,26 @@ def test_gradients_are_those_of_the_dense_model_however_the_sequences_are_split(
     for part in tokens.split(split):
         end_to_end.accumulate(part)
     saes = {name: learner.sae for name, learner in learners.items()}
-    loss = dense_loss(model, saes, tokens, loss_fn, thresholds or None)
+    loss, whole = dense_loss(model, saes, tokens, loss_fn, thresholds or None)
     for name, learner in learners.items():
         one = learner.sae
-        expected = torch.autograd.grad(
-            loss, (one.encoder.weight, one.encoder.bias, one.W_dec, one.b_dec), retain_graph=True
+        expected = dict(
+            zip(
+                dict(one.named_parameters()),
+                torch.autograd.grad(loss, list(one.parameters()), retain_graph=True),
+                strict=True,
+            )
         )
         found = learner._grads
         assert isinstance(found, Gradients)
-        for mine, theirs in zip(found.dense()[:4], expected, strict=True):
+        for key, rows in found.by_parameter().items():
+            mine, theirs = rows[:], expected[key]
             torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-8)  # logits are float32
             assert theirs.abs().max() > 1e-5, name
         torch.testing.assert_close(found.radial, (found.W_dec[:] * one.W_dec).sum(-1))
     end_to_end.count_step()
     number = counted(tokens).sum() if loss_fn == "kl" else counted(tokens)[:, :-1].sum()
-    assert end_to_end.read_loss() == pytest.approx(100 * loss.item() / number.item(), rel=1e-5)
+    assert end_to_end.read_loss() == pytest.approx(100 * whole.item() / number.item(), rel=1e-5)
 
 
 def test_a_vocabulary_that_is_padded_with_minus_infinity_changes_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,20 +186,21 @@ def test_a_vocabulary_that_is_padded_with_minus_infinity_changes_no_gradient(mon
             torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-8)
 
 
-def test_the_meters_see_what_passed_each_autoencoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, learners, end_to_end = setting("kl", monkeypatch)
-    tokens = tiny_tokens(4, CTX)
+@pytest.mark.parametrize("kind", ["topk", "skip transcoder"])
+def test_the_meters_see_what_passed_each_dictionary(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, learners, end_to_end = setting("kl", monkeypatch, kind)
+    tokens, (first, second) = tiny_tokens(4, CTX), learners
     kept = counted(tokens)
     end_to_end.accumulate(tokens)
-    x = lm.harvest(model, tokens, NAMES[:1])[NAMES[0]]
-    with graft(model, {NAMES[0]: learners[NAMES[0]].sae}, mask=kept):
-        second = lm.harvest(model, tokens, NAMES[1:])[NAMES[1]]
-    for name, acts in zip(NAMES, (x, second), strict=True):
-        learner = learners[name]
-        learner.update(0.0)
-        metrics, out = learner.read_metrics(), learner.sae(acts)
-        error = (acts - out.recon)[kept].square().sum()
-        variance = (acts[kept] - acts[kept].mean(0)).square().sum()
+    for name, grafts in ((first, {}), (second, {first: learners[first].sae})):
+        one = learners[name]
+        ends = [f"{name}.input", name] if one.sae.reads_input else [name, name]
+        with graft(model, grafts, mask=kept):
+            x, y = (lm.harvest(model, tokens, [end])[end] for end in ends)
+        one.update(0.0)
+        metrics, out = one.read_metrics(), one.sae(x)
+        error = (y - out.recon)[kept].square().sum()
+        variance = (y[kept] - y[kept].mean(0)).square().sum()
         assert metrics.fvu == pytest.approx((error / variance).item())
         assert metrics.l0 == pytest.approx((out.top_acts[kept] > 0).sum().item() / kept.sum().item())
 
@@ -196,14 +242,19 @@ def end_to_end_trainer(save_dir: Path, **changes: Any) -> SaeTrainer:
         return make_trainer(save_dir, loss_fn="kl", log_every=5, **changes)
 
 
-@pytest.mark.parametrize("selection", ["topk", "batchtopk"])
-def test_stopping_and_resuming_equals_not_stopping(tmp_path: Path, selection: str) -> None:
-    make = partial(end_to_end_trainer, selection=selection)
+@pytest.mark.parametrize("kind", ["topk", "batchtopk", "prefixes, batchtopk", "skip transcoder"])
+def test_stopping_and_resuming_equals_not_stopping(tmp_path: Path, kind: str) -> None:
+    make = partial(end_to_end_trainer, **of_kind(kind))
     make(tmp_path / "straight").fit()
     stop_after(make(tmp_path / "stopped"), 3)
     stop_after(make(tmp_path / "stopped", resume=True), 7)
     make(tmp_path / "stopped", resume=True).fit()
     assert_same_end(tmp_path / "stopped", tmp_path / "straight")
+
+
+def of_kind(kind: str) -> dict[str, Any]:
+    """The options of a run of this kind, at MLPs where they are what is transcoded."""
+    return KINDS[kind] | ({"hookpoints": ["layers.*.mlp"]} if "transcode" in KINDS[kind] else {})
 
 
 def test_with_batchtopk_the_threshold_keeps_k_latents_of_a_token_at_the_end(tmp_path: Path) -> None:
@@ -214,17 +265,18 @@ def test_with_batchtopk_the_threshold_keeps_k_latents_of_a_token_at_the_end(tmp_
     assert all(each.threshold is not None and each.threshold > 0 for each in saes.values())
 
 
-@pytest.mark.parametrize("selection", ["topk", "batchtopk"])
-def test_a_step_is_the_same_however_it_is_split(tmp_path: Path, selection: str) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_is_the_same_however_it_is_split(tmp_path: Path, kind: str) -> None:
     splits = {"whole": (4, 1, 1), "micro": (4, 1, 2), "accumulated": (2, 2, 1)}
     found = {}
     for name, (batch_size, grad_acc_steps, micro_acc_steps) in splits.items():
         options = {"batch_size": batch_size, "grad_acc_steps": grad_acc_steps, "micro_acc_steps": micro_acc_steps}
-        one = end_to_end_trainer(tmp_path / name, selection=selection, **options)
+        one = end_to_end_trainer(tmp_path / name, **of_kind(kind), **options)
         for learner in one.learners.values():
-            learner.initialise(torch.randn(50, 32, generator=torch.Generator().manual_seed(0)))
+            x = torch.randn(50, 32, generator=torch.Generator().manual_seed(0))
+            learner.initialise(x, x.roll(1, 1) if learner.sae.reads_input else None)
         one.train_step()
-        found[name] = one.saes["layers.0"].W_dec.detach()
+        found[name] = next(iter(one.saes.values())).W_dec.detach()
     for name in ("micro", "accumulated"):
         torch.testing.assert_close(found[name], found["whole"], rtol=1e-3, atol=1e-4)
 
