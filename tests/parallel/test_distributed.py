@@ -75,6 +75,8 @@ TWO_RANKS: dict[str, dict[str, Any]] = {
         "prefixes": [24], "micro_acc_steps": 3,
     },
     "crosscoder": {"crosscode": True, "layers": [0, 2], "micro_acc_steps": 3},
+    "batchtopk": {"selection": "batchtopk", "layers": [0, 2]},
+    "crosscoder_batchtopk": {"crosscode": True, "selection": "batchtopk", "layers": [0, 2]},
     "two_models": {"crosscode": True, "two_models": True, "layers": [0, 2], "max_tokens": 512},
     "cross_layer": {"cross_layer": True, "hookpoints": ["layers.*.mlp"], "micro_acc_steps": 3, "max_tokens": 512},
     "cross_layer_tied": {"cross_layer": True, "tie_decoders": True, "hookpoints": ["layers.*.mlp"], "max_tokens": 512},
