@@ -17,6 +17,12 @@ LEAST_SHARE, LEFT_OF_FLOOR = 0.2, 0.5
 (`floor_at`)."""
 
 
+PEAK = 32.0
+"""Peak learning rate of a run of up to 256 steps, in units of half the paper's (`peak_lr`)."""
+FURTHER, FURTHER_END_TO_END = 0.15, 0.02
+"""Factors on `PEAK` for a dictionary that is trained already: by its error, and by the loss of the whole model."""
+
+
 class Recipe(NamedTuple):
     """How one run is trained, beside its peak learning rate. The defaults are those of Gao et al. 2024."""
 
@@ -58,7 +64,7 @@ class Recipe(NamedTuple):
         """The recipe of `--recipe`, for a run of this length and so many `firings` a step."""
         if name == "gao2024":
             return cls()
-        decoder, encoder, rare = (short_run(total_steps, firings, at_256_steps=rate) for rate in (32, 12.8, 2.56))
+        decoder, encoder, rare = (short_run(total_steps, firings, at_256_steps=rate) for rate in (PEAK, 12.8, 2.56))
         return cls(
             beta1=0.7,
             beta2=min(0.999, max(0.9, 1 - 10 / total_steps)),
@@ -89,15 +95,22 @@ def steps_per_batch(batches: int, tokens: int) -> int:
     return steps
 
 
-def peak_lr(num_latents: int, total_steps: int, firings: float, recipe: str = "default") -> float:
+def peak_lr(
+    num_latents: int,
+    total_steps: int,
+    firings: float,
+    recipe: str = "default",
+    *,
+    peak: float = PEAK,
+) -> float:
     """The peak learning rate of a run, which is that of W_dec.
 
     gao2024: 2e-4 / sqrt(num_latents / 2¹⁴), the scaling of the paper (sec. 3 and fig. 3). default: half of that, times
-    `short_run`. Half, because it is the root mean square of a step, and with Adam about its bound. `short_run` is 32 in
-    a run of up to 256 steps with 7.1 `firings` in each, more with more of them, less with more steps.
+    `short_run`. Half, because it is the root mean square of a step, and with Adam about its bound. `short_run` is
+    `peak` in a run of up to 256 steps with 7.1 `firings` in each, more with more of them, less with more steps.
     """
     paper = 2e-4 / math.sqrt(num_latents / 2**14)
-    return paper if recipe == "gao2024" else paper / 2 * short_run(total_steps, firings, at_256_steps=32)
+    return paper if recipe == "gao2024" else paper / 2 * short_run(total_steps, firings, at_256_steps=peak)
 
 
 def short_run(total_steps: int, firings: float, *, at_256_steps: float) -> float:

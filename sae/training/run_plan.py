@@ -19,7 +19,17 @@ from sae.dictionary.autoencoder import Sae
 from sae.dictionary.spec import Spec
 from sae.dictionary.wiring import ARROW, CROSSCODER, Wiring
 from sae.parallel.placement import Placement, placement_of
-from sae.training.recipe import Recipe, firings, peak_lr, schedule, steps_per_batch, warmup_steps
+from sae.training.recipe import (
+    FURTHER,
+    FURTHER_END_TO_END,
+    PEAK,
+    Recipe,
+    firings,
+    peak_lr,
+    schedule,
+    steps_per_batch,
+    warmup_steps,
+)
 
 T = TypeVar("T")
 
@@ -185,10 +195,13 @@ class RunPlan(NamedTuple):
         recipe = Recipe.named(self.cfg.recipe, self.steps.total, per_step)
         # The whole model sees what an autoencoder selects by itself; and one that is trained already has learned k, and
         # which latents are silent.
-        if self.cfg.loss_fn != "fvu" or self.cfg.finetune is not None:
+        end_to_end, peak = self.cfg.loss_fn != "fvu", PEAK
+        if self.cfg.finetune is not None:  # the steps of a new dictionary would undo what was learned
+            peak *= FURTHER_END_TO_END if end_to_end else FURTHER
+        if end_to_end or self.cfg.finetune is not None:
             recipe = recipe._replace(k_growth=0.0, least_firings=0.0)
         chosen = self.saes[name].lr
-        derived = peak_lr(shape.num_latents, self.steps.total, per_step, self.cfg.recipe)
+        derived = peak_lr(shape.num_latents, self.steps.total, per_step, self.cfg.recipe, peak=peak)
         return LearnerPlan(shape, recipe, derived if chosen is None else chosen)
 
     def schedule(self, step: int) -> float:

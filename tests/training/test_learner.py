@@ -18,7 +18,18 @@ from sae.training import adam
 from sae.training.adam import Adam
 from sae.training.dead_latents import DeadLatents
 from sae.training.learner import SaeLearner, best_encoder_scale
-from sae.training.recipe import Recipe, firings, k_at, peak_lr, schedule, steps_per_batch, warmup_steps
+from sae.training.recipe import (
+    FURTHER,
+    FURTHER_END_TO_END,
+    PEAK,
+    Recipe,
+    firings,
+    k_at,
+    peak_lr,
+    schedule,
+    steps_per_batch,
+    warmup_steps,
+)
 
 N = 64
 
@@ -466,6 +477,14 @@ class TestOptim:
         self, total_steps: int, expected: float
     ) -> None:
         assert peak_lr(2**14, total_steps, firings(1024, 32, 4608)) == pytest.approx(expected)
+
+    @pytest.mark.parametrize(("share", "factor"), [(FURTHER, 0.15), (FURTHER_END_TO_END, 1 / 32)])
+    def test_what_is_trained_already_takes_shorter_steps_in_a_short_run(self, share: float, factor: float) -> None:
+        """Never below half of the paper's rate."""
+        usual, peak = firings(1024, 32, 4608), PEAK * share
+        assert peak_lr(2**14, 256, usual, peak=peak) == pytest.approx(factor * peak_lr(2**14, 256, usual))
+        assert peak_lr(2**14, 10**6, usual, peak=peak) == peak_lr(2**14, 10**6, usual)
+        assert peak_lr(2**14, 256, usual, "gao2024", peak=peak) == 2e-4
 
     @pytest.mark.parametrize(
         ("total_steps", "size", "factor"),

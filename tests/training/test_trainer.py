@@ -687,6 +687,27 @@ def test_finetuning_starts_from_the_given_weights_and_keeps_b_dec(make: Make, tm
     assert evaluation(fine.parent)["layers.0"]["fvu"] < 1.05 * evaluation(saved.parent)["layers.0"]["fvu"]
 
 
+@pytest.mark.parametrize("loss_fn", ["fvu", "kl"])
+def test_a_few_steps_at_the_derived_rate_do_not_undo_what_was_learned(
+    make: Make, tmp_path: Path, loss_fn: str, float32: None
+) -> None:
+    data = torch.randint(3, VOCAB_SIZE, (640, 16), generator=torch.Generator().manual_seed(5))
+    model = tiny_model("gpt_neox", causal_lm=True)
+    train = partial(make, data, model, layers=[1], lr=None, batch_size=8)
+    source = train(run_name="first").fit().parent
+    trainer = train(finetune=str(source), max_tokens=2048, loss_fn=loss_fn)
+    trainer.initialise()
+
+    def quality() -> float:
+        if loss_fn == "kl":
+            return trainer.evaluate_grafted()["layers.1/eval_kl_div_with_sae"]
+        return trainer.held_out_quality()["layers.1"].fvu
+
+    before = quality()
+    trainer.fit()
+    assert trainer.total_steps == 16 and quality() < before
+
+
 @pytest.mark.parametrize(("lengths", "stays_unit"), [("one", True), ("several", False)])
 def test_finetuning_starts_from_the_function_that_was_loaded_whatever_the_rows_lengths(
     make: Make, tmp_path: Path, lengths: str, stays_unit: bool, float32: None
