@@ -132,7 +132,7 @@ class Goal:
 
 
 _XEON, _EPYC = "2026-11-28-xeon-as-typed.json", "2026-11-29-epyc-as-typed.json"
-_STEPS = "2026-11-29-epyc-steps.json"
+_EPYC_NEWEST, _STEPS = "2026-11-30-epyc-as-typed.json", "2026-11-29-epyc-steps.json"
 _START = "python -m benchmarks.speed.start --against CHECKOUT"
 _H100_A, _H100_B, _H100_RUN = (f"2026-11-27-h100-{what}.json" for what in ("step-a", "step-b", "end-to-end"))
 
@@ -142,7 +142,7 @@ GOALS = (
     Goal("as typed, 4608 latents, 65,536 tokens", XEON, 3.5, AsTyped(_XEON, "small-65k", 65_536)),
     Goal("as typed, 4608 latents, 500,000 tokens", XEON, 4, AsTyped(_XEON, "small-500k", 500_000)),
     Goal("from a cache, 18,432 latents", XEON, 4, AsTyped(_XEON, "cached-500k", 500_000)),
-    Goal("as typed, 18,432 latents, 65,536 tokens", EPYC, 3.2, AsTyped(_EPYC, "default-65k", 65_536)),
+    Goal("as typed, 18,432 latents, 65,536 tokens", EPYC, 3.2, AsTyped(_EPYC_NEWEST, "default-65k", 65_536)),
     Goal("as typed, 4608 latents, 65,536 tokens", EPYC, 3.5, AsTyped(_EPYC, "small-65k", 65_536)),
     Goal("from a cache, 18,432 latents", EPYC, 4, AsTyped(_EPYC, "cached-500k", 500_000)),
     Goal("as typed, all 30 layers, 4608 latents", EPYC, 3.5, AsTyped(_EPYC, "all-layers-32k", 32_768)),
