@@ -42,7 +42,9 @@ def selection(
 
 def agreement(cfg: SaeConfig, shards: LatentShards) -> Agree:
     """What stays of the latents that the selection of each of the `shards` keeps: what that of all would keep."""
-    return partial(keep_best_of_each if cfg.selection == "groupmax" else keep_best, shards=shards)
+    if cfg.selection == "groupmax":
+        return partial(keep_best_of_each, shards=shards)
+    return partial(keep_best, shards=shards, most=MOST * cfg.k if cfg.selection == "batchtopk" else 0)
 
 
 def selection_of(spec: Spec, threshold: Tensor | None) -> Select:

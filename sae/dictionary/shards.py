@@ -64,16 +64,17 @@ def keep_all(values: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def keep_best(
-    values: Float[Tensor, "tokens k"], indices: Int[Tensor, "tokens k"], shards: LatentShards
+    values: Float[Tensor, "tokens width"], indices: Int[Tensor, "tokens width"], shards: LatentShards, most: int = 0
 ) -> tuple[Float[Tensor, "tokens kept"], Int[Tensor, "tokens kept"]]:
-    """This shard's candidates that are among the k largest of a token in all shards; others are 0 or left out.
+    """This shard's candidates that are among the `most` largest of a token in all shards; others are 0 or left out.
 
-    Waits for the device, if there are others: the result is only as wide as the token with most of them needs.
+    `most` is the width at least, which may be less where a shard has no more latents. Waits for the device, if there
+    are others: the result is only as wide as the token with most of them needs.
     """
     if shards.parts == 1:
         return values, indices
     rows = torch.cat(shards.gathered(values), 1)
-    best = rows.topk(values.shape[1], sorted=False).indices
+    best = rows.topk(min(max(most, values.shape[1]), rows.shape[1]), sorted=False).indices
     kept = torch.zeros_like(rows, dtype=torch.bool).scatter_(1, best, True)
     return _narrowed(values * _own(kept, shards), indices)
 

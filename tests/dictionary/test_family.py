@@ -276,10 +276,11 @@ def in_parts(cfg: SaeConfig, pre_acts: Tensor, parts: int) -> list[tuple[Shard, 
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 4])
-@pytest.mark.parametrize("rule", SELECTIONS)
-def test_parts_keep_together_what_one_process_keeps(rule: str, parts: int) -> None:
-    """Also where the borders of groups lie within parts: 96 latents in 6 groups, and 4 parts of 24."""
-    cfg = SaeConfig(num_latents=LATENTS, k=K, selection=rule)  # type: ignore[arg-type]
+@pytest.mark.parametrize(("rule", "k"), [*((rule, K) for rule in SELECTIONS), ("batchtopk", 12)])
+def test_parts_keep_together_what_one_process_keeps(rule: str, k: int, parts: int) -> None:
+    """Also where the borders of groups lie within parts: 96 latents in 6 groups, and 4 parts of 24; and where a part
+    has fewer latents than batchtopk keeps of a token."""
+    cfg = SaeConfig(num_latents=LATENTS, k=k, selection=rule)  # type: ignore[arg-type]
     pre_acts = torch.randn(N, LATENTS, dtype=torch.float64)
     threshold = torch.tensor(0.1, dtype=torch.float64) if rule == "batchtopk" else None
     values, indices = selection(cfg, threshold=threshold)(pre_acts)
