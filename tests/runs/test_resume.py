@@ -397,6 +397,7 @@ def test_a_disk_that_fills_up_stops_the_run_keeps_what_was_saved_and_with_room_i
     def filling() -> bool:
         went_on = train_step()
         if trainer.step == 6:
+            trainer.persistence.settle()  # what is written of step 4
             fill(small_disk, leave=20_000)
         return went_on
 
