@@ -197,7 +197,7 @@ class TrainConfig:
                 )
             if self.shard_latents > 1 and sae.cross_layer:
                 raise ValueError(
-                    f"shard_latents must be 1 with cross_layer, whose layers are spread whole, got "
+                    "shard_latents must be 1 with cross_layer, whose layers are spread whole, got "
                     f"{self.shard_latents}; leave out one of them, or give --distribute_layers"
                 )
 

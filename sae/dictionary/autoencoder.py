@@ -473,11 +473,9 @@ class Sae(nn.Module):
 class SaePart(Sae):
     """Some of an autoencoder's latents; `shards` hold the others. All call it together, on the same tokens."""
 
-    def __init__(
-        self, d_in: int, cfg: SaeConfig, *, shards: LatentShards, part: int, parts: int, **options: Any
-    ) -> None:
-        """`part` of `parts` equal parts; see `Sae`."""
-        super().__init__(d_in, cfg, part=part, parts=parts, **options)
+    def __init__(self, d_in: int, cfg: SaeConfig, *, shards: LatentShards, **options: Any) -> None:
+        """The part that is this process's among the `shards`; see `Sae`."""
+        super().__init__(d_in, cfg, part=shards.part, parts=shards.parts, **options)
         self.shards = shards
 
     @torch.no_grad()

@@ -72,11 +72,9 @@ def _spec(plan: SaePlan, widths: Mapping[str, int]) -> Spec | None:
 
 def _sae(d_in: int, cfg: SaeConfig, world: World, **options: Any) -> Sae:
     """A new autoencoder, or this process's part of one."""
-    placement = world.placement
-    if placement.shards == 1:
+    if world.placement.shards == 1:
         return Sae(d_in, cfg, **options)
-    part = placement.part(world.rank)
-    return SaePart(d_in, cfg, shards=world.latent_shards(), part=part, parts=placement.shards, **options)
+    return SaePart(d_in, cfg, shards=world.latent_shards(), **options)
 
 
 def _start(

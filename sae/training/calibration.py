@@ -6,8 +6,7 @@ from torch import Tensor
 
 from sae.dictionary.autoencoder import Sae
 from sae.dictionary.gradients import Weights, encoded
-from sae.dictionary.selection import agreement
-from sae.dictionary.shards import LatentShards
+from sae.dictionary.shards import Agree, LatentShards
 from sae.dictionary.threshold import RunningThreshold
 from sae.ops.encode import Select
 
@@ -54,10 +53,9 @@ class Thresholds:
 class Calibration:
     """A count, on given tokens and with the final weights in their type, of what a threshold keeps."""
 
-    def __init__(self, sae: Sae, candidates: Select, shards: LatentShards) -> None:
-        """`candidates` are kept before the threshold, which is found among them."""
-        self._sae, self._candidates, self._shards = sae, candidates, shards
-        self._agree = agreement(sae.cfg, shards)
+    def __init__(self, sae: Sae, candidates: Select, agree: Agree) -> None:
+        """`candidates` are kept before the threshold, which is found among those that shards `agree` on."""
+        self._sae, self._candidates, self._agree = sae, candidates, agree
         self._counts, self._weights = RunningThreshold(sae.device), Weights.of(sae, sae.dtype)
 
     def add(self, x: Float[Tensor, "tokens d_in"]) -> None:
@@ -66,7 +64,7 @@ class Calibration:
 
     def end(self) -> bool:
         """Set the threshold that keeps k latents of a token in the mean, if there are tokens; whether it changed."""
-        self._shards.sum_(self._counts.step_counts[:-1])
+        self._sae.shards.sum_(self._counts.step_counts[:-1])
         self._counts.end_step()
         if not self._counts.counts[-1] or self._sae.threshold is None:
             return False

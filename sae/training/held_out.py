@@ -46,11 +46,11 @@ class HeldOut:
         self._kept = kept if room >= 0 else None
 
 
-def of_all_parts(metrics: ReconstructionMetrics, shards: LatentShards, parts: int) -> ReconstructionMetrics:
-    """The metrics of an autoencoder. This process holds one of its `parts` equal parts, the `shards` the others."""
+def of_all_parts(metrics: ReconstructionMetrics, shards: LatentShards) -> ReconstructionMetrics:
+    """The metrics of an autoencoder. This process holds one of its equal parts, the `shards` the others."""
     shares = torch.tensor([metrics.l0, metrics.unused_fraction, metrics.firings], dtype=torch.float64)
     l0, unused, firings = shards.sum_(shares).tolist()
-    return metrics._replace(l0=l0, unused_fraction=unused / parts, firings=firings / parts)
+    return metrics._replace(l0=l0, unused_fraction=unused / shards.parts, firings=firings / shards.parts)
 
 
 def evaluate_grafted(cfg: TrainConfig, live: LiveStore, saes: Mapping[str, Mapping[str, Sae]]) -> Record:

@@ -221,7 +221,7 @@ class SaeLearner:
 
         To go on training after it, load a `state_dict` first.
         """
-        return Calibration(self.sae, self._candidates, self._shards)
+        return Calibration(self.sae, self._candidates, self._agree)
 
     @property
     def rule(self) -> Ordinary:

@@ -376,8 +376,8 @@ class SaeTrainer:
                 rules,
                 together=[Together.of(self.saes, layout, self.world.sum_) for layout in self.plan.together()],
             )
-        shards, parts = self.world.latent_shards(), self.cfg.shard_latents
-        return self._merged({name: held_out.of_all_parts(one, shards, parts) for name, one in found.items()})
+        shards = self.world.latent_shards()
+        return self._merged({name: held_out.of_all_parts(one, shards) for name, one in found.items()})
 
     def evaluate_grafted(self) -> Record:
         """What `sae eval` measures, on the first held-out tokens: `<name>/eval_<metric>`, and `all/…` at once."""
