@@ -195,10 +195,10 @@ class TrainConfig:
                     f"encode_in_8bit finds the largest latents of all, got selection {sae.selection}, which keeps "
                     "others too; leave out one of them"
                 )
-            if self.shard_latents > 1 and sae.cross_layer:
+            if self.shard_latents > 1 and sae.tied_by_target:
                 raise ValueError(
-                    "shard_latents must be 1 with cross_layer, whose layers are spread whole, got "
-                    f"{self.shard_latents}; leave out one of them, or give --distribute_layers"
+                    f"shard_latents must be 1 with tie_decoders target, whose factors are of layers and latents, got "
+                    f"{self.shard_latents}; leave out one of them, or give --tie_decoders source or --distribute_layers"
                 )
 
     @property

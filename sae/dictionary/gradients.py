@@ -109,9 +109,12 @@ def encoded(
     return Code(centred, low, acts.to(centred.dtype), indices)
 
 
-def written(weights: Weights, code: Code, bags: ops.Bags) -> Float[Tensor, "bags d_out"]:
-    """The dictionary's output for a code, without b_dec: for each bag, and by the skip connection in level 0."""
-    out = ops.decode_bags(bags, weights.W_dec)
+def written(weights: Weights, code: Code, bags: ops.Bags, shards: LatentShards = WHOLE) -> Float[Tensor, "bags d_out"]:
+    """The dictionary's output for a code, without b_dec: for each bag, and by the skip connection in level 0.
+
+    `bags` are the entries of this part of the code; the `shards` have the others.
+    """
+    out = shards.sum_(ops.decode_bags(bags, weights.W_dec))
     if weights.W_skip is not None:
         out[: len(code.centred)] += code.centred @ weights.W_skip.T
     return out

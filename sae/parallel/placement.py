@@ -16,6 +16,11 @@ class Placement(NamedTuple):
     hookpoints: Mapping[str, Sequence[str]] | None = None
     """What each autoencoder reads and writes, where it has an owner."""
 
+    @property
+    def groups(self) -> int:
+        """The number of groups."""
+        return self.size // self.shards
+
     def group(self, rank: int) -> int:
         """The group of a rank: neighbours share one, because they are mostly on one machine."""
         return rank // self.shards
@@ -35,7 +40,11 @@ class Placement(NamedTuple):
 
     def replicas(self, rank: int) -> list[int]:
         """The ranks that hold the same parts of the same autoencoders, this one included."""
-        return [rank] if self.owners is not None else list(range(self.part(rank), self.size, self.shards))
+        return [rank] if self.owners is not None else self.peers(rank)
+
+    def peers(self, rank: int) -> list[int]:
+        """The rank of each group that holds the same part of its autoencoders, this one included."""
+        return list(range(self.part(rank), self.size, self.shards))
 
     def sends(self, source: int, target: int, hookpoint: str) -> bool:
         """Whether `target` trains on the tokens that `source` harvested at `hookpoint`."""

@@ -273,12 +273,16 @@ class World:
         return wait
 
     def sum_(self, tensor: Tensor) -> Tensor:
-        """A tensor, in place, added up over the processes, where each trains other autoencoders; else as it is."""
-        if self.size == 1 or self.placement.owners is None:
+        """A tensor, in place, added up over the processes, where each trains other autoencoders; else as it is.
+
+        With split latents it is added up over the same part of all autoencoders.
+        """
+        groups = self.placement.groups
+        if groups == 1 or self.placement.owners is None:
             return tensor
         with _peers_may_fail():
-            dist.all_reduce(tensor)
-        self.sent["layers"] += ring_bytes(tensor.nbytes, self.size)
+            dist.all_reduce(tensor, group=self._group_of(self.placement.peers))
+        self.sent["layers"] += ring_bytes(tensor.nbytes, groups)
         return tensor
 
     def share(self, held: Mapping[str, Made]) -> dict[str, Made]:

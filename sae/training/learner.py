@@ -482,8 +482,8 @@ class SaeLearner:
         return level_weights(self._levels)
 
     def written(self, code: Code, bags: ops.Bags) -> Float[Tensor, "bags d_out"]:
-        """What the dictionary writes of a code, whose entries are `bags`, beside b_dec, scaled."""
-        return written(self._weights, code, bags)
+        """What the dictionary writes of a code, whose entries are `bags`, beside b_dec, scaled. Of all shards."""
+        return written(self._weights, code, bags, self._shards)
 
     @property
     def decoder(self) -> Float[Tensor, "latents d_out"]:

@@ -1,7 +1,8 @@
 """What training takes of a device's memory, and what would fit where it does not."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import accumulate
 
 from sae.training.run_plan import SaePlan
@@ -27,7 +28,8 @@ def check_fits(
 
     `plans` are of one combination. A process holds one of `parts` of each.
     """
-    taken = [_least_bytes(plan, widths, recipe) // parts for plan in plans.values()]
+    least = partial(_least_bytes, widths=widths, recipe=recipe, parts=parts)
+    taken = [least(plan) for plan in plans.values()]
     needed = sum(taken)
     if free is None or needed <= free:
         return
@@ -36,7 +38,7 @@ def check_fits(
     layers = [plan for plan in plans.values() if plan.cfg.cross_layer]
     if layers:
         what, of = "cross_layer", f"{len(layers)} modules"
-        fitting += _smaller_cross_layer(layers, latents, widths, recipe, free)
+        fitting += _smaller_cross_layer(layers, latents, least, free)
     else:
         what, of = "the autoencoders", f"{len(plans)}"
         fewer = sum(total <= free for total in accumulate(taken))
@@ -48,22 +50,25 @@ def check_fits(
 
 
 def _smaller_cross_layer(
-    layers: Sequence[SaePlan], latents: int, widths: Mapping[str, int], recipe: str, free: int
+    layers: Sequence[SaePlan], latents: int, least: Callable[[SaePlan], int], free: int
 ) -> list[str]:
-    """Cross-layer transcoders with so many latents that fit: of fewer modules, and with tied decoders."""
-    fewer = next((n for n in range(len(layers), 0, -1) if _least_of_first(layers, n, widths, recipe) <= free), 0)
+    """Cross-layer transcoders with so many latents that fit: of fewer modules, and with tied decoders.
+
+    `least` says what a process needs for one layer.
+    """
+    fewer = next((n for n in range(len(layers), 0, -1) if sum(map(least, _first(layers, n))) <= free), 0)
     fitting = [f"{fewer} modules (--hookpoints)"] * (fewer > 0)
     if not layers[0].cfg.tie_decoders:
         tied = [plan._replace(cfg=replace(plan.cfg, tie_decoders=True)) for plan in layers]
-        less = sum(_least_bytes(plan, widths, recipe) for plan in tied)
+        less = sum(map(least, tied))
         most = f" with --num_latents {int(latents * free / less)}" if less > free else ""
         fitting.append(f"--tie_decoders{most}, which takes {min(less, free) / 1e9:.2f} GB")
     return fitting
 
 
-def _least_bytes(plan: SaePlan, widths: Mapping[str, int], recipe: str) -> int:
-    """Weights and moments of one dictionary, in bytes."""
-    return _numbers(plan, widths) * LEAST_BYTES_PER_PARAMETER[recipe]
+def _least_bytes(plan: SaePlan, widths: Mapping[str, int], recipe: str, parts: int) -> int:
+    """Weights and moments of one of the equal parts of a dictionary, in bytes."""
+    return _numbers(plan, widths) * LEAST_BYTES_PER_PARAMETER[recipe] // parts
 
 
 def _numbers(plan: SaePlan, widths: Mapping[str, int]) -> int:
@@ -72,10 +77,9 @@ def _numbers(plan: SaePlan, widths: Mapping[str, int]) -> int:
     return (d_in + plan.d_out(widths) + factors) * plan.cfg.latents_for(d_in)
 
 
-def _least_of_first(layers: Sequence[SaePlan], count: int, widths: Mapping[str, int], recipe: str) -> int:
-    """Weights and moments of a cross-layer transcoder of the first `count` of these layers alone."""
-    shorter = [plan._replace(across=plan.across[: count - index]) for index, plan in enumerate(layers[:count])]
-    return sum(_least_bytes(plan, widths, recipe) for plan in shorter)
+def _first(layers: Sequence[SaePlan], count: int) -> list[SaePlan]:
+    """The layers of a cross-layer transcoder of the first `count` of these modules alone."""
+    return [plan._replace(across=plan.across[: count - index]) for index, plan in enumerate(layers[:count])]
 
 
 def check_sweep_fits(plans: Mapping[str, SaePlan], widths: Mapping[str, int], recipe: str, free: int | None) -> str:

@@ -405,8 +405,10 @@ def check_each_has_a_layer(placement: Placement, saes: Mapping[str, SaePlan]) ->
         return
     for label in {plan.label for plan in saes.values() if plan.cfg.cross_layer}:
         layers = [name for name, plan in saes.items() if plan.label == label and plan.cfg.cross_layer]
-        if len(layers) > 1 and len({placement.owners[name] for name in layers}) < placement.size:
+        if len(layers) > 1 and len({placement.owners[name] for name in layers}) < placement.groups:
+            groups = "" if placement.shards == 1 else f" in {placement.groups} groups"
             raise ValueError(
                 f"distribute_layers must give every process a layer of {label or 'the cross-layer transcoder'}, got "
-                f"{len(layers)} modules for {placement.size} processes; start fewer, or leave out --distribute_layers"
+                f"{len(layers)} modules for {placement.size} processes{groups}; start fewer, or leave out "
+                "--distribute_layers"
             )

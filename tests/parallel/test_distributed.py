@@ -96,6 +96,22 @@ TWO_RANKS: dict[str, dict[str, Any]] = {
         "cross_layer": True, "tie_decoders": "target", "hookpoints": ["layers.*.mlp"], "distribute_layers": True,
         "max_tokens": 512,
     },
+    "cross_layer_sharded": {
+        "cross_layer": True, "shard_latents": 2, "hookpoints": ["layers.*.mlp"], "micro_acc_steps": 3,
+        "dead_feature_threshold": 64,
+    },
+    "cross_layer_sharded_none_dead": {
+        "cross_layer": True, "shard_latents": 2, "hookpoints": ["layers.*.mlp"], "max_tokens": 512,
+        "dead_feature_threshold": 10**6,
+    },
+    "cross_layer_sharded_prefixes_batchtopk": {
+        "cross_layer": True, "shard_latents": 2, "hookpoints": ["layers.*.mlp"], "prefixes": [24, 80],
+        "selection": "batchtopk", "skip_connection": True, "max_tokens": 512,
+    },
+    "cross_layer_tied_sharded": {
+        "cross_layer": True, "shard_latents": 2, "tie_decoders": True, "hookpoints": ["layers.*.mlp"],
+        "budgets": [1, 3], "skip_connection": True, "dead_feature_threshold": 64,
+    },
     "crosscoder_sharded": {"crosscode": True, "shard_latents": 2, "hookpoints": WIDTHS, "max_tokens": 512},
     "crosscoder_distributed": {"crosscode": True, "distribute_layers": True, "lr": [1e-3, 1e-2], "max_tokens": 512},
     "kl": {"loss_fn": "kl", "layers": [0, 2], "exclude_positions": [0], "exclude_tokens": list(range(3, 80))},
@@ -107,6 +123,21 @@ FOUR_RANKS: dict[str, dict[str, Any]] = {
     "more_ranks_than_autoencoders": {"distribute_layers": True, "layers": [0, 1]},
     "mesh": {"shard_latents": 2, "layers": [0, 2], "dead_feature_threshold": 100},
     "distributed_and_sharded": {"shard_latents": 2, "distribute_layers": True, "layers": [0, 1, 2]},
+    "cross_layer_mesh": {
+        "cross_layer": True,
+        "shard_latents": 2,
+        "hookpoints": ["layers.*.mlp"],
+        "max_tokens": 512,
+    },
+    "cross_layer_distributed_and_sharded": {
+        "cross_layer": True,
+        "shard_latents": 2,
+        "distribute_layers": True,
+        "tie_decoders": True,
+        "hookpoints": ["layers.*.mlp"],
+        "max_tokens": 512,
+        "skip_connection": True,
+    },
     "several_steps": {"steps_per_batch": 4, "micro_acc_steps": 2, "layers": [0, 1]},
     "kl": {"loss_fn": "kl", "layers": [1]},
 }
@@ -291,6 +322,19 @@ def test_the_bytes_of_split_latents_are_those_of_the_formula(two: Path, name: st
         expected += sum((count > d_in // 2) * 2 * TOKENS * 2 * d_in for count in dead)
     assert sent["shards"] == expected
     assert sent["exchange"] == 4 * TOKENS * sum(widths.values()) * (16 + steps)
+
+
+@pytest.mark.parametrize("rank", range(2))
+def test_the_bytes_of_a_split_cross_layer_transcoder_are_those_of_the_formula(two: Path, rank: int) -> None:
+    """Three modules of width 32, of which each writes its own output and those of the later ones."""
+    sent, code = sent_by(rank, two / "cross_layer_sharded_none_dead"), 2 * TOKENS * 4 * 4
+    expected = 0
+    for written in (96, 64, 32):
+        # a block of the shuffle for the start, every step, and what is held out
+        expected += (2 * 8 + STEPS + 1) * code + (8 + STEPS + 1) * 2 * TOKENS * 4 * written
+        expected += 8 * STEPS + 24 + 4 * 64
+        expected += STEPS * sum(4 * (width * (width // 4) + width // 4 + 1) for width in (32, written))
+    assert sent["shards"] == expected and sent["steps"] == STEPS
 
 
 def elsewhere_of(rank: int) -> int:
