@@ -169,6 +169,25 @@ def test_the_seeds_call_reads_as_written() -> None:
     assert (cfg.sae.d_in, cfg.batch_size, cfg.sae.k, cfg.sae.expansion_factor) == (512, 16, 32, 32)
 
 
+@pytest.mark.parametrize("share", [-0.1, 1.0, math.nan])
+def test_some_steps_follow_those_that_reconstruct_first(share: float) -> None:
+    assert TrainConfig(loss_fn="kl", reconstruct_first=0.0).reconstruct_first == 0
+    with pytest.raises(ValueError, match=f"reconstruct_first must be 0 or more, and below 1, got {share}; leave it"):
+        TrainConfig(loss_fn="kl", reconstruct_first=share)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "goes with --loss_fn kl or ce, got 0.5 with loss_fn fvu; leave out one of them"),
+        ({"loss_fn": "kl", "finetune": "run"}, "goes with new dictionaries, got 0.5 with finetune; leave out one"),
+    ],
+)
+def test_only_new_dictionaries_that_are_trained_end_to_end_reconstruct_first(options: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"reconstruct_first {message}"):
+        TrainConfig(reconstruct_first=0.5, **options)
+
+
 @pytest.mark.parametrize("loss_fn", ["ce", "kl"])
 def test_candidates_in_8_bits_go_with_sparse_gradients_only(loss_fn: Any) -> None:
     with pytest.raises(ValueError, match=f"encode_in_8bit goes with --loss_fn fvu, .*got '{loss_fn}'; leave out one"):

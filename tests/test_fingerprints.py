@@ -71,7 +71,7 @@ RUNS: dict[str, Callable[[Path], Path]] = {
     "growing k": lambda folder: run(folder, k=32),
     "massive tokens": massive,
     "cached": cached,
-    "kl": lambda folder: run(folder, loss_fn="kl"),
+    "kl": lambda folder: run(folder, loss_fn="kl", reconstruct_first=0.0),
     "sweep": lambda folder: run(folder, sae=[SaeConfig(num_latents=n, k=4) for n in (96, 128)], micro_acc_steps=2),
     "2 ranks": on_two_ranks,
     "2 ranks, latents shared": lambda folder: on_two_ranks(folder, shard_latents=2),

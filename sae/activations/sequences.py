@@ -39,6 +39,13 @@ class SequenceSource:
         activations = self._read(self._peeked[0])
         return activations if self._rank == 0 else {name: acts[:0] for name, acts in activations.items()}
 
+    def activations(self, tokens: Int[Tensor, "batch seq"]) -> dict[str, Tensor]:
+        """The activations of sequences that were handed out."""
+        if len(tokens):
+            return self._read(tokens)
+        none = self._read(tokens.new_zeros(1, tokens.shape[1]))  # for their widths
+        return {name: acts[:0] for name, acts in none.items()}
+
     def __iter__(self) -> Iterator[Tensor]:
         return self
 

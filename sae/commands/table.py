@@ -26,8 +26,8 @@ TRAIN_GROUPS = {
         "normalize_decoder", "finetune",
     ),
     "training": (
-        "batch_size", "grad_acc_steps", "micro_acc_steps", "steps_per_batch", "loss_fn", "lr", "lr_warmup_steps",
-        "auxk_alpha", "dead_feature_threshold", "recipe", "seed",
+        "batch_size", "grad_acc_steps", "micro_acc_steps", "steps_per_batch", "loss_fn", "reconstruct_first", "lr",
+        "lr_warmup_steps", "auxk_alpha", "dead_feature_threshold", "recipe", "seed",
     ),
     "output": (
         "save_dir", "run_name", "resume", "resume_changed", "save_every", "keep_last", "save_best", "eval_every",

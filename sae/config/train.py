@@ -35,7 +35,7 @@ class TrainConfig:
 
     lr: float | list[float | None] | None = None
     """Peak learning rate, of W_dec. None: derived from the number of latents and the length of the run, and printed at
-    the start (docs/recipe.md)."""
+    the start (docs/recipe.md). It is not that of the steps that reconstruct_first says, whose rate is derived."""
 
     lr_warmup_steps: int | None = None
     """Steps of linear warm-up. None: 1000, or a twentieth of a shorter run."""
@@ -43,6 +43,11 @@ class TrainConfig:
     loss_fn: Literal["fvu", "ce", "kl"] = "fvu"
     """Loss to minimise. fvu: the reconstruction's error. kl: end to end, the divergence of the model's predictions from
     the untouched model's, with all autoencoders in it at once. ce: end to end, the cross-entropy of its predictions."""
+
+    reconstruct_first: float | None = None
+    """Share of the steps of an end-to-end run that train on the reconstruction's error, before the others follow
+    loss_fn. None: 0.9 for new dictionaries with the default recipe, else 0. From the start alone, end to end learns
+    slowly."""
 
     auxk_alpha: float = 1 / 32
     """Weight of the AuxK loss, which is to revive dead latents. 0 turns it off."""
@@ -162,6 +167,7 @@ class TrainConfig:
                 f"encode_in_8bit goes with --loss_fn fvu, whose gradient is sparse, got {self.loss_fn!r}; "
                 "leave out one of them"
             )
+        self._check_reconstruct_first()
         self._check_kinds()
         if (self.steps_per_batch or 1) > 1 and self.loss_fn != "fvu":
             raise ValueError(
@@ -180,6 +186,19 @@ class TrainConfig:
             raise ValueError(
                 f"run_name must be a path inside save_dir, got {self.run_name!r}; "
                 "leave out '..' and a leading '/', and choose the place with --save_dir"
+            )
+
+    def _check_reconstruct_first(self) -> None:
+        """Raise ValueError for a share of the steps that is none, or that no step follows."""
+        share = self.reconstruct_first
+        if share is None:
+            return
+        check("reconstruct_first", share, 0 <= share < 1, "0 or more, and below 1", "leave it out for the default")
+        if self.loss_fn == "fvu" or self.finetune is not None:
+            what = "new dictionaries" if self.finetune is not None else "--loss_fn kl or ce"
+            raise ValueError(
+                f"reconstruct_first goes with {what}, got {share} with "
+                f"{'finetune' if self.finetune is not None else 'loss_fn fvu'}; leave out one of them"
             )
 
     def _check_kinds(self) -> None:

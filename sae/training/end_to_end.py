@@ -173,11 +173,11 @@ class EndToEnd:
         self._sums += self._step_sums
         self._step_sums.zero_()
 
-    def read_loss(self) -> float:
-        """Mean loss per token, in nats, of the steps since the last call. Waits for the device."""
+    def read_loss(self) -> float | None:
+        """Mean loss per token, in nats, of the steps since the last call; None without any. Waits for the device."""
         total, tokens = self._sums.tolist()
         self._sums.zero_()
-        return total / max(1.0, tokens)
+        return total / tokens if tokens else None
 
     def state_dict(self) -> dict[str, Any]:
         """The loss that was summed and not read yet, as JSON. Waits for the device."""

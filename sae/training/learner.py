@@ -105,9 +105,7 @@ class SaeLearner:
         self._recording = StepRecording((lambda x: me._differentiate(x)), (lambda: me._take_step()))
         self._set_k(sae.cfg.k)
         self._grads: Gradients | None = None
-        # The rows of W_enc follow those of W_dec where both are directions of the same activations.
-        self._recipe = recipe = recipe if self._is_autoencoder else recipe._replace(encoder_follows=0.0)
-        self._optimizer = _optimizer(sae, recipe, compute_dtype, shards)
+        self._set_recipe(recipe)
         self._set_weights()
         self._rates = FiringRates(sae.num_latents, sae.device)
         self._tokens = torch.zeros((), dtype=torch.int64)  # on the CPU, where it is asked for
@@ -179,6 +177,12 @@ class SaeLearner:
         add_up([self._thresholds.histogram.step_counts])
         self._thresholds.end_step(self._k, self._shards)
 
+    def _set_recipe(self, recipe: Recipe) -> None:
+        """Train by this recipe, from the start of the optimizer."""
+        # The rows of W_enc follow those of W_dec where both are directions of the same activations.
+        self._recipe = recipe if self._is_autoencoder else recipe._replace(encoder_follows=0.0)
+        self._optimizer = _optimizer(self.sae, self._recipe, self._product_dtype, self._shards)
+
     def _set_weights(self) -> None:
         """Read the parameters anew, after they were set."""
         self._weights = Weights.of(self.sae, self._compute_dtype)
@@ -222,6 +226,16 @@ class SaeLearner:
         To go on training after it, load a `state_dict` first.
         """
         return Calibration(self.sae, self._candidates, self._agree)
+
+    def follow(self, recipe: Recipe, *, anew: bool) -> None:
+        """Train by another recipe with the same parameters from now on; `anew` with an optimizer that knows nothing."""
+        state = self._optimizer.state_dict()
+        self._set_recipe(recipe)
+        if not anew:
+            for name, tensor in self._optimizer.state_dict().items():
+                tensor.copy_(state[name])
+        self._set_rates()
+        self._set_weights()
 
     @property
     def rule(self) -> Ordinary:

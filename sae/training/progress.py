@@ -14,7 +14,7 @@ from sae.activations.store import ActivationStore
 from sae.runs.folder import RunFolder
 from sae.runs.log import Detached, JsonLines, Progress, Record, Sink, Stopwatch, WandbSink, note, why_no_wandb
 from sae.training.learner import SaeLearner
-from sae.training.run_plan import LearnerPlan, RunPlan
+from sae.training.run_plan import LearnerPlan, RunPlan, Stage
 
 
 class Speed:
@@ -115,13 +115,17 @@ def speeds(tokens: int, seconds: Mapping[str, float]) -> dict[str, float]:
     return {name: tokens / seconds[name] if tokens else math.nan for name in seconds}
 
 
-def derived_rates(plan: RunPlan, learners: Mapping[str, LearnerPlan]) -> str:
-    """A line with the peak learning rates that were derived; empty if all were given."""
-    found = sorted({learners[name].peak_lr for name, each in plan.saes.items() if each.lr is None})
-    if not found:
-        return ""
-    several = f" to {found[-1]:.3g}" if len(found) > 1 else ""
-    return f"peak learning rate {found[0]:.3g}{several}, derived from the latents and {plan.steps.total:,} steps"
+def derived_rates(plan: RunPlan, learners: Mapping[Stage, Mapping[str, LearnerPlan]]) -> str:
+    """A line with the peak learning rates that were derived, by stage; empty if all were given."""
+    told = []
+    for stage, plans in learners.items():
+        own = stage.loss_fn == plan.cfg.loss_fn
+        found = sorted({plans[name].peak_lr for name, each in plan.saes.items() if each.lr is None or not own})
+        if found:
+            several = f" to {found[-1]:.3g}" if len(found) > 1 else ""
+            what = "" if len(learners) == 1 else (" end to end" if own else " of reconstruction")
+            told.append(f"{found[0]:.3g}{several}, derived from the latents and {stage.total:,} steps{what}")
+    return f"peak learning rate {', then '.join(told)}" if told else ""
 
 
 def derived(
@@ -142,6 +146,7 @@ def derived(
         "batches_per_step": plan.steps.batches_at_once,
         "steps_per_batch": plan.steps.per_batch,
         "total_steps": plan.steps.total,
+        "reconstruction_steps": plan.stages[0].stop if len(plan.stages) > 1 else 0,
         "tokens_per_step": plan.steps.tokens,
         "data_seed": store.data_seed,
         "held_out_sequences": store.held_out,

@@ -21,6 +21,9 @@ PEAK = 32.0
 """Peak learning rate of a run of up to 256 steps, in units of half the paper's (`peak_lr`)."""
 FURTHER, FURTHER_END_TO_END = 0.15, 0.02
 """Factors on `PEAK` for a dictionary that is trained already: by its error, and by the loss of the whole model."""
+RECONSTRUCT_FIRST = 0.9
+"""Share of an end-to-end run's steps that train new dictionaries on the reconstruction's error first (Karvonen 2025,
+arXiv:2503.17272; docs/notebook.md)."""
 
 
 class Recipe(NamedTuple):

@@ -23,6 +23,7 @@ from sae.training.recipe import (
     FURTHER,
     FURTHER_END_TO_END,
     PEAK,
+    RECONSTRUCT_FIRST,
     Recipe,
     firings,
     peak_lr,
@@ -72,11 +73,29 @@ class SaeShape(NamedTuple):
 
 
 class LearnerPlan(NamedTuple):
-    """Settings of one autoencoder's training that are the same in all steps of the run."""
+    """Settings of one autoencoder's training that are the same in all steps of a stage."""
 
     shape: SaeShape
     recipe: Recipe
     peak_lr: float
+
+
+class Stage(NamedTuple):
+    """Steps with one loss and a schedule of their own: all of a run, or its first or last part."""
+
+    start: int
+    """First step, from 0."""
+    stop: int
+    """The step after the last."""
+    loss_fn: str
+    """Loss that they minimise."""
+    warmup_steps: int
+    """Steps of linear warm-up, the first of them."""
+
+    @property
+    def total(self) -> int:
+        """The number of its steps."""
+        return self.stop - self.start
 
 
 class Combination(NamedTuple):
@@ -130,7 +149,7 @@ class RunPlan(NamedTuple):
     placement: Placement
     """Which process trains which of them."""
     steps: Steps
-    warmup_steps: int
+    stages: tuple[Stage, ...]
     auxk_dead_after: int
     """Tokens without firing after which AuxK acts on a latent."""
     report_dead_after: int
@@ -164,7 +183,7 @@ class RunPlan(NamedTuple):
             saes,
             _placement(cfg, saes, store.widths, processes),
             steps,
-            warmup_steps(steps.total, cfg.lr_warmup_steps),
+            _stages(cfg, steps.total, before),
             cfg.dead_feature_threshold or PAPERS_DEAD_THRESHOLD,
             report_dead_after(cfg, steps.total * steps.tokens),
             cfg.batch_size * store.ctx_len // steps.per_batch // cfg.micro_acc_steps,
@@ -189,24 +208,30 @@ class RunPlan(NamedTuple):
         """The autoencoders that a process trains, all or a part of each."""
         return {name: plan for name, plan in self.saes.items() if self.placement.holds(rank, name)}
 
-    def learner(self, name: str, shape: SaeShape) -> LearnerPlan:
-        """How the autoencoder `name`, which has this shape, is trained."""
+    def learner(self, name: str, shape: SaeShape, stage: Stage) -> LearnerPlan:
+        """How the autoencoder `name`, which has this shape, is trained in a stage."""
         per_step = firings(self.steps.tokens, shape.cfg.k, shape.num_latents)
-        recipe = Recipe.named(self.cfg.recipe, self.steps.total, per_step)
+        recipe = Recipe.named(self.cfg.recipe, stage.total, per_step)
         # The whole model sees what an autoencoder selects by itself; and one that is trained already has learned k, and
         # which latents are silent.
-        end_to_end, peak = self.cfg.loss_fn != "fvu", PEAK
-        if self.cfg.finetune is not None:  # the steps of a new dictionary would undo what was learned
+        end_to_end, peak = stage.loss_fn != "fvu", PEAK
+        trained = self.cfg.finetune is not None or stage.start > 0
+        if trained:  # the steps of a new dictionary would undo what was learned
             peak *= FURTHER_END_TO_END if end_to_end else FURTHER
-        if end_to_end or self.cfg.finetune is not None:
+        if end_to_end or trained:
             recipe = recipe._replace(k_growth=0.0, least_firings=0.0)
-        chosen = self.saes[name].lr
-        derived = peak_lr(shape.num_latents, self.steps.total, per_step, self.cfg.recipe, peak=peak)
+        chosen = self.saes[name].lr if stage.loss_fn == self.cfg.loss_fn else None
+        derived = peak_lr(shape.num_latents, stage.total, per_step, self.cfg.recipe, peak=peak)
         return LearnerPlan(shape, recipe, derived if chosen is None else chosen)
+
+    def stage(self, step: int) -> Stage:
+        """The stage of a step, from 0; after the last step the last one."""
+        return next((stage for stage in self.stages if step < stage.stop), self.stages[-1])
 
     def schedule(self, step: int) -> float:
         """Factor on the peak learning rates at `step`, from 0."""
-        return schedule(step, self.steps.total, self.warmup_steps)
+        stage = self.stage(step)
+        return schedule(step - stage.start, stage.total, stage.warmup_steps)
 
     def together(self) -> list[dict[str, slice]]:
         """The layers of each cross-layer transcoder of several layers, and where the output of each is in that of
@@ -228,6 +253,22 @@ class RunPlan(NamedTuple):
 
 
 # Steps
+
+
+def _stages(cfg: TrainConfig, total: int, before: Mapping[str, Any]) -> tuple[Stage, ...]:
+    """The stages of a run of `total` steps, or as before, if it is resumed."""
+    share = cfg.reconstruct_first
+    if share is None:
+        share = RECONSTRUCT_FIRST if cfg.recipe == "default" and cfg.finetune is None else 0.0
+    first = 0 if cfg.loss_fn == "fvu" else min(round(share * total), total - 1)
+    if before:  # those of earlier versions had none
+        first = min(int(before.get("reconstruction_steps", 0)), total)
+    parts = (0, first, "fvu"), (first, total, cfg.loss_fn)
+    return tuple(
+        Stage(start, stop, loss_fn, warmup_steps(stop - start, cfg.lr_warmup_steps))
+        for start, stop, loss_fn in parts
+        if start < stop
+    )
 
 
 def plan_steps(cfg: TrainConfig, store: ActivationStore, at_once: int, before: Mapping[str, Any]) -> Steps:

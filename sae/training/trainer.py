@@ -35,12 +35,7 @@ from sae.training.memory import free_memory, return_freed_memory
 from sae.training.memory_plan import check_fits, check_sweep_fits
 from sae.training.persistence import Persistence
 from sae.training.progress import RunLog, Speed
-from sae.training.run_plan import (
-    RunPlan,
-    SaePlan,
-    SaeShape,
-    short_run_note,
-)
+from sae.training.run_plan import LearnerPlan, RunPlan, SaePlan, SaeShape, Stage, short_run_note
 
 T = TypeVar("T")
 
@@ -99,13 +94,15 @@ class SaeTrainer:
         self.saes = make_saes(plan, world, self.device, self._note, launch.typed, begun=launch.begun)
         """Autoencoders that this process holds, by name: all, unless they are distributed."""
         shapes = self._merged({name: SaeShape.of(sae, cfg.shard_latents) for name, sae in self.saes.items()})
-        self.learner_plans = {name: plan.learner(name, shape) for name, shape in shapes.items()}
-        """Plans of all autoencoders, whoever holds them."""
-        self.learners = make_learners(plan, self.saes, self.learner_plans, world, self.device)
+        self.step = 0
+        self.learner_plans = {
+            stage: {name: plan.learner(name, shape, stage) for name, shape in shapes.items()} for stage in plan.stages
+        }
+        """Plans of all autoencoders, whoever holds them, by stage of the run."""
+        self.learners = make_learners(plan, self.saes, self.learner_plans[self.stage], world, self.device)
         self.groups = groups(self.learners, plan.together(), world.sum_)
         """Learners that write the same places together, and each of the others alone."""
         self.source, self.end_to_end = make_source(plan, self.store, self.learners, world)
-        self.step = 0
         self._position: dict[str, Any] | None = self.source.state_dict()
         """Position of the next step's data; None in the middle of an update, when there is no state to save."""
         self.stopped = False
@@ -273,7 +270,7 @@ class SaeTrainer:
             fit_on, fit_to = few[name]
             learner.initialise(*first[name], new=new, fit_on=fit_on, fit_to=fit_to, add_up=self._add_up)
         first_look.check_they_differ(self.learners, self.world)
-        too_short = short_run_note((plan.shape for plan in self.learner_plans.values()), self.plan.total_tokens)
+        too_short = short_run_note((plan.shape for plan in self._current_plans.values()), self.plan.total_tokens)
         capped = self.cfg.recipe == "default"
         slow = native.advice() if capped and self.device.type == "cpu" else None
         for sentence in first_look.notes(held_out_batch, too_short, slow, about, spared=capped):
@@ -286,9 +283,11 @@ class SaeTrainer:
 
     def train_step(self) -> bool:
         """One optimizer step of every autoencoder; False, and nothing done, if the data ended before."""
-        complete = False
+        complete, stage = False, self.stage
+        if 0 < self.step == stage.start:
+            self._follow_recipes(anew=True)
         for learner in self.learners.values():
-            learner.begin_step(self.step, self.total_steps)
+            learner.begin_step(self.step - stage.start, stage.total)
         while not complete:
             with self.world.together():
                 batch = next(self.source, None)
@@ -309,7 +308,9 @@ class SaeTrainer:
 
     def _accumulate(self, batch: Any, *, is_last: bool) -> dict[str, Callable[[], None]]:
         """Add a batch's gradients. After the step's last batch {name: wait for the sums over processes}."""
-        if self.end_to_end is not None:
+        if self.end_to_end is not None and self.stage.loss_fn == "fvu":
+            batch = self.source.activations(batch)
+        elif self.end_to_end is not None:
             with self.speed.timing(self.learners):
                 for part in batch.tensor_split(self.cfg.micro_acc_steps):
                     self.end_to_end.accumulate(part)
@@ -343,7 +344,7 @@ class SaeTrainer:
 
     def learning_rate(self, name: str) -> float:
         """The learning rate of an autoencoder in the step that comes next."""
-        return self.learner_plans[name].peak_lr * self.plan.schedule(self.step)
+        return self._current_plans[name].peak_lr * self.plan.schedule(self.step)
 
     def metrics(self, *, tokens_per_second: float) -> Record:
         """What happened since the last record, by autoencoder. Waits for the device.
@@ -352,8 +353,8 @@ class SaeTrainer:
         """
         tokens = self.step * self.tokens_per_step
         record: Record = {"step": self.step, "tokens": tokens, "tokens_per_second": tokens_per_second}
-        if self.end_to_end is not None:
-            record["loss"] = self.end_to_end.read_loss()
+        if self.end_to_end is not None and (loss := self.end_to_end.read_loss()) is not None:
+            record["loss"] = loss
         recall = self._every(RECALL_EVERY) or self.cfg.log_every >= RECALL_EVERY or self.step == self.total_steps
         found = {name: progress.read_metrics(learner, recall=recall) for name, learner in self.learners.items()}
         for name, metrics in self._merged(found).items():
@@ -396,7 +397,11 @@ class SaeTrainer:
     def describe(self) -> dict[str, Any]:
         """What config.json says beside the configuration: what was derived from model and data."""
         return progress.derived(
-            self.plan, self.store, self.learner_plans, processes=self.world.size, fingerprints=self.fingerprints
+            self.plan,
+            self.store,
+            self.learner_plans[self.plan.stages[-1]],
+            processes=self.world.size,
+            fingerprints=self.fingerprints,
         )
 
     def state(self, *, measure: bool = False) -> checkpoint.Checkpoint:
@@ -466,6 +471,8 @@ class SaeTrainer:
                 self.end_to_end.load_state_dict(own["end_to_end"])
             self._position = self.source.state_dict()
             self.step = count_in(own, "step", self.total_steps)
+        if self.stage.start:
+            self._follow_recipes(anew=False)
 
     @property
     def compiler(self) -> str:
@@ -483,6 +490,20 @@ class SaeTrainer:
     def plans(self) -> dict[str, SaePlan]:
         """What each autoencoder of the run reads, its shape and its seed, by name."""
         return self.plan.saes
+
+    @property
+    def stage(self) -> Stage:
+        """The stage of the step that comes next."""
+        return self.plan.stage(self.step)
+
+    @property
+    def _current_plans(self) -> dict[str, LearnerPlan]:
+        return self.learner_plans[self.stage]
+
+    def _follow_recipes(self, *, anew: bool) -> None:
+        """Let every learner train as its stage says, `anew` or with the state that its optimizer has."""
+        for name, learner in self.learners.items():
+            learner.follow(self._current_plans[name].recipe, anew=anew)
 
     @property
     def total_steps(self) -> int:

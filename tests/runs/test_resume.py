@@ -344,7 +344,8 @@ def test_a_trainer_may_be_made_or_run_where_gradients_are_off(tmp_path: Path, ar
     def trained(where: str, made: Any, run: Any) -> dict[str, torch.Tensor]:
         tokens = torch.randint(3, VOCAB_SIZE, (12, 16), generator=torch.Generator().manual_seed(5))
         cfg = TrainConfig(SaeConfig(num_latents=64, k=4), batch_size=4, save_dir=str(tmp_path / where), lr=3e-3,
-                          log_to_wandb=False, run_name="run", layers=[1], loss_fn=loss_fn)  # fmt: skip
+                          log_to_wandb=False, run_name="run", layers=[1], loss_fn=loss_fn,
+                          reconstruct_first=0.0 if loss_fn == "kl" else None)  # fmt: skip
         with made():
             trainer = SaeTrainer(cfg, tokens, model)
         with run():

@@ -17,6 +17,7 @@ from sae import Sae, SaeConfig, SaeTrainer, TrainConfig, graft, lm
 from sae.dictionary.gradients import Gradients
 from sae.training.end_to_end import EndToEnd
 from sae.training.learner import SaeLearner
+from sae.training.recipe import firings, peak_lr, schedule
 
 pytestmark = pytest.mark.usefixtures("no_picture")
 
@@ -208,12 +209,13 @@ def test_the_meters_see_what_passed_each_dictionary(kind: str, monkeypatch: pyte
 def test_a_step_that_does_not_end_is_not_in_the_reported_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     _, _, end_to_end = setting("kl", monkeypatch)
     end_to_end.accumulate(tiny_tokens(4, CTX))
-    assert end_to_end.state_dict() == {"sums": [0.0, 0.0]} and end_to_end.read_loss() == 0.0
+    assert end_to_end.state_dict() == {"sums": [0.0, 0.0]} and end_to_end.read_loss() is None
 
 
 def trainer(save_dir: Path, loss_fn: str, **changes: Any) -> SaeTrainer:
     """As test_resume's, on a model with its head."""
-    sizes = {"sae": SaeConfig(num_latents=64, k=4), "batch_size": 4, "log_to_wandb": False, "lr": 1e-2}
+    sizes = {"sae": SaeConfig(num_latents=64, k=4), "batch_size": 4, "log_to_wandb": False, "lr": 1e-2,
+             "reconstruct_first": 0.0}  # fmt: skip
     cfg = TrainConfig(save_dir=str(save_dir), loss_fn=loss_fn, run_name="run", **sizes | changes)  # type: ignore[arg-type]
     return SaeTrainer(cfg, tiny_tokens(100, CTX), tiny_model("llama", causal_lm=True))
 
@@ -221,7 +223,7 @@ def trainer(save_dir: Path, loss_fn: str, **changes: Any) -> SaeTrainer:
 def test_training_lowers_the_divergence_that_it_minimises(tmp_path: Path) -> None:
     cfg = TrainConfig(SaeConfig(num_latents=64, k=4), batch_size=4, log_to_wandb=False, lr=1e-2, loss_fn="kl",
                       save_dir=str(tmp_path), run_name="run", layer_stride=2, exclude_positions=[0],
-                      dead_feature_threshold=300, eval_every=20)  # fmt: skip
+                      dead_feature_threshold=300, eval_every=20, reconstruct_first=0.0)  # fmt: skip
     one = SaeTrainer(cfg, tiny_tokens(100, CTX), tiny_model("gpt2", causal_lm=True))
     before = one.evaluate_grafted()
     one.fit()
@@ -243,13 +245,48 @@ def end_to_end_trainer(save_dir: Path, **changes: Any) -> SaeTrainer:
 
 
 @pytest.mark.parametrize("kind", ["topk", "batchtopk", "prefixes, batchtopk", "skip transcoder"])
-def test_stopping_and_resuming_equals_not_stopping(tmp_path: Path, kind: str) -> None:
-    make = partial(end_to_end_trainer, **of_kind(kind))
+@pytest.mark.parametrize("first", [0.0, 0.25, 0.58], ids="{} first".format)  # 0, 3 and 7 of 12 steps
+def test_stopping_and_resuming_equals_not_stopping(tmp_path: Path, kind: str, first: float) -> None:
+    make = partial(end_to_end_trainer, **of_kind(kind), reconstruct_first=first)
     make(tmp_path / "straight").fit()
     stop_after(make(tmp_path / "stopped"), 3)
     stop_after(make(tmp_path / "stopped", resume=True), 7)
     make(tmp_path / "stopped", resume=True).fit()
     assert_same_end(tmp_path / "stopped", tmp_path / "straight")
+
+
+def test_new_dictionaries_learn_to_reconstruct_first(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"layers": [1], "reconstruct_first": 0.75}
+    one, other = (end_to_end_trainer(tmp_path / name, **options) for name in ("one", "other"))
+    assert one.plan.stages == ((0, 9, "fvu", 0), (9, 12, "kl", 0))
+    one.initialise()
+    other.initialise()
+    learner, plan = other.learners["layers.1"], other.plan
+    for step in range(9):  # what a run by the reconstruction's error does with the same tokens
+        rate = peak_lr(64, 9, firings(plan.steps.tokens, 4, 64)) * schedule(step, 9, 0)
+        learner.begin_step(step, 9)
+        for _ in range(2):  # passes of a step
+            activations = lm.harvest(other.store.model, next(other.source), ["layers.1"])  # type: ignore[union-attr]
+            learner.accumulate(activations["layers.1"].flatten(0, 1))
+        learner.update(rate)
+        assert one.learning_rate("layers.1") == pytest.approx(rate) and one.train_step()
+    state, expected = one.learners["layers.1"].state_dict(), learner.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in expected.items())
+    for name, tensor in other.saes["layers.1"].state_dict().items():
+        assert torch.equal(one.saes["layers.1"].state_dict()[name], tensor)
+    assert "loss" not in one.metrics(tokens_per_second=1.0)
+    assert one.train_step() and one.metrics(tokens_per_second=1.0)["loss"] > 0
+    assert one.learners["layers.1"].state_dict()["adam.step"] == 1
+
+
+def test_the_rate_that_is_given_is_that_of_the_steps_end_to_end(tmp_path: Path) -> None:
+    one = end_to_end_trainer(tmp_path, lr=3e-3)
+    derived, given = one.learning_rate("layers.0"), 3e-3
+    assert one.plan.stages == ((0, 11, "fvu", 0), (11, 12, "kl", 0))
+    one.step = 11
+    assert one.learning_rate("layers.0") == given != derived
+    for changes in ({"recipe": "gao2024"}, {"reconstruct_first": 0.0}):
+        assert end_to_end_trainer(tmp_path / str(changes), **changes).plan.stages == ((0, 12, "kl", 0),)
 
 
 def of_kind(kind: str) -> dict[str, Any]:
@@ -271,7 +308,7 @@ def test_a_step_is_the_same_however_it_is_split(tmp_path: Path, kind: str) -> No
     found = {}
     for name, (batch_size, grad_acc_steps, micro_acc_steps) in splits.items():
         options = {"batch_size": batch_size, "grad_acc_steps": grad_acc_steps, "micro_acc_steps": micro_acc_steps}
-        one = end_to_end_trainer(tmp_path / name, **of_kind(kind), **options)
+        one = end_to_end_trainer(tmp_path / name, **of_kind(kind), **options, reconstruct_first=0.0)
         for learner in one.learners.values():
             x = torch.randn(50, 32, generator=torch.Generator().manual_seed(0))
             learner.initialise(x, x.roll(1, 1) if learner.sae.reads_input else None)
