@@ -163,7 +163,7 @@ class SaeConfig:
     @property
     def needs_reconstruction(self) -> str:
         """The option of this shape that cannot be trained end to end; empty if there is none."""
-        return "crosscode" if self.crosscode else "cross_layer" if self.cross_layer else ""
+        return "crosscode" if self.crosscode else ""
 
     def levels_for(self, num_latents: int) -> list[int]:
         """Ends of the nested reconstructions.

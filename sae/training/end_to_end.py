@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sae import lm
 from sae.dictionary.autoencoder import Encoded
+from sae.dictionary.cross_layer import coders
 from sae.dictionary.gradients import Gradients, Reconstruction
 from sae.dictionary.losses import divergence
 from sae.training.learner import SaeLearner
@@ -16,15 +17,21 @@ from sae.training.learner import SaeLearner
 LossName = Literal["ce", "kl"]
 
 
+Decode = Callable[[Tensor, Tensor, Any], Tensor]
+"""What makes a reconstruction of activations, their latents and what was encoded."""
+
+
 class _Grafted:
-    """One dictionary in the model's forward, an autoencoder or a transcoder: a `lm.Coder` that keeps what passes it."""
+    """One dictionary in the model's forward: a `lm.Coder` that keeps what passes it."""
 
     decodes_with_input = True
 
-    def __init__(self, learner: SaeLearner, kept: Bool[Tensor, "batch seq"], level: int, levels: int) -> None:
+    def __init__(
+        self, learner: SaeLearner, decode: Decode, kept: Bool[Tensor, "batch seq"], level: int, levels: int
+    ) -> None:
         """It makes nested reconstruction `level` of `levels`, from 0; of fewer, the first several times."""
         sae = learner.sae
-        self._learner, self._kept, self.num_latents = learner, kept, sae.num_latents
+        self._learner, self._decode, self._kept, self.num_latents = learner, decode, kept, sae.num_latents
         self.reads_input, self.reads = sae.reads_input, sae.reads
         self._whole = level == levels - 1
         self._level = len(learner.level_weights) - levels + level
@@ -45,7 +52,7 @@ class _Grafted:
         flat = top_acts.detach().flatten(0, 1), top_indices.flatten(0, 1)
         if not self._whole and (level := self._learner.level(*flat)) is not None:
             top_acts = top_acts * (level <= max(0, self._level)).view(top_acts.shape)
-        recon = self._learner.sae.decode(top_acts, top_indices, x)
+        recon = self._decode(top_acts, top_indices, x)
         self._recon = recon.detach()
         return recon
 
@@ -53,14 +60,20 @@ class _Grafted:
         """What the reconstruction stands in for."""
         self._y = y.detach()
 
+    @property
+    def residual(self) -> Float[Tensor, "tokens d_out"]:
+        """x̂ − y at its own place, of the tokens that count, as the model has them."""
+        kept = self._kept.to(self._x.device)
+        return (self._recon[kept] - self._y[kept]).to(self._learner.sae.dtype)
+
     def reconstruction(self, loss: Tensor) -> Reconstruction:
         """The tokens that count, for the meters and AuxK."""
         sae, kept = self._learner.sae, self._kept.to(self._x.device)
         x, y = self._x[kept].to(sae.dtype), self._y[kept].to(sae.dtype)
-        b_dec = sae.b_dec.detach()
+        b_dec, scale = self._learner.bias, self._learner.own_scale
         recon = Reconstruction.of(
-            y - b_dec,
-            self._recon[kept] - y,
+            y * scale - b_dec,
+            self.residual * scale,
             self._code.top_indices[kept],
             self._learner.rule.farthest,
             centred=x - b_dec if sae.spec.centred else x,
@@ -124,19 +137,35 @@ class EndToEnd:
         total = torch.zeros((), dtype=torch.float64, device=self._sums.device)
         by_level: list[Sequence[Tensor]] = []
         for level, weight in enumerate(weights):
-            grafts = {name: _Grafted(one, kept, level, len(weights)) for name, one in learners.items()}
+            decoders = _decoders(learners)
+            grafts = {name: _Grafted(one, decoders[name], kept, level, len(weights)) for name, one in learners.items()}
             with torch.enable_grad(), lm.graft(self._model, grafts, mask=kept):
                 hidden = self._head.run(tokens)
             loss, hidden_gradient = self._loss(tokens, kept, hidden, clean, counts=level == len(weights) - 1)
             share = weight / sum(weights)
             total += share * loss
-            by_level.append(torch.autograd.grad(hidden.states, parameters, share * hidden_gradient))
+            found = torch.autograd.grad(hidden.states, parameters, share * hidden_gradient, materialize_grads=True)
+            by_level.append(found)
         gradients = (sum(each[1:], each[0]).contiguous() for each in zip(*by_level, strict=True))
+        later, residuals = list(learners), {name: graft.residual for name, graft in grafts.items()}
         for name, learner in learners.items():
+            sae = learner.sae
             W_enc, b_enc, W_dec, b_dec = (next(gradients) for _ in range(4))
-            W_skip = None if learner.sae.W_skip is None else next(gradients)
-            radial = (W_dec * learner.sae.W_dec.detach()).sum(-1)
-            learner.add(Gradients(W_enc, b_enc, W_dec, b_dec, radial, W_skip), grafts[name].reconstruction(total))
+            W_skip = None if sae.W_skip is None else next(gradients)
+            if sae.layer_scale is not None:
+                learner.add_layer_scale_gradient_of(next(gradients), _variances(learners, later))
+            radial = (W_dec * sae.W_dec.detach()).sum(-1)
+            # Σ activation · gradient, where W_dec decodes other codes too.
+            encoder = (W_enc * sae.encoder.weight.detach()).sum(-1) + b_enc * sae.encoder.bias.detach()
+            by_activation = encoder if sae.cfg.tied_by_target else None
+            b_dec[sae.spec.own_width :] = 0  # a layer's bias is its own module's
+            everywhere = torch.cat([residuals[each] for each in later], 1) if len(sae.spec.widths) > 1 else None
+            learner.add(
+                Gradients(W_enc, b_enc, W_dec, b_dec, radial, W_skip, by_activation),
+                grafts[name].reconstruction(total),
+                None if everywhere is None else sae.scaled(everywhere),
+            )
+            later = later[1:]
 
     def _loss(
         self, tokens: Tensor, kept: Tensor, hidden: lm.Hidden, clean: lm.Hidden | None, *, counts: bool
@@ -204,10 +233,24 @@ def _head_for(loss_fn: LossName, model: nn.Module, ctx_len: int) -> lm.Head:
     return head
 
 
+def _decoders(learners: Mapping[str, SaeLearner]) -> dict[str, Decode]:
+    """What decodes in one forward, by hookpoint: the layers of a cross-layer transcoder hand on what they write."""
+    saes = {name: learner.sae for name, learner in learners.items()}
+    if any(sae.cfg.cross_layer for sae in saes.values()):
+        return {name: coder.decode for name, coder in coders(saes).items()}
+    return {name: sae.decode for name, sae in saes.items()}
+
+
+def _variances(learners: Mapping[str, SaeLearner], names: Sequence[str]) -> Float[Tensor, "later"]:
+    """The variance of the first of these layers in that of each later one."""
+    own, *later = (learners[name].variance for name in names)
+    return torch.tensor([own / each for each in later])
+
+
 def _parameters(learner: SaeLearner) -> list[Tensor]:
     sae = learner.sae
-    skip = [] if sae.W_skip is None else [sae.W_skip]
-    return [sae.encoder.weight, sae.encoder.bias, sae.W_dec, sae.b_dec, *skip]
+    others = [each for each in (sae.W_skip, sae.layer_scale) if each is not None]
+    return [sae.encoder.weight, sae.encoder.bias, sae.W_dec, sae.b_dec, *others]
 
 
 def _has_next(kept: Bool[Tensor, "batch seq"]) -> Bool[Tensor, "batch seq"]:

@@ -26,9 +26,13 @@ class LayerScale:
         With ties by target the products are those of each latent. `units` are the variance of this layer in that of
         each later one, which is what their errors are divided by.
         """
-        units = units.view(-1, *(1 for _ in products.shape[1:]))
-        self.grad[1:] += 2 * loss_scale * products * units
-        self._rates[1:] = units.rsqrt()
+        columns = units.view(-1, *(1 for _ in products.shape[1:]))
+        self.add_gradient(2 * loss_scale * products * columns, units)
+
+    def add_gradient(self, gradient: Float[Tensor, "later *latents"], units: Float[Tensor, "later"]) -> None:
+        """Add a gradient by the factors; `units` as of `add`."""
+        self.grad[1:] += gradient
+        self._rates[1:] = units.view(-1, *(1 for _ in gradient.shape[1:])).rsqrt()
 
     def rates(self) -> Float[Tensor, "numbers"]:
         """Factors of the learning rate, one for each number."""

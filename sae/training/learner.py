@@ -365,10 +365,13 @@ class SaeLearner:
         if self._encode_in_8bit:
             self._probe = recon.centred[:_PROBE].clone()
 
-    def add(self, grads: Gradients, recon: Reconstruction) -> None:
-        """Add gradients that were computed elsewhere, AuxK's gradients, and the sums that are reported."""
+    def add(self, grads: Gradients, recon: Reconstruction, residual: Tensor | None = None) -> None:
+        """Add gradients that were computed elsewhere, AuxK's gradients, and the sums that are reported.
+
+        `residual` is that of all places, if there are several.
+        """
         self._note(recon)
-        self._collect(grads, recon)
+        self._collect(grads, recon, residual)
 
     def sums(self) -> list[Tensor]:
         """Sums over the step's tokens so far. Others may add theirs in place before `update`."""
@@ -479,6 +482,13 @@ class SaeLearner:
         assert self._layer_scale is not None
         self._layer_scale.add(products, units, self._scale())
 
+    def add_layer_scale_gradient_of(
+        self, gradient: Float[Tensor, "layers *latents"], units: Float[Tensor, "later"]
+    ) -> None:
+        """Add a gradient of the factors that was computed elsewhere; `units` are those of `LayerScale.add`."""
+        assert self._layer_scale is not None
+        self._layer_scale.add_gradient(gradient[1:], units.to(gradient))
+
     def bags(self, code: Code) -> ops.Bags:
         """Entries of a code that fired, by level of nested reconstructions."""
         level = self.level(code.acts, code.indices)
@@ -508,6 +518,11 @@ class SaeLearner:
     def bias(self) -> Float[Tensor, "own"]:
         """b_dec of its own place, scaled."""
         return self._weights.b_dec[: self._own]
+
+    @property
+    def own_scale(self) -> Float[Tensor, "own"] | float:
+        """Factors that make what is written at its own place of an activation there; 1 without any."""
+        return 1.0 if self.sae.scale is None else self.sae.scale[: self._own]
 
     @property
     def loss_scale(self) -> Float[Tensor, ""]:

@@ -502,7 +502,6 @@ def test_what_it_cannot_be_is_one_line(make: Make, tmp_path: Path, monkeypatch: 
     raises_one_line(
         "target needs one number of latents, got .* of 64, .* of 96", lambda: make(**shared, hookpoints=places)
     )
-    raises_one_line("loss_fn must be fvu with cross_layer", lambda: make(loss_fn="kl"))
     tied = SaeConfig(num_latents=96, k=6, cross_layer=True, tie_decoders="target")
     raises_one_line("shard_latents must be 1 with tie_decoders target", lambda: make(sae=tied, shard_latents=2))
     with monkeypatch.context() as patched:

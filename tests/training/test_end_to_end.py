@@ -14,7 +14,9 @@ from twelve_steps import assert_same_end, final_state, make_trainer, records
 from whole_runs import stop_after
 
 from sae import Sae, SaeConfig, SaeTrainer, TrainConfig, graft, lm
+from sae.dictionary.cross_layer import coders, members, reconstruct
 from sae.dictionary.gradients import Gradients
+from sae.dictionary.spec import Saved, Spec
 from sae.training.end_to_end import EndToEnd
 from sae.training.learner import SaeLearner
 from sae.training.recipe import firings, peak_lr, schedule
@@ -32,6 +34,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "budgets": {"budgets": [1, 3]},
     "transcoder": {"transcode": True},
     "skip transcoder": {"transcode": True, "skip_connection": True, "prefixes": [24]},
+    "cross-layer": {"cross_layer": True, "skip_connection": True, "prefixes": [24]},
+    "cross-layer, tied by source": {"cross_layer": True, "tie_decoders": True, "skip_connection": True},
+    "cross-layer, tied by target": {"cross_layer": True, "tie_decoders": "target", "selection": "batchtopk"},
 }
 """Fields of `SaeConfig`."""
 
@@ -44,24 +49,50 @@ def setting(
     model = tiny_model("llama", causal_lm=True).double().requires_grad_(False)
     learners = {
         name: SaeLearner(
-            sae_of(kind), tokens_per_step=100, auxk_alpha=0.0, dead_feature_threshold=10**6,
+            sae_of(kind, name), tokens_per_step=100, auxk_alpha=0.0, dead_feature_threshold=10**6,
             compute_dtype=torch.float64,
         )
-        for name in (MLPS if "transcode" in KINDS[kind] else NAMES)
+        for name in (MLPS if at_mlps(kind) else NAMES)
     }  # fmt: skip
+    for learner in learners.values():
+        learner._normaliser.variance.fill_(2.0)
     end_to_end = EndToEnd(model, {"": learners}, counted, loss_fn=loss_fn, tokens_per_step=100)  # type: ignore[arg-type]
     return model, learners, end_to_end
 
 
-def sae_of(kind: str) -> Sae:
+def at_mlps(kind: str) -> bool:
+    """Whether dictionaries of this kind are transcoders."""
+    return "transcode" in KINDS[kind] or "cross_layer" in KINDS[kind]
+
+
+def sae_of(kind: str, name: str) -> Sae:
     """Weights as of `make_sae`, of another kind."""
     one = make_sae(32, 64, 4)
     cfg, tensors = replace(one.cfg, **KINDS[kind]), dict(one.state_dict())
+    if cfg.cross_layer:
+        return layer_of(cfg, tensors, MLPS[MLPS.index(name) :])
     if cfg.selection == "batchtopk":
         tensors["threshold"] = torch.zeros(())
     if cfg.skip_connection:
         tensors["W_skip"] = 0.1 * torch.randn(32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     return Sae.of_tensors(cfg, tensors)
+
+
+def layer_of(cfg: SaeConfig, tensors: dict[str, Tensor], writes: tuple[str, ...]) -> Sae:
+    """A layer of a cross-layer transcoder that writes these modules."""
+    draw = partial(torch.randn, dtype=torch.float64, generator=torch.Generator().manual_seed(len(writes)))
+    widths = () if cfg.tie_decoders else (32,) * len(writes)
+    spec = Spec(cfg, 32, sum(widths) or 32, 64, writes=writes, widths=widths)
+    for key, shape in spec.shapes().items():
+        tensors[key] = tensors[key] if key in tensors and tensors[key].shape == shape else 0.2 * draw(shape)
+    if "scale" in tensors:
+        tensors["scale"] = torch.tensor([1.5, 1.0][-len(writes) :], dtype=torch.float64).repeat_interleave(32)
+    tensors["b_dec"][32:] = 0
+    if "layer_scale" in tensors:
+        tensors["layer_scale"][0] = 1
+    if "threshold" in tensors:
+        tensors["threshold"] = torch.zeros(())
+    return Sae.from_saved(Saved(spec, tensors))
 
 
 def counted(tokens: Tensor) -> Tensor:
@@ -80,7 +111,7 @@ class Dense:
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         one, groups = self.one, (self.one.cfg.k, self.num_latents // self.one.cfg.k)
-        weights = one.encoder.weight, one.encoder.bias, one.b_dec * bool(one.spec.centred)
+        weights = one.encoder.weight, one.encoder.bias, one.b_dec[: one.d_in] * bool(one.spec.centred)
         if one.cfg.selection == "groupmax":
             code = dense_code(x, *weights, self.num_latents).unflatten(-1, groups)
             code = torch.zeros_like(code).scatter(-1, at := code.argmax(-1, keepdim=True), code.gather(-1, at))
@@ -95,6 +126,41 @@ class Dense:
         return out if self.one.W_skip is None else out + x @ self.one.W_skip.T
 
 
+class DenseLayer(Dense):
+    """Likewise a layer of a cross-layer transcoder; `written` holds what earlier ones wrote for each, by index."""
+
+    def __init__(self, saes: list[Sae], index: int, written: list[list[Tensor]], *of_level: Any) -> None:
+        super().__init__(saes[index], *of_level)
+        self.later, self.index, self.written = saes[index:], index, written
+
+    def decode(self, code: Tensor, _: Tensor, x: Tensor) -> Tensor:
+        one, own = self.one, self.one.b_dec[:32]
+        code = code * (torch.arange(self.num_latents) < self.end)
+        skip = torch.zeros(()) if one.W_skip is None else x @ one.W_skip.T
+        if one.layer_scale is None:
+            assert one.scale is not None
+            first, *rest = ((code @ one.W_dec + skip) / one.scale).split(32, -1)
+            first = first + own / one.scale[:32]
+        elif one.cfg.tied_by_target:
+            first = code @ one.W_dec + own
+            rest = [(code * c) @ sae.W_dec for c, sae in zip(one.layer_scale[1:], self.later[1:], strict=True)]
+        else:
+            first = code @ one.W_dec + skip + own
+            rest = [c * (first - own) for c in one.layer_scale[1:]]
+        for further, part in enumerate(rest, self.index + 1):
+            self.written[further].append(part)
+        return torch.stack([first, *self.written[self.index]]).sum(0)
+
+
+def dense_grafts(saes: dict[str, Sae], end: int, thresholds: dict[str, Tensor]) -> dict[str, Dense]:
+    """What reconstructs in one forward by the latents before `end`."""
+    if not next(iter(saes.values())).cfg.cross_layer:
+        return {name: Dense(one, end, thresholds.get(name)) for name, one in saes.items()}
+    written: list[list[Tensor]] = [[] for _ in saes]
+    layers = list(saes.values())
+    return {name: DenseLayer(layers, index, written, end, thresholds.get(name)) for index, name in enumerate(saes)}
+
+
 def dense_loss(
     model: nn.Module, saes: dict[str, Sae], tokens: Tensor, loss_fn: str, thresholds: dict[str, Tensor] | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -102,7 +168,7 @@ def dense_loss(
     cfg = next(iter(saes.values())).cfg
     ends = cfg.levels_for(64) or [64]
     weights = level_weights(len(ends), budgets=bool(cfg.budgets))
-    grafts = [{name: Dense(one, end, (thresholds or {}).get(name)) for name, one in saes.items()} for end in ends]
+    grafts = [dense_grafts(saes, end, thresholds or {}) for end in ends]
     losses = [dense_loss_of(model, each, tokens, loss_fn) for each in grafts]
     return torch.stack([weight * loss for weight, loss in zip(weights, losses, strict=True)]).sum(), losses[-1]
 
@@ -130,7 +196,8 @@ def test_gradients_are_those_of_the_dense_model_however_the_sequences_are_split(
     tokens[2, 3:5] = 7
     if KINDS[kind].get("selection") == "batchtopk":
         for name, learner in learners.items():
-            learner._read_weights(lm.harvest(model, tokens, [name])[name].flatten(0, 1), lambda sums: None)
+            read = f"{name}.input" if learner.sae.reads_input else name
+            learner._read_weights(lm.harvest(model, tokens, [read])[read].flatten(0, 1), lambda sums: None)
             assert learner._thresholds is not None
             thresholds[name] = learner._thresholds.of_steps.clone()
             assert thresholds[name] > 0
@@ -143,20 +210,58 @@ def test_gradients_are_those_of_the_dense_model_however_the_sequences_are_split(
         expected = dict(
             zip(
                 dict(one.named_parameters()),
-                torch.autograd.grad(loss, list(one.parameters()), retain_graph=True),
+                torch.autograd.grad(loss, list(one.parameters()), retain_graph=True, materialize_grads=True),
                 strict=True,
             )
         )
         found = learner._grads
         assert isinstance(found, Gradients)
-        for key, rows in found.by_parameter().items():
-            mine, theirs = rows[:], expected[key]
+        by_parameter = {key: rows[:] for key, rows in found.by_parameter().items()}
+        if learner._layer_scale is not None:
+            by_parameter["layer_scale"] = learner._layer_scale.grad
+            expected["layer_scale"][0] = 0
+        for key, mine in by_parameter.items():
+            theirs = expected[key]
             torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-8)  # logits are float32
-            assert theirs.abs().max() > 1e-5, name
+            assert theirs.abs().max() > 1e-5 or len(theirs) == 1, name
         torch.testing.assert_close(found.radial, (found.W_dec[:] * one.W_dec).sum(-1))
     end_to_end.count_step()
     number = counted(tokens).sum() if loss_fn == "kl" else counted(tokens)[:, :-1].sum()
     assert end_to_end.read_loss() == pytest.approx(100 * whole.item() / number.item(), rel=1e-5)
+
+
+def test_auxk_of_a_layer_is_to_make_up_for_the_errors_at_all_modules_that_it_writes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tokens, dead = tiny_tokens(4, CTX), torch.tensor([3, 20, 41])
+    found: dict[float, list[Gradients]] = {}
+    for alpha in (0.0, 0.5):
+        torch.manual_seed(0)
+        model, learners, end_to_end = setting("kl", monkeypatch, "cross-layer")
+        for learner in learners.values():
+            since = torch.zeros(64, dtype=torch.int64)
+            since[dead] = 10**7
+            learner.dead.load_state_dict({"tokens_since_fired": since})
+            learner._auxk_alpha = alpha
+        end_to_end.accumulate(tokens)
+        found[alpha] = [learner._grads for learner in learners.values()]  # type: ignore[misc]
+    saes, kept = {name: learner.sae for name, learner in learners.items()}, counted(tokens)
+    first, second = MLPS
+    before = lm.harvest(model, tokens, [f"{first}.input", first])
+    with graft(model, {first: coders(saes)[first]}, mask=kept):
+        after = lm.harvest(model, tokens, [f"{second}.input", second])
+    xs = [before[f"{first}.input"], after[f"{second}.input"]]
+    (layers,) = members(saes).values()
+    residual = (reconstruct(layers, xs)[1] - torch.cat([before[first], after[second]], -1))[kept].detach()
+    for index, (one, x) in enumerate(zip(saes.values(), xs, strict=True)):
+        error = -one.scaled(residual[:, 32 * index :])
+        acts = (x[kept] @ one.encoder.weight[dead].T + one.encoder.bias[dead]).relu()
+        loss = 0.5 * 3 / (one.d_out // 2) * (acts @ one.W_dec[dead] - error).square().sum() / (100 * 2.0)
+        expected = torch.autograd.grad(loss, [one.encoder.weight, one.encoder.bias, one.W_dec])
+        for name, theirs in zip(("W_enc", "b_enc", "W_dec"), expected, strict=True):
+            mine = getattr(found[0.5][index], name)[:] - getattr(found[0.0][index], name)[:]
+            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-8)
+            assert theirs.abs().max() > 1e-5
 
 
 def test_a_vocabulary_that_is_padded_with_minus_infinity_changes_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,7 +349,10 @@ def end_to_end_trainer(save_dir: Path, **changes: Any) -> SaeTrainer:
         return make_trainer(save_dir, loss_fn="kl", log_every=5, **changes)
 
 
-@pytest.mark.parametrize("kind", ["topk", "batchtopk", "prefixes, batchtopk", "skip transcoder"])
+@pytest.mark.parametrize(
+    "kind",
+    ["topk", "batchtopk", "prefixes, batchtopk", "skip transcoder", "cross-layer", "cross-layer, tied by target"],
+)
 @pytest.mark.parametrize("first", [0.0, 0.25, 0.58], ids="{} first".format)  # 0, 3 and 7 of 12 steps
 def test_stopping_and_resuming_equals_not_stopping(tmp_path: Path, kind: str, first: float) -> None:
     make = partial(end_to_end_trainer, **of_kind(kind), reconstruct_first=first)
@@ -291,7 +399,7 @@ def test_the_rate_that_is_given_is_that_of_the_steps_end_to_end(tmp_path: Path) 
 
 def of_kind(kind: str) -> dict[str, Any]:
     """The options of a run of this kind, at MLPs where they are what is transcoded."""
-    return KINDS[kind] | ({"hookpoints": ["layers.*.mlp"]} if "transcode" in KINDS[kind] else {})
+    return KINDS[kind] | ({"hookpoints": ["layers.*.mlp"]} if at_mlps(kind) else {})
 
 
 def test_with_batchtopk_the_threshold_keeps_k_latents_of_a_token_at_the_end(tmp_path: Path) -> None:
@@ -311,7 +419,7 @@ def test_a_step_is_the_same_however_it_is_split(tmp_path: Path, kind: str) -> No
         one = end_to_end_trainer(tmp_path / name, **of_kind(kind), **options, reconstruct_first=0.0)
         for learner in one.learners.values():
             x = torch.randn(50, 32, generator=torch.Generator().manual_seed(0))
-            learner.initialise(x, x.roll(1, 1) if learner.sae.reads_input else None)
+            learner.initialise(x, x.roll(1, 1).repeat(1, learner.sae.d_out // 32) if learner.sae.reads_input else None)
         one.train_step()
         found[name] = next(iter(one.saes.values())).W_dec.detach()
     for name in ("micro", "accumulated"):
