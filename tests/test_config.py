@@ -188,6 +188,12 @@ def test_only_new_dictionaries_that_are_trained_end_to_end_reconstruct_first(opt
         TrainConfig(reconstruct_first=0.5, **options)
 
 
+def test_one_seed_starts_from_weights_that_are_there() -> None:
+    assert TrainConfig(finetune="run", seed=[3]).seed == [3]
+    with pytest.raises(ValueError, match=r"seed must be one with finetune, .*, got 1 2; give one, or leave out"):
+        TrainConfig(finetune="run", seed=[1, 2])
+
+
 @pytest.mark.parametrize("loss_fn", ["ce", "kl"])
 def test_candidates_in_8_bits_go_with_sparse_gradients_only(loss_fn: Any) -> None:
     with pytest.raises(ValueError, match=f"encode_in_8bit goes with --loss_fn fvu, .*got '{loss_fn}'; leave out one"):

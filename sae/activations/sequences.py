@@ -31,12 +31,17 @@ class SequenceSource:
         self._handed_out_of_step = 0
         self._peeked: tuple[Tensor, dict[str, Any]] | None = None
 
-    def peek(self) -> dict[str, Tensor]:
-        """The activations of the first batch, which is handed out all the same; none of them where it is not."""
+    @property
+    def first(self) -> Int[Tensor, "batch seq"]:
+        """The first batch, which is handed out all the same."""
         if self._peeked is None:
             position = self._batches.state_dict()
             self._peeked = next(self._batches), position
-        activations = self._read(self._peeked[0])
+        return self._peeked[0]
+
+    def peek(self) -> dict[str, Tensor]:
+        """The activations of the first batch; none of them where it is not handed out."""
+        activations = self._read(self.first)
         return activations if self._rank == 0 else {name: acts[:0] for name, acts in activations.items()}
 
     def activations(self, tokens: Int[Tensor, "batch seq"]) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from sae.dictionary.cross_layer import members
 from sae.dictionary.spec import Saved
 from sae.dictionary.wiring import Wiring
 from sae.evaluation.thresholds import with_fitted_threshold, with_fitted_thresholds
-from sae.formats.convert import says_topk, writable, write_set
+from sae.formats.convert import says_topk, unsaid, writable, write_set
 from sae.formats.describe import Description, describe, model_of
 from sae.formats.find import find, local
 from sae.formats.format import About, StoredDictionary
@@ -89,8 +89,10 @@ def _fitted_together(
 def _read(
     cfg: ConvertConfig, name: str, stored: StoredDictionary, cache: ActivationCache | None, fitted: Mapping[str, Saved]
 ) -> Saved:
-    """The dictionary, with a threshold if the format needs one and activations are given."""
+    """The dictionary, with a threshold if the format needs one and activations are given. Tells what is not said."""
     saved = fitted[name] if name in fitted else stored.read()
+    if levels := unsaid(cfg.to, saved):
+        print(f"{name}: {cfg.to} has no word for {levels}; the whole dictionary is written, which computes the same")
     if saved.spec.cfg.cross_layer and cfg.hookpoints:
         raise ValueError(
             f"hookpoints must not part the layers of a cross-layer transcoder, of which {name} is one; leave it out"

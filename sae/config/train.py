@@ -168,6 +168,11 @@ class TrainConfig:
                 "leave out one of them"
             )
         self._check_reconstruct_first()
+        if self.finetune is not None and len(seeds := several(self.seed)) > 1:
+            raise ValueError(
+                f"seed must be one with finetune, whose weights all would start from, got {' '.join(map(str, seeds))}; "
+                "give one, or leave out --finetune"
+            )
         self._check_kinds()
         if (self.steps_per_batch or 1) > 1 and self.loss_fn != "fvu":
             raise ValueError(

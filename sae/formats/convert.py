@@ -78,6 +78,15 @@ class _Decoders:
         return [self._found[name] for name in names]
 
 
+def unsaid(name: str, saved: Saved) -> str:
+    """The nested reconstructions that the format has no word for; empty if it says them or there are none."""
+    cfg, by_threshold = saved.spec.cfg, saved.spec.selection in ("batchtopk", "jumprelu")
+    if name == _OURS or (name == "dictionary-learning" and by_threshold and cfg.prefixes):
+        return ""
+    levels = {"prefixes": cfg.prefixes, "budgets": cfg.budgets}
+    return ", ".join(f"{option} {' '.join(map(str, ends))}" for option, ends in levels.items() if ends)
+
+
 def says_topk(name: str, saved: Saved) -> bool:
     """Whether the format can say that the k largest stay."""
     only_thresholds = ("circuit-tracer", "gemma-scope-2")

@@ -194,11 +194,6 @@ def write(folder: Path, saved: Saved, about: About) -> None:
 def _as_one_of_theirs(saved: Saved) -> tuple[Saved, str]:
     """The dictionary in the form of one of the library's classes, and that class's name."""
     if saved.spec.selection == "topk":
-        if saved.spec.cfg.prefixes:
-            raise ValueError(
-                "dictionary_learning has Matryoshka dictionaries with thresholds only, and this one keeps the k "
-                "largest; leave prefixes out of its cfg.json to write the whole dictionary as TopK"
-            )
         return with_centre(saved, True), "AutoEncoderTopK"
     saved = as_jumprelu(saved, "dictionary_learning")
     threshold = saved.tensors["threshold"]

@@ -234,11 +234,26 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 def local(name: str | Path) -> Path | None:
-    """The folder or file `name`; for `<run>/best` the run's best checkpoint; None if there is none on this disk."""
+    """The folder or file `name`; None if there is none on this disk.
+
+    `<run>/best` is the run's best checkpoint. What is below a run, or below its best, is below its newest, or best,
+    checkpoint: such as one group of a sweep.
+    """
     path = Path(name)
-    if path.name == "best" and path.with_name(BEST).is_file() and not path.exists():
+    if _is_best(path):
         return _best(path.with_name(BEST))
-    return path if path.exists() or _is_a_seed(path) else None
+    if path.exists() or _is_a_seed(path):
+        return path
+    above = next((parent for parent in path.parents if parent.is_dir() or _is_best(parent)), None)
+    folder = None if above is None else local(above)
+    if above is None or folder is None:
+        return None
+    below = newest_step(folder) / path.relative_to(above)
+    return below if below.exists() else None
+
+
+def _is_best(path: Path) -> bool:
+    return path.name == "best" and path.with_name(BEST).is_file() and not path.exists()
 
 
 def _best(path: Path) -> Path:

@@ -86,7 +86,8 @@ def _start(
         given, found = getattr(plan.cfg, option), getattr(sae, option, getattr(sae.cfg, option))
         if given != found and (given != default or option in typed):
             raise ValueError(
-                f"{option} comes with finetune, and {name} in {source} has {found}, got {given}; leave out --{option}"
+                f"{option} comes with finetune, and {name} in {source} has {found}, got {given}; leave out "
+                f"--{'no_' * (given is False)}{option}"
             )
     if sae.cfg.transcode and not plan.cfg.transcode:
         raise ValueError(

@@ -115,6 +115,19 @@ class EndToEnd:
         self._sums = torch.zeros(2, dtype=torch.float64, device=device)
         self._step_sums = self._sums.clone()
 
+    def rehearse(self, tokens: Int[Tensor, "batch seq"]) -> None:
+        """Run the model with the dictionaries at their places, and change nothing.
+
+        Raises ValueError for one that cannot be there, as one that writes before it can read.
+        """
+        tokens = tokens[:1].to(self._sums.device)
+        nothing = torch.zeros_like(tokens, dtype=torch.bool)
+        for learners in self._groups.values():
+            decoders = _decoders(learners)
+            grafts = {name: _Grafted(one, decoders[name], nothing, 0, 1) for name, one in learners.items()}
+            with torch.no_grad(), lm.graft(self._model, grafts, mask=nothing):
+                self._head.run(tokens)
+
     def accumulate(self, tokens: Int[Tensor, "batch seq"]) -> None:
         """Add the gradients of these sequences to every learner."""
         kept = self._counted(tokens)

@@ -123,8 +123,9 @@ def derived_rates(plan: RunPlan, learners: Mapping[Stage, Mapping[str, LearnerPl
         found = sorted({plans[name].peak_lr for name, each in plan.saes.items() if each.lr is None or not own})
         if found:
             several = f" to {found[-1]:.3g}" if len(found) > 1 else ""
+            steps = "step" if stage.total == 1 else "steps"
             what = "" if len(learners) == 1 else (" end to end" if own else " of reconstruction")
-            told.append(f"{found[0]:.3g}{several}, derived from the latents and {stage.total:,} steps{what}")
+            told.append(f"{found[0]:.3g}{several}, derived from the latents and {stage.total:,} {steps}{what}")
     return f"peak learning rate {', then '.join(told)}" if told else ""
 
 

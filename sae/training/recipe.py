@@ -21,6 +21,9 @@ PEAK = 32.0
 """Peak learning rate of a run of up to 256 steps, in units of half the paper's (`peak_lr`)."""
 FURTHER, FURTHER_END_TO_END = 0.15, 0.02
 """Factors on `PEAK` for a dictionary that is trained already: by its error, and by the loss of the whole model."""
+FEW_STEPS = 8
+"""Steps in which a dictionary that is trained already follows its whole rate. In fewer, as many of these, as the noise
+of each is still that of one batch (docs/notebook.md)."""
 RECONSTRUCT_FIRST = 0.9
 """Share of an end-to-end run's steps that train new dictionaries on the reconstruction's error first (Karvonen 2025,
 arXiv:2503.17272; docs/notebook.md)."""
@@ -114,6 +117,11 @@ def peak_lr(
     """
     paper = 2e-4 / math.sqrt(num_latents / 2**14)
     return paper if recipe == "gao2024" else paper / 2 * short_run(total_steps, firings, at_256_steps=peak)
+
+
+def further_peak(total_steps: int, *, end_to_end: bool) -> float:
+    """`PEAK` for a dictionary that is trained already: the steps of a new one would undo what was learned."""
+    return PEAK * (FURTHER_END_TO_END if end_to_end else FURTHER) * min(1.0, total_steps / FEW_STEPS)
 
 
 def short_run(total_steps: int, firings: float, *, at_256_steps: float) -> float:

@@ -20,12 +20,11 @@ from sae.dictionary.spec import Spec
 from sae.dictionary.wiring import ARROW, CROSSCODER, Wiring
 from sae.parallel.placement import Placement, placement_of
 from sae.training.recipe import (
-    FURTHER,
-    FURTHER_END_TO_END,
     PEAK,
     RECONSTRUCT_FIRST,
     Recipe,
     firings,
+    further_peak,
     peak_lr,
     schedule,
     steps_per_batch,
@@ -214,10 +213,8 @@ class RunPlan(NamedTuple):
         recipe = Recipe.named(self.cfg.recipe, stage.total, per_step)
         # The whole model sees what an autoencoder selects by itself; and one that is trained already has learned k, and
         # which latents are silent.
-        end_to_end, peak = stage.loss_fn != "fvu", PEAK
-        trained = self.cfg.finetune is not None or stage.start > 0
-        if trained:  # the steps of a new dictionary would undo what was learned
-            peak *= FURTHER_END_TO_END if end_to_end else FURTHER
+        end_to_end, trained = stage.loss_fn != "fvu", self.cfg.finetune is not None or stage.start > 0
+        peak = further_peak(stage.total, end_to_end=end_to_end) if trained else PEAK
         if end_to_end or trained:
             recipe = recipe._replace(k_growth=0.0, least_firings=0.0)
         chosen = self.saes[name].lr if stage.loss_fn == self.cfg.loss_fn else None

@@ -260,6 +260,8 @@ class SaeTrainer:
         """Set every b_dec to the mean of the first activations, and every loss's normaliser to their variance."""
         with self.world.together():
             first, held_out_batch = self.source.peek(), self.store.first_held_out()
+            if self.end_to_end is not None:
+                self.end_to_end.rehearse(self.source.first)
             about = self._about_data() if self.world.is_main else []
         first_look.check_some_are_left(first, held_out_batch, self.world)
         count = self.source.own_of_first(FIRST_TOKENS)

@@ -1,6 +1,7 @@
 """`sae convert` and `sae info`: what they write, say and refuse."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,22 @@ def test_a_run_is_converted_hookpoint_by_hookpoint_and_computes_the_same(
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
         ["run", "saelens", "dictionary-learning", "llamascopium", "eleuther"]
     )
+
+
+@pytest.mark.parametrize("to", ["saelens", "dictionary-learning", "llamascopium", "eleuther"])
+@pytest.mark.parametrize("option", ["prefixes", "budgets"])
+def test_nested_reconstructions_that_a_format_has_no_word_for_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, to: str
+) -> None:
+    one, x = make_sae(WIDTH, 96, 5, dtype=torch.float32), torch.randn(37, WIDTH)
+    one = Sae.of_tensors(replace(one.cfg, **{option: [2, 3]}), one.state_dict())
+    one.save_to_disk(tmp_path / "run" / "step_3" / "layers.0")
+    assert main(["convert", str(tmp_path / "run"), str(tmp_path / to), "--to", to]) == 0
+    told = f"layers.0: {to} has no word for {option} 2 3; the whole dictionary is written, which computes the same\n"
+    assert (told in capsys.readouterr().out) == (to != "eleuther")
+    again = Sae.load_many(tmp_path / to)["layers.0"]
+    assert getattr(again.cfg, option) == ([2, 3] if to == "eleuther" else [])
+    torch.testing.assert_close(again(x).recon, one(x).recon, rtol=1e-4, atol=1e-4)
 
 
 def test_a_topk_becomes_one_threshold_that_leaves_as_many_latents_and_says_so(

@@ -466,6 +466,24 @@ def test_a_model_without_the_head_that_a_loss_needs_is_refused(
         SaeTrainer(cfg, tiny_tokens(100, CTX), tiny_model(family, causal_lm=head))
 
 
+def test_a_transcoder_that_writes_before_it_reads_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    one = end_to_end_trainer(tmp_path / "runs", hookpoints=["layers.1->layers.0"], transcode=True)
+    with pytest.raises(ValueError, match=r"layers.0 must read what comes before, got layers.1, which comes after"):
+        one.fit()
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("kind", ["topk", "prefixes, batchtopk", "cross-layer"])
+def test_the_rehearsal_changes_nothing(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, learners, end_to_end = setting("kl", monkeypatch, kind)
+    before = [{name: t.clone() for name, t in learner.state_dict().items()} for learner in learners.values()]
+    end_to_end.rehearse(tiny_tokens(4, CTX))
+    for learner, state in zip(learners.values(), before, strict=True):
+        assert all(torch.equal(t, state[name]) for name, t in learner.state_dict().items())
+        assert learner._grads is None
+    assert end_to_end.state_dict() == {"sums": [0.0, 0.0]}
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_changes_no_weight(tmp_path: Path) -> None:
     one = trainer(tmp_path, "kl", layers=[1])
     one.initialise()

@@ -24,6 +24,7 @@ from sae.training.recipe import (
     PEAK,
     Recipe,
     firings,
+    further_peak,
     k_at,
     peak_lr,
     schedule,
@@ -477,6 +478,11 @@ class TestOptim:
         self, total_steps: int, expected: float
     ) -> None:
         assert peak_lr(2**14, total_steps, firings(1024, 32, 4608)) == pytest.approx(expected)
+
+    @pytest.mark.parametrize(("steps", "factor"), [(1, 1 / 8), (4, 1 / 2), (8, 1), (10**6, 1)])
+    def test_in_few_steps_what_is_trained_already_takes_shorter_ones(self, steps: int, factor: float) -> None:
+        assert further_peak(steps, end_to_end=False) == pytest.approx(factor * FURTHER * PEAK)
+        assert further_peak(steps, end_to_end=True) == pytest.approx(factor * FURTHER_END_TO_END * PEAK)
 
     @pytest.mark.parametrize(("share", "factor"), [(FURTHER, 0.15), (FURTHER_END_TO_END, 1 / 32)])
     def test_what_is_trained_already_takes_shorter_steps_in_a_short_run(self, share: float, factor: float) -> None:

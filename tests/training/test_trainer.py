@@ -746,6 +746,23 @@ def test_finetuning_takes_one_seed_and_the_first_versions_layers(make: Make, tmp
         make(finetune=str(tmp_path / "seeds"), layers=[1])
 
 
+def test_finetuning_takes_one_group_of_a_sweep_by_the_name_that_is_told(make: Make, tmp_path: Path) -> None:
+    sweep = make(run_name="sweep", layers=[1], sae=[SaeConfig(num_latents=n, k=4) for n in (96, 128)], save_best=True)
+    sweep.fit()
+    run = tmp_path / "sweep"
+    for folder in (run, run / "best"):
+        with pytest.raises(
+            ValueError, match=r"must hold one autoencoder of layers.1, but holds n96/layers.1, n128"
+        ) as told:
+            make(sae=SaeConfig(), finetune=str(folder), layers=[1])
+        named = str(told.value).rpartition("such as ")[2]
+        assert make(sae=SaeConfig(), finetune=named, layers=[1]).saes["layers.1"].num_latents == 96
+        assert Sae.load_many(folder / "n128")["layers.1"].num_latents == 128
+        assert list(Sae.load_many(folder / "n128" / "layers.1")) == ["layers.1"]
+        with pytest.raises(ValueError, match="must be a folder or a repository on the hub"):
+            make(sae=SaeConfig(), finetune=str(folder / "n64"), layers=[1])
+
+
 def test_finetuning_from_what_does_not_fit_is_refused(make: Make) -> None:
     saved = make(layers=[0], run_name="first").fit()
     with pytest.raises(ValueError, match=r"layers.1.* but holds .*layers.0"):
