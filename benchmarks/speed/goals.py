@@ -24,25 +24,33 @@ Pair = tuple[float, float]
 
 @dataclass(frozen=True)
 class AsTyped:
-    """Whole runs of `benchmarks.as_typed`: medians of seconds a token, or of peak bytes."""
+    """Runs of `benchmarks.as_typed`: medians of seconds a token in training, of peak bytes, or of the slowest window.
+
+    A window is held against our own speed after it.
+    """
 
     file: str
     case: str
     tokens: int
-    of: Literal["seconds", "bytes"] = "seconds"
+    of: Literal["seconds", "bytes", "window"] = "seconds"
 
     def pair(self) -> Pair:
-        """Ours, and eai-sparsify's."""
+        """Ours, and eai-sparsify's; of windows 1, and the window's share of the later speed."""
         rows = [
             row for row in _json(self.file)["rows"] if (row["case"], row["asked_tokens"]) == (self.case, self.tokens)
         ]
+        if self.of == "window":
+            return 1.0, self._median(rows[0]["runs"], "sae")
         ours, theirs = (self._median(rows[0]["runs"], library) for library in ("sae", "sparsify"))
         return ours, theirs
 
     def _median(self, runs: Sequence[dict[str, Any]], library: str) -> float:
-        values = [1 / run["tokens_per_second"] if self.of == "seconds" else run["peak_bytes"] for run in runs
-                  if run["library"] == library]  # fmt: skip
-        return statistics.median(values)
+        return statistics.median(self._number(run) for run in runs if run["library"] == library)
+
+    def _number(self, run: dict[str, Any]) -> float:
+        if self.of == "seconds":
+            return 1 / float(run["tokens_per_second"])
+        return float(run["slowest_window" if self.of == "window" else "peak_bytes"])
 
 
 @dataclass(frozen=True)
@@ -147,9 +155,16 @@ GOALS = (
     Goal("from a cache, 18,432 latents", EPYC, 4, AsTyped(_EPYC, "cached-500k", 500_000)),
     Goal("as typed, all 30 layers, 4608 latents", EPYC, 3.5, AsTyped(_EPYC, "all-layers-32k", 32_768)),
     Goal("memory of 8 hookpoints, 18,432 latents", EPYC, 3, AsTyped(_EPYC_NEWEST, "memory-8", 32_768, "bytes")),
+    Goal("slowest window, against the speed after it: 18,432 latents, 65,536 tokens", XEON, 0.7,
+         AsTyped(_XEON, "default-65k", 65_536, "window")),
+    Goal("… 500,000 tokens", XEON, 0.7, AsTyped(_XEON, "default-500k", 500_000, "window")),
+    Goal("… from a cache", XEON, 0.7, AsTyped(_XEON, "cached-500k", 500_000, "window")),
+    Goal("… 18,432 latents, 65,536 tokens", EPYC, 0.7, AsTyped(_EPYC_NEWEST, "default-65k", 65_536, "window")),
+    Goal("… 4608 latents, 65,536 tokens", EPYC, 0.7, AsTyped(_EPYC_NEWEST, "small-65k", 65_536, "window")),
     Goal("step, 4608 latents, 4096 tokens", EPYC, 6, Rows("small", 4096, file=_STEPS)),
     Goal("step, 18,432 latents, 4096 tokens", EPYC, 6, Rows("medium", 4096, file=_STEPS)),
     Goal("step, 18,432 latents, 1024 tokens", EPYC, 4, Rows("medium", 1024, file=_STEPS)),
+    Goal("step (a), 24,576 latents of 768, 4096 tokens", EPYC, 6, None),
     Goal("capped step against Adam's, 18,432 latents, 1024 tokens", EPYC, 1 / 1.1,
          Noted(0.149, 0.121, "python -m benchmarks.speed step --shapes medium --tokens 1024")),
     Goal("`sae eval` of three hookpoints, against the build before", EPYC, 2.5,
@@ -163,7 +178,10 @@ GOALS = (
          Rows("pythia-160m size, 12 layers", 32_768, file=_H100_RUN, section="end to end")),
     Goal("step (a), against 5.1 ms", H100, 1, Rows("a", 32_768, 5.1e-3, _H100_A), must=5.1 / 7.2),
     Goal("step (b), against 62 ms", H100, 1, Rows("b", 16_384, 62e-3, _H100_B)),
-    Goal("steps (a) and (b) beside three peers", H100, 6, None),
+    Goal("steps (a) and (b) beside eai-sparsify", H100, 6, None),
+    Goal("… beside SAELens", H100, 5, None),
+    Goal("… beside dictionary-learning", H100, 12, None),
+    Goal("memory of step (b), against eai-sparsify", H100, 5, None),
     Goal("`--compile_lm`, and later parts of a step recorded", H100, 1, None),
     Goal("BatchTopK's and Matryoshka's step against TopK's", H100, 1 / 1.25, None),
     Goal("step (a) beside eai-sparsify", CPU, 6, Rows("a", 4096), must=4),

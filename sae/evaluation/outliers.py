@@ -32,9 +32,9 @@ def massive_note(
         if spared
         else "FVU is of the others"
     )
-    where = _some(list(found))
+    where, are = _some(list(found)), "is" if len(at) == 1 else "are"
     return (
-        f"{len(at)} of {len(kept):,} tokens are massive at {where} (attention sinks and the like; {which}): "
+        f"{len(at)} of {len(kept):,} tokens {are} massive at {where} (attention sinks and the like; {which}): "
         f"{meant}; {way_out}"
     )
 
@@ -52,6 +52,6 @@ def _named(positions: Int[Tensor, "massive"], ids: Int[Tensor, "massive"]) -> tu
             return f"{count} of them {what} {value}", f"--{option} {value} leaves these out altogether"
     where = sorted(set(positions.tolist()))
     return (
-        f"at positions {', '.join(map(str, where[:5]))}{' …' * (len(where) > 5)}",
+        f"at position{'s' * (len(where) > 1)} {', '.join(map(str, where[:5]))}{' …' * (len(where) > 5)}",
         "--exclude_positions and --exclude_tokens leave some out altogether",
     )
