@@ -11,13 +11,18 @@ BYTES_PER_PARAMETER = {"default": 2 * 4 + 2 * 2, "gao2024": 4 * 4 + 2}
 """Bytes of a parameter, by recipe: weight and gradient in float32, and one moment in bfloat16, or two in float32. The
 weight is there in bfloat16 too, on a CPU the encoder's alone."""
 
+GRADIENT = 4
+"""Bytes of a parameter's gradient among them. One process on a CPU computes gradients a few rows at a time."""
+
 LEAST_BYTES_PER_PARAMETER = {"default": 4 + 2, "gao2024": 3 * 4}
 """Bytes by recipe of the weight and its moments alone."""
 
 
-def training_bytes(plans: Mapping[str, SaePlan], widths: Mapping[str, int], recipe: str) -> dict[str, int]:
+def training_bytes(
+    plans: Mapping[str, SaePlan], widths: Mapping[str, int], recipe: str, *, whole_gradients: bool = True
+) -> dict[str, int]:
     """About how much memory the training of each autoencoder takes beside the activations, by name."""
-    per_parameter = BYTES_PER_PARAMETER[recipe]
+    per_parameter = BYTES_PER_PARAMETER[recipe] - (0 if whole_gradients else GRADIENT)
     return {name: _numbers(plan, widths) * per_parameter for name, plan in plans.items()}
 
 
@@ -82,9 +87,12 @@ def _first(layers: Sequence[SaePlan], count: int) -> list[SaePlan]:
     return [plan._replace(across=plan.across[: count - index]) for index, plan in enumerate(layers[:count])]
 
 
-def check_sweep_fits(plans: Mapping[str, SaePlan], widths: Mapping[str, int], recipe: str, free: int | None) -> str:
+def check_sweep_fits(
+    plans: Mapping[str, SaePlan], widths: Mapping[str, int], recipe: str, free: int | None, *,
+    whole_gradients: bool = True,
+) -> str:  # fmt: skip
     """What a sweep takes, in one line. Raises ValueError, naming what to drop, if it is more than is free (bytes)."""
-    needed = training_bytes(plans, widths, recipe)
+    needed = training_bytes(plans, widths, recipe, whole_gradients=whole_gradients)
     total, labels = sum(needed.values()), dict.fromkeys(plan.label for plan in plans.values())
     size = f"{len(plans)} autoencoders, {len(labels)} combinations at each hookpoint, take {total / 1e9:.2f} GB"
     if free is None or total <= free:

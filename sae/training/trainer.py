@@ -116,7 +116,8 @@ class SaeTrainer:
         plan, recipe = self.plan, self.cfg.recipe
         held, free = plan.held_by(self.world.rank), free_memory(self.device)
         if plan.is_sweep:
-            self._note(check_sweep_fits(held, plan.widths, recipe, free))
+            whole = self.device.type != "cpu" or self.world.has_replicas or self.cfg.loss_fn != "fvu"
+            self._note(check_sweep_fits(held, plan.widths, recipe, free, whole_gradients=whole))
         elif self.cfg.finetune is None:  # whose sizes come with it
             check_fits(held, plan.widths, recipe, free, parts=self.cfg.shard_latents)
 

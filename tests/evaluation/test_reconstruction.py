@@ -81,4 +81,4 @@ def test_a_single_massive_token_is_no_reason_to_leave_its_position_out() -> None
     tokens, acts = tokens_and_acts()
     acts[70] *= 1000
     note = massive_note({"h": acts}, tokens, torch.arange(len(acts)), spared=True)
-    assert note is not None and "at positions 6)" in note and "--exclude_positions 6" not in note
+    assert note is not None and "at position 6)" in note and "--exclude_positions 6" not in note

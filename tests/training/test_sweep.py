@@ -127,6 +127,7 @@ def test_memory_is_announced_and_what_does_not_fit_is_named(tmp_path: Path, monk
     needed = training_bytes(plans, widths, "gao2024")
     assert needed["k4_x8/a"] == 2 * 100 * 800 * 18 == 4 * needed["k8_x8/b"]
     assert training_bytes(plans, widths, "default")["k4_x8/a"] == 2 * 100 * 800 * 12
+    assert training_bytes(plans, widths, "default", whole_gradients=False)["k4_x8/a"] == 2 * 100 * 800 * 8
     total = sum(needed.values())
     assert "8 autoencoders, 4 combinations at each hookpoint, take 0.0" in check_sweep_fits(
         plans, widths, "gao2024", None
