@@ -168,11 +168,6 @@ class TrainConfig:
                 "leave out one of them"
             )
         self._check_reconstruct_first()
-        if self.finetune is not None and len(seeds := several(self.seed)) > 1:
-            raise ValueError(
-                f"seed must be one with finetune, whose weights all would start from, got {' '.join(map(str, seeds))}; "
-                "give one, or leave out --finetune"
-            )
         self._check_kinds()
         if (self.steps_per_batch or 1) > 1 and self.loss_fn != "fvu":
             raise ValueError(
@@ -207,7 +202,12 @@ class TrainConfig:
             )
 
     def _check_kinds(self) -> None:
-        """Raise ValueError for a kind of dictionary that cannot be trained in this way."""
+        """Raise ValueError for a kind of dictionary, or a start, that cannot be trained in this way."""
+        if self.finetune is not None and len(seeds := several(self.seed)) > 1:
+            raise ValueError(
+                f"seed must be one with finetune, whose weights all would start from, got {' '.join(map(str, seeds))}; "
+                "give one, or leave out --finetune"
+            )
         for sae in several(self.sae):
             if self.loss_fn != "fvu" and (kind := sae.needs_reconstruction):
                 raise ValueError(

@@ -1,6 +1,7 @@
 """Training end to end: the dictionaries sit inside the model's forward, and its predictions are the loss."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -60,7 +61,7 @@ class _Grafted:
         """What the reconstruction stands in for."""
         self._y = y.detach()
 
-    @property
+    @cached_property
     def residual(self) -> Float[Tensor, "tokens d_out"]:
         """x̂ − y at its own place, of the tokens that count, as the model has them."""
         kept = self._kept.to(self._x.device)
@@ -123,9 +124,7 @@ class EndToEnd:
         tokens = tokens[:1].to(self._sums.device)
         nothing = torch.zeros_like(tokens, dtype=torch.bool)
         for learners in self._groups.values():
-            decoders = _decoders(learners)
-            grafts = {name: _Grafted(one, decoders[name], nothing, 0, 1) for name, one in learners.items()}
-            with torch.no_grad(), lm.graft(self._model, grafts, mask=nothing):
+            with torch.no_grad(), lm.graft(self._model, _grafts(learners, nothing, 0, 1), mask=nothing):
                 self._head.run(tokens)
 
     def accumulate(self, tokens: Int[Tensor, "batch seq"]) -> None:
@@ -150,8 +149,7 @@ class EndToEnd:
         total = torch.zeros((), dtype=torch.float64, device=self._sums.device)
         by_level: list[Sequence[Tensor]] = []
         for level, weight in enumerate(weights):
-            decoders = _decoders(learners)
-            grafts = {name: _Grafted(one, decoders[name], kept, level, len(weights)) for name, one in learners.items()}
+            grafts = _grafts(learners, kept, level, len(weights))
             with torch.enable_grad(), lm.graft(self._model, grafts, mask=kept):
                 hidden = self._head.run(tokens)
             loss, hidden_gradient = self._loss(tokens, kept, hidden, clean, counts=level == len(weights) - 1)
@@ -160,25 +158,29 @@ class EndToEnd:
             found = torch.autograd.grad(hidden.states, parameters, share * hidden_gradient, materialize_grads=True)
             by_level.append(found)
         gradients = (sum(each[1:], each[0]).contiguous() for each in zip(*by_level, strict=True))
-        later, residuals = list(learners), {name: graft.residual for name, graft in grafts.items()}
-        for name, learner in learners.items():
+        is_tied = any(learner.sae.layer_scale is not None for learner in learners.values())
+        variances = torch.tensor(
+            [learner.variance for learner in learners.values()] if is_tied else [], dtype=torch.float64
+        )
+        for index, (name, learner) in enumerate(learners.items()):
             sae = learner.sae
             W_enc, b_enc, W_dec, b_dec = (next(gradients) for _ in range(4))
             W_skip = None if sae.W_skip is None else next(gradients)
             if sae.layer_scale is not None:
-                learner.add_layer_scale_gradient_of(next(gradients), _variances(learners, later))
+                learner.add_layer_scale_gradient_of(next(gradients), variances[index] / variances[index + 1 :])
             radial = (W_dec * sae.W_dec.detach()).sum(-1)
-            # Σ activation · gradient, where W_dec decodes other codes too.
-            encoder = (W_enc * sae.encoder.weight.detach()).sum(-1) + b_enc * sae.encoder.bias.detach()
-            by_activation = encoder if sae.cfg.tied_by_target else None
+            by_activation = None
+            if sae.cfg.tied_by_target:  # Σ activation · gradient, which W_dec does not tell: it decodes other codes too
+                by_activation = (W_enc * sae.encoder.weight.detach()).sum(-1) + b_enc * sae.encoder.bias.detach()
             b_dec[sae.spec.own_width :] = 0  # a layer's bias is its own module's
-            everywhere = torch.cat([residuals[each] for each in later], 1) if len(sae.spec.widths) > 1 else None
+            everywhere = None
+            if len(sae.spec.widths) > 1:
+                everywhere = sae.scaled(torch.cat([graft.residual for graft in [*grafts.values()][index:]], 1))
             learner.add(
                 Gradients(W_enc, b_enc, W_dec, b_dec, radial, W_skip, by_activation),
                 grafts[name].reconstruction(total),
-                None if everywhere is None else sae.scaled(everywhere),
+                everywhere,
             )
-            later = later[1:]
 
     def _loss(
         self, tokens: Tensor, kept: Tensor, hidden: lm.Hidden, clean: lm.Hidden | None, *, counts: bool
@@ -246,18 +248,20 @@ def _head_for(loss_fn: LossName, model: nn.Module, ctx_len: int) -> lm.Head:
     return head
 
 
+def _grafts(
+    learners: Mapping[str, SaeLearner], kept: Bool[Tensor, "batch seq"], level: int, levels: int
+) -> dict[str, _Grafted]:
+    """What stands in the model for one forward, by hookpoint."""
+    decoders = _decoders(learners)
+    return {name: _Grafted(learner, decoders[name], kept, level, levels) for name, learner in learners.items()}
+
+
 def _decoders(learners: Mapping[str, SaeLearner]) -> dict[str, Decode]:
     """What decodes in one forward, by hookpoint: the layers of a cross-layer transcoder hand on what they write."""
     saes = {name: learner.sae for name, learner in learners.items()}
     if any(sae.cfg.cross_layer for sae in saes.values()):
         return {name: coder.decode for name, coder in coders(saes).items()}
     return {name: sae.decode for name, sae in saes.items()}
-
-
-def _variances(learners: Mapping[str, SaeLearner], names: Sequence[str]) -> Float[Tensor, "later"]:
-    """The variance of the first of these layers in that of each later one."""
-    own, *later = (learners[name].variance for name in names)
-    return torch.tensor([own / each for each in later])
 
 
 def _parameters(learner: SaeLearner) -> list[Tensor]:

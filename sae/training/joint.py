@@ -78,9 +78,8 @@ class Joint:
 
     def _own_scaled(self, name: str, y: Tensor) -> Tensor:
         """The target at the layer's own module, in the units of the error."""
-        scale, own = self.learners[name].sae.scale, self._layout[name]
-        y = y[:, : own.stop - own.start]
-        return y if scale is None else y * scale[: y.shape[1]]
+        own = self._layout[name]
+        return y[:, : own.stop - own.start] * self.learners[name].own_scale
 
     def _accumulate_tied(
         self, codes: Mapping[str, Code], bags: Mapping[str, Bags], targets: Mapping[str, Tensor]
