@@ -141,6 +141,7 @@ class Goal:
 
 _XEON, _EPYC = "2026-11-28-xeon-as-typed.json", "2026-11-29-epyc-as-typed.json"
 _EPYC_NEWEST, _STEPS = "2026-11-30-epyc-as-typed.json", "2026-11-29-epyc-steps.json"
+_EPYC_A = "2026-11-30-epyc-step-a.json"
 _START = "python -m benchmarks.speed.start --against CHECKOUT"
 _H100_A, _H100_B, _H100_RUN = (f"2026-11-27-h100-{what}.json" for what in ("step-a", "step-b", "end-to-end"))
 
@@ -164,7 +165,8 @@ GOALS = (
     Goal("step, 4608 latents, 4096 tokens", EPYC, 6, Rows("small", 4096, file=_STEPS)),
     Goal("step, 18,432 latents, 4096 tokens", EPYC, 6, Rows("medium", 4096, file=_STEPS)),
     Goal("step, 18,432 latents, 1024 tokens", EPYC, 4, Rows("medium", 1024, file=_STEPS)),
-    Goal("step (a), 24,576 latents of 768, 4096 tokens", EPYC, 6, None),
+    Goal("step (a), 24,576 latents of 768, 4096 tokens", EPYC, 6, Rows("a", 4096, file=_EPYC_A)),
+    Goal("memory of that step", EPYC, 3, Rows("a", 4096, of="bytes", file=_EPYC_A)),
     Goal("capped step against Adam's, 18,432 latents, 1024 tokens", EPYC, 1 / 1.1,
          Noted(0.149, 0.121, "python -m benchmarks.speed step --shapes medium --tokens 1024")),
     Goal("`sae eval` of three hookpoints, against the build before", EPYC, 2.5,
