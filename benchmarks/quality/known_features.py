@@ -1,8 +1,9 @@
 """Who finds known features? The peers on the stream of `sae selftest`: `python -m benchmarks.quality.known_features`.
 
 Everybody trains on the same synthetic tokens, at its own learning rate and at multiples of it, and is measured by
-`sae selftest`'s own measure on its held-out tokens, all at an L0 of k. The multiple with the best F1 on other tokens
-is shown. Rows are kept in the JSON file as they come; rows that it holds are not measured again.
+`sae selftest`'s own measure on its held-out tokens, all at an L0 of k, or of `--l0` by one threshold. The multiple
+with the best F1 on other tokens is shown. Rows are kept in the JSON file as they come; rows that it holds are not
+measured again.
 """
 
 import argparse
@@ -28,7 +29,9 @@ from benchmarks.quality.members import Row, with_l0
 from sae import Sae
 from sae.activations.synthetic import Sample, SyntheticStore
 from sae.config import SelftestConfig
+from sae.dictionary.threshold import RunningThreshold
 from sae.evaluation.recovery import recovery
+from sae.formats.record import with_threshold
 
 FITTED = 20_480
 """First tokens of the file, on which thresholds are fitted and rates are chosen."""
@@ -44,6 +47,15 @@ class World:
     num_features: int = 1000
     width: int = 64
     batch: int = 2048
+    num_latents: int = 0
+    """0: as many as features."""
+    l0: float = 0.0
+    """Latents of a token at inference, in the mean. 0: k."""
+
+    @property
+    def latents(self) -> int:
+        """Latents of each dictionary."""
+        return self.num_latents or self.num_features
 
     @property
     def store(self) -> SyntheticStore:
@@ -77,9 +89,9 @@ def trained(c: Contestant, world: World, multiple: float, seed: int, threads: in
     row = row_of(c, world, multiple, seed)
     options = dict(c.options) | ({"prefixes": PREFIXES} if "matryoshka" in c.setting else {})
     job = Job(
-        library=c.library, options=options, d_in=world.width, num_latents=world.num_features, k=world.k,
+        library=c.library, options=options, d_in=world.width, num_latents=world.latents, k=world.k,
         tokens=world.batch, activations=str(world.file()), first_row=FITTED, steps=world.tokens // world.batch,
-        peak_lr=None if multiple == 1 else multiple * library_lr(c, world.num_features), seed=seed, threads=threads,
+        peak_lr=None if multiple == 1 else multiple * library_lr(c, world.latents), seed=seed, threads=threads,
         hookpoint="layers.0", calibrate_on=FITTED,
     )  # fmt: skip
     folder = CACHE / "dictionaries" / "known-features" / "-".join(str(value) for value in row.values())
@@ -87,13 +99,25 @@ def trained(c: Contestant, world: World, multiple: float, seed: int, threads: in
     with Worker(job) as worker:
         worker.train(job.steps)
         worker.save(folder)
-    sae = with_l0(Sae.load_from_disk(folder), world.validation.x, world.k)
+    sae = at_l0(Sae.load_from_disk(folder), world)
     directions = world.store.features.directions
     found = {
         name: recovery(sae, directions, *sample)._asdict()
         for name, sample in (("validation", world.validation), ("test", world.store.held_out_sample()))
     }
     return row | found | {"cpu_seconds": round(os.times().children_user - before, 1)}
+
+
+def at_l0(sae: Sae, world: World) -> Sae:
+    """The dictionary with the L0 at which all are compared. If that is not k, every one gets a threshold for it."""
+    if world.l0:
+        sae = Sae.from_saved(with_threshold(sae.saved(), torch.zeros(sae.num_latents)))
+        counts = RunningThreshold(sae.device)
+        for part in world.validation.x.split(world.batch):
+            counts.add(sae.encode(part).top_acts)
+        counts.end_step()
+        return Sae.from_saved(with_threshold(sae.saved(), counts.value(world.l0).repeat(sae.num_latents)))
+    return with_l0(sae, world.validation.x, world.k)
 
 
 def row_of(c: Contestant, world: World, multiple: float, seed: int) -> Row:
@@ -105,8 +129,8 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
     """A line for each k and member, at the multiple with the best F1 on validation tokens: means over seeds."""
     yield "| | rate | F1 | MCC | found | dead | L0 | FVU |"
     yield "|---|---:|" + "---:|" * 6
-    for k, c in itertools.product(sorted({row["k"] for row in rows}), FAMILY_CONTESTANTS):
-        own = [row for row in rows if (row["k"], row["library"]) == (k, c.name) and "test" in row]
+    for (k, *size), c in itertools.product(sorted({_size(row) for row in rows}), FAMILY_CONTESTANTS):
+        own = [row for row in rows if (_size(row), row["library"]) == ((k, *size), c.name) and "test" in row]
         if own:
             multiples = sorted({row["multiple"] for row in own})
             best = max(multiples, key=lambda each: _mean(own, each, "validation", "f1"))
@@ -118,6 +142,11 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
             yield f"| {c.name}, k {k} | {rate} | {numbers} |"
 
 
+def _size(row: Row) -> tuple[float, ...]:
+    """What everybody was given: k, and what the oldest files do not say."""
+    return (row["k"], row["tokens"], row.get("num_latents", 0), row.get("l0", 0))
+
+
 def _mean(rows: Sequence[Row], multiple: float, part: str, name: str) -> float:
     return float(np.mean([row[part][name] for row in rows if row["multiple"] == multiple]))
 
@@ -127,6 +156,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--k", type=int, nargs="+", default=[2, 3])
     parser.add_argument("--tokens", type=int, default=2_000_000)
+    parser.add_argument("--num_latents", type=int, default=0, help="default: as many as features")
+    parser.add_argument("--l0", type=float, default=0.0, help="latents of a token at inference; default: k")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--multiples", type=float, nargs="+", default=[1.0, 3.0, 10.0], help="of a peer's own rate")
     names = [c.name for c in FAMILY_CONTESTANTS]
@@ -141,8 +172,9 @@ def main() -> None:
     rows.content["versions"] = rows.content.get("versions", {}) | machine.versions([c.library for c in contestants])
     rows.content["date"] = time.strftime("%Y-%m-%d")
     for k, c, seed in itertools.product(chosen.k, contestants, chosen.seeds):
+        world = World(k, chosen.tokens, num_latents=chosen.num_latents, l0=chosen.l0)
         for multiple in (1.0,) if c.library == "sae" else chosen.multiples:
-            wanted = row_of(c, world := World(k, chosen.tokens), multiple, seed)
+            wanted = row_of(c, world, multiple, seed)
             if rows.find(wanted) is None:
                 try:
                     row: dict[str, Any] = trained(c, world, multiple, seed, chosen.threads)

@@ -63,9 +63,14 @@ def train_on(cfg: SelftestConfig, store: SyntheticStore) -> dict[str, Sae]:
 def random_rows(sae: Sae, seed: int) -> Sae:
     """A dictionary of the same shape that was never trained: W_enc and W_dec are the same random unit rows."""
     rows = torch.randn(sae.num_latents, sae.d_in, generator=torch.Generator().manual_seed(seed + 1))
-    return with_rows(torch.nn.functional.normalize(rows, dim=1), sae.b_dec.detach(), sae.cfg.k)
+    return with_rows(torch.nn.functional.normalize(rows, dim=1), sae.b_dec.detach(), _whole_l0(sae))
 
 
 def true_rows(sae: Sae, store: SyntheticStore) -> Sae:
     """The features themselves as W_enc and W_dec: what an encoder that knows the directions, and no more, can do."""
-    return with_rows(store.features.directions, store.features.mean.to(sae.device), sae.cfg.k)
+    return with_rows(store.features.directions, store.features.mean.to(sae.device), _whole_l0(sae))
+
+
+def _whole_l0(sae: Sae) -> int:
+    """Latents that a token keeps at inference, rounded."""
+    return max(1, round(sae.cfg.l0))

@@ -21,8 +21,8 @@ TRAIN_GROUPS = {
         "exclude_tokens", "exclude_positions", "data_preprocessing_num_proc",
     ),
     "autoencoder": (
-        "hookpoints", "layers", "layer_stride", "expansion_factor", "num_latents", "k", "selection", "prefixes",
-        "budgets", "crosscode", "transcode", "cross_layer", "tie_decoders", "skip_connection",
+        "hookpoints", "layers", "layer_stride", "expansion_factor", "num_latents", "k", "selection", "inference_l0",
+        "prefixes", "budgets", "crosscode", "transcode", "cross_layer", "tie_decoders", "skip_connection",
         "normalize_decoder", "finetune",
     ),
     "training": (
@@ -68,7 +68,7 @@ CACHE_GROUPS = {
 
 SELFTEST_GROUPS = {
     "features": ("num_features", "width", "max_tokens"),
-    "autoencoder": ("num_latents", "k", "selection", "prefixes", "budgets", "normalize_decoder"),
+    "autoencoder": ("num_latents", "k", "selection", "inference_l0", "prefixes", "budgets", "normalize_decoder"),
     "training": (
         "batch_size", "grad_acc_steps", "steps_per_batch", "lr", "lr_warmup_steps", "auxk_alpha",
         "dead_feature_threshold", "recipe", "seed",

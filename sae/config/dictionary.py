@@ -32,6 +32,10 @@ class SaeConfig:
     """Rule that keeps latents. topk: the k largest of each token. batchtopk: those above a threshold; k in the mean
     over tokens, at most 4 k of one token. groupmax: the largest latent of each of k equal groups."""
 
+    inference_l0: float | None = None
+    """With batchtopk: latents kept per token at inference, in the mean over tokens; at most k. None: k. Training keeps
+    k all the same, and the threshold that is saved leaves out the weakest."""
+
     prefixes: list[int] = field(default_factory=list)
     """Matryoshka: sizes of nested dictionaries. A size n means the first n latents, which reconstruct by themselves
     too, with equal weight in the loss. The whole dictionary is always the last."""
@@ -80,6 +84,7 @@ class SaeConfig:
                 "leave out one of them"
             )
         check("budgets", self.budgets, max(self.budgets, default=0) <= self.k, f"at most k={self.k}", "raise --k")
+        self._check_inference_l0()
         if self.cross_layer:
             self.transcode = True
         if self.tie_decoders not in (False, True, "source", "target"):
@@ -106,6 +111,17 @@ class SaeConfig:
             check(name, value, value >= 0, "0 or more", f"leave {name} out to have it derived")
         if self.num_latents or self.d_in:
             self.check_k(self.num_latents or self.d_in * self.expansion_factor)
+
+    def _check_inference_l0(self) -> None:
+        if (l0 := self.inference_l0) is None:
+            return
+        self.inference_l0 = float(l0)
+        check("inference_l0", l0, 0 < l0 <= self.k, f"above 0 and at most k={self.k}", "choose another, or raise --k")
+        if self.selection != "batchtopk":
+            raise ValueError(
+                f"inference_l0 must go with the selection batchtopk, which has a threshold, got {self.selection}; "
+                "leave it out, or add --selection batchtopk"
+            )
 
     def check_k(self, num_latents: int) -> None:
         """Refuse a k that does not fit a dictionary.
@@ -149,6 +165,11 @@ class SaeConfig:
         num_latents = self.num_latents or d_in * self.expansion_factor
         self.check_k(num_latents)
         return num_latents
+
+    @property
+    def l0(self) -> float:
+        """Latents that a token keeps at inference, in the mean over tokens."""
+        return self.k if self.inference_l0 is None else self.inference_l0
 
     @property
     def tied_by_target(self) -> bool:

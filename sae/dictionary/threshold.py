@@ -39,7 +39,7 @@ class RunningThreshold:
         self.counts.mul_(_KEPT).add_(self.step_counts)
         self.step_counts.zero_()
 
-    def value(self, k: int) -> Float[Tensor, ""]:
+    def value(self, k: float) -> Float[Tensor, ""]:
         """The least activation that stays when k per token do; 0 where fewer are positive. Waits for nothing."""
         counts, tokens = self.counts[:-1], self.counts[-1]
         above = counts.flip(0).cumsum(0).flip(0)  # in this bin and higher ones

@@ -33,7 +33,7 @@ SEED = re.compile(r"seed\d+")
 _KINDS = {
     "expansion_factor": int, "normalize_decoder": bool, "num_latents": int, "k": int,
     "transcode": bool, "skip_connection": bool, "prefixes": list, "budgets": list, "crosscode": bool,
-    "cross_layer": bool, "tie_decoders": bool,
+    "cross_layer": bool, "tie_decoders": bool, "inference_l0": float,
 }  # fmt: skip
 """Types of the fields of cfg.json that are fields of `SaeConfig`."""
 
@@ -68,6 +68,7 @@ def write(folder: Path, saved: Saved) -> None:
         "d_in": spec.d_in,
     }
     cfg |= {name: value for name in ("prefixes", "budgets") if (value := getattr(spec.cfg, name))}
+    cfg |= {"inference_l0": spec.cfg.inference_l0} if spec.selection == "batchtopk" and spec.cfg.inference_l0 else {}
     cfg |= {"d_out": spec.d_out} if spec.d_out != spec.d_in else {}
     if kind:
         cfg |= {kind: True, "hookpoints": dict(zip(spec.writes, widths, strict=True))}

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 
-from sae.config import SelftestConfig, several
+from sae.config import SaeConfig, SelftestConfig, several
 from sae.evaluation.metrics import as_json
 from sae.evaluation.recovery import Recoveries, Recovery
 from sae.report.terminal import show_rows
@@ -37,9 +37,14 @@ def report_selftest(found: Mapping[str, Recoveries], cfg: SelftestConfig) -> Non
 def _rows(found: Mapping[str, Recoveries], cfg: SelftestConfig) -> Iterator[list[str]]:
     (first, *_) = several(cfg.sae)
     for label, one in found.items():
-        yield [label or f"{first.selection}, k {first.k}", *_cells(one.trained)]
+        yield [label or _recipe(first), *_cells(one.trained)]
         yield ["  random rows", *_cells(one.random)]
         yield ["  true features", *_cells(one.true)]
+
+
+def _recipe(sae: SaeConfig) -> str:
+    at_inference = "" if sae.inference_l0 is None else f", inference_l0 {sae.inference_l0:g}"
+    return f"{sae.selection}, k {sae.k}{at_inference}"
 
 
 def _cells(one: Recovery) -> list[str]:

@@ -15,20 +15,20 @@ class Thresholds:
     """Batchtopk's two thresholds, both quantiles of one histogram of the activations of the newest steps.
 
     That of the steps keeps as many latents as training keeps now, and is what it selects by. That of the dictionary
-    keeps its k, is saved, and is what inference selects by. They are set together, whenever the histogram or the number
-    changes; until a `Calibration` sets that of the dictionary by other tokens.
+    keeps its L0 at inference, is saved, and is what inference selects by. They are set together, whenever the
+    histogram or the number changes; until a `Calibration` sets that of the dictionary by other tokens.
     """
 
-    def __init__(self, k: int, of_dictionary: Tensor) -> None:
-        """`k` is the dictionary's, and `of_dictionary` its threshold (), which is written."""
-        self._k, self._of_dictionary = k, of_dictionary
+    def __init__(self, l0: float, of_dictionary: Tensor) -> None:
+        """`l0` is the dictionary's at inference, and `of_dictionary` its threshold (), which is written."""
+        self._l0, self._of_dictionary = l0, of_dictionary
         self.of_steps = of_dictionary.clone()
         self.histogram = RunningThreshold(of_dictionary.device)
 
     @classmethod
     def of(cls, sae: Sae) -> "Thresholds | None":
         """The thresholds of a dictionary; None if its selection needs none."""
-        return None if sae.threshold is None else cls(sae.cfg.k, sae.threshold)
+        return None if sae.threshold is None else cls(sae.cfg.l0, sae.threshold)
 
     def add(self, acts: Float[Tensor, "tokens width"]) -> None:
         """Count the activations of these tokens of the step, selected or not."""
@@ -41,9 +41,13 @@ class Thresholds:
         self.set(k)
 
     def set(self, k: int) -> None:
-        """Keep `k` in the steps, and the dictionary's k in it."""
+        """Keep `k` in the steps, and the dictionary's L0 in it."""
         self.resume(k)
-        self._of_dictionary.copy_(self.histogram.value(self._k))
+        self._of_dictionary.copy_(self.histogram.value(self._l0))
+
+    def select_as_trained(self, k: int) -> None:
+        """Keep `k` in the dictionary as well, until the thresholds are set again."""
+        self._of_dictionary.copy_(self.histogram.value(k))
 
     def resume(self, k: int) -> None:
         """Keep `k` in the steps. That of the dictionary stays, which may have been calibrated."""
@@ -63,11 +67,11 @@ class Calibration:
         self._counts.add(encoded(self._weights, x, self._candidates, agree=self._agree).acts)
 
     def end(self) -> bool:
-        """Set the threshold that keeps k latents of a token in the mean, if there are tokens; whether it changed."""
+        """Set the threshold that keeps the dictionary's L0, if there are tokens; whether it changed."""
         self._sae.shards.sum_(self._counts.step_counts[:-1])
         self._counts.end_step()
         if not self._counts.counts[-1] or self._sae.threshold is None:
             return False
         before = self._sae.threshold.clone()
-        self._sae.threshold.copy_(self._counts.value(self._sae.cfg.k))
+        self._sae.threshold.copy_(self._counts.value(self._sae.cfg.l0))
         return not torch.equal(before, self._sae.threshold)

@@ -161,6 +161,8 @@ class SaeLearner:
             self.sae.encoder.weight.data.copy_(self.sae.W_dec)
         if new and (self._recipe.fit_encoder or y is not None):
             self._read_weights(read, add_up)
+            if self._thresholds is not None:
+                self._thresholds.select_as_trained(self.sae.cfg.k)
             to_write = None if y is None else few[ordinary]
             scale = best_encoder_scale(self.sae, read[ordinary], to_write, add_up)
             self.sae.encoder.weight.data.mul_(scale)

@@ -177,6 +177,19 @@ def test_everybody_gets_the_tokens_of_the_self_test_behind_those_that_choose(
     assert not torch.equal(world.validation.x[:10], world.store.held_out_sample().x[:10])
 
 
+@pytest.mark.parametrize("selection", ["topk", "batchtopk"])
+def test_everybody_is_compared_at_the_l0_that_was_asked_for(selection: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.quality import known_features
+    from sae import Sae, SaeConfig
+
+    monkeypatch.setattr(known_features, "FITTED", 4000)
+    world = known_features.World(4, 1024, num_features=40, width=16, batch=512, l0=2.5)
+    sae = Sae(16, SaeConfig(num_latents=40, k=4, selection=selection))
+    found = known_features.at_l0(sae, world)
+    fires = found.encode(world.validation.x).top_acts > 0
+    assert fires.sum(1).float().mean().item() == pytest.approx(2.5, rel=0.01)
+
+
 def test_the_rate_that_finds_most_features_on_other_tokens_is_shown() -> None:
     from benchmarks.harness.shapes import FAMILY_CONTESTANTS
     from benchmarks.quality.known_features import World, row_of, table

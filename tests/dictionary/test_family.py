@@ -226,6 +226,9 @@ def test_matryoshka_s_prefix_and_hierarchical_s_budget_reconstruct_by_themselves
         ({"budgets": [2], "prefixes": [2]}, "give one of --prefixes and --budgets"),
         ({"budgets": [2], "selection": "batchtopk"}, "budgets must go with the selection topk"),
         ({"selection": "groupmax", "k": 7, "num_latents": 96}, "k must divide num_latents=96"),
+        ({"inference_l0": 4.5, "k": 8}, "inference_l0 must go with the selection batchtopk"),
+        ({"inference_l0": 9, "k": 8, "selection": "batchtopk"}, "inference_l0 must be above 0 and at most k=8, got 9"),
+        ({"inference_l0": 0, "k": 8, "selection": "batchtopk"}, "inference_l0 must be above 0 and at most k=8, got 0"),
         ({"skip_connection": True}, "skip_connection must come with transcode"),
     ],
 )

@@ -11,8 +11,9 @@ import torch
 from oracle import make_sae
 from safetensors.torch import load_file, save_file
 
-from sae import Sae
+from sae import Sae, SaeConfig
 from sae.formats import eleuther
+from sae.formats.record import with_threshold
 
 D, M, K = 8, 24, 3
 CFG_2024 = {"expansion_factor": 3, "normalize_decoder": True, "k": K, "d_in": D}
@@ -208,6 +209,8 @@ BAD = {
     "groupmax": (lambda f: write(f, CFG_133 | {"activation": "groupmax", "k": 7}), "k must divide num_latents"),
     "prefixes": (lambda f: write(f, CFG_133 | {"prefixes": ["a"]}), "prefixes must be list"),
     "batchtopk without threshold": (lambda f: write(f, CFG_133 | {"activation": "batchtopk"}), "the tensor threshold"),
+    "inference_l0": (lambda f: write(f, CFG_133 | {"inference_l0": "2"}), "inference_l0 must be float"),
+    "inference_l0 of topk": (lambda f: write(f, CFG_133 | {"inference_l0": 2.0}), "go with the selection batchtopk"),
     "signed": (lambda f: write(f, CFG_133 | {"signed": "yes"}), "signed must be true or false"),
     "signed groupmax": (lambda f: write(f, CFG_133 | {"signed": True, "activation": "groupmax"}), "go with topk"),
     "skip without transcode": (lambda f: write(f, CFG_133 | {"skip_connection": True}), "must come with transcode"),
@@ -223,6 +226,18 @@ def test_a_bad_checkpoint_says_what_is_wrong_in_one_line(tmp_path: Path, name: s
     with pytest.raises(ValueError, match=message) as caught:
         Sae.load_from_disk(tmp_path)
     assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
+
+
+def test_what_inference_keeps_is_in_the_file_of_batchtopk_alone(tmp_path: Path) -> None:
+    cfg = SaeConfig(num_latents=M, k=4, selection="batchtopk", inference_l0=2)
+    sae = Sae(D, cfg)
+    sae.save_to_disk(tmp_path / "batchtopk")
+    assert Sae.load_from_disk(tmp_path / "batchtopk").cfg.inference_l0 == 2
+    jumping = Sae.from_saved(with_threshold(sae.saved(), torch.full((M,), 0.5)))
+    jumping.save_to_disk(tmp_path / "jumprelu")
+    loaded = Sae.load_from_disk(tmp_path / "jumprelu")
+    x = torch.randn(5, D)
+    assert loaded.spec.selection == "jumprelu" and torch.equal(loaded(x).recon, jumping(x).recon)
 
 
 def test_a_missing_hookpoint_lists_what_is_there(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import torch
 from datasets import IterableDataset
 from tiny_models import tiny_tokens
 from tiny_trainer import Make, maker
+from whole_runs import stop_after
 
 from sae import Sae, SaeConfig, SaeTrainer
 from sae.training.learner import SaeLearner
@@ -45,6 +46,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "matryoshka": {"sae": shape(prefixes=[24, 96])},
     "transcoder": {"sae": shape(transcode=True), "layers": [], "hookpoints": ["layers.*.mlp"]},
     "micro-batches": {"micro_acc_steps": 2},
+    "fewer at inference": {"sae": shape(inference_l0=3.5)},
+    "fewer at inference, every step saved": {"sae": shape(inference_l0=2), "save_every": 1},
 }
 
 
@@ -52,8 +55,28 @@ OPTIONS: dict[str, dict[str, Any]] = {
 def test_k_latents_of_a_held_out_token_stay_in_the_mean(name: str, make: Make) -> None:
     trainer = make(**OPTIONS[name])
     folder = trainer.fit()
+    wanted = OPTIONS[name].get("sae", shape()).inference_l0 or K
     for l0 in held_out_l0(trainer, folder).values():
-        assert l0 == pytest.approx(K, rel=0.02)  # of 192 activations; bins are 1 % wide
+        assert l0 == pytest.approx(wanted, rel=0.02)  # of 192 activations; bins are 1 % wide
+
+
+def test_what_inference_keeps_changes_the_threshold_alone(make: Make) -> None:
+    whole, fewer = (Sae.load_many(make(sae=shape(inference_l0=l0), run_name=str(l0)).fit()) for l0 in (None, 3))
+    for name, sae in fewer.items():
+        assert sae.cfg.inference_l0 == 3 and sae.cfg.l0 == 3 and whole[name].cfg.l0 == K
+        before, after = whole[name].state_dict(), sae.state_dict()
+        assert after.pop("threshold") > before.pop("threshold")
+        assert all(torch.equal(tensor, before[tensor_name]) for tensor_name, tensor in after.items())
+
+
+def test_a_resumed_run_keeps_what_inference_keeps(make: Make) -> None:
+    options: dict[str, Any] = {"sae": shape(inference_l0=3), "save_every": 4}
+    straight = Sae.load_many(make(run_name="straight", **options).fit())
+    stopped = make(run_name="stopped", **options)
+    stop_after(stopped, 6)
+    resumed = Sae.load_many(make(run_name="stopped", resume=True, **options).fit())
+    for name, sae in straight.items():
+        assert all(torch.equal(t, resumed[name].state_dict()[key]) for key, t in sae.state_dict().items())
 
 
 def stream_of(sequences: int) -> IterableDataset:
