@@ -16,7 +16,7 @@ from sae.activations.source import counted
 from sae.activations.store import ActivationStore
 from sae.config import SaeConfig
 from sae.dictionary.autoencoder import Sae, SaePart
-from sae.dictionary.spec import Spec
+from sae.dictionary.spec import Saved, Spec
 from sae.dictionary.wiring import ARROW
 from sae.parallel.world import World
 from sae.training.end_to_end import EndToEnd
@@ -83,6 +83,8 @@ def _start(
     """An autoencoder to start from, which has what the plan asks for."""
     name = plan.hookpoint
     for option, default in vars(SaeConfig()).items():
+        if option == "inference_l0":  # which is set anew at the end
+            continue
         given, found = getattr(plan.cfg, option), getattr(sae, option, getattr(sae.cfg, option))
         if given != found and (given != default or option in typed):
             raise ValueError(
@@ -115,7 +117,11 @@ def _start(
         raise ValueError(f"finetune: {name} in {source} cannot be trained further: {error}; train a new one") from None
     if start.cfg != sae.cfg:
         tell(f"{name}: the rows of W_dec in {source} differ in length, so that they are trained freely")
-    return start
+    if plan.cfg.inference_l0 is None:
+        return start
+    spec, tensors = start.saved()
+    spec = replace(spec, cfg=replace(spec.cfg, inference_l0=plan.cfg.inference_l0))
+    return Sae.from_saved(Saved(spec, tensors), start.device)
 
 
 def _copy(start: Sae, world: World, device: torch.device) -> Sae:

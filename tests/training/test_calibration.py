@@ -79,6 +79,19 @@ def test_a_resumed_run_keeps_what_inference_keeps(make: Make) -> None:
         assert all(torch.equal(t, resumed[name].state_dict()[key]) for key, t in sae.state_dict().items())
 
 
+def test_a_dictionary_that_is_trained_further_may_keep_fewer_at_inference(make: Make) -> None:
+    start = str(make(run_name="start").fit())
+    kept, fewer = (make(sae=shape(inference_l0=l0), run_name=str(l0), finetune=start, lr=1e-5) for l0 in (None, 3))
+    folders = [trainer.fit() for trainer in (kept, fewer)]
+    for trainer, folder, wanted in zip((kept, fewer), folders, (K, 3), strict=True):
+        for l0 in held_out_l0(trainer, folder).values():
+            assert l0 == pytest.approx(wanted, rel=0.02)
+    again = make(run_name="again", finetune=str(folders[1]), lr=1e-5)
+    assert {sae.cfg.inference_l0 for sae in again.saes.values()} == {3}
+    with pytest.raises(ValueError, match="inference_l0 must be above 0 and at most k=6, got 7"):
+        make(sae=SaeConfig(num_latents=96, selection="batchtopk", inference_l0=7), run_name="more", finetune=start)
+
+
 def stream_of(sequences: int) -> IterableDataset:
     """Tiny tokens of which nobody knows how many there are."""
     rows = tiny_tokens(sequences, 8, seed=1)
