@@ -12,6 +12,7 @@ import os
 import re
 import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from decimal import Decimal
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -161,7 +162,8 @@ def _parse_one(
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise ValueError(_unboxed(message.getvalue(), prog)) from None
+        told = _unboxed(message.getvalue(), prog)
+        raise ValueError(_bad_value(told, arguments, _fields(config)) or told) from None
     values = {name: value for group in vars(parsed).values() for name, value in vars(group).items()}
     alone = {name for name, field in _fields(config).items() if field.metadata.get("alone")}
     for name, value in values.items():
@@ -267,6 +269,47 @@ def _own_docs(config: type) -> dict[str, str]:
             if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
                 docs[before.target.id] = " ".join(str(after.value.value).split())
     return docs
+
+
+_SUFFIXES = {"k": 10**3, "m": 10**6, "b": 10**9}
+
+
+def _bad_value(told: str, arguments: Sequence[str], fields: Mapping[str, dataclasses.Field[Any]]) -> str:
+    """The rule that a value broke and the way out, if that is what the parser told; empty if it is not."""
+    if missing := re.match(r"Missing value for argument '--(\w+)'", told):
+        return f"{missing[1]} must be followed by a value, got none; leave out --{missing[1]} for the default"
+    found = re.match(r"Error parsing --(\w+):|invalid choice .* for argument '--(\w+)'", told)
+    field = fields.get(found[1] or found[2]) if found else None
+    if field is None:
+        return ""
+    scalar, words = _scalar(field.type), _words_of(field.type)
+    kinds = {scalar, *get_args(scalar)} | {each for kind in get_args(field.type) for each in get_args(kind)}
+    if not words and not kinds & {int, float}:
+        return ""
+    *others, last = words or ["a number" if float in kinds else "a whole number"]
+    rule = f"{', '.join(others)} or {last}" if others else last
+    places = [place for place, word in enumerate(arguments) if word.replace("-", "_") == f"__{field.name}"]
+    after = arguments[places[-1] + 1 :] if places else []
+    given = list(itertools.takewhile(lambda word: not word.startswith("--"), after))
+    bad = [value for value in given if value not in words and not re.fullmatch(r"[-+]?\d+", value)]
+    if not bad:
+        return ""
+    return f"{field.name} must be {rule}, got {bad[0]}; {_written_out(bad[0], field.name) or 'choose another'}"
+
+
+def _written_out(value: str, name: str) -> str:
+    """The way out for a whole number with a suffix, or in powers of ten."""
+    parts = re.fullmatch(r"(\d+(?:\.\d+)?)(?:e(\d{1,2})|([kmb]))", value, re.IGNORECASE)
+    if not parts:
+        return ""
+    number = Decimal(parts[1]) * (10 ** int(parts[2]) if parts[2] else _SUFFIXES[parts[3].lower()])
+    return f"write --{name} {int(number)}" if number == int(number) else ""
+
+
+def _words_of(kind: Any) -> list[str]:
+    """The words that an option chooses among, also as one of several types."""
+    literals = [each for each in (kind, *get_args(kind)) if get_origin(each) is Literal]
+    return [str(word) for each in literals for word in get_args(each)]
 
 
 def _unboxed(text: str, prog: str) -> str:

@@ -238,9 +238,20 @@ def _asked(name: str, call: Any, *arguments: Any, **options: Any) -> Any:
         return call(*arguments, **options)
     except Exception as error:  # those of the client's own HTTP library have no base that is ours to name
         raise (ValueError if isinstance(error, refusals) else _Unreachable)(
-            f"{name} must be a folder or a repository on the hub, but it cannot be had ({reason_of(error)}); "
+            f"{name} must be a folder or a repository on the hub, but it cannot be had ({_why(error)}); "
             f"check the name, the network and HF_HUB_OFFLINE{_beside(Path(name))}"
         ) from None
+
+
+def _why(error: Exception) -> str:
+    """The reason in few words, where the client's own sentence has many or is about names on the hub."""
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    if isinstance(error, HFValidationError):
+        return "there is no such folder, and the hub has no such names"
+    if isinstance(error, LocalEntryNotFoundError) and _offline():
+        return "there is no such folder, HF_HUB_OFFLINE is set, and the local cache does not hold it"
+    return reason_of(error)
 
 
 def _beside(path: Path) -> str:

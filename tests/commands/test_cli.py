@@ -502,8 +502,16 @@ BAD = [
     # the line itself
     (["model", "text.jsonl", "--nonsense", "3"], ["--nonsense"]),
     (["model", "text.jsonl", "--batch_sise", "3"], ["--batch_sise", "--batch_size"]),
-    (["model", "text.jsonl", "--k", "many"], ["--k", "many"]),
-    (["model", "text.jsonl", "--k"], ["--k"]),
+    (["model", "text.jsonl", "--k", "many"], ["k must be a whole number, got many"]),
+    (["model", "text.jsonl", "--k"], ["k must be followed by a value, got none", "--k"]),
+    (["model", "text.jsonl", "--max_tokens", "65k"], ["a whole number, got 65k", "--max_tokens 65000"]),
+    (["model", "text.jsonl", "--max-tokens=1.5M"], ["a whole number, got 1.5M", "--max_tokens 1500000"]),
+    (["model", "text.jsonl", "--max_tokens", "1e6"], ["got 1e6; write --max_tokens 1000000"]),
+    (["model", "text.jsonl", "--batch_size", "1.5"], ["batch_size must be a whole number, got 1.5"]),
+    (["model", "text.jsonl", "--lr", "fast"], ["lr must be a number, got fast"]),
+    (["model", "text.jsonl", "--layers", "1", "b"], ["layers must be a whole number, got b"]),
+    (["model", "text.jsonl", "--loss_fn", "mse"], ["loss_fn must be fvu, ce or kl, got mse"]),
+    (["model", "text.jsonl", "--inference_l0", "4"], ["inference_l0 must go with the selection batchtopk", "got topk"]),
     *(
         (["model", "text.jsonl", *words.split()], [f"the values of {out.split()[0][2:]} must", f"; write {out}"])
         for words, out in {
@@ -665,7 +673,7 @@ def test_a_message_that_the_parser_breaks_is_told_whole_and_without_what_stands_
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert sae.__main__.main(["model", "text", "--selection", "relu"]) == 2
-    assert f"Expected one of {get_args(Rule)}" in capsys.readouterr().err
+    assert f"must be {', '.join(get_args(Rule)[:-1])} or {get_args(Rule)[-1]}, got" in capsys.readouterr().err
     unknown = [f"--unknown_{'x' * 30}_{n}" for n in range(3)]
     assert sae.__main__.main(["model", "text", *unknown, "hf_secret"]) == 2
     error = capsys.readouterr().err
