@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from benchmarks import CACHE, RESULTS
 from benchmarks.harness import machine
@@ -29,6 +30,7 @@ from benchmarks.quality.members import Row, with_l0
 from sae import Sae
 from sae.activations.synthetic import Sample, SyntheticStore
 from sae.config import SelftestConfig
+from sae.dictionary.autoencoder import Encoded
 from sae.dictionary.threshold import RunningThreshold
 from sae.evaluation.recovery import recovery
 from sae.formats.record import with_threshold
@@ -108,16 +110,34 @@ def trained(c: Contestant, world: World, multiple: float, seed: int, threads: in
     return row | found | {"cpu_seconds": round(os.times().children_user - before, 1)}
 
 
-def at_l0(sae: Sae, world: World) -> Sae:
-    """The dictionary with the L0 at which all are compared. If that is not k, every one gets a threshold for it."""
-    if world.l0:
+class Thresholded:
+    """A dictionary of whose latents only those above `least` stay: what `recovery` asks of one."""
+
+    def __init__(self, sae: Sae, least: float) -> None:
+        self._sae, self._least = sae, least
+        self.W_dec, self.num_latents, self.device, self.decode = sae.W_dec, sae.num_latents, sae.device, sae.decode
+
+    def encode(self, x: Tensor) -> Encoded:
+        """The codes."""
+        acts, indices = self._sae.encode(x)
+        return Encoded(acts * (acts > self._least), indices)
+
+
+@torch.no_grad()
+def at_l0(sae: Sae, world: World) -> Any:
+    """The dictionary with the L0 at which all are compared.
+
+    If that is not k, every one gets a new threshold: TopK among the k that it keeps, others instead of their own.
+    """
+    if not world.l0:
+        return with_l0(sae, world.validation.x, world.k)
+    if sae.threshold is not None:
         sae = Sae.from_saved(with_threshold(sae.saved(), torch.zeros(sae.num_latents)))
-        counts = RunningThreshold(sae.device)
-        for part in world.validation.x.split(world.batch):
-            counts.add(sae.encode(part).top_acts)
-        counts.end_step()
-        return Sae.from_saved(with_threshold(sae.saved(), counts.value(world.l0).repeat(sae.num_latents)))
-    return with_l0(sae, world.validation.x, world.k)
+    counts = RunningThreshold(sae.device)
+    for part in world.validation.x.split(world.batch):
+        counts.add(sae.encode(part).top_acts)
+    counts.end_step()
+    return Thresholded(sae, float(counts.value(world.l0)))
 
 
 def row_of(c: Contestant, world: World, multiple: float, seed: int) -> Row:
