@@ -59,7 +59,8 @@ def test_an_index_that_is_killed_at_random_moments_is_continued_to_the_same_bits
         for kill in range(40):
             server.stdin.write("go\n"), server.stdin.flush()
             child = int(server.stdout.readline())
-            if kill < 39:  # later ones have less to do
+            complete = (tmp_path / "killed/manifest.json").exists()  # one was killed after its last file
+            if kill < 39 and not complete:  # later ones have less to do
                 share = 0.2 if kill < 4 else 0.9**kill  # the first early, as the machine may be faster by now
                 time.sleep(seconds * moments.random() * share)
                 with suppress(ProcessLookupError):
@@ -67,7 +68,6 @@ def test_an_index_that_is_killed_at_random_moments_is_continued_to_the_same_bits
             ends.append(int(server.stdout.readline()))
             if ends[-1] == 0:
                 break
-            assert not (tmp_path / "killed/manifest.json").exists() or kill == 39
         server.stdin.close()
     assert ends[-1] == 0 and ends.count(-signal.SIGKILL) == len(ends) - 1 >= 3, ends
     assert contents(tmp_path / "killed") == contents(tmp_path / "straight") == contents(tmp_path / "again")

@@ -19,7 +19,8 @@ from sae.config import SelftestConfig, SelftestSaeConfig
 from sae.evaluation.recovery import recovery
 
 OPTIONS = {
-    "num_features", "width", "max_tokens", "num_latents", "k", "selection", "prefixes", "budgets", "normalize_decoder",
+    "num_features", "width", "max_tokens", "num_latents", "k", "selection", "inference_l0", "prefixes", "budgets",
+    "normalize_decoder",
     "batch_size", "grad_acc_steps", "steps_per_batch", "lr", "lr_warmup_steps", "auxk_alpha", "dead_feature_threshold",
     "recipe", "seed", "out", "device", "encode_in_8bit",
 }  # fmt: skip
