@@ -272,6 +272,7 @@ def _own_docs(config: type) -> dict[str, str]:
 
 
 _SUFFIXES = {"k": 10**3, "m": 10**6, "b": 10**9}
+"""What people write behind a number, and what it stands for."""
 
 
 def _bad_value(told: str, arguments: Sequence[str], fields: Mapping[str, dataclasses.Field[Any]]) -> str:
@@ -291,7 +292,7 @@ def _bad_value(told: str, arguments: Sequence[str], fields: Mapping[str, datacla
     places = [place for place, word in enumerate(arguments) if word.replace("-", "_") == f"__{field.name}"]
     after = arguments[places[-1] + 1 :] if places else []
     given = list(itertools.takewhile(lambda word: not word.startswith("--"), after))
-    bad = [value for value in given if value not in words and not re.fullmatch(r"[-+]?\d+", value)]
+    bad = [" ".join(value.split()) for value in given if value not in words and not re.fullmatch(r"[-+]?\d+", value)]
     if not bad:
         return ""
     return f"{field.name} must be {rule}, got {bad[0]}; {_written_out(bad[0], field.name) or 'choose another'}"
@@ -299,7 +300,7 @@ def _bad_value(told: str, arguments: Sequence[str], fields: Mapping[str, datacla
 
 def _written_out(value: str, name: str) -> str:
     """The way out for a whole number with a suffix, or in powers of ten."""
-    parts = re.fullmatch(r"(\d+(?:\.\d+)?)(?:e(\d{1,2})|([kmb]))", value, re.IGNORECASE)
+    parts = re.fullmatch(r"(\d+(?:\.\d+)?)(?:e(\d|1[0-2])|([kmb]))", value, re.IGNORECASE)
     if not parts:
         return ""
     number = Decimal(parts[1]) * (10 ** int(parts[2]) if parts[2] else _SUFFIXES[parts[3].lower()])
