@@ -129,7 +129,7 @@ _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|None", re.IGNORECASE)
 def _literals(config: type, name: str) -> tuple[str, ...]:
     """The words that an option chooses among; none if it does not."""
     field = _fields(config).get(name)
-    return get_args(field.type) if field is not None and get_origin(field.type) is Literal else ()
+    return () if field is None else _words_of(field.type)
 
 
 def _value(cfg: Any, name: str) -> Any:
@@ -180,8 +180,7 @@ def _words_after(kind: Any) -> tuple[str, ...]:
     members = get_args(kind) if isinstance(kind, UnionType) or get_origin(kind) is Union else ()
     if bool not in members:
         return ()
-    words = (get_args(member) if get_origin(member) is Literal else () for member in members)
-    return ("True", "False", *["None"] * (type(None) in members), *itertools.chain.from_iterable(words))
+    return ("True", "False", *["None"] * (type(None) in members), *_words_of(kind))
 
 
 def _spelled_out(arguments: Sequence[str], choices: Mapping[str, Sequence[str]]) -> Iterator[str]:
@@ -287,7 +286,7 @@ def _bad_value(told: str, arguments: Sequence[str], fields: Mapping[str, datacla
     kinds = {scalar, *get_args(scalar)} | {each for kind in get_args(field.type) for each in get_args(kind)}
     if not words and not kinds & {int, float}:
         return ""
-    *others, last = words or ["a number" if float in kinds else "a whole number"]
+    *others, last = words or ("a number" if float in kinds else "a whole number",)
     rule = f"{', '.join(others)} or {last}" if others else last
     places = [place for place, word in enumerate(arguments) if word.replace("-", "_") == f"__{field.name}"]
     after = arguments[places[-1] + 1 :] if places else []
@@ -307,10 +306,10 @@ def _written_out(value: str, name: str) -> str:
     return f"write --{name} {int(number)}" if number == int(number) else ""
 
 
-def _words_of(kind: Any) -> list[str]:
+def _words_of(kind: Any) -> tuple[str, ...]:
     """The words that an option chooses among, also as one of several types."""
     literals = [each for each in (kind, *get_args(kind)) if get_origin(each) is Literal]
-    return [str(word) for each in literals for word in get_args(each)]
+    return tuple(word for each in literals for word in get_args(each))
 
 
 def _unboxed(text: str, prog: str) -> str:
