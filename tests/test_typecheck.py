@@ -1,5 +1,7 @@
 """The checker of shapes bites: at the first call, and where calls that were right came before."""
 
+import weakref
+
 import pytest
 import torch
 from jaxtyping import Float, TypeCheckError
@@ -25,6 +27,21 @@ def test_wrong_arguments_and_results_are_found_after_any_number_of_right_ones(be
     with pytest.raises(TypeCheckError, match="return value of"):
         rows(x, W, more=1)  # as many rows as no argument has, though the arguments look as before
     assert rows(x[:2], W).shape == (2, 5) and rows(x, W).shape == (3, 5)
+
+
+def test_nothing_that_was_checked_is_kept() -> None:
+    x, W = torch.zeros(3, 4), torch.zeros(5, 4)
+    rows(x, W)
+    with pytest.raises(TypeCheckError):
+        rows(x, W, more=1)
+
+    @shaped
+    def halved(x: Float[Tensor, "tokens d"], to: torch.dtype) -> Float[Tensor, "tokens d"]:
+        return x.to(to) / 2
+
+    halved(x, torch.float32)
+    found = weakref.ref(halved(x, torch.float64))  # looks as no result before
+    assert found() is None
 
 
 def test_dimensions_in_containers_and_types_without_arrays_are_checked() -> None:

@@ -191,7 +191,7 @@ def test_what_is_fetched_is_at_most_three_shards_of_a_hookpoint_and_is_dropped_w
         for _ in range(500):  # what a jump, or the end, no longer wants may be on its way
             if (count := sum(content() is not None for _, content in fetches)) <= at_most:
                 break
-            gc.collect()  # holds up all threads, on a busy machine for long: so turns are counted, not seconds
+            gc.collect()
             time.sleep(0.02)
         return count
 

@@ -56,7 +56,10 @@ def once_for_each_look(one: Callable[..., Any], typechecker: Callable[..., Any])
         result = one(*args, **kwargs)
         if (found := look(result)) not in results:
             _returned.value = result
-            checking(stand_in)(*args, **kwargs)
+            try:
+                checking(stand_in)(*args, **kwargs)
+            finally:
+                del _returned.value  # a thread that waits for work would keep it
             results.add(found)
         return result
 
