@@ -19,7 +19,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 2 if the input was wrong, 130 if it was stopped by Ctrl-C."""
+    """Run the command line; returns the exit status: 2 if it cannot be done, 130 if it was stopped by Ctrl-C."""
     if arguments is None and isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a table whose ± cannot be shown is better than none
     own = signal.getsignal(signal.SIGINT) is signal.default_int_handler and current_thread() is main_thread()
@@ -55,6 +55,7 @@ def _run(arguments: list[str]) -> int:
     # 24,576 latents and 4096 tokens). Read once, when PyTorch makes its first one.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     _keep_freed_memory()
+    command = None
     try:
         # Imported here, where Ctrl-C is expected.
         from sae.commands.parser import typed
@@ -69,12 +70,23 @@ def _run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (ValueError, FloatingPointError, OSError) as error:
-        lines = [_speaker(error) + str(error), *getattr(error, "__notes__", [])]
-        print("sae: error:", "; ".join(" ".join(line.split()) for line in lines), file=sys.stderr)
-        return 2
+        return _tell(error, str(error))
+    except (MemoryError, RuntimeError) as error:
+        from sae.commands.memory import is_exhausted, what_takes_less
+
+        if command is None or not is_exhausted(error):
+            raise
+        return _tell(error, what_takes_less(error, command.options()))
     except KeyboardInterrupt as stop:
         print("sae: stopped;", *getattr(stop, "__notes__", ["nothing was written"]), file=sys.stderr)
         return 130
+
+
+def _tell(error: Exception, message: str) -> int:
+    """Print an error in one line; returns the exit status."""
+    lines = [_speaker(error) + message, *getattr(error, "__notes__", [])]
+    print("sae: error:", "; ".join(" ".join(line.split()) for line in lines), file=sys.stderr)
+    return 2
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

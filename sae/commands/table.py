@@ -97,6 +97,10 @@ class Command(NamedTuple):
     told_typed: bool = False
     """Whether the body also gets the names of the options that were typed."""
 
+    def options(self) -> list[str]:
+        """Names of all its options."""
+        return [name for names in self.groups.values() for name in names]
+
 
 def read(arguments: Sequence[str]) -> tuple[Command, Any]:
     """The command that the arguments name, `train` if they name none, and its configuration."""

@@ -117,15 +117,16 @@ class EndToEnd:
         self._step_sums = self._sums.clone()
 
     def rehearse(self, tokens: Int[Tensor, "batch seq"]) -> None:
-        """Run the model with the dictionaries at their places, and change nothing.
+        """Run the model and back with the dictionaries at their places, and change nothing.
 
-        Raises ValueError for one that cannot be there, as one that writes before it can read.
+        What `tokens` are too many for is told at once, also where the loss of a run becomes this one late. Raises
+        ValueError for a dictionary that cannot be there, as one that writes before it can read.
         """
-        tokens = tokens[:1].to(self._sums.device)
+        tokens = tokens.to(self._sums.device)
         nothing = torch.zeros_like(tokens, dtype=torch.bool)
+        clean = self._clean(tokens)
         for learners in self._groups.values():
-            with torch.no_grad(), lm.graft(self._model, _grafts(learners, nothing, 0, 1), mask=nothing):
-                self._head.run(tokens)
+            self._gradients(learners, _grafts(learners, nothing, 0, 1), tokens, nothing, clean)
 
     def accumulate(self, tokens: Int[Tensor, "batch seq"]) -> None:
         """Add the gradients of these sequences to every learner."""
@@ -133,29 +134,47 @@ class EndToEnd:
         if not len(tokens) or not kept.any():
             return
         tokens, kept = tokens.to(self._sums.device), kept.to(self._sums.device)
-        clean = None
-        if self._loss_fn == "kl":
-            with torch.no_grad():
-                clean = self._head.run(tokens)
+        clean = self._clean(tokens)
         for learners in self._groups.values():
             self._accumulate_group(learners, tokens, kept, clean)
+
+    def _clean(self, tokens: Tensor) -> lm.Hidden | None:
+        """What the model computes without dictionaries, if the loss needs it."""
+        if self._loss_fn != "kl":
+            return None
+        with torch.no_grad():
+            return self._head.run(tokens)
+
+    def _gradients(
+        self,
+        learners: Mapping[str, SaeLearner],
+        grafts: Mapping[str, _Grafted],
+        tokens: Tensor,
+        kept: Tensor,
+        clean: lm.Hidden | None,
+        *,
+        share: float = 1.0,
+        counts: bool = False,
+    ) -> tuple[Float[Tensor, ""], Sequence[Tensor]]:
+        """The summed loss of one forward, and the gradients of a `share` of it by the learners' parameters."""
+        parameters = [p for learner in learners.values() for p in _parameters(learner)]
+        with torch.enable_grad(), lm.graft(self._model, grafts, mask=kept):
+            hidden = self._head.run(tokens)
+        loss, by_hidden = self._loss(tokens, kept, hidden, clean, counts=counts)
+        return loss, torch.autograd.grad(hidden.states, parameters, share * by_hidden, materialize_grads=True)
 
     def _accumulate_group(
         self, learners: Mapping[str, SaeLearner], tokens: Tensor, kept: Tensor, clean: lm.Hidden | None
     ) -> None:
-        parameters = [p for learner in learners.values() for p in _parameters(learner)]
         weights = max((learner.level_weights for learner in learners.values()), key=len)
         grafts: dict[str, _Grafted] = {}
         total = torch.zeros((), dtype=torch.float64, device=self._sums.device)
         by_level: list[Sequence[Tensor]] = []
         for level, weight in enumerate(weights):
-            grafts = _grafts(learners, kept, level, len(weights))
-            with torch.enable_grad(), lm.graft(self._model, grafts, mask=kept):
-                hidden = self._head.run(tokens)
-            loss, hidden_gradient = self._loss(tokens, kept, hidden, clean, counts=level == len(weights) - 1)
-            share = weight / sum(weights)
+            grafts, share = _grafts(learners, kept, level, len(weights)), weight / sum(weights)
+            is_whole = level == len(weights) - 1
+            loss, found = self._gradients(learners, grafts, tokens, kept, clean, share=share, counts=is_whole)
             total += share * loss
-            found = torch.autograd.grad(hidden.states, parameters, share * hidden_gradient, materialize_grads=True)
             by_level.append(found)
         gradients = (sum(each[1:], each[0]).contiguous() for each in zip(*by_level, strict=True))
         is_tied = any(learner.sae.layer_scale is not None for learner in learners.values())

@@ -262,7 +262,7 @@ class SaeTrainer:
         with self.world.together():
             first, held_out_batch = self.source.peek(), self.store.first_held_out()
             if self.end_to_end is not None:
-                self.end_to_end.rehearse(self.source.first)
+                self.end_to_end.rehearse(self.source.first.tensor_split(self.cfg.micro_acc_steps)[0])
             about = self._about_data() if self.world.is_main else []
         first_look.check_some_are_left(first, held_out_batch, self.world)
         count = self.source.own_of_first(FIRST_TOKENS)

@@ -669,6 +669,51 @@ def test_ctrl_c_outside_training_says_the_truth_about_what_is_on_disk(
     assert ("nothing was written" in result.err) == (not Path("runs").exists())
 
 
+def too_large(self: SaeTrainer) -> bool:
+    torch.empty(2**50)
+    return True
+
+
+def too_large_for_a_gpu(self: SaeTrainer) -> bool:
+    raise torch.OutOfMemoryError(
+        "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 8.00 GiB"
+    )
+
+
+@pytest.mark.parametrize(("step", "told"), [
+    (too_large, "DefaultCPUAllocator: can't allocate memory: you tried to allocate 4503599627370496 bytes"),
+    (too_large_for_a_gpu, r"\(CUDA out of memory. Tried to allocate 2.00 GiB\)"),
+])  # fmt: skip
+def test_memory_that_is_used_up_is_told_in_a_line_and_the_run_goes_on_with_less(
+    run: Run, no_picture: None, monkeypatch: pytest.MonkeyPatch, step: Any, told: str
+) -> None:
+    train_step = SaeTrainer.train_step
+
+    def one_that_fails(self: SaeTrainer) -> bool:
+        return step(self) if self.step == 6 else train_step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SaeTrainer, "train_step", one_that_fails)
+        result = run("model", "text.jsonl", *SMALL, *FIXED)
+    (line,) = result.errors
+    assert result.status == 2 and re.search(told, line)
+    assert "; try a higher --micro_acc_steps, a lower --batch_size, fewer --num_latents, fewer --hookpoints or" in line
+    assert line.endswith("stopped at step 6; the state before is saved in runs/model-text/step_6")
+    less = ["--micro_acc_steps", "2", "--resume", "--resume_changed", "micro_acc_steps"]
+    with_less = run("model", "text.jsonl", *SMALL, *FIXED, *less)
+    assert with_less.status == 0
+    checkpoint.check(Path("runs/model-text/step_8"))
+
+
+def test_an_error_of_a_program_keeps_its_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: SaeTrainer) -> bool:
+        raise RuntimeError("a tensor is on the wrong device")
+
+    monkeypatch.setattr(SaeTrainer, "train_step", broken)
+    with pytest.raises(RuntimeError, match="on the wrong device"):
+        run("model", "text.jsonl", *SMALL, *FIXED)
+
+
 def test_a_message_that_the_parser_breaks_is_told_whole_and_without_what_stands_beside_an_option(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

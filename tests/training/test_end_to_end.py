@@ -484,6 +484,23 @@ def test_the_rehearsal_changes_nothing(kind: str, monkeypatch: pytest.MonkeyPatc
     assert end_to_end.state_dict() == {"sums": [0.0, 0.0]}
 
 
+def test_a_run_rehearses_what_its_largest_step_will_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = end_to_end_trainer(tmp_path, micro_acc_steps=2, reconstruct_first=0.5)
+    passes: list[tuple[torch.Size, int]] = []
+    of_loss = EndToEnd._gradients
+
+    def watched(self: EndToEnd, *args: Any, **options: Any) -> Any:
+        loss, found = of_loss(self, *args, **options)
+        passes.append((args[2].shape, sum(each.numel() for each in found)))
+        return loss, found
+
+    monkeypatch.setattr(EndToEnd, "_gradients", watched)
+    one.initialise()
+    rehearsed = list(passes)
+    one.fit()
+    assert len(rehearsed) == 1 < len(passes) and set(passes) == set(rehearsed)
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_changes_no_weight(tmp_path: Path) -> None:
     one = trainer(tmp_path, "kl", layers=[1])
     one.initialise()
