@@ -62,14 +62,15 @@ def step_seconds(size: Size, machine: Machine) -> float:
 
 
 def memory_bytes(size: Size) -> float:
-    """Memory that the trainer takes in a process, by the formulas of docs/scaling.md; activations are float32."""
+    """Memory that the trainer takes in a process of a CPU, by the formulas of docs/scaling.md.
+
+    Activations are float32. One process has no gradients as matrices, several have.
+    """
     n, d, m = size.tokens, size.d_in, size.latents
-    each = 24 * m * d + 12 * n * d
+    each = (16 if size.processes == 1 else 24) * m * d + 12 * n * d
     once = 2 * m * (d + min(128, d // 4)) + 15 * n * d + CHUNK_BYTES["cpu"]
     batch = n * d * 4 * size.hookpoints
     block = STEPS * batch if batches_per_block(1, batch) > 1 else 0
-    if size.processes > 1:  # gradients are then whole matrices
-        each += 8 * m * d
     return size.hookpoints * size.configurations * each + once + 2 * block
 
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,10 @@ def test_the_model_grows_with_the_work() -> None:
     one, wide = Size(), Size(latents=2 * Size().latents)
     assert 1 < step_seconds(wide, core) / step_seconds(one, core) < 2
     assert step_seconds(Size(hookpoints=3), core) == pytest.approx(3 * step_seconds(one, core))
-    # docs/scaling.md: 28 M D for each autoencoder, and 2 M (D + min(128, D / 4)) once
-    assert memory_bytes(wide) - memory_bytes(one) == (24 * 128 + 2 * (128 + 32)) * one.latents
+    # docs/scaling.md: 16 M D for each autoencoder of one process, 24 of several, and 2 M (D + min(128, D / 4)) once
+    for processes, each in {1: 16, 2: 24}.items():
+        grown = memory_bytes(replace(wide, processes=processes)) - memory_bytes(replace(one, processes=processes))
+        assert grown == (each * 128 + 2 * (128 + 32)) * one.latents
 
 
 @pytest.mark.slow
