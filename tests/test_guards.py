@@ -29,7 +29,7 @@ MAY_KNOW = {
     "dictionary": {"config", "ops"},
     "formats": {"config", "dictionary", "storage"},
     # the edges: a model, data, files, other processes
-    "lm": {"ops"},  # passes in C
+    "lm": {"ops", "storage"},  # passes in C; what lies near a path
     "data": {"storage"},
     "activations": {"config", "data", "dictionary", "lm", "storage"},
     "runs": {"config", "dictionary", "formats", "storage"},

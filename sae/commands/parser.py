@@ -312,6 +312,10 @@ def _words_of(kind: Any) -> tuple[str, ...]:
     return tuple(word for each in literals for word in get_args(each))
 
 
+_UNREAD = "Unrecognized options:"
+"""How the command-line parser's message about words begins that it cannot place."""
+
+
 def _unboxed(text: str, prog: str) -> str:
     """The command-line parser's message without its frame, in one line."""
     frame = re.compile(r"[─-╿]+|^[|+]|[|+]$|-{4,}")
@@ -322,8 +326,11 @@ def _unboxed(text: str, prog: str) -> str:
     meant = [line for line in lines if line.startswith("--") and line not in told]
     message = " ".join(told) or "the options cannot be read"
     # What stands beside an unknown option may be a secret that was meant for a known one.
-    if message.startswith("Unrecognized options:") and (unknown := re.findall(r"(?<!\S)--?[^\s,=]+", message)):
+    unread = message.removeprefix(_UNREAD)
+    if unread != message and (unknown := re.findall(r"(?<!\S)--?[^\s,=]+", unread)):
         message = f"there is no option {', '.join(unknown)}"
         meant = [line for line in meant if line.startswith(tuple(unknown))] or meant  # --layer is rather --layers
+    elif unread != message:
+        message = f"there is no place for{unread}: what stands before takes no more words"
     perhaps = f"; perhaps you meant {' or '.join(meant)}" if meant and "no option" in message else ""
     return f"{message}{perhaps}; {prog} --help lists the options"

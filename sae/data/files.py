@@ -1,13 +1,12 @@
 """Data on this machine: which files a name means, and the rows in them."""
 
-import difflib
 import glob
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sae.storage.files import read_json
+from sae.storage.files import near_names, read_json
 
 from .read import (
     CHAT,
@@ -49,22 +48,9 @@ def find_files(path: str) -> list[str]:
     files = sorted(filter(os.path.isfile, glob.glob(path, recursive=True)))
     if not files:
         raise DataError(
-            f"dataset must be an existing file, folder or glob, or a hub id, got {path!r}; {_near_names(path)}"
+            f"dataset must be an existing file, folder or glob, or a hub id, got {path!r}; {near_names(path)}"
         )
     return files
-
-
-def _near_names(path: str) -> str:
-    """What lies where the path leads, as far as it exists; like names first."""
-    folder, name = os.path.split(path)
-    while folder and not os.path.isdir(folder):
-        folder, name = os.path.split(folder)
-    entries = sorted(os.listdir(folder or "."))
-    near = difflib.get_close_matches(name, entries, n=3, cutoff=0.5)
-    if near:
-        return f"near names: {', '.join(os.path.join(folder, entry) for entry in near)}"
-    listing = ", ".join(entries[:5]) + (", …" if len(entries) > 5 else "")
-    return f"{folder or 'the current folder'} holds {listing or 'nothing'}"
 
 
 def kind_of(files: Iterable[File]) -> str:

@@ -11,7 +11,7 @@ from sae.formats.files import Shape, shapes_far, shapes_of
 from sae.formats.find import chosen_of, find, named, stored_in
 from sae.formats.find import local as here
 from sae.formats.format import StoredDictionary
-from sae.storage.files import is_inside
+from sae.storage.files import is_inside, like_names, near_names
 
 _MOST_CONFIGS = 2_000
 _BLOCK = 2**17
@@ -239,7 +239,7 @@ def _asked(name: str, call: Any, *arguments: Any, **options: Any) -> Any:
     except Exception as error:  # those of the client's own HTTP library have no base that is ours to name
         raise (ValueError if isinstance(error, refusals) else _Unreachable)(
             f"{name} must be a folder or a repository on the hub, but it cannot be had ({_why(error)}); "
-            f"check the name, the network and HF_HUB_OFFLINE{_beside(Path(name))}"
+            f"check the name, the network and HF_HUB_OFFLINE{_beside(name)}"
         ) from None
 
 
@@ -254,10 +254,11 @@ def _why(error: Exception) -> str:
     return reason_of(error)
 
 
-def _beside(path: Path) -> str:
-    """The folders that lie where a path was meant to, for a message; empty for a name of the hub."""
-    beside = sorted(each.name for each in path.parent.iterdir() if each.is_dir()) if path.parent.is_dir() else []
-    return f"; {path.parent} holds {', '.join(beside[:8])}" if beside and len(path.parts) > 1 else ""
+def _beside(name: str) -> str:
+    """What lies where a path was meant to lead, for a message; of a name of the hub only what is like it."""
+    if near := like_names(name):
+        return f"; near names here: {', '.join(near)}"
+    return f"; {near_names(name)}" if "/" in name and Path(name).parent.is_dir() else ""
 
 
 def reason_of(error: BaseException) -> str:

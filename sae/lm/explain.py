@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from sae.storage.files import like_names
+
 
 class Access(NamedTuple):
     """Which model, and how the Hub is asked for it. The token is never part of a message."""
@@ -19,10 +21,10 @@ class Access(NamedTuple):
 EXPLANATIONS = {
     "GatedRepoError": "is gated; accept its terms at https://huggingface.co/{name}, then pass --hf_token",
     "RevisionNotFoundError": "has no revision {revision}; look at its branches on the Hub, or leave --revision out",
-    "RepositoryNotFoundError": "does not exist on the Hub, or is private; check the spelling, or pass --hf_token",
-    "HFValidationError": "must be a hub id (owner/name), a local folder or a .gguf file; check the spelling",
-    "OfflineModeIsEnabled": "cannot be reached offline; {offline}",
-    "LocalEntryNotFoundError": "cannot be reached; {offline}",
+    "RepositoryNotFoundError": "does not exist on the Hub, or is private; check the spelling, or pass --hf_token{near}",
+    "HFValidationError": "must be a hub id (owner/name), a local folder or a .gguf file; check the spelling{near}",
+    "OfflineModeIsEnabled": "cannot be reached offline; {offline}{near}",
+    "LocalEntryNotFoundError": "cannot be reached; {offline}{near}",
     "custom code": "must run on transformers' own code, and asks to execute code that comes with it, which sae never "
     "does; use a model that transformers knows",
     "does not recognize this architecture": "has an architecture that must be known to the installed transformers, "
@@ -70,7 +72,9 @@ def _reason(access: Access, error: BaseException, otherwise: str) -> str:
     text = one_line(error, access.token)
     fitting = (meaning for sign, meaning in EXPLANATIONS.items() if sign in classes or sign in messages)
     meaning = next(fitting, otherwise)
-    return meaning.format(name=access.name, revision=access.revision, text=text, offline=_offline())
+    here = like_names(access.name)
+    near = f"; near names here: {', '.join(here)}" if here else ""
+    return meaning.format(name=access.name, revision=access.revision, text=text, offline=_offline(), near=near)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -7,6 +7,7 @@ import copy
 import functools
 import importlib.util
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,6 +21,7 @@ from torch import nn
 from sae.ops.defaults import own_defaults
 from sae.ops.exact import multiplies_bf16
 from sae.ops.native import compile_ahead
+from sae.storage.files import near_names
 
 from .adapter import adapter_in, check_peft, merge
 from .explain import Access, model_errors_explained
@@ -415,7 +417,8 @@ def _location(name: str) -> ModelLocation:
             raise ValueError(f"model {name} must be a hub id, a folder or a .gguf file; give the folder {path.parent}")
         return ModelLocation(str(path.parent), path.name)
     if name.startswith((".", "/", "~")) or path.suffix == ".gguf" or name.count("/") > 1:
-        raise ValueError(f"model {name} does not exist: there is no such file or folder; check the path")
+        near = near_names(os.path.expanduser(name))
+        raise ValueError(f"model {name} does not exist: there is no such file or folder; {near}")
     return ModelLocation(name)
 
 

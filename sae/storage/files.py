@@ -1,5 +1,6 @@
 """Small files: read as if a stranger had written them, and written so that a crash leaves the old one or the new."""
 
+import difflib
 import errno
 import glob
 import hashlib
@@ -20,6 +21,32 @@ MANIFEST = "manifest.json"
 _MAX_DIGITS, _MAX_PATH = 20, 400
 _PARTIAL = ".partial"
 """End of the name of what is not whole yet."""
+
+
+def near_names(path: str) -> str:
+    """What lies where a path leads that does not exist, as far as it goes: like names, or a few."""
+    if near := like_names(path):
+        return f"near names: {', '.join(near)}"
+    folder, _, entries = _as_far_as_it_goes(path)
+    listing = ", ".join(entries[:5]) + (", …" if len(entries) > 5 else "")
+    return f"{folder or 'the current folder'} holds {listing or 'nothing'}"
+
+
+def like_names(path: str) -> list[str]:
+    """Paths that are there, and nearly the one that is not."""
+    folder, name, entries = _as_far_as_it_goes(path)
+    return [os.path.join(folder, entry) for entry in difflib.get_close_matches(name, entries, n=3, cutoff=0.5)]
+
+
+def _as_far_as_it_goes(path: str) -> tuple[str, str, list[str]]:
+    """The last folder of a path that exists, the name that it lacks, and those that it holds and shows."""
+    folder, name = os.path.split(path.rstrip("/"))
+    while folder and not os.path.isdir(folder):
+        folder, name = os.path.split(folder)
+    try:
+        return folder, name, sorted(os.listdir(folder or "."))
+    except OSError:  # it may not be looked into
+        return folder, name, []
 
 
 def read_json(path: Path, *, max_bytes: int = 2**20) -> dict[str, Any]:

@@ -729,6 +729,13 @@ def test_a_message_that_the_parser_breaks_is_told_whole_and_without_what_stands_
         assert said in error and "-secret" not in error and "no option -3" not in error
 
 
+@pytest.mark.parametrize("words", [["model", "text", "maybe"], ["model", "text", "--resume", "maybe"],
+                                   ["eval", "run", "model", "text", "maybe"]])  # fmt: skip
+def test_a_word_too_many_is_named(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert sae.__main__.main(words) == 2
+    assert "there is no place for maybe: what stands before takes no more words; sae" in capsys.readouterr().err
+
+
 # The list of options
 
 

@@ -239,6 +239,27 @@ def test_a_model_that_cannot_be_used_is_refused_in_one_line(
         assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("./SmolLM2-135", "near names: ./SmolLM2-135M"),
+        ("SmolLM2-135", "; near names here: SmolLM2-135M"),
+        ("models/gpt", "; near names here: models/gpt2"),
+        ("models/of/mine", "models holds gpt2"),
+        ("EleutherAI/pythia-160m", "give a local folder$"),
+    ],
+)
+def test_a_name_that_is_nearly_right_is_told_what_lies_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, near: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for each in ("SmolLM2-135M", "models/gpt2"):
+        (tmp_path / each).mkdir(parents=True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match=near):
+        load_config(name)
+
+
 def test_several_gguf_files_in_a_folder_are_a_question_back(tmp_path: Path, llama_gguf: Path) -> None:
     for name in ("a.gguf", "b.gguf"):
         shutil.copy(llama_gguf, tmp_path / name)
