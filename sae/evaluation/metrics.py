@@ -27,7 +27,7 @@ OF_RECONSTRUCTION: dict[str, Ratio] = {
     "cossim": _per("tokens", cosine=1),
     "l2_ratio": _per("tokens", norm_ratio=1),
     "relative_reconstruction_bias": _per("overlap", recon_energy=1),
-    "l0": _per("tokens", fired=1),
+    "l0": ({"ordinary_fired": 1}, {"tokens": 1, "massive": -1}),
 }
 OF_PREDICTION: dict[str, Ratio] = {
     "kl_div_with_sae": _per("tokens", kl=1),

@@ -27,7 +27,7 @@ class ReconstructionMetrics(NamedTuple):
     massive_tokens: int
     """Number of massive tokens."""
     l0: float
-    """Mean number of latents that fire per token."""
+    """Mean number of latents that fire on an ordinary token."""
     unused_fraction: float
     """Share of latents that fire on none of the tokens. Falls as tokens are added."""
     firings: float = math.nan
@@ -47,6 +47,7 @@ class ReconstructionMeter:
         self._variance = VarianceSums.zeros(self._own.stop, sae.device)
         self._ordinary_variance = self._variance.clone()
         self._squared_errors = torch.zeros(2, dtype=torch.float64, device=sae.device)
+        self._ordinary_fired = torch.zeros((), dtype=torch.float64, device=sae.device)
         self._parts = sae.spec.parts if sae.spec.is_autoencoder else {}
         self._variances = [VarianceSums.zeros(part.stop - part.start, sae.device) for part in self._parts.values()]
         self._errors = torch.zeros(len(self._parts), dtype=torch.float64, device=sae.device)
@@ -81,8 +82,9 @@ class ReconstructionMeter:
         for index, part in enumerate(self._parts.values()):
             self._errors[index] += ordinary.dot(torch.linalg.vector_norm((x - recon)[:, part], dim=1).square())
             self._variances[index] = self._variances[index].merge(VarianceSums.of(x[:, part], ordinary))
-        fired = (encoded.top_acts > 0).flatten()
-        self._counts.index_add_(0, encoded.top_indices.flatten(), fired.long())
+        fired = encoded.top_acts > 0
+        self._counts.index_add_(0, encoded.top_indices.flatten(), fired.flatten().long())
+        self._ordinary_fired += ordinary.double().dot(fired.sum(1).double())
 
     def result(self) -> ReconstructionMetrics:
         """The metrics over all tokens so far."""
@@ -97,7 +99,7 @@ class ReconstructionMeter:
             fvu=fvu(self._squared_errors[1], whole).item(),
             fvu_with_massive=fvu(self._squared_errors[0], self._variance.total_variance()).item(),
             massive_tokens=tokens - int(self._ordinary_variance.tokens),
-            l0=self._counts.sum().item() / max(1, tokens),
+            l0=self._ordinary_fired.item() / max(1, int(self._ordinary_variance.tokens)),
             unused_fraction=(self._counts == 0).double().mean().item(),
             firings=self._counts.double().mean().item(),
             fvu_at=fvu_at or None,

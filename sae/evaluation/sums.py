@@ -12,11 +12,11 @@ BINS_PER_OCTAVE, LOWEST, HIGHEST = 16, -40, 60
 """Bins of a token's squared distance from the mean: from 2⁻⁴⁰ to 2⁶⁰, each 4.4 % wide."""
 
 RECONSTRUCTION = (
-    "tokens", "squared_error", "variance", "fired", "cosine", "norm_ratio", "recon_energy", "overlap",
-    "massive", "ordinary_squared_error", "ordinary_variance",
+    "tokens", "squared_error", "variance", "cosine", "norm_ratio", "recon_energy", "overlap", "massive",
+    "ordinary_fired", "ordinary_squared_error", "ordinary_variance",
 )  # fmt: skip
-"""Quantities summed over each sequence's tokens: 1, ‖x − x̂‖², ‖x − mean‖², latents that fired, cos(x, x̂), ‖x̂‖ / ‖x‖,
-‖x̂‖², x·x̂, 1 if it is massive. Of the ordinary ones also ‖x − x̂‖² and ‖x − their mean‖²."""
+"""Quantities summed over each sequence's tokens: 1, ‖x − x̂‖², ‖x − mean‖², cos(x, x̂), ‖x̂‖ / ‖x‖, ‖x̂‖², x·x̂, 1 if it
+is massive. Of the ordinary ones also latents that fired, ‖x − x̂‖² and ‖x − their mean‖²."""
 
 PREDICTION = (
     "tokens", "kl", "agree", "kl_zero", "kl_mean", "predicted", "ce_clean", "ce", "ce_zero", "ce_mean",
@@ -103,10 +103,10 @@ class ReconstructionSums(NamedTuple):
         norm, recon_norm = x.norm(dim=-1), recon.norm(dim=-1)
         tiny = torch.finfo(x.dtype).tiny
         per_token = torch.stack([
-            torch.ones_like(overlap), squared_error, variance, fired.to(x.dtype),
+            torch.ones_like(overlap), squared_error, variance,
             overlap / (norm * recon_norm).clamp_min(tiny), recon_norm / norm.clamp_min(tiny),
-            recon_norm.square(), overlap,
-            1 - ordinary.to(x.dtype), squared_error.where(ordinary > 0, 0),
+            recon_norm.square(), overlap, 1 - ordinary.to(x.dtype),
+            fired.to(x.dtype).where(ordinary > 0, 0), squared_error.where(ordinary > 0, 0),
             (x - ordinary_mean).square().sum(-1).where(ordinary > 0, 0),
         ], -1).double()  # fmt: skip
         per_token = per_token.where(kept.unsqueeze(-1), 0)

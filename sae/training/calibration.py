@@ -6,8 +6,10 @@ from torch import Tensor
 
 from sae.dictionary.autoencoder import Sae
 from sae.dictionary.gradients import Weights, encoded
+from sae.dictionary.losses import Ordinary, at_least_float32
 from sae.dictionary.shards import Agree, LatentShards
 from sae.dictionary.threshold import RunningThreshold
+from sae.dictionary.wiring import Pair
 from sae.ops.encode import Select
 
 
@@ -55,16 +57,25 @@ class Thresholds:
 
 
 class Calibration:
-    """A count, on given tokens and with the final weights in their type, of what a threshold keeps."""
+    """A count, on given tokens and with the final weights in their type, of what a threshold keeps.
 
-    def __init__(self, sae: Sae, candidates: Select, agree: Agree) -> None:
-        """`candidates` are kept before the threshold, which is found among those that shards `agree` on."""
-        self._sae, self._candidates, self._agree = sae, candidates, agree
+    Massive tokens do not count, as for the FVU: each fires many times as many latents as others, so that a few of them
+    would take what all others are to have.
+    """
+
+    def __init__(self, sae: Sae, candidates: Select, agree: Agree, rule: Ordinary) -> None:
+        """`candidates` are kept before the threshold, which is found among those that shards `agree` on.
+
+        `rule` says which tokens are ordinary.
+        """
+        self._sae, self._candidates, self._agree, self._rule = sae, candidates, agree, rule
         self._counts, self._weights = RunningThreshold(sae.device), Weights.of(sae, sae.dtype)
 
-    def add(self, x: Float[Tensor, "tokens d_in"]) -> None:
+    def add(self, pair: Pair) -> None:
         """Count these tokens; each shard counts its own latents."""
-        self._counts.add(encoded(self._weights, x, self._candidates, agree=self._agree).acts)
+        acts = encoded(self._weights, pair.x, self._candidates, agree=self._agree).acts
+        written = self._sae.scaled(at_least_float32(pair.x if pair.y is None else pair.y))
+        self._counts.add(acts[self._rule.counts(written[:, : self._sae.spec.own_width]) > 0])
 
     def end(self) -> bool:
         """Set the threshold that keeps the dictionary's L0, if there are tokens; whether it changed."""

@@ -227,7 +227,7 @@ class SaeLearner:
 
         To go on training after it, load a `state_dict` first.
         """
-        return Calibration(self.sae, self._candidates, self._agree)
+        return Calibration(self.sae, self._candidates, self._agree, self.rule)
 
     def follow(self, recipe: Recipe, *, anew: bool) -> None:
         """Train by another recipe with the same parameters from now on; `anew` with an optimizer that knows nothing."""

@@ -232,14 +232,17 @@ class SaeTrainer:
         log.write(record)
 
     def calibrate(self) -> bool:
-        """Fit the thresholds of batchtopk to the held-out tokens: their L0 is then k. Whether any has changed."""
+        """Fit the thresholds of batchtopk to the ordinary held-out tokens: their L0 is then k, or what was asked for.
+
+        Whether any has changed.
+        """
         found = {name: each.calibration() for name, each in self.learners.items() if each.sae.threshold is not None}
         if found:
             with self.world.together():
                 for batch in self.held_out.batches(keep=True):
                     pairs = self._by_sae(batch.activations)
                     for name, calibration in found.items():
-                        calibration.add(pairs[name].x)
+                        calibration.add(pairs[name])
         changed = [calibration.end() for calibration in found.values()]
         return self.world.any(any(changed))
 

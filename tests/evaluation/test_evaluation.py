@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -388,9 +389,11 @@ def test_batches_are_read_twice_and_never_collected() -> None:
 def test_the_fvu_of_the_ordinary_tokens_is_told_from_that_of_all(batch_size: int) -> None:
     model, tokens = tiny_model("gpt_neox", causal_lm=True), tiny_tokens(8, CTX)
     model.base_model.embed_in.weight.data[int(tokens[0, 3])] *= 1e4
-    saes = dictionaries_for(model, ["layers.0"])
+    (name, sae), *_ = dictionaries_for(model, ["layers.0"]).items()
     massive = tokens == tokens[0, 3]
     x = harvest(model, tokens, ["layers.0"])["layers.0"]
+    tensors = dict(sae.state_dict()) | {"threshold": sae.encode(x).top_acts.quantile(0.4)}
+    saes = {name: Sae.of_tensors(replace(sae.cfg, selection="batchtopk"), tensors)}
     error, ordinary = (x - saes["layers.0"](x).recon).square().sum(-1), x[~massive]
     found = evaluate(model, tokens, saes, batch_size=batch_size)["layers.0"].metrics
     assert found["massive_fraction"] == pytest.approx(massive.float().mean().item())
@@ -399,6 +402,8 @@ def test_the_fvu_of_the_ordinary_tokens_is_told_from_that_of_all(batch_size: int
     everything = (x.flatten(0, 1) - x.flatten(0, 1).mean(0)).square().sum()
     assert found["fvu_with_massive"] == pytest.approx((error.sum() / everything).item(), rel=1e-4)
     assert found["explained_variance"] == pytest.approx(1 - found["fvu_with_massive"], rel=1e-4, abs=1e-6)
+    fired = (saes["layers.0"].encode(x).top_acts > 0).sum(-1).float()
+    assert found["l0"] == pytest.approx(fired[~massive].mean().item()) != pytest.approx(fired.mean().item())
 
 
 def test_the_bar_tells_which_part_of_the_models_runs_is_done(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,14 @@
 """Metrics on held-out tokens are exact, however the tokens are split; massive tokens are found and named."""
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from oracle import make_sae
 
+from sae import Sae
 from sae.dictionary.losses import spread
 from sae.evaluation.outliers import massive_note
 from sae.evaluation.reconstruction import evaluate_reconstruction
@@ -24,8 +27,12 @@ def test_metrics_are_those_of_all_tokens_together(split: list[int]) -> None:
 
 
 @pytest.mark.parametrize("split", [[100], [1, 99], [0, 40, 60]])
-def test_massive_tokens_are_left_out_of_one_fvu_and_counted(split: list[int]) -> None:
+@pytest.mark.parametrize("selection", ["topk", "batchtopk"])
+def test_massive_tokens_are_left_out_of_one_fvu_and_of_l0_and_counted(split: list[int], selection: Any) -> None:
     sae, x = make_sae(), torch.randn(100, 48, dtype=torch.float64) + 3
+    if selection == "batchtopk":
+        tensors = dict(sae.state_dict()) | {"threshold": sae.encode(x).top_acts.quantile(0.4).float()}
+        sae = Sae.of_tensors(replace(sae.cfg, selection=selection), tensors)
     x[[5, 77]] *= 1000
     ordinary = torch.ones(100, dtype=torch.bool)
     ordinary[[5, 77]] = False
@@ -35,6 +42,9 @@ def test_massive_tokens_are_left_out_of_one_fvu_and_counted(split: list[int]) ->
     for found, part in ((metrics.fvu, x[ordinary]), (metrics.fvu_with_massive, x)):
         error = (part - sae(part).recon).square().sum()
         assert found == pytest.approx((error / (part - part.mean(0)).square().sum()).item(), rel=1e-5)
+    fired = (sae.encode(x).top_acts > 0).sum(-1).double()
+    assert metrics.l0 == pytest.approx(fired[ordinary].mean().item())
+    assert (fired[~ordinary] > 2 * metrics.l0).all() == (selection == "batchtopk")
 
 
 def tokens_and_acts() -> tuple[torch.Tensor, torch.Tensor]:

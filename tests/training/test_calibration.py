@@ -11,6 +11,8 @@ from tiny_trainer import Make, maker
 from whole_runs import stop_after
 
 from sae import Sae, SaeConfig, SaeTrainer
+from sae.dictionary.wiring import Pair
+from sae.evaluation.reconstruction import evaluate_reconstruction
 from sae.training.learner import SaeLearner
 from sae.training.recipe import Recipe, nearest_divisor
 
@@ -58,6 +60,28 @@ def test_k_latents_of_a_held_out_token_stay_in_the_mean(name: str, make: Make) -
     wanted = OPTIONS[name].get("sae", shape()).inference_l0 or K
     for l0 in held_out_l0(trainer, folder).values():
         assert l0 == pytest.approx(wanted, rel=0.02)  # of 192 activations; bins are 1 % wide
+
+
+def test_massive_tokens_take_no_latents_of_the_others() -> None:
+    """One token in sixteen is an attention sink, and fires as many latents as there may be."""
+    torch.manual_seed(0)
+    x = torch.randn(4096, 32)
+    massive = torch.arange(len(x)) % 16 == 0
+    x[massive] += 500 * torch.randn(32)
+    sae = Sae(32, shape(num_latents=256, inference_l0=2.5))
+    learner = SaeLearner(
+        sae, tokens_per_step=4096, auxk_alpha=0.0, dead_feature_threshold=10**7, compute_dtype=torch.float32,
+        recipe=Recipe.named("default", 100, 3.0),
+    )  # fmt: skip
+    learner.initialise(x)
+    calibration = learner.calibration()
+    for part in x.split(1000):
+        calibration.add(Pair(part, None))
+    assert calibration.end() and not calibration.end()
+    fired = (sae.encode(x).top_acts > 0).sum(1).float()
+    assert fired[massive].min() > 10 and fired[~massive].mean().item() == pytest.approx(2.5, rel=0.01)
+    evaluated = evaluate_reconstruction({"h": sae}, [{"h": x}], {"h": learner.rule})["h"]
+    assert evaluated.l0 == pytest.approx(2.5, rel=0.01) and evaluated.massive_tokens == massive.sum()
 
 
 def test_what_inference_keeps_changes_the_threshold_alone(make: Make) -> None:
