@@ -42,7 +42,7 @@ def parse(
     """
 
     def read(words: Sequence[str]) -> Config:
-        return _parse_one(config, groups, words, prog=prog, description=description, positional=positional)
+        return _parse_one(config, groups, words, prog=prog, description=description, positional=positional, swept=swept)
 
     alone = {name for name, field in _fields(config).items() if _words_after(field.type)}
     arguments = [part for word in arguments for part in _apart(word, alone)]
@@ -87,18 +87,28 @@ def _takes_several(field: dataclasses.Field[Any]) -> bool:
 
 def _check_commas(arguments: Sequence[str], lists: Collection[str]) -> None:
     """Raise ValueError for several values of an option that are separated by commas."""
-    name = ""
-    for word in arguments:
+    name, first = "", 0
+    for place, word in enumerate(arguments):
         value = word
         if word.startswith("--"):
             name, _, value = word.removeprefix("--").partition("=")
-            name = name.replace("-", "_")
+            name, first = name.replace("-", "_"), place + 1
         outside = re.sub(r"\[[^\]]*\]", "", value)  # [0,3] is a glob
         if name in lists and "," in outside and not os.path.exists(value):
-            spaced = " ".join(each for each in re.split(r",(?![^\[]*\])", value) if each)
-            raise ValueError(
-                f"the values of {name} must have spaces between them, got {value}; write --{name} {spaced}"
-            )
+            given = [value] if word.startswith("--") else [*_values_at(arguments, first)]
+            spaced = " ".join(each for one in given for each in re.split(r",(?![^\[]*\])", one) if each)
+            one = value.replace(",", "")
+            way = f"{spaced} for several, or --{name} {one} for one" if _THOUSANDS.fullmatch(value) else spaced
+            raise ValueError(f"the values of {name} must have spaces between them, got {value}; write --{name} {way}")
+
+
+_THOUSANDS = re.compile(r"[1-9]\d{0,2}(,\d{3})+")
+"""A whole number as people write it, with a comma before each three digits."""
+
+
+def _values_at(arguments: Sequence[str], place: int) -> Iterator[str]:
+    """The words from a place on, up to the next option."""
+    return itertools.takewhile(lambda word: not word.startswith("--"), arguments[place:])
 
 
 def _first_of_several(
@@ -146,6 +156,7 @@ def _parse_one(
     prog: str,
     description: str,
     positional: Sequence[str],
+    swept: Collection[str],
 ) -> Config:
     message = io.StringIO()
     choices = {name: words for name, field in _fields(config).items() if (words := _words_after(field.type))}
@@ -163,7 +174,9 @@ def _parse_one(
         if not stop.code:
             raise
         told = _unboxed(message.getvalue(), prog)
-        raise ValueError(_bad_value(told, arguments, _fields(config)) or told) from None
+        fields = _fields(config)
+        meant = _bad_value(told, arguments, fields) or _misplaced(told, arguments, fields, swept)
+        raise ValueError(meant or told) from None
     values = {name: value for group in vars(parsed).values() for name, value in vars(group).items()}
     alone = {name for name, field in _fields(config).items() if field.metadata.get("alone")}
     for name, value in values.items():
@@ -282,23 +295,61 @@ def _bad_value(told: str, arguments: Sequence[str], fields: Mapping[str, datacla
     field = fields.get(found[1] or found[2]) if found else None
     if field is None:
         return ""
+    words, rule = _words_of(field.type), _rule_of(field)
+    places = [place for place, word in enumerate(arguments) if word.replace("-", "_") == f"__{field.name}"]
+    given = _values_at(arguments, places[-1] + 1) if places else re.findall(r"invalid choice '([^']*)'", told)
+    bad = [" ".join(value.split()) for value in given if value not in words and not re.fullmatch(r"[-+]?\d+", value)]
+    return _told_bad(field.name, rule, bad[0]) if bad and rule else ""
+
+
+def _rule_of(field: dataclasses.Field[Any]) -> str:
+    """What a value of an option that takes words or numbers must be; empty for others."""
     scalar, words = _scalar(field.type), _words_of(field.type)
     kinds = {scalar, *get_args(scalar)} | {each for kind in get_args(field.type) for each in get_args(kind)}
     if not words and not kinds & {int, float}:
         return ""
     *others, last = words or ("a number" if float in kinds else "a whole number",)
-    rule = f"{', '.join(others)} or {last}" if others else last
-    places = [place for place, word in enumerate(arguments) if word.replace("-", "_") == f"__{field.name}"]
-    after = arguments[places[-1] + 1 :] if places else []
-    given = list(itertools.takewhile(lambda word: not word.startswith("--"), after))
-    bad = [" ".join(value.split()) for value in given if value not in words and not re.fullmatch(r"[-+]?\d+", value)]
-    if not bad:
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def _told_bad(name: str, rule: str, value: str) -> str:
+    return f"{name} must be {rule}, got {_shown(value)}; {_written_out(value, name) or 'choose another'}"
+
+
+def _misplaced(
+    told: str, arguments: Sequence[str], fields: Mapping[str, dataclasses.Field[Any]], swept: Collection[str]
+) -> str:
+    """What an option takes that stands before the word too many, if the parser told of one; empty if none does."""
+    found = re.match(r"there is no place for ([^:]+):", told)
+    unread = found[1].split(", ") if found else []
+    place = next((place for place, word in enumerate(arguments) if word in unread), 0)
+    options = [before for before in range(place) if arguments[before].startswith("--")]
+    name = arguments[options[-1]].removeprefix("--").replace("-", "_") if options else ""
+    field, word = fields.get(name), arguments[place] if unread else ""
+    if field is None or not word:
         return ""
-    return f"{field.name} must be {rule}, got {bad[0]}; {_written_out(bad[0], field.name) or 'choose another'}"
+    values, rule = arguments[options[-1] + 1 : place], _rule_of(field)
+    if bool in (field.type, *get_args(field.type)):
+        if values or rule:
+            return "" if values else _told_bad(name, rule, word)
+        way = f"--no_{name}" if word.lower() in ("false", "no", "off", "0") else f"--{name} alone, or --no_{name}"
+        return f"{name} takes no value, got {word}; write {way}"
+    if name in swept and rule and all(_NUMBER.fullmatch(each) or each in _words_of(field.type) for each in values):
+        return _told_bad(name, rule, word)
+    return f"{name} takes one value, got {values[0]} and {word}; leave out one" if len(values) == 1 else ""
+
+
+def _shown(value: str) -> str:
+    """A value for a message; one that looks like a token of the hub is not told."""
+    return "hf_…" if value.startswith("hf_") else value or "nothing"
 
 
 def _written_out(value: str, name: str) -> str:
     """The way out for a whole number with a suffix, or in powers of ten."""
+    if _THOUSANDS.fullmatch(value):
+        return f"write --{name} {value.replace(',', '')}"
+    if re.fullmatch(r"\d+,\d+", value):
+        return f"write --{name} {value.replace(',', '.')}"
     parts = re.fullmatch(r"(\d+(?:\.\d+)?)(?:e(\d|1[0-2])|([kmb]))", value, re.IGNORECASE)
     if not parts:
         return ""
@@ -331,6 +382,7 @@ def _unboxed(text: str, prog: str) -> str:
         message = f"there is no option {', '.join(unknown)}"
         meant = [line for line in meant if line.startswith(tuple(unknown))] or meant  # --layer is rather --layers
     elif unread != message:
-        message = f"there is no place for{unread}: what stands before takes no more words"
+        words = ", ".join(_shown(word) for word in unread.split())
+        message = f"there is no place for {words.replace(',,', ',')}: what stands before takes no more words"
     perhaps = f"; perhaps you meant {' or '.join(meant)}" if meant and "no option" in message else ""
     return f"{message}{perhaps}; {prog} --help lists the options"

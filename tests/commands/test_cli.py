@@ -729,11 +729,38 @@ def test_a_message_that_the_parser_breaks_is_told_whole_and_without_what_stands_
         assert said in error and "-secret" not in error and "no option -3" not in error
 
 
-@pytest.mark.parametrize("words", [["model", "text", "maybe"], ["model", "text", "--resume", "maybe"],
-                                   ["eval", "run", "model", "text", "maybe"]])  # fmt: skip
-def test_a_word_too_many_is_named(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert sae.__main__.main(words) == 2
-    assert "there is no place for maybe: what stands before takes no more words; sae" in capsys.readouterr().err
+TOO_MANY = "there is no place for {}: what stands before takes no more words; sae"
+MISPLACED = {
+    "model text maybe": TOO_MANY.format("maybe"),
+    "eval run model text maybe": TOO_MANY.format("maybe"),
+    "--resume model text maybe": TOO_MANY.format("maybe"),
+    "model text hf_secret": TOO_MANY.format("hf_…"),
+    "model text --k 8 hf_secret": TOO_MANY.format("hf_…"),
+    "model text --k hf_secret": "k must be a whole number, got hf_…; choose another",
+    "model text --k 4 three": "k must be a whole number, got three; choose another",
+    "model text --k 4 8k": "k must be a whole number, got 8k; write --k 8000",
+    "model text --lr 1e-3 abc": "lr must be a number, got abc; choose another",
+    "model text --selection topk relu": "selection must be topk, batchtopk or groupmax, got relu; choose another",
+    "model text --batch_size 1 2": "batch_size takes one value, got 1 and 2; leave out one",
+    "model text --resume yes": "resume takes no value, got yes; write --resume alone, or --no_resume",
+    "model text --streaming=False": "streaming takes no value, got False; write --no_streaming",
+    "model text --tie_decoders sideways": "tie_decoders must be source or target, got sideways; choose another",
+    "model text --tie_decoders=sideways": "tie_decoders must be source or target, got sideways; choose another",
+    "model text --max_tokens 65,000": "max_tokens must be a whole number, got 65,000; write --max_tokens 65000",
+    "model text --inference_l0 2,5": "inference_l0 must be a number, got 2,5; write --inference_l0 2.5",
+    "model text --num_latents 32,768": "write --num_latents 32 768 for several, or --num_latents 32768 for one",
+    "model text --layers 1 2,3": "write --layers 1 2 3",
+    "model text --layers 0,1 2": "write --layers 0 1 2",
+}
+
+
+@pytest.mark.parametrize("words", MISPLACED)
+def test_words_too_many_or_badly_written_are_told_with_the_way_out(
+    words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sae.__main__.main(words.split()) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert MISPLACED[words] in line and "secret" not in line
 
 
 # The list of options
