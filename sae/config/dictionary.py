@@ -115,13 +115,14 @@ class SaeConfig:
     def _check_inference_l0(self) -> None:
         if (l0 := self.inference_l0) is None:
             return
-        self.inference_l0 = float(l0)
-        check("inference_l0", l0, 0 < l0 <= self.k, f"above 0 and at most k={self.k}", "choose another, or raise --k")
         if self.selection != "batchtopk":
             raise ValueError(
                 f"inference_l0 must go with the selection batchtopk, which has a threshold, got {self.selection}; "
-                "leave it out, or add --selection batchtopk"
+                "leave it out, or give --selection batchtopk alone"
             )
+        fits = type(l0) in (int, float) and 0 < l0 <= self.k
+        check("inference_l0", l0, fits, f"above 0 and at most k={self.k}", "choose another, or raise --k")
+        self.inference_l0 = float(l0)
 
     def check_k(self, num_latents: int) -> None:
         """Refuse a k that does not fit a dictionary.

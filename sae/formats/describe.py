@@ -115,5 +115,7 @@ def _rule(stored: StoredDictionary, config: dict[str, Any], shapes: dict[str, Sh
         rule = "relu" if k is None else "topk"
     kinds = [name for name in ("transcode", "skip_connection", "tie_decoders", "signed") if config.get(name) is True]
     kinds += ["tie_decoders target"] * (config.get("tie_decoders") == "target")
+    if isinstance(fewer := config.get("inference_l0"), int | float):
+        kinds.insert(0, f"inference_l0 {fewer:g}")
     words = [short(rule).strip("'"), *([f"k {k}"] if type(k) is int and "jump" not in str(rule) else []), *kinds]
     return ", ".join(words)

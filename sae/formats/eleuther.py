@@ -68,7 +68,11 @@ def write(folder: Path, saved: Saved) -> None:
         "d_in": spec.d_in,
     }
     cfg |= {name: value for name in ("prefixes", "budgets") if (value := getattr(spec.cfg, name))}
-    cfg |= {"inference_l0": spec.cfg.inference_l0} if spec.selection == "batchtopk" and spec.cfg.inference_l0 else {}
+    cfg |= (
+        {"inference_l0": float(spec.cfg.inference_l0)}
+        if spec.selection == "batchtopk" and spec.cfg.inference_l0
+        else {}
+    )
     cfg |= {"d_out": spec.d_out} if spec.d_out != spec.d_in else {}
     if kind:
         cfg |= {kind: True, "hookpoints": dict(zip(spec.writes, widths, strict=True))}
@@ -124,6 +128,8 @@ def _read_cfg(path: Path) -> tuple[Spec, bool]:
     selection = _selection_in(path, raw)
     signed = _is_signed(path, raw, selection)
     fields = {name: raw[name] for name in ("d_in", *_KINDS) if raw.get(name) is not None}
+    if type(fields.get("inference_l0")) is int:  # as other writers of JSON have 5.0
+        fields["inference_l0"] = float(min(fields["inference_l0"], 2**31))
     centred = _is_centred_transcoder(path, raw)
     fields |= {"transcode": True} if centred else {}
     for name, wanted in {"d_in": int, **_KINDS}.items():

@@ -408,13 +408,18 @@ class ModelLocation(NamedTuple):
         return stat.st_mtime_ns, stat.st_size
 
 
+_WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".json"}
+"""Endings of files in a model's folder."""
+
+
 def _location(name: str) -> ModelLocation:
     path = Path(name).expanduser()
     if path.is_dir():
         return _folder_location(name, path)
     if path.is_file():
         if path.suffix != ".gguf":
-            raise ValueError(f"model {name} must be a hub id, a folder or a .gguf file; give the folder {path.parent}")
+            way = f"give the folder {path.parent}" if path.suffix in _WEIGHTS else "MODEL comes before DATASET"
+            raise ValueError(f"model {name} must be a hub id, a folder or a .gguf file, and is another file; {way}")
         return ModelLocation(str(path.parent), path.name)
     if name.startswith((".", "/", "~")) or path.suffix == ".gguf" or name.count("/") > 1:
         near = near_names(os.path.expanduser(name))

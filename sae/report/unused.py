@@ -22,5 +22,5 @@ def note(tokens: int, rows: Iterable[tuple[float, float]]) -> str | None:
     needed = math.ceil(tokens * ENOUGH / min(few) / 1000) * 1000
     return (
         f"unused: on {tokens:,} tokens a latent fires {min(few):.0f} times in the mean, so rare ones count as unused; "
-        f"sae eval --max_tokens {needed} tells them from dead ones"
+        f"sae eval RUN MODEL DATASET --max_tokens {needed}, on more text, tells them from dead ones"
     )

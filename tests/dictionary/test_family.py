@@ -229,6 +229,9 @@ def test_matryoshka_s_prefix_and_hierarchical_s_budget_reconstruct_by_themselves
         ({"inference_l0": 4.5, "k": 8}, "inference_l0 must go with the selection batchtopk"),
         ({"inference_l0": 9, "k": 8, "selection": "batchtopk"}, "inference_l0 must be above 0 and at most k=8, got 9"),
         ({"inference_l0": 0, "k": 8, "selection": "batchtopk"}, "inference_l0 must be above 0 and at most k=8, got 0"),
+        ({"inference_l0": True, "k": 8, "selection": "batchtopk"}, "inference_l0 must be above 0 .*, got True"),
+        ({"inference_l0": 10**400, "k": 8, "selection": "batchtopk"}, "inference_l0 must be above 0 and at most k=8"),
+        ({"inference_l0": float("nan"), "k": 8, "selection": "batchtopk"}, "inference_l0 must be above 0 .*, got nan"),
         ({"skip_connection": True}, "skip_connection must come with transcode"),
     ],
 )

@@ -13,6 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from sae import Sae, SaeConfig
 from sae.formats import eleuther
+from sae.formats.describe import describe
+from sae.formats.find import find
 from sae.formats.record import with_threshold
 
 D, M, K = 8, 24, 3
@@ -233,6 +235,14 @@ def test_what_inference_keeps_is_in_the_file_of_batchtopk_alone(tmp_path: Path) 
     sae = Sae(D, cfg)
     sae.save_to_disk(tmp_path / "batchtopk")
     assert Sae.load_from_disk(tmp_path / "batchtopk").cfg.inference_l0 == 2
+    sae.cfg.inference_l0 = 3  # an int, as nobody checks a field that is set
+    sae.save_to_disk(tmp_path / "batchtopk")
+    path = tmp_path / "batchtopk" / "cfg.json"
+    assert '"inference_l0": 3.0' in path.read_text()
+    path.write_text(path.read_text().replace("3.0", "3"))  # as other writers of JSON have it
+    assert Sae.load_from_disk(tmp_path / "batchtopk").cfg.inference_l0 == 3
+    (found,) = find(tmp_path / "batchtopk").items()
+    assert describe(*found).rule == "batchtopk, k 4, inference_l0 3"
     jumping = Sae.from_saved(with_threshold(sae.saved(), torch.full((M,), 0.5)))
     jumping.save_to_disk(tmp_path / "jumprelu")
     loaded = Sae.load_from_disk(tmp_path / "jumprelu")
