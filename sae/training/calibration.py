@@ -59,8 +59,8 @@ class Thresholds:
 class Calibration:
     """A count, on given tokens and with the final weights in their type, of what a threshold keeps.
 
-    Massive tokens do not count, as for the FVU. Each fires many times as many latents as others, and a few of them would
-    take what all others are to have.
+    Massive tokens do not count, as for the FVU. Each fires many times as many latents as others, and a few of them
+    would take what all others are to have.
     """
 
     def __init__(self, sae: Sae, candidates: Select, agree: Agree, rule: Ordinary) -> None:
