@@ -226,5 +226,5 @@ def _massive(evaluation: Evaluation) -> list[str]:
         return []
     return [
         f"Up to {max(shares.values()):.2%} of the tokens are massive (attention sinks and the like) at "
-        f"{', '.join(found)}: fvu is of the others, fvu_with_massive of all."
+        f"{', '.join(found)}: fvu and l0 are of the others, fvu_with_massive is of all."
     ]

@@ -28,9 +28,9 @@ def massive_note(
     at = kept[torch.stack(list(found.values())).any(0)]
     which, way_out = _named(at % tokens.shape[1], tokens.flatten()[at])
     meant = (
-        "they are reconstructed apart, and the loss's scale and FVU are of the others"
+        "they are reconstructed apart, and the loss's scale, FVU and L0 are of the others"
         if spared
-        else "FVU is of the others"
+        else "FVU and L0 are of the others"
     )
     where, are = _some(list(found)), "is" if len(at) == 1 else "are"
     return (

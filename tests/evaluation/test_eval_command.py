@@ -276,7 +276,7 @@ def test_massive_tokens_are_told(run: Run, no_pictures: None) -> None:
     weights["gpt_neox.embed_in.weight"][ids[-1]] *= 1e5
     save_file(weights, "model/model.safetensors", {"format": "pt"})
     _, out, err = run("runs/k4", "--hookpoints", "layers.0")
-    (share,) = re.findall(r"Up to (\d+\.\d+)% of the tokens are massive .* at layers.0: fvu is of the others", err)
+    (share,) = re.findall(r"Up to (\d+\.\d+)% of the tokens are massive .* at layers.0: fvu and l0 are of the", err)
     assert 0 < float(share) < 50 and "with massive" not in out  # the page and eval.json have it
 
 
