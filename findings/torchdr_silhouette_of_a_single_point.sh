@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # torchdr's silhouette gives a cluster of one point the best coefficient there is, 1, and not 0: the more points stand alone the better the score, so a choice of the number of clusters by it ends at one for each point.
 set -euo pipefail
-source "$(dirname "$0")/environment.sh" torch==2.13.0 numpy==2.4.6 scikit-learn==1.9.1 torchdr==0.5
+source "$(dirname "$0")/environment.sh" torch==2.13.0 numpy==2.4.6 scikit-learn==1.9.1 torchdr==0.5 matplotlib==3.11.2
 "$python" -W ignore - <<'PY'
 from importlib.metadata import version
 
