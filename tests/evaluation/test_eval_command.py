@@ -546,7 +546,7 @@ BAD = [
     (["nowhere"], ["nowhere", "cannot be had"]),
     (["model"], ["model must hold", "it is a language model"]),
     (["runs"], ["MODEL must be given", "name one of the runs in it, such as runs/k4, or give CHECKPOINT"]),
-    (["runs/k4/step_99999"], ["runs/k4/step_99999", "cannot be had", "runs/k4 holds step_"]),
+    (["runs/k4/step_99999"], ["runs/k4/step_99999", "cannot be had", "near names here: runs/k4/step_"]),
     (["runs/k4", "runs/k4"], ["runs/k4 is no language model: its config.json names no model_type"]),
     (["runs/k4", "--hookpoints", "layers.1"], ["hookpoints must name autoencoders of runs/k4", "layers.0, layers.2"]),
     (["runs/k4", "--compare", "nowhere"], ["nowhere", "cannot be had"]),
