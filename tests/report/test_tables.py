@@ -95,7 +95,7 @@ def test_names_of_strangers_are_no_formulas_in_pictures(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "told"),
     [
-        ([(0.134, 11.0), (0.5, 90.0)], "on 44,000 tokens a latent fires 11 times in the mean, .* --max_tokens 160000, on more text"),
+        ([(0.134, 11.0), (0.5, 90.0)], "on 44,000 tokens a latent fires 11 times in the mean, .* --max_tokens 160000,"),
         ([(0.009, 11.0), (0.134, 40.0)], None),  # next to none are unused, or the tokens suffice
         ([(1.0, 0.0)], None),  # nothing fires: more tokens would tell nothing
     ],
