@@ -154,7 +154,7 @@ GOALS = (
     Goal("as typed, 18,432 latents, 65,536 tokens", EPYC, 3.2, AsTyped(_EPYC_NEWEST, "default-65k", 65_536)),
     Goal("as typed, 4608 latents, 65,536 tokens", EPYC, 3.5, AsTyped(_EPYC_NEWEST, "small-65k", 65_536)),
     Goal("from a cache, 18,432 latents", EPYC, 4, AsTyped(_EPYC, "cached-500k", 500_000)),
-    Goal("as typed, all 30 layers, 4608 latents", EPYC, 3.5, AsTyped(_EPYC, "all-layers-32k", 32_768)),
+    Goal("as typed, all 30 layers, 4608 latents", EPYC, 3.5, AsTyped(_EPYC_NEWEST, "all-layers-32k", 32_768)),
     Goal("memory of 8 hookpoints, 18,432 latents", EPYC, 3, AsTyped(_EPYC_NEWEST, "memory-8", 32_768, "bytes")),
     Goal("slowest window, against the speed after it: 18,432 latents, 65,536 tokens", XEON, 0.7,
          AsTyped(_XEON, "default-65k", 65_536, "window")),
