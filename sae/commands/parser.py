@@ -173,10 +173,11 @@ def _parse_one(
     except SystemExit as stop:
         if not stop.code:
             raise
-        told = _unboxed(message.getvalue(), prog)
+        told, like = _unboxed(message.getvalue())
         fields = _fields(config)
-        meant = _bad_value(told, arguments, fields) or _misplaced(told, arguments, fields, swept)
-        raise ValueError(meant or told) from None
+        unread = [word for word in re.split(r",?\s+", told.removeprefix(_UNREAD)) if word] if _UNREAD in told else []
+        meant = _bad_value(told, arguments, fields) or _misplaced(unread, arguments, fields, swept)
+        raise ValueError(meant or f"{_unreadable(told, unread, like)}; {prog} --help lists the options") from None
     values = {name: value for group in vars(parsed).values() for name, value in vars(group).items()}
     alone = {name for name, field in _fields(config).items() if field.metadata.get("alone")}
     for name, value in values.items():
@@ -317,16 +318,17 @@ def _told_bad(name: str, rule: str, value: str) -> str:
 
 
 def _misplaced(
-    told: str, arguments: Sequence[str], fields: Mapping[str, dataclasses.Field[Any]], swept: Collection[str]
+    unread: Sequence[str],
+    arguments: Sequence[str],
+    fields: Mapping[str, dataclasses.Field[Any]],
+    swept: Collection[str],
 ) -> str:
-    """What an option takes that stands before the word too many, if the parser told of one; empty if none does."""
-    found = re.match(r"there is no place for ([^:]+):", told)
-    unread = found[1].split(", ") if found else []
+    """What an option takes that stands before the first `unread` word; empty if none does, or an option is unknown."""
     place = next((place for place, word in enumerate(arguments) if word in unread), 0)
     options = [before for before in range(place) if arguments[before].startswith("--")]
     name = arguments[options[-1]].removeprefix("--").replace("-", "_") if options else ""
-    field, word = fields.get(name), arguments[place] if unread else ""
-    if field is None or not word:
+    field, word = fields.get(name), arguments[place] if arguments else ""
+    if field is None or _unknown(unread) or word != _shown(word):
         return ""
     values, rule = arguments[options[-1] + 1 : place], _rule_of(field)
     if bool in (field.type, *get_args(field.type)):
@@ -367,22 +369,28 @@ _UNREAD = "Unrecognized options:"
 """How the command-line parser's message about words begins that it cannot place."""
 
 
-def _unboxed(text: str, prog: str) -> str:
-    """The command-line parser's message without its frame, in one line."""
+def _unboxed(text: str) -> tuple[str, list[str]]:
+    """The command-line parser's message without its frame, in one line, and the options that were perhaps meant."""
     frame = re.compile(r"[─-╿]+|^[|+]|[|+]$|-{4,}")
     without_colours = re.sub(r"\x1b\[[\d;]*m", "", text)
     lines = [" ".join(frame.sub(" ", line).split()) for line in without_colours.splitlines()]
     # The first line is the frame's title, then come the message, a rule, and options that were perhaps meant.
     told = list(itertools.takewhile(bool, itertools.dropwhile(operator.not_, lines[1:])))
-    meant = [line for line in lines if line.startswith("--") and line not in told]
-    message = " ".join(told) or "the options cannot be read"
-    # What stands beside an unknown option may be a secret that was meant for a known one.
-    unread = message.removeprefix(_UNREAD)
-    if unread != message and (unknown := re.findall(r"(?<!\S)--?[^\s,=]+", unread)):
+    like = [line for line in lines if line.startswith("--") and line not in told]
+    return " ".join(told) or "the options cannot be read", like
+
+
+def _unknown(unread: Sequence[str]) -> list[str]:
+    """The options among words that the command-line parser cannot place."""
+    return [word.partition("=")[0] for word in unread if word.startswith("-")]
+
+
+def _unreadable(told: str, unread: Sequence[str], like: Sequence[str]) -> str:
+    """The sentence on words that the command-line parser cannot place, else what it told itself."""
+    if unknown := _unknown(unread):  # what stands beside one may be a secret that was meant for a known option
         message = f"there is no option {', '.join(unknown)}"
-        meant = [line for line in meant if line.startswith(tuple(unknown))] or meant  # --layer is rather --layers
-    elif unread != message:
-        words = ", ".join(_shown(word) for word in unread.split())
-        message = f"there is no place for {words.replace(',,', ',')}: what stands before takes no more words"
-    perhaps = f"; perhaps you meant {' or '.join(meant)}" if meant and "no option" in message else ""
-    return f"{message}{perhaps}; {prog} --help lists the options"
+        meant = [line for line in like if line.startswith(tuple(unknown))] or like  # --layer is rather --layers
+        return f"{message}; perhaps you meant {' or '.join(meant)}" if meant else message
+    if unread:
+        return f"there is no place for {', '.join(map(_shown, unread))}: what stands before takes no more words"
+    return told

@@ -128,8 +128,8 @@ def _read_cfg(path: Path) -> tuple[Spec, bool]:
     selection = _selection_in(path, raw)
     signed = _is_signed(path, raw, selection)
     fields = {name: raw[name] for name in ("d_in", *_KINDS) if raw.get(name) is not None}
-    if type(fields.get("inference_l0")) is int:  # as other writers of JSON have 5.0
-        fields["inference_l0"] = float(min(fields["inference_l0"], 2**31))
+    numbers = [name for name, kind in _KINDS.items() if kind is float and type(fields.get(name)) is int]
+    fields |= {name: float(fields[name]) for name in numbers}  # 5, as other writers of JSON have 5.0
     centred = _is_centred_transcoder(path, raw)
     fields |= {"transcode": True} if centred else {}
     for name, wanted in {"d_in": int, **_KINDS}.items():

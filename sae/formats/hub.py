@@ -11,7 +11,7 @@ from sae.formats.files import Shape, shapes_far, shapes_of
 from sae.formats.find import chosen_of, find, named, stored_in
 from sae.formats.find import local as here
 from sae.formats.format import StoredDictionary
-from sae.storage.files import is_inside, like_names, near_names
+from sae.storage.files import is_inside, near_here, near_names
 
 _MOST_CONFIGS = 2_000
 _BLOCK = 2**17
@@ -256,9 +256,8 @@ def _why(error: Exception) -> str:
 
 def _beside(name: str) -> str:
     """What lies where a path was meant to lead, for a message; of a name of the hub only what is like it."""
-    if near := like_names(name):
-        return f"; near names here: {', '.join(near)}"
-    return f"; {near_names(name)}" if "/" in name and Path(name).parent.is_dir() else ""
+    holds = f"; {near_names(name)}" if "/" in name and Path(name).parent.is_dir() else ""
+    return near_here(name) or holds
 
 
 def reason_of(error: BaseException) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from sae.storage.files import like_names
+from sae.storage.files import near_here
 
 
 class Access(NamedTuple):
@@ -72,9 +72,8 @@ def _reason(access: Access, error: BaseException, otherwise: str) -> str:
     text = one_line(error, access.token)
     fitting = (meaning for sign, meaning in EXPLANATIONS.items() if sign in classes or sign in messages)
     meaning = next(fitting, otherwise)
-    here = like_names(access.name)
-    near = f"; near names here: {', '.join(here)}" if here else ""
-    return meaning.format(name=access.name, revision=access.revision, text=text, offline=_offline(), near=near)
+    told = {"text": text, "offline": _offline(), "near": near_here(access.name)}
+    return meaning.format(name=access.name, revision=access.revision, **told)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

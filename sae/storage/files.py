@@ -25,14 +25,20 @@ _PARTIAL = ".partial"
 
 def near_names(path: str) -> str:
     """What lies where a path leads that does not exist, as far as it goes: like names, or a few."""
-    if near := like_names(path):
+    if near := _like_names(path):
         return f"near names: {', '.join(near)}"
     folder, _, entries = _as_far_as_it_goes(path)
     listing = ", ".join(entries[:5]) + (", …" if len(entries) > 5 else "")
     return f"{folder or 'the current folder'} holds {listing or 'nothing'}"
 
 
-def like_names(path: str) -> list[str]:
+def near_here(name: str) -> str:
+    """The end of a message about a path, or a name of the hub: paths that are like it. Empty if none is."""
+    near = _like_names(name)
+    return f"; near names here: {', '.join(near)}" if near else ""
+
+
+def _like_names(path: str) -> list[str]:
     """Paths that are there, and nearly the one that is not."""
     folder, name, entries = _as_far_as_it_goes(path)
     return [os.path.join(folder, entry) for entry in difflib.get_close_matches(name, entries, n=3, cutoff=0.5)]
